@@ -1,0 +1,158 @@
+"""Which pixels are not to be trusted, why, and the one policy that fills them.
+
+Pixels are judged by what the detector shows and by nothing else: frames without beam, repeated flats, and the range of
+the trim DACs.
+
+# Ref: classes and limits: reference on spectral CT, section 5 (dead, under half the median, counts in dark frames, Fano
+#      factor of repeated flats above 3, out of trim range).
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, stats
+
+UNDER_RATIO = 0.5
+OVER_RATIO = 2.0
+TELEGRAPH_FANO = 3.0
+SIGNIFICANCE = 5.0
+"""A single pixel must stand this many sigma out: of 16,384 good ones, none does by chance."""
+NEIGHBOURHOOD = 9
+"""Side of the window of the local median, in pixels: wide against clusters of bad pixels, narrow against the field."""
+
+
+class PixelClass(IntFlag):
+    """Why a pixel is bad; 0 is a good one."""
+
+    DEAD = 1
+    NOISY = 2
+    UNDER = 4
+    OVER = 8
+    TELEGRAPH = 16
+    OUT_OF_TRIM = 32
+    NO_EDGE = 64
+    MASKED = 128
+
+
+def classify(
+    dark: NDArray[np.number],
+    flats: NDArray[np.number],
+    *,
+    is_out_of_range: NDArray[np.bool_] | None = None,
+    has_no_edge: NDArray[np.bool_] | None = None,
+    is_masked: NDArray[np.bool_] | None = None,
+    dark_rate: float = 0.0,
+) -> NDArray[np.uint8]:
+    """Judge each pixel; one bad counter makes the pixel bad, since every bin needs all its counters.
+
+    Parameters
+    ----------
+    dark : (n_frames, n_counters, rows, cols) number
+        Frames without beam, at the thresholds of the scan.
+    flats : (n_frames, n_counters, rows, cols) number
+        Repeated frames of the open beam.
+    is_out_of_range, has_no_edge, is_masked : (rows, cols) bool, optional
+        What the equalisation found: no trim code reaches the target; no noise peak was seen; switched off.
+    dark_rate : float
+        Counts per frame that a good pixel may show without beam (cosmic rays, activity of the surroundings).
+
+    Returns
+    -------
+    pixel_class : (rows, cols) uint8
+        Bits of PixelClass.
+    """
+    mean = np.asarray(np.mean(flats, axis=0, dtype=np.float64))
+    is_dead = (mean == 0).any(axis=0)
+    if is_masked is not None:
+        is_dead &= ~is_masked
+    is_under, is_over = _against_neighbours(mean, len(flats))
+    reasons = {
+        PixelClass.DEAD: is_dead,
+        PixelClass.NOISY: _is_noisy(dark, dark_rate),
+        PixelClass.UNDER: is_under & (mean > 0).all(axis=0),
+        PixelClass.OVER: is_over,
+        PixelClass.TELEGRAPH: _is_telegraph(flats, mean),
+        PixelClass.OUT_OF_TRIM: is_out_of_range,
+        PixelClass.NO_EDGE: has_no_edge,
+        PixelClass.MASKED: is_masked,
+    }
+    result = np.zeros(flats.shape[-2:], dtype=np.uint8)
+    for reason, found in reasons.items():
+        if found is not None:
+            result[found] |= np.uint8(reason)
+    return result
+
+
+def fill(images: NDArray[np.floating], is_bad: NDArray[np.bool_]) -> NDArray[np.floating]:
+    """Give each bad pixel the mean of its good neighbours among the eight, in the plane of the image.
+
+    A pixel inside a cluster is filled from those filled before it, ring by ring. The mean is exact on a plane slope
+    for a pixel that stands alone.
+
+    Parameters
+    ----------
+    images : (..., rows, cols) float
+    is_bad : (rows, cols) bool
+
+    Returns
+    -------
+    filled : (..., rows, cols), dtype of `images`
+
+    Raises
+    ------
+    ValueError
+        No pixel is good.
+    """
+    if is_bad.all():
+        raise ValueError(f"all {is_bad.size} pixels are bad; allowed: at least one good pixel to fill from")
+    filled = images.copy()
+    flat = filled.reshape(-1, is_bad.size)
+    is_known = np.pad(~is_bad, 1)
+    cols = is_bad.shape[1]
+    steps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+    while not is_known[1:-1, 1:-1].all():
+        y, x = np.nonzero(~is_known[1:-1, 1:-1])
+        around_known = np.stack([is_known[y + dy + 1, x + dx + 1] for dy, dx in steps], axis=1)
+        is_next = around_known.any(axis=1)
+        y, x, around_known = y[is_next], x[is_next], around_known[is_next]
+        around = np.stack([(y + dy) * cols + x + dx for dy, dx in steps], axis=1)
+        around = np.where(around_known, around, 0)
+        # `where` and not a product with 0: what stands in a bad pixel may be NaN.
+        flat[:, y * cols + x] = np.mean(flat[:, around], axis=2, where=around_known)
+        is_known[y + 1, x + 1] = True
+    return filled
+
+
+def _is_noisy(dark: NDArray[np.number], dark_rate: float) -> NDArray[np.bool_]:
+    """Return pixels with more dark counts than chance allows at `dark_rate`: (rows, cols) bool."""
+    total = np.sum(dark, axis=0, dtype=np.float64)
+    limit = stats.poisson.isf(stats.norm.sf(SIGNIFICANCE), dark_rate * len(dark)) if dark_rate > 0 else 0
+    return np.asarray((total > limit).any(axis=0))
+
+
+def _against_neighbours(mean: NDArray[np.float64], n_frames: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return pixels far below and far above the median around them: two (rows, cols) bool."""
+    local = np.stack([ndimage.median_filter(plane, size=NEIGHBOURHOOD, mode="nearest") for plane in mean])
+    # Where the flat is weak, a Poisson pixel strays by itself: the limits give way to its own spread.
+    spread = SIGNIFICANCE * np.sqrt(np.maximum(local, 0) / n_frames)
+    is_under = (mean < UNDER_RATIO * local) & (mean < local - spread)
+    is_over = (mean > OVER_RATIO * local) & (mean > local + spread)
+    return np.asarray(is_under.any(axis=0)), np.asarray(is_over.any(axis=0))
+
+
+def _is_telegraph(flats: NDArray[np.number], mean: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return pixels whose repeated flats scatter far more than their counts allow: (rows, cols) bool."""
+    n_frames = len(flats)
+    if n_frames < 2:
+        return np.zeros(flats.shape[-2:], dtype=bool)
+    values = np.asarray(flats, dtype=np.float64)
+    # Drift of tube and sensor is common to all pixels; only what is a pixel's own may call it telegraph.
+    level = np.minimum(values, 3 * np.median(mean, axis=(1, 2))[:, None, None] + 3).mean(axis=(2, 3), keepdims=True)
+    values *= np.divide(level.mean(axis=0), level, out=np.ones_like(level), where=level > 0)
+    fano = np.divide(values.var(axis=0, ddof=1), mean, out=np.zeros_like(mean), where=mean > 0)
+    # The variance of n Poisson frames follows chi squared with n - 1 degrees of freedom.
+    by_chance = stats.chi2.isf(stats.norm.sf(SIGNIFICANCE), n_frames - 1) / (n_frames - 1)
+    return np.asarray((fano > max(TELEGRAPH_FANO, by_chance)).any(axis=0))

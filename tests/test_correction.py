@@ -1,0 +1,116 @@
+"""Laws of the way from counters to line integrals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from calibration.correction import bins, corrected_counts, flat_series, line_integrals
+from firmware_iface.errors import CalibrationMissing
+
+N_COUNTERS, SHAPE = 3, (6, 8)
+
+
+def _cumulative(of_bins: np.ndarray) -> np.ndarray:
+    """What counters show when bins hold these events: the inverse of `bins`, written independently."""
+    return np.flip(np.cumsum(np.flip(of_bins, axis=-3), axis=-3), axis=-3)
+
+
+@given(npst.arrays(np.uint16, (2, 4, 3, 3), elements=st.integers(0, 4095)))
+def test_bins_give_back_their_counters_even_where_noise_inverts_them(counts: np.ndarray) -> None:
+    np.testing.assert_array_equal(_cumulative(bins(counts)), counts)
+
+
+def test_series_are_told_by_the_projections_between_them_and_not_by_gaps() -> None:
+    projections = np.array([5, 6, 7, 8, 12, 13])
+    flats = np.array([0, 1, 4, 9, 11, 14, 15])  # 2, 3 and 10 were lost
+    assert flat_series(flats, projections).tolist() == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_noise_free_scan_gives_the_line_integrals_put_in_under_linear_drift() -> None:
+    rng = np.random.default_rng(1)
+    response = rng.uniform(500, 1500, (N_COUNTERS, *SHAPE))
+    truth = rng.uniform(0, 3, (N_COUNTERS, 5, *SHAPE))
+    flat_frames, frames = np.array([0, 1, 7, 8]), np.arange(2, 7)
+
+    def drift(frame: np.ndarray) -> np.ndarray:
+        return (1 + 0.05 * frame)[:, None, None, None]
+
+    flats = _cumulative(response * drift(flat_frames))
+    projections = _cumulative(response * np.exp(-np.moveaxis(truth, 0, 1)) * drift(frames))
+    values, is_estimated = line_integrals(projections, flats, projection_frames=frames, flat_frames=flat_frames)
+    assert not is_estimated.any()
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values, truth, atol=2e-5)
+
+
+def test_exposures_are_divided_out() -> None:
+    flats = _cumulative(np.full((2, N_COUNTERS, *SHAPE), 1000.0) * np.array([1.0, 3.0])[:, None, None, None])
+    projections = _cumulative(np.full((1, N_COUNTERS, *SHAPE), 250.0))
+    values, _ = line_integrals(
+        projections,
+        flats,
+        projection_frames=[2],
+        flat_frames=[0, 1],
+        projection_exposures_s=0.5,
+        flat_exposures_s=[1.0, 3.0],
+    )
+    np.testing.assert_allclose(values, np.log(2), atol=1e-6)
+
+
+def test_outside_the_flats_the_nearest_series_holds() -> None:
+    flats = _cumulative(np.stack([np.full((N_COUNTERS, *SHAPE), value) for value in (100.0, 200.0)]))
+    views = np.zeros((3, N_COUNTERS, *SHAPE))
+    open_beam = corrected_counts(views, flats, projection_frames=[0, 5, 9], flat_frames=[3, 7]).open_beam
+    assert open_beam[:, :, 0, 0].tolist() == [[100.0, 150.0, 200.0]] * N_COUNTERS
+
+
+def test_poisson_counts_give_unbiased_line_integrals() -> None:
+    rng = np.random.default_rng(2)
+    shape = (40, 40)
+    flats = _cumulative(rng.poisson(2000, (40, N_COUNTERS, *shape)))
+    projections = _cumulative(rng.poisson(2000 * np.exp(-1.0), (20, N_COUNTERS, *shape)))
+    values, _ = line_integrals(projections, flats, projection_frames=np.arange(20), flat_frames=20 + np.arange(40))
+    n, mean = values[0].size, 2000 * np.exp(-1.0)
+    sigma = np.sqrt(1 / mean + 1 / (40 * 2000))
+    bias = 0.5 / mean - 0.5 / (40 * 2000)  # second order of the logarithm
+    assert abs(values[0].mean() - 1.0 - bias) < 5 * sigma / np.sqrt(n) + 5 / np.sqrt(1600 * 40 * 2000)
+    assert values.std(axis=(1, 2, 3)) == pytest.approx(sigma, rel=0.03)
+
+
+def test_too_few_counts_become_a_marked_bound() -> None:
+    flats = _cumulative(np.full((1, N_COUNTERS, *SHAPE), 800.0))
+    projections = np.full((1, N_COUNTERS, *SHAPE), 400.0)
+    projections[:, 1:] = 300.0
+    projections[:, 2] = 200.0
+    projections[0, :, 2, 3] = (100, 0, 0)
+    projections[0, :, 4, 4] = (100, 150, 50)  # noise inverted two counters: the first bin holds -50
+    values, is_estimated = line_integrals(projections, flats, projection_frames=[1], flat_frames=[0])
+    assert np.argwhere(is_estimated).tolist() == [[0, 0, 4, 4], [1, 0, 2, 3], [2, 0, 2, 3]]
+    assert values[1, 0, 2, 3] == pytest.approx(np.log(800 / 0.5))
+    assert np.isfinite(values).all()
+
+
+def test_bad_and_dark_pixels_are_filled_and_marked_in_every_view() -> None:
+    is_bad = np.zeros(SHAPE, dtype=bool)
+    is_bad[1, 1] = True
+    flat_bins = np.full((2, N_COUNTERS, *SHAPE), 600.0)
+    flat_bins[:, 2, 4, 6] = 0  # this pixel's open beam holds nothing in the last bin
+    projections = _cumulative(np.full((3, N_COUNTERS, *SHAPE), 300.0))
+    projections[:, :, 1, 1] = 4095
+    values, is_estimated = line_integrals(
+        projections, _cumulative(flat_bins), projection_frames=[2, 3, 4], flat_frames=[0, 1], is_bad=is_bad
+    )
+    np.testing.assert_allclose(values, np.log(2), atol=1e-6)
+    assert is_estimated[:, :, 1, 1].all()
+    assert is_estimated[2, :, 4, 6].all()
+    assert is_estimated.sum() == 3 * N_COUNTERS + 3
+
+
+def test_a_scan_without_flats_is_refused() -> None:
+    empty = np.empty((0, N_COUNTERS, *SHAPE))
+    with pytest.raises(CalibrationMissing, match="no flats"):
+        line_integrals(np.ones((1, N_COUNTERS, *SHAPE)), empty, projection_frames=[0], flat_frames=[])

@@ -1,0 +1,115 @@
+"""Laws of the pixel classes and of the one filling policy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calibration.pixels import PixelClass, classify, fill
+
+SHAPE = (32, 48)
+
+
+def _flats(rng: np.random.Generator, n_frames: int = 50, mean: float = 400.0, drift: float = 0.0) -> np.ndarray:
+    """Poisson frames of two counters under a field that is not flat."""
+    field = mean * (1 + 0.3 * np.linspace(-1, 1, SHAPE[1]))[None, :] * np.ones(SHAPE)
+    level = 1 + drift * np.linspace(-1, 1, n_frames)[:, None, None, None]
+    return rng.poisson(np.stack([field, 0.4 * field]) * level).astype(np.uint16)
+
+
+def _dark(n_frames: int = 20) -> np.ndarray:
+    return np.zeros((n_frames, 2, *SHAPE), dtype=np.uint16)
+
+
+def test_a_good_detector_has_no_bad_pixel() -> None:
+    rng = np.random.default_rng(1)
+    assert not classify(_dark(), _flats(rng)).any()
+
+
+@pytest.mark.parametrize("mean", [0.5, 3.0])
+def test_few_photons_alone_make_no_pixel_bad(mean: float) -> None:
+    rng = np.random.default_rng(2)
+    assert not classify(_dark(), _flats(rng, mean=mean, n_frames=200)).any()
+
+
+def test_each_fault_gets_its_own_reason_and_no_neighbour_is_blamed() -> None:
+    rng = np.random.default_rng(3)
+    flats, dark = _flats(rng), _dark()
+    flats[:, 1, 4, 5] = flats[:, 0, 3, 3] = 0  # the second is switched off, not dead
+    flats[:, 0, 8, 8] //= 4
+    flats[:, 0, 12, 40] *= 3
+    flats[::2, 0, 20, 20] //= 2
+    dark[7, 1, 30, 30] = 2
+    result = classify(dark, flats, is_out_of_range=_one(1, 1), has_no_edge=_one(2, 2), is_masked=_one(3, 3))
+    expected = {
+        (4, 5): PixelClass.DEAD,
+        (8, 8): PixelClass.UNDER,
+        (12, 40): PixelClass.OVER,
+        (20, 20): PixelClass.TELEGRAPH,
+        (30, 30): PixelClass.NOISY,
+        (1, 1): PixelClass.OUT_OF_TRIM,
+        (2, 2): PixelClass.NO_EDGE,
+        (3, 3): PixelClass.MASKED,
+    }
+    for (row, col), reason in expected.items():
+        assert PixelClass(int(result[row, col])) & reason, (row, col)
+    assert result[3, 3] == PixelClass.MASKED
+    assert np.count_nonzero(result) == len(expected)
+
+
+def test_drift_that_all_pixels_share_is_not_telegraph_noise() -> None:
+    rng = np.random.default_rng(4)
+    drifting = _flats(rng, drift=0.4)
+    assert (drifting[:, 0].var(axis=0) / drifting[:, 0].mean(axis=0)).min() > 3
+    assert not classify(_dark(), drifting).any()
+
+
+def test_a_stated_dark_rate_excuses_its_own_counts_only() -> None:
+    rng = np.random.default_rng(5)
+    dark = rng.poisson(0.5, size=(20, 2, *SHAPE))
+    dark[:, 0, 3, 3] += 3
+    result = classify(dark, _flats(rng), dark_rate=0.5)
+    assert np.argwhere(result).tolist() == [[3, 3]]
+
+
+def test_fill_leaves_good_pixels_alone_and_is_exact_on_a_slope() -> None:
+    y, x = np.indices(SHAPE)
+    slope = (2.0 * y - 3.0 * x + 7).astype(np.float32)
+    images = np.stack([slope, -slope])[None]
+    is_bad = np.zeros(SHAPE, dtype=bool)
+    is_bad[5, 5] = is_bad[20, 33] = True
+    broken = np.where(is_bad, np.nan, images)
+    filled = fill(broken, is_bad)
+    np.testing.assert_allclose(filled, images, rtol=1e-6)
+    assert np.isnan(broken[0, 0, 5, 5]), "the input must stay as it was"
+
+
+def test_fill_closes_clusters_and_corners_within_the_range_of_their_surroundings() -> None:
+    rng = np.random.default_rng(6)
+    image = rng.uniform(3, 4, SHAPE)
+    is_bad = np.zeros(SHAPE, dtype=bool)
+    is_bad[0:4, 0:4] = is_bad[10:19, 20:29] = is_bad[:, -1] = True
+    filled = fill(np.where(is_bad, np.inf, image), is_bad)
+    assert np.array_equal(filled[~is_bad], image[~is_bad])
+    assert filled.min() >= 3
+    assert filled.max() <= 4
+
+
+def test_fill_treats_each_image_of_a_stack_as_if_it_stood_alone() -> None:
+    rng = np.random.default_rng(7)
+    images, is_bad = rng.normal(size=(3, 4, *SHAPE)), rng.uniform(size=SHAPE) < 0.2
+    filled = fill(images, is_bad)
+    for i in range(3):
+        for j in range(4):
+            np.testing.assert_allclose(filled[i, j], fill(images[i, j], is_bad))
+
+
+def test_fill_refuses_an_image_without_a_good_pixel() -> None:
+    with pytest.raises(ValueError, match="all 1536 pixels are bad"):
+        fill(np.zeros(SHAPE), np.ones(SHAPE, dtype=bool))
+
+
+def _one(row: int, col: int) -> np.ndarray:
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[row, col] = True
+    return mask
