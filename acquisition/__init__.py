@@ -1,0 +1,1 @@
+"""Plans, runs, streams and scan files."""

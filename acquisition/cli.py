@@ -1,0 +1,182 @@
+"""Commands that hold a detector: acquire and calibrate; and convert, which makes scans of foreign files."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from firmware_iface.errors import CalibrationMissing, DataLost, WrongUsage
+
+if TYPE_CHECKING:
+    from acquisition.plan import Plan
+    from calibration.progress import Console
+    from calibration.store import Calibration
+
+Device = Annotated[str, typer.Option("--device", envvar="MPXCT_DEVICE", help="URL of the detector: usb: or sim:demo.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists already.")]
+
+
+class CalibrationStep(StrEnum):
+    """What `mpxct calibrate` can do; each step builds on those before it."""
+
+    EQUALISE = "equalise"
+    ENERGY = "energy"
+    PIXELS = "pixels"
+    MATERIALS = "materials"
+    ALL = "all"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this package."""
+    app.command()(acquire)
+    app.command()(calibrate)
+    app.command()(convert)
+
+
+def acquire(
+    ctx: typer.Context,
+    plan: Annotated[Path, typer.Argument(help="Plan of the scan, a TOML file.")],
+    device: Device = "usb:",
+    calibration: Annotated[Path | None, typer.Option(help="Calibration file of this detector and mode.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Scan file to write.")] = Path("scan.h5"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and time the plan; touch nothing.")] = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Run a scan as planned, into one file.
+
+    Example: mpxct acquire plan.toml --device sim:demo --calibration calibration.h5 -o scan.h5
+    """
+    from acquisition.plan import load_plan
+
+    console: Console = ctx.obj
+    planned = load_plan(plan)
+    if dry_run:
+        _emit_plan(console, planned, as_json=json)
+        return
+    measured = _load_calibration(calibration)
+    from acquisition.runner import open_instrument, run_scan
+
+    with open_instrument(device) as instrument:
+        summary = console.track(run_scan(instrument, planned, measured, output, overwrite=overwrite))
+    figures = {
+        "path": str(summary.path),
+        "status": summary.status.value,
+        "n_frames": summary.n_frames,
+        "n_lost": summary.n_lost,
+        "duration_s": round(summary.duration_s, 3),
+        "calibration": measured.identity,
+    }
+    text = f"{summary.path}: {summary.n_frames} frames, {summary.n_lost} lost, {summary.duration_s:.1f} s"
+    console.emit(figures, text, as_json=json)
+    if summary.n_lost:
+        raise DataLost(
+            f"{summary.n_lost} of {summary.n_frames} frames were lost; {summary.path} marks them in their places",
+            hint="check the cable; the scan can be reconstructed without them",
+        )
+
+
+def _emit_plan(console: Console, plan: Plan, *, as_json: bool) -> None:
+    from acquisition.plan import describe, expand
+
+    figures = {
+        "n_steps": len(expand(plan)),
+        "n_frames": plan.n_frames,
+        "duration_s": plan.duration_s,
+        "size_bytes": plan.size_bytes,
+    }
+    console.emit(figures, describe(plan), as_json=as_json)
+
+
+def _load_calibration(path: Path | None) -> Calibration:
+    from calibration.store import load
+
+    if path is None or not path.exists():
+        raise CalibrationMissing(
+            "a scan needs a calibration, and none was given" if path is None else f"there is no calibration {path}",
+            hint="make one: mpxct calibrate all --device URL -o calibration.h5; then give it with --calibration",
+        )
+    return load(path)
+
+
+def calibrate(
+    ctx: typer.Context,
+    step: Annotated[CalibrationStep, typer.Argument(help="One step, or all in their order.")],
+    device: Device = "usb:",
+    plan: Annotated[Path | None, typer.Option(help="Plan with the mode, thresholds, sources and cells.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Calibration file.")] = Path("calibration.h5"),
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Calibrate the detector: equalise its pixels, find its energy scale, judge its pixels, measure materials.
+
+    `all` and `equalise` make a new file; the other steps update the one that is there.
+
+    Example: mpxct calibrate all --device sim:demo -o calibration.h5
+    """
+    from acquisition import calibrate as steps
+    from acquisition.plan import Plan, load_plan
+    from acquisition.runner import open_instrument
+    from calibration.store import save
+
+    console: Console = ctx.obj
+    planned = load_plan(plan) if plan is not None else Plan()
+    is_new = step in (CalibrationStep.ALL, CalibrationStep.EQUALISE)
+    if is_new and output.exists() and not overwrite:
+        raise WrongUsage(f"{output} exists already", hint="choose another name, or allow overwriting (--overwrite)")
+    before = None if is_new else _load_calibration(output)
+    with open_instrument(device) as instrument:
+        if step is CalibrationStep.ALL:
+            work = steps.calibrate_all(instrument, planned)
+        elif before is None:
+            work = steps.equalise(instrument, planned)
+        else:
+            continue_with = {
+                CalibrationStep.ENERGY: steps.energy,
+                CalibrationStep.PIXELS: steps.pixels,
+                CalibrationStep.MATERIALS: steps.materials,
+            }
+            work = continue_with[step](instrument, planned, before)
+        result = console.track(work)
+    save(result, output)
+    figures = {"path": str(output), **_figures(result)}
+    console.emit(figures, "\n".join(f"{name:<22} {value}" for name, value in figures.items()), as_json=json)
+
+
+def _figures(calibration: Calibration) -> dict[str, object]:
+    """Return what tells whether a calibration is good; None where a step has not been done yet."""
+    import numpy as np
+
+    before_kev, after_kev = calibration.sigmas_kev
+    return {
+        "identity": calibration.identity,
+        "sigma_before_kev": round(before_kev, 3) if calibration.lines else None,
+        "sigma_after_kev": round(after_kev, 3) if calibration.lines else None,
+        "residual_rms_kev": round(calibration.residual_rms_kev, 3) if calibration.lines else None,
+        "n_bad_pixels": int(np.count_nonzero(calibration.is_bad)),
+        "materials": list(calibration.basis.materials) if calibration.basis else None,
+    }
+
+
+def convert(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(help="Merlin file (.mib); the .hdr file beside it is read too.")],
+    target: Annotated[Path, typer.Argument(help="Scan file to write (.h5).")],
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Convert a Merlin file into a scan file.
+
+    Example: mpxct convert run1.mib run1.h5
+    """
+    from acquisition.convert import convert_merlin
+    from acquisition.scan_file import read_scan
+
+    console: Console = ctx.obj
+    scan = read_scan(console.track(convert_merlin(source, target, overwrite=overwrite)))
+    figures = {"path": str(target), "shape": list(scan.shape), "dtype": str(scan.readout.dtype)}
+    console.emit(figures, f"{target}: {' x '.join(map(str, scan.shape))} {scan.readout.dtype}", as_json=json)

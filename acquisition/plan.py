@@ -1,0 +1,408 @@
+"""Plans: what a scan will do, checked, expanded and timed before anything moves.
+
+A plan is a TOML file of sections; every key has a default, and `Plan()` is the demonstration scan. Degrees exist in the
+file only; `expand` turns them into radians.
+
+# Ref: the default protocol (118 kVp, CSM, thresholds 18/33/50/75 keV, source to detector 250 mm, source to object
+#      200 mm, as many flats as projections): MARS scanners, Hindawi et al. 2018, Contrast Media Mol. Imaging 2136840,
+#      with the second threshold between the iodine edge (33.17 keV) and the gadolinium edge (50.24 keV) of the third.
+# Ref: time to read one counter: Merlin and Medipix3RX manual v0.7, 820 us for 12 bits over 8 lines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import msgspec
+
+from calibration.geometry import Geometry
+from firmware_iface.chip import COLS, DEPTH_CODES, ROWS, Gain
+from firmware_iface.errors import WrongUsage
+
+READOUT_NS_PER_BIT_AND_PIXEL = 820e3 / (12 * ROWS * COLS)
+
+
+class Mode(NamedTuple):
+    """What a named operating mode of the chip reads."""
+
+    is_colour: bool
+    is_csm: bool
+    counters: tuple[int, ...]
+    thresholds: tuple[int, ...]
+
+
+MODES: Mapping[str, Mode] = {
+    "colour-csm": Mode(True, True, (1,), (1, 3, 5, 7)),
+    "colour-spm": Mode(True, False, (0, 1), (0, 1, 2, 3, 4, 5, 6, 7)),
+    "fine-csm": Mode(False, True, (1,), (1,)),
+    "fine-spm": Mode(False, False, (0, 1), (0, 1)),
+}
+"""Charge summing needs counter 0 and the even thresholds for arbitration; without it every threshold counts."""
+
+DEPTHS_BITS = tuple(depth for depth in DEPTH_CODES if depth <= 12)
+"""24 bits join both counters of a pixel into one, which leaves no second threshold for a spectrum."""
+
+
+def _refuse_outside(name: str, value: float, low: float, high: float, unit: str = "") -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}; allowed: {low:g} to {high:g}{unit and ' ' + unit}")
+
+
+def _refuse_unlisted(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}")
+
+
+def _refuse_unspeakable(name: str, value: str) -> None:
+    """Refuse a name that cannot be one word of a gantry's line."""
+    if not re.fullmatch(r"[\w.+-]{1,64}", value):
+        raise ValueError(f"{name} is {value!r}; allowed: 1 to 64 letters, digits, '.', '+', '-' and '_', no spaces")
+
+
+class DetectorPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the chip counts. `arbitration_kev` is the local threshold of charge summing, just above the noise.
+
+    `bias_v` is what the board is told; which sign depletes the sensor is the board's and the sensor's affair.
+    """
+
+    mode: str = "colour-csm"
+    gain: str = "HGM"
+    depth_bits: int = 12
+    thresholds_kev: tuple[float, ...] = (18.0, 33.0, 50.0, 75.0)
+    arbitration_kev: float = 7.0
+    bias_v: float = 500.0
+    exposure_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        _refuse_unlisted("mode", self.mode, tuple(MODES))
+        _refuse_unlisted("gain", self.gain, tuple(gain.name for gain in Gain))
+        _refuse_unlisted("depth_bits", self.depth_bits, DEPTHS_BITS)
+        if len(self.thresholds_kev) != len(self.thresholds):
+            raise ValueError(
+                f"thresholds_kev has {len(self.thresholds_kev)} values; mode {self.mode} takes {len(self.thresholds)}"
+            )
+        for energy_kev in self.thresholds_kev:
+            _refuse_outside("thresholds_kev", energy_kev, 1, 200, "keV")
+        if any(low >= high for low, high in pairwise(self.thresholds_kev)):
+            raise ValueError(f"thresholds_kev is {self.thresholds_kev}; allowed: ascending energies")
+        _refuse_outside("arbitration_kev", self.arbitration_kev, 1, self.thresholds_kev[0], "keV, the lowest threshold")
+        _refuse_outside("bias_v", self.bias_v, -1000, 1000, "V")
+        _refuse_outside("exposure_s", self.exposure_s, 1e-6, 3600, "s")
+
+    @property
+    def is_colour(self) -> bool:
+        """Whether 2 x 2 pixels make one with up to eight thresholds."""
+        return MODES[self.mode].is_colour
+
+    @property
+    def is_csm(self) -> bool:
+        """Whether the charge of neighbours is summed."""
+        return MODES[self.mode].is_csm
+
+    @property
+    def counters(self) -> tuple[int, ...]:
+        """The counters that are read, by their number in a pixel."""
+        return MODES[self.mode].counters
+
+    @property
+    def thresholds(self) -> tuple[int, ...]:
+        """The number (0 to 7) of each threshold in `thresholds_kev`."""
+        return MODES[self.mode].thresholds
+
+
+class SourcePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The X-ray tube. At the default current the open beam fills about three quarters of a 12-bit counter."""
+
+    kvp: float = 118.0
+    current_ma: float = 0.006
+
+    def __post_init__(self) -> None:
+        _refuse_outside("kvp", self.kvp, 10, 160, "kVp")
+        _refuse_outside("current_ma", self.current_ma, 0, 1000, "mA")
+
+
+class ScanPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The views, and the flats between them: a series before every `flats_every_n_views` views and one at the end."""
+
+    kind: str = "circular"
+    sample: str = "vials"
+    n_views: int = 360
+    arc_deg: float = 360.0
+    frames_per_view: int = 3
+    flats_every_n_views: int = 30
+    n_flats: int = 56
+
+    def __post_init__(self) -> None:
+        _refuse_unlisted("kind", self.kind, ("circular",))
+        _refuse_unspeakable("sample", self.sample)
+        _refuse_outside("n_views", self.n_views, 1, 100_000)
+        _refuse_outside("arc_deg", self.arc_deg, 1, 3600, "degrees")
+        _refuse_outside("frames_per_view", self.frames_per_view, 1, 100_000)
+        _refuse_outside("flats_every_n_views", self.flats_every_n_views, 1, 100_000)
+        _refuse_outside("n_flats", self.n_flats, 0, 100_000)
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A flat cell of the sample changer: `material` dissolved in water, or water itself at 0 mg/mL."""
+
+    name: str
+    material: str
+    concentration_mg_ml: float = 0.0
+    thickness_mm: float = 8.0
+
+    def __post_init__(self) -> None:
+        _refuse_unspeakable("name", self.name)
+        if (self.material == "water") != (self.concentration_mg_ml == 0):
+            raise ValueError(
+                f"concentration_mg_ml of {self.material} is {self.concentration_mg_ml}; "
+                "allowed: 0 for water, more than 0 for a solute in water"
+            )
+        _refuse_outside("concentration_mg_ml", self.concentration_mg_ml, 0, 5000, "mg/mL")
+        _refuse_outside("thickness_mm", self.thickness_mm, 0.01, 1000, "mm")
+
+
+class CalibrationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the calibration looks at, and for how long."""
+
+    sources: tuple[str, ...] = ("In", "Gd", "Am-241", "Pb")
+    cells: tuple[Cell, ...] = (
+        Cell(name="cell-water", material="water"),
+        Cell(name="cell-iodine", material="iodine", concentration_mg_ml=4.0),
+        Cell(name="cell-gadolinium", material="gadolinium", concentration_mg_ml=4.0),
+        Cell(name="cell-hydroxyapatite", material="hydroxyapatite", concentration_mg_ml=40.0),
+    )
+    equalisation_exposure_s: float = 0.001
+    energy_exposure_s: float = 1.0
+    n_dark_frames: int = 20
+    n_flat_frames: int = 50
+    n_cell_frames: int = 50
+
+    def __post_init__(self) -> None:
+        for source in self.sources:
+            _refuse_unspeakable("sources", source)
+        if len(set(self.sources)) < 2:
+            raise ValueError(f"sources is {self.sources}; allowed: at least 2 different ones")
+        materials = [cell.material for cell in self.cells]
+        if "water" not in materials or len(set(materials)) != len(materials):
+            raise ValueError(f"cells hold {', '.join(materials) or 'nothing'}; allowed: water once, each solute once")
+        _refuse_outside("equalisation_exposure_s", self.equalisation_exposure_s, 1e-6, 3600, "s")
+        _refuse_outside("energy_exposure_s", self.energy_exposure_s, 1e-6, 3600, "s")
+        for name in ("n_dark_frames", "n_flat_frames", "n_cell_frames"):
+            _refuse_outside(name, getattr(self, name), 1, 100_000)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole plan; `Plan()` is the demonstration scan, the same as `plans/demo.toml`."""
+
+    detector: DetectorPlan = DetectorPlan()
+    source: SourcePlan = SourcePlan()
+    geometry: Geometry = Geometry(
+        source_to_detector_mm=250.0, source_to_object_mm=200.0, pitch_mm=0.110, rows=128, cols=128
+    )
+    scan: ScanPlan = ScanPlan()
+    calibration: CalibrationPlan = CalibrationPlan()
+
+    def __post_init__(self) -> None:
+        for field in fields(self.geometry):
+            _refuse_outside(f"geometry.{field.name}", getattr(self.geometry, field.name), -1e5, 1e5)
+        highest_kev = self.detector.thresholds_kev[-1]
+        if highest_kev >= self.source.kvp:
+            raise ValueError(
+                f"detector.thresholds_kev goes up to {highest_kev} keV; allowed: below source.kvp, {self.source.kvp}"
+            )
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of the scan, flats included."""
+        return sum(step.n_frames for step in expand(self))
+
+    @property
+    def duration_s(self) -> float:
+        """Exposures and readouts; how long the gantry moves, only the gantry knows."""
+        bits = ROWS * COLS * self.detector.depth_bits * len(self.detector.counters)
+        return self.n_frames * (self.detector.exposure_s + bits * READOUT_NS_PER_BIT_AND_PIXEL * 1e-9)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the counts in the scan file before compression, at 2 bytes a count."""
+        return 2 * self.n_frames * len(self.detector.thresholds) * self.geometry.rows * self.geometry.cols
+
+
+class StepKind(Enum):
+    """What the frames of a step are for."""
+
+    FLAT = "flat"
+    PROJECTION = "projection"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One pose of the gantry, and one run of the detector at it.
+
+    Attributes
+    ----------
+    angle_rad : float
+        Gantry angle; for flats the angle of the view that follows, so that the gantry does not move for them.
+    sample : str or None
+        What the sample changer holds in the beam; None: nothing.
+    """
+
+    kind: StepKind
+    angle_rad: float
+    n_frames: int
+    exposure_s: float
+    sample: str | None
+
+
+def expand(plan: Plan) -> tuple[Step, ...]:
+    """Return every step of the scan in order, angles in radians."""
+    return tuple(_steps(plan))
+
+
+def _steps(plan: Plan) -> Iterator[Step]:
+    scan, exposure_s = plan.scan, plan.detector.exposure_s
+    step_rad = math.radians(scan.arc_deg) / scan.n_views
+
+    def flats(angle_rad: float) -> Iterator[Step]:
+        if scan.n_flats:
+            yield Step(
+                kind=StepKind.FLAT, angle_rad=angle_rad, n_frames=scan.n_flats, exposure_s=exposure_s, sample=None
+            )
+
+    for view in range(scan.n_views):
+        if view % scan.flats_every_n_views == 0:
+            yield from flats(view * step_rad)
+        yield Step(
+            kind=StepKind.PROJECTION,
+            angle_rad=view * step_rad,
+            n_frames=scan.frames_per_view,
+            exposure_s=exposure_s,
+            sample=scan.sample,
+        )
+    yield from flats((scan.n_views - 1) * step_rad)
+
+
+def describe(plan: Plan) -> str:
+    """Tell in a few lines what the plan will do, how long it takes and how much it writes."""
+    detector, scan, geometry = plan.detector, plan.scan, plan.geometry
+    n_flat_frames = sum(step.n_frames for step in expand(plan) if step.kind is StepKind.FLAT)
+    thresholds = ", ".join(f"{energy:g}" for energy in detector.thresholds_kev)
+    minutes, seconds = divmod(round(plan.duration_s), 60)
+    return "\n".join(
+        (
+            f"sample    {scan.sample}, {plan.source.kvp:g} kVp, {plan.source.current_ma * 1000:g} uA",
+            f"detector  {detector.mode}, {detector.gain}, {detector.depth_bits} bits, thresholds {thresholds} keV",
+            f"geometry  {geometry.rows} x {geometry.cols} pixels of {geometry.pitch_mm:g} mm, "
+            f"magnification {geometry.magnification:.3g}",
+            f"scan      {scan.n_views} views over {scan.arc_deg:g} degrees, {scan.frames_per_view} frames a view, "
+            f"{n_flat_frames} flats",
+            f"total     {plan.n_frames} frames of {detector.exposure_s:g} s, {minutes} min {seconds:02d} s "
+            f"without moves, {plan.size_bytes / 1e6:.0f} MB before compression",
+        )
+    )
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan from a TOML file; what the file leaves out keeps its default.
+
+    Raises
+    ------
+    WrongUsage
+        The file cannot be read, is not TOML, or has a wrong key or value; the message names it and what is allowed.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise WrongUsage(
+            f"cannot read the plan {path}: {reason}", hint="start from a copy of acquisition/plans/demo.toml"
+        ) from error
+    return plan_from_toml(text, str(path))
+
+
+def plan_from_toml(text: str, name: str = "plan") -> Plan:
+    """Make a plan of TOML text; `name` stands for it in messages."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise WrongUsage(f"{name} is not valid TOML: {error}") from error
+    try:
+        _refuse_unknown_keys(tree, Plan, "")
+        return msgspec.convert(tree, Plan)
+    except msgspec.ValidationError as error:
+        raise WrongUsage(f"{name}: {_explain(str(error), tree)}") from error
+    except ValueError as error:
+        raise WrongUsage(f"{name}: {error}") from error
+
+
+def plan_to_toml(plan: Plan) -> str:
+    """Write a plan as TOML, every key of it; `plan_from_toml` gives the same plan back."""
+    return "\n".join(_toml_lines(msgspec.to_builtins(plan), "")) + "\n"
+
+
+def plan_to_json(plan: Plan) -> str:
+    """Write a plan as one JSON object."""
+    return msgspec.json.encode(plan).decode()
+
+
+def _toml_lines(table: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """Write plain values first, as TOML wants them, then the sections; lists of tables become [[sections]]."""
+    sections: list[tuple[str, Mapping[str, Any]]] = []
+    for key, value in table.items():
+        if isinstance(value, dict):
+            sections.append((f"[{prefix}{key}]", value))
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            sections += [(f"[[{prefix}{key}]]", row) for row in value]
+        else:
+            yield f"{key} = {json.dumps(value, ensure_ascii=False)}"
+    for header, section in sections:
+        yield f"\n{header}"
+        yield from _toml_lines(section, f"{header.strip('[]')}.")
+
+
+def _refuse_unknown_keys(tree: object, kind: object, where: str) -> None:
+    """Refuse keys that a section does not have (msgspec lets them pass in dataclasses, and lists no allowed ones)."""
+    if isinstance(tree, list):
+        for item in tree:
+            _refuse_unknown_keys(item, next(iter(get_args(kind)), None), where)
+    members = _members(kind)
+    if isinstance(tree, dict) and members:
+        for key, value in tree.items():
+            if key not in members:
+                raise ValueError(f"{where}{key} = {value!r} is not a key of a plan; allowed: {', '.join(members)}")
+            _refuse_unknown_keys(value, members[key], f"{where}{key}.")
+
+
+def _members(kind: object) -> dict[str, object]:
+    """Return the keys of a section, each with its type; nothing for a plain value."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    if isinstance(kind, type) and is_dataclass(kind):
+        return {field.name: field.type for field in fields(kind)}
+    return {}
+
+
+def _explain(message: str, tree: object) -> str:
+    """Turn msgspec's "Expected `float`, got `str` - at `$.detector.bias_v`" into key, value and what is allowed."""
+    reason, _, place = message.partition(" - at ")
+    steps = re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", place)
+    key = ".".join(name or index for name, index in steps)
+    for name, index in steps:
+        if isinstance(tree, dict):
+            tree = tree.get(name)
+        elif isinstance(tree, list) and index.isdigit():
+            tree = tree[int(index)]
+    wrong_type = re.fullmatch(r"Expected `(.+)`, got `(.+)`", reason)
+    if wrong_type:
+        plain = {"object": "a section of keys", "array": "a list"}
+        return f"{key} is {tree!r}; allowed: {plain.get(wrong_type[1], f'a value of type {wrong_type[1]}')}"
+    return f"in [{key}]: {reason}" if key else reason

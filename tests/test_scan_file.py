@@ -1,0 +1,404 @@
+"""Scan files: what was written is read, loss is in its place, and half a scan is never taken for a whole one."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from acquisition.plan import Plan
+from acquisition.scan import ImageKey, Readout, ScanStatus, readout_of
+from acquisition.scan_file import ScanWriter, partial_path, read_scan
+from calibration.store import Calibration
+from firmware_iface.errors import BadFile, DataLost, WrongUsage
+from firmware_iface.frame import Frame, Lost
+
+ROOT = Path(__file__).resolve().parent.parent
+READOUT = Readout(shape=(2, 6, 5), depth_bits=12, thresholds=(1, 3), thresholds_kev=(18.0, 33.0), pitch_mm=0.11)
+BITSHUFFLE = "32008"
+
+
+def frame(sequence: int, readout: Readout = READOUT, **changes: object) -> Frame:
+    counts = np.random.default_rng(sequence).integers(0, 1 << readout.depth_bits, readout.shape)
+    values = {
+        "counts": counts.astype(readout.dtype),
+        "thresholds": readout.thresholds,
+        "sequence": sequence,
+        "timestamp_ns": 1000 * sequence + 7,
+        "exposure_ns": 500_000_000,
+        "run_id": 9,
+    }
+    return Frame(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def calibration_record() -> Calibration:
+    planes = (8, 4, 4)
+    return Calibration(
+        created="2026-01-01T00:00:00Z",
+        software="1",
+        device="board",
+        chip_id="W1",
+        gain="HGM",
+        is_csm=True,
+        is_colour=True,
+        bias_v=300.0,
+        dacs={"Threshold0": 20},
+        trim=np.arange(128, dtype=np.uint8).reshape(planes) % 32,
+        is_masked=np.zeros(planes, bool),
+        pixel_class=np.zeros(planes[1:], np.uint8),
+        target_dac=15.0,
+        edges_before_dac=np.ones(planes, np.float32),
+        edges_after_dac=np.ones(planes, np.float32),
+        offset_dac=np.full(8, 10.0),
+        gain_dac_per_kev=np.full(8, 4.0),
+        lines=(),
+        thresholds_kev=(18.0, 33.0),
+    )
+
+
+def write_scan(path: Path, n_frames: int = 5, **options: object) -> list[Frame]:
+    frames = [frame(n) for n in range(n_frames)]
+    with ScanWriter(path, READOUT, n_frames=n_frames, **options) as writer:  # type: ignore[arg-type]
+        for item in frames:
+            writer.write(item, ImageKey.PROJECTION, 0.1 * item.sequence)
+        writer.finish()
+    return frames
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    path, plan, calibration = tmp_path / "scan.h5", Plan(), calibration_record()
+    keys = [ImageKey.FLAT, ImageKey.DARK, ImageKey.PROJECTION]
+    frames = [frame(n) for n in range(3)]
+    attributes = {"operator": "me", "temperature": 21.5, "n": 3}
+    options = {"plan": plan, "calibration": calibration, "sample": "vials", "source": "TUBE", "attributes": attributes}
+    with ScanWriter(path, READOUT, n_frames=3, clock=lambda: 1e9, **options) as writer:  # type: ignore[arg-type]
+        for item, key in zip(frames, keys, strict=True):
+            writer.write(item, key, angle_rad=math.pi * item.sequence)
+        assert writer.finish() is ScanStatus.COMPLETE
+    scan = read_scan(path)
+    np.testing.assert_array_equal(scan.counts(), [item.counts for item in frames])
+    assert scan.shape == (3, *READOUT.shape)
+    assert scan.readout == READOUT
+    assert scan.status is ScanStatus.COMPLETE
+    assert scan.image_key.tolist() == keys
+    assert scan.angles_rad.tolist() == [0.0, math.pi, 2 * math.pi]
+    assert scan.exposures_s.tolist() == [0.5] * 3
+    assert scan.sequence.tolist() == [0, 1, 2]
+    assert scan.run.tolist() == [9, 9, 9]
+    assert scan.timestamps_ns.tolist() == [7, 1007, 2007]
+    assert scan.plan == plan
+    assert scan.calibration is not None
+    assert scan.calibration.identity == scan.calibration_identity == calibration.identity
+    assert (scan.sample, scan.header) == ("vials", attributes)
+    assert [(event.kind, event.time_s) for event in scan.events] == [("start", 1e9), ("complete", 1e9)]
+    assert not partial_path(path).exists()
+
+
+def test_layout_is_nxtomo_with_units_everywhere(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    frames = write_scan(path, plan=Plan(), calibration=calibration_record())
+    without_units = []
+
+    def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(node, h5py.Dataset) and "units" not in node.attrs:
+            without_units.append(name)
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+        assert not without_units
+        data = file["entry/instrument/detector/data"]
+        assert data.chunks == (1, *READOUT.shape)
+        assert BITSHUFFLE in data._filters
+        assert data.dtype == np.uint16
+        assert file["entry/definition"].asstr()[()] == "NXtomo"
+        assert file["entry/data/data"] == data
+        for plane, number in enumerate(READOUT.thresholds):
+            view = file[f"entry_threshold_{number}/instrument/detector/data"]
+            np.testing.assert_array_equal(view[()], [item.counts[plane] for item in frames])
+            assert len(file[f"entry_threshold_{number}/sample/rotation_angle"]) == len(frames)
+
+
+def test_documented_datasets_are_those_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    write_scan(path, plan=Plan())
+    text = (ROOT / "acquisition" / "FILE_FORMAT.md").read_text()
+    names: list[str] = []
+    with h5py.File(path) as file:
+        file["entry"].visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
+    missing = [name for name in names if f"`{name}`" not in text]
+    assert not missing, f"FILE_FORMAT.md does not tell of {missing}"
+
+
+@given(st.lists(st.one_of(st.just(1), st.integers(-3, -1)), min_size=1, max_size=30))
+@settings(max_examples=25, deadline=None)
+def test_lost_frames_stand_in_their_places(tmp_path_factory: pytest.TempPathFactory, pieces: list[int]) -> None:
+    """A piece of 1 is a frame, one of -n a loss of n frames."""
+    path = tmp_path_factory.mktemp("scan") / "scan.h5"
+    is_whole: list[bool] = []
+    with ScanWriter(path, READOUT, n_frames=sum(map(abs, pieces))) as writer:
+        for piece in pieces:
+            place = len(is_whole)
+            if piece == 1:
+                writer.write(frame(place), ImageKey.PROJECTION)
+            else:
+                writer.lost(Lost(run_id=9, first_sequence=place, n_frames=-piece, reason="CRC"))
+            is_whole += [piece == 1] * abs(piece)
+        status = writer.finish()
+    scan = read_scan(path)
+    assert status is scan.status is (ScanStatus.COMPLETE if all(is_whole) else ScanStatus.DEGRADED)
+    assert scan.n_lost == is_whole.count(False)
+    assert scan.sequence.tolist() == list(range(len(is_whole)))
+    counts = scan.counts()
+    for place, whole in enumerate(is_whole):
+        if whole:
+            np.testing.assert_array_equal(counts[place], frame(place).counts)
+        else:
+            assert (counts[place] == READOUT.fill).all()
+            assert np.isnan(scan.exposures_s[place])
+            assert scan.image_key[place] == ImageKey.INVALID
+    assert sum(event.kind == "lost" for event in scan.events) == sum(piece < 0 for piece in pieces)
+
+
+def test_any_selection_of_frames_reads_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    whole = np.array([item.counts for item in write_scan(path, 12)])
+    scan = read_scan(path)
+    for places in (np.array([0, 1, 2, 7, 8, 11]), np.array([5]), np.array([], int), np.array([4, 3, 9, 3])):
+        np.testing.assert_array_equal(scan.counts(places), whole[places])
+    np.testing.assert_array_equal(scan.counts(slice(2, 9, 3)), whole[2:9:3])
+    np.testing.assert_array_equal(scan.counts(scan.indices(ImageKey.PROJECTION)), whole)
+
+
+def test_long_scans_cross_block_borders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acquisition.scan_file.BLOCK_BYTES", 4 * 2 * 6 * 5 * 2)
+    whole = np.array([item.counts for item in write_scan(tmp_path / "scan.h5", 23)])
+    np.testing.assert_array_equal(read_scan(tmp_path / "scan.h5").counts(), whole)
+
+
+@pytest.mark.parametrize(("depth_bits", "dtype"), [(1, "u1"), (6, "u1"), (12, "u2"), (24, "u4")])
+def test_every_depth_keeps_its_counts_and_its_fill_apart(tmp_path: Path, depth_bits: int, dtype: str) -> None:
+    path = tmp_path / "scan.h5"
+    readout = Readout(shape=(1, 514, 514), depth_bits=depth_bits, thresholds=(0,), pitch_mm=0.055)
+    assert readout.dtype == np.dtype(dtype)
+    highest = (1 << depth_bits) - 1
+    assert readout.fill > highest
+    counts = np.full(readout.shape, highest, dtype)
+    with ScanWriter(path, readout) as writer:
+        writer.write(frame(0, readout, counts=counts), ImageKey.PROJECTION)
+        writer.finish()
+    np.testing.assert_array_equal(read_scan(path).counts(), counts[None])
+
+
+def test_counts_that_do_not_fit_are_refused_not_wrapped(tmp_path: Path) -> None:
+    counts = np.full(READOUT.shape, 70_000, np.uint32)
+    with ScanWriter(tmp_path / "scan.h5", READOUT) as writer, pytest.raises(ValueError, match="70000"):
+        writer.write(frame(0, counts=counts), ImageKey.PROJECTION)
+
+
+def test_frame_of_another_shape_is_refused(tmp_path: Path) -> None:
+    other = Readout(shape=(2, 6, 6), depth_bits=12, thresholds=(1, 3), pitch_mm=0.11)
+    with ScanWriter(tmp_path / "scan.h5", READOUT) as writer, pytest.raises(ValueError, match=r"\(2, 6, 6\)"):
+        writer.write(frame(0, other), ImageKey.PROJECTION)
+
+
+def test_pause_of_the_board_is_an_event_and_no_loss(tmp_path: Path) -> None:
+    with ScanWriter(tmp_path / "scan.h5", READOUT) as writer:
+        writer.write(frame(0, was_paused=True), ImageKey.PROJECTION)
+        assert writer.finish() is ScanStatus.COMPLETE
+    assert [event.kind for event in read_scan(tmp_path / "scan.h5").events] == ["start", "paused", "complete"]
+
+
+def test_unfinished_scan_stays_partial_and_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    with ScanWriter(path, READOUT, n_frames=9) as writer:
+        for n in range(4):
+            writer.write(frame(n), ImageKey.PROJECTION)
+    assert not path.exists()
+    with pytest.raises(BadFile, match=r"only a part of a scan.*4 of 9"):
+        read_scan(partial_path(path))
+    scan = read_scan(partial_path(path), allow_partial=True)
+    assert scan.status is ScanStatus.INTERRUPTED
+    np.testing.assert_array_equal(scan.counts(), [frame(n).counts for n in range(4)])
+
+
+def test_scan_of_too_few_frames_cannot_finish(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    with ScanWriter(path, READOUT, n_frames=2) as writer:
+        writer.write(frame(0), ImageKey.PROJECTION)
+        with pytest.raises(DataLost, match="1 frames; whole are 2"):
+            writer.finish()
+    assert not path.exists()
+    assert read_scan(partial_path(path), allow_partial=True).shape[0] == 1
+
+
+def test_error_inside_is_told_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+
+    def fail() -> None:
+        with ScanWriter(path, READOUT) as writer:
+            writer.write(frame(0), ImageKey.PROJECTION)
+            raise OSError("stage stuck")
+
+    with pytest.raises(OSError, match="stage stuck"):
+        fail()
+    event = read_scan(partial_path(path), allow_partial=True).events[-1]
+    assert (event.kind, event.text, event.sequence) == ("interrupted", "OSError: stage stuck", 1)
+
+
+@pytest.mark.parametrize("name_of", [lambda path: path, partial_path], ids=["whole", "partial"])
+def test_existing_scan_is_not_overwritten_unless_asked(tmp_path: Path, name_of: Callable[[Path], Path]) -> None:
+    path = tmp_path / "scan.h5"
+    name_of(path).write_bytes(b"precious")
+    with pytest.raises(WrongUsage, match="exists already"):
+        ScanWriter(path, READOUT)
+    assert name_of(path).read_bytes() == b"precious"
+    write_scan(path, overwrite=True)
+    assert read_scan(path).shape[0] == 5
+
+
+def test_wrong_ending_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WrongUsage, match=r"\.h5"):
+        ScanWriter(tmp_path / "scan.tif", READOUT)
+
+
+def foreign(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["data"] = 1
+
+
+def without_data(path: Path) -> None:
+    write_scan(path)
+    with h5py.File(path, "r+") as file:
+        del file["entry/instrument/detector/data"]
+
+
+def newer(path: Path) -> None:
+    write_scan(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["version"] = 99
+
+
+def short_table(path: Path) -> None:
+    write_scan(path)
+    with h5py.File(path, "r+") as file:
+        file["entry/sample/rotation_angle"].resize(3, axis=0)
+
+
+def short_scan(path: Path) -> None:
+    write_scan(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["n_frames_planned"] = 6
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "there is no file"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_bytes(b"MQ1,000001,00384"), "is not an HDF5 file"),
+        (lambda path: (write_scan(path), os.truncate(path, path.stat().st_size // 2)), "is truncated"),
+        (foreign, "is not a scan"),
+        (newer, "version 99"),
+        (without_data, "no dataset entry/instrument/detector/data"),
+        (short_table, "different lengths"),
+        (short_scan, "5 of 6 frames"),
+    ],
+)
+def test_what_is_no_whole_scan_is_refused_in_one_sentence(
+    tmp_path: Path, make: Callable[[Path], None], words: str
+) -> None:
+    path = tmp_path / "scan.h5"
+    make(path)
+    with pytest.raises(BadFile, match=words) as caught:
+        read_scan(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+WRITER = """
+import os, resource, signal, sys
+import numpy as np
+from acquisition.scan import ImageKey, Readout
+from acquisition.scan_file import ScanWriter
+from firmware_iface.errors import DataLost
+from firmware_iface.frame import Frame
+
+readout = Readout(shape=(4, 128, 128), depth_bits=12, thresholds=(1, 3, 5, 7), pitch_mm=0.11)
+random = np.random.default_rng(0)
+n_frames, limit_bytes = int(sys.argv[2]), int(sys.argv[3])
+if limit_bytes:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))
+try:
+    with ScanWriter(sys.argv[1], readout) as writer:
+        for n in range(n_frames):
+            counts = np.full(readout.shape, n, np.uint16)
+            counts[:, 1:] = random.integers(0, 4096, (4, 127, 128))
+            writer.write(Frame(counts=counts, thresholds=readout.thresholds, sequence=n, timestamp_ns=n,
+                               exposure_ns=1, run_id=1), ImageKey.PROJECTION)
+        os.kill(os.getpid(), signal.SIGKILL)
+except DataLost as error:
+    print(error)
+"""
+
+
+def run_writer(path: Path, n_frames: int, limit_bytes: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WRITER, str(path), str(n_frames), str(limit_bytes)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def leading_rows(counts: NDArray[np.unsignedinteger]) -> list[int]:
+    first = counts[:, 0, 0, 0]
+    assert (counts[:, :, 0] == first[:, None, None]).all()
+    return first.tolist()
+
+
+def test_killed_writer_leaves_every_flushed_frame(tmp_path: Path) -> None:
+    result = run_writer(tmp_path / "scan.h5", 150, 0)
+    assert result.returncode < 0
+    scan = read_scan(partial_path(tmp_path / "scan.h5"), allow_partial=True)
+    assert scan.status is ScanStatus.RUNNING
+    assert scan.shape[0] >= 128, "two whole blocks were flushed before the end"
+    assert leading_rows(scan.counts()) == list(range(scan.shape[0]))
+
+
+def test_full_disk_is_one_error_and_what_was_written_stays(tmp_path: Path) -> None:
+    """A file size limit stands for the full disk: both refuse to extend the file."""
+    path = tmp_path / "scan.h5"
+    result = run_writer(path, 10_000, 40_000_000)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert "frames are in" in result.stdout
+    assert len(result.stdout.splitlines()) == 1
+    assert not path.exists()
+    scan = read_scan(partial_path(path), allow_partial=True)
+    assert scan.status is ScanStatus.INTERRUPTED
+    assert f"{scan.shape[0]} frames are in" in result.stdout
+    assert scan.shape[0] >= 128
+    assert leading_rows(scan.counts()) == list(range(scan.shape[0]))
+
+
+def test_no_room_at_all_leaves_no_file(tmp_path: Path) -> None:
+    result = run_writer(tmp_path / "scan.h5", 10, 1000)
+    assert "cannot write" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reserved_room_is_given_back(tmp_path: Path) -> None:
+    write_scan(tmp_path / "scan.h5")
+    assert (tmp_path / "scan.h5").stat().st_size < 200_000
+
+
+def test_readout_of_the_demo() -> None:
+    readout = readout_of(Plan())
+    assert (readout.shape, readout.dtype, readout.thresholds) == ((4, 128, 128), np.uint16, (1, 3, 5, 7))
