@@ -1,0 +1,268 @@
+"""Solids of materials with exact chords, and the field's phantoms by name.
+
+A solid fills its shape with one material, but for its inserts, which replace what they stand in: along a ray an
+insert's chord counts for its own material and is taken off its surrounding's.
+
+# Ref: chord of a box by slabs: Kay and Kajiya 1986, SIGGRAPH Comput. Graph. 20 (4), 269; cylinder and sphere: roots of
+#      their quadratic equations.
+# Ref: vials after the MARS phantoms: Raja et al. 2018, Appl. Sci. 8, 467 (hydroxyapatite 54.3 and 211.7 mg/mL, Gd 4
+#      and 8 mg/mL); iodine 9 and 18 mg/mL after Panta and Moghiseh, from memory; the ring itself is a choice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from calibration.attenuation import Material, material, solution
+from firmware_iface.errors import WrongUsage
+
+Point = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solid:
+    """What all solids have: where their centre is, what fills them, and what stands in them."""
+
+    centre_mm: Point = (0.0, 0.0, 0.0)
+    material: Material
+    inserts: tuple[Solid, ...] = ()
+
+    kind: ClassVar[int] = -1
+
+    def __post_init__(self) -> None:
+        if min(self.half_mm) <= 0:
+            raise ValueError(f"a solid of half sizes {self.half_mm} mm cannot be; allowed: above 0")
+        for insert in self.inserts:
+            for axis in range(3):
+                reach_mm = abs(insert.centre_mm[axis] - self.centre_mm[axis]) + insert.half_mm[axis]
+                if reach_mm > self.half_mm[axis] * (1 + 1e-9):
+                    raise ValueError(
+                        f"an insert of {insert.material.name} reaches {reach_mm:g} mm along {'xyz'[axis]} from the "
+                        f"middle of its {self.material.name}; allowed: up to {self.half_mm[axis]:g} mm"
+                    )
+
+    @property
+    def half_mm(self) -> Point:
+        """Half the size along x, y and z."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cylinder(Solid):
+    """A cylinder whose axis is parallel to z."""
+
+    radius_mm: float
+    height_mm: float
+
+    kind: ClassVar[int] = 0
+
+    @property
+    def half_mm(self) -> Point:
+        """Half the size along x, y and z."""
+        return (self.radius_mm, self.radius_mm, self.height_mm / 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box(Solid):
+    """A box along the axes."""
+
+    size_mm: Point
+
+    kind: ClassVar[int] = 1
+
+    @property
+    def half_mm(self) -> Point:
+        """Half the size along x, y and z."""
+        x, y, z = self.size_mm
+        return (x / 2, y / 2, z / 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sphere(Solid):
+    """A ball."""
+
+    radius_mm: float
+
+    kind: ClassVar[int] = 2
+
+    @property
+    def half_mm(self) -> Point:
+        """Half the size along x, y and z."""
+        return (self.radius_mm, self.radius_mm, self.radius_mm)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Insert:
+    """A vial as its label states it: what is dissolved in water, how much of it, and where.
+
+    ``material`` is ``water`` with a concentration of 0 for the blank.
+    """
+
+    material: str
+    concentration_mg_ml: float
+    x_mm: float
+    y_mm: float
+    radius_mm: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phantom:
+    """Solids that do not overlap; `inserts` states what the labels say, for the report."""
+
+    solids: tuple[Solid, ...]
+    inserts: tuple[Insert, ...] = ()
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """Every material once, in the order of the solids."""
+        return tuple(dict.fromkeys(solid.material for solid, _ in _with_surroundings(self.solids, None)))
+
+
+def _with_surroundings(solids: tuple[Solid, ...], surrounding: Material | None) -> list[tuple[Solid, Material | None]]:
+    """List all solids, each with the material that it replaces."""
+    listed: list[tuple[Solid, Material | None]] = []
+    for solid in solids:
+        listed.append((solid, surrounding))
+        listed += _with_surroundings(solid.inserts, solid.material)
+    return listed
+
+
+def path_lengths_mm(phantom: Phantom, source_mm: NDArray, pixels_mm: NDArray) -> NDArray[np.float32]:
+    """Return how far each ray runs in each material.
+
+    Parameters
+    ----------
+    phantom : Phantom
+    source_mm : (3,) float
+    pixels_mm : (rows, cols, 3) float
+        Where the rays end.
+
+    Returns
+    -------
+    (n_materials, rows, cols) float32
+        In the order of `phantom.materials`.
+    """
+    materials = phantom.materials
+    listed = _with_surroundings(phantom.solids, None)
+    shapes = np.array([(solid.kind, *solid.centre_mm, *solid.half_mm) for solid, _ in listed], dtype=np.float64)
+    own = np.array([materials.index(solid.material) for solid, _ in listed], dtype=np.int64)
+    replaced = np.array([-1 if m is None else materials.index(m) for _, m in listed], dtype=np.int64)
+    source, pixels = np.asarray(source_mm, dtype=np.float64), np.asarray(pixels_mm, dtype=np.float64)
+    return _path_lengths(shapes.reshape(-1, 7), own, replaced, len(materials), source, pixels)
+
+
+@njit(cache=True, nogil=True)
+def _slab(start: float, along: float, half: float) -> tuple[float, float]:
+    """Return where on the ray, from 0 at its start to 1 at its end, it is between two planes."""
+    if along == 0:
+        return (-np.inf, np.inf) if abs(start) <= half else (np.inf, -np.inf)
+    first, second = (-half - start) / along, (half - start) / along
+    return (first, second) if first < second else (second, first)
+
+
+@njit(cache=True, nogil=True)
+def _chord(shape: np.ndarray, source: np.ndarray, ray: np.ndarray) -> float:
+    """Return the share of the ray that lies in a solid: kind, centre (3), half sizes (3)."""
+    enter, leave = 0.0, 1.0
+    kind = int(shape[0])
+    n_round = 2 if kind == 0 else 3 if kind == 2 else 0  # axes of the quadratic; slabs bound the others
+    if n_round:
+        square = middle = 0.0
+        rest = -shape[4] * shape[4]
+        for axis in range(n_round):
+            start = source[axis] - shape[1 + axis]
+            square += ray[axis] * ray[axis]
+            middle += ray[axis] * start
+            rest += start * start
+        discriminant = middle * middle - square * rest
+        if square == 0:  # along the axis: the ray never meets the wall, it is inside all the way or not at all
+            if rest >= 0:
+                return 0.0
+        elif discriminant <= 0:
+            return 0.0
+        else:
+            root = math.sqrt(discriminant)
+            enter, leave = max(enter, (-middle - root) / square), min(leave, (-middle + root) / square)
+    for axis in range(n_round, 3):
+        first, second = _slab(source[axis] - shape[1 + axis], ray[axis], shape[4 + axis])
+        enter, leave = max(enter, first), min(leave, second)
+    return max(0.0, leave - enter)
+
+
+@njit(cache=True, nogil=True)
+def _path_lengths(
+    shapes: np.ndarray, own: np.ndarray, replaced: np.ndarray, n_materials: int, source: np.ndarray, pixels: np.ndarray
+) -> np.ndarray:
+    rows, cols, _ = pixels.shape
+    lengths = np.zeros((n_materials, rows, cols), dtype=np.float32)
+    ray = np.empty(3)
+    for row in range(rows):
+        for col in range(cols):
+            for axis in range(3):
+                ray[axis] = pixels[row, col, axis] - source[axis]
+            distance = math.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2)
+            for i in range(len(shapes)):
+                chord = distance * _chord(shapes[i], source, ray)
+                if chord > 0:
+                    lengths[own[i], row, col] += chord
+                    if replaced[i] >= 0:
+                        lengths[replaced[i], row, col] -= chord
+    return np.maximum(lengths, np.float32(0))  # differences of equal chords may fall below 0 by rounding
+
+
+VIALS: tuple[tuple[str, float], ...] = (
+    ("water", 0.0),
+    ("iodine", 9.0),
+    ("iodine", 18.0),
+    ("gadolinium", 8.0),
+    ("gadolinium", 16.0),
+    ("hydroxyapatite", 54.3),
+    ("hydroxyapatite", 211.7),
+)
+"""The demo phantom's vials: what is dissolved in water, and how much of it in mg/mL."""
+CELLS_MG_ML = {"water": 0.0, "iodine": 4.0, "gadolinium": 4.0, "hydroxyapatite": 40.0}
+"""The calibration cells: concentration of each in water, so weak that a cell hardens the beam no more than a vial."""
+CELL_THICKNESS_MM = 8.0
+RING_RADIUS_MM, VIAL_RADIUS_MM, BODY_RADIUS_MM, HEIGHT_MM = 3.1, 0.9, 5.0, 16.0
+
+
+def vials_phantom() -> Phantom:
+    """Return the demo's phantom: a PMMA cylinder with a ring of vials."""
+    inserts = tuple(
+        Insert(
+            material=name,
+            concentration_mg_ml=concentration_mg_ml,
+            x_mm=RING_RADIUS_MM * math.cos(2 * math.pi * i / len(VIALS)),
+            y_mm=RING_RADIUS_MM * math.sin(2 * math.pi * i / len(VIALS)),
+            radius_mm=VIAL_RADIUS_MM,
+        )
+        for i, (name, concentration_mg_ml) in enumerate(VIALS)
+    )
+    vials = tuple(
+        Cylinder(
+            centre_mm=(insert.x_mm, insert.y_mm, 0.0),
+            material=_in_water(insert.material, insert.concentration_mg_ml),
+            radius_mm=insert.radius_mm,
+            height_mm=HEIGHT_MM,
+        )
+        for insert in inserts
+    )
+    body = Cylinder(material=material("pmma"), inserts=vials, radius_mm=BODY_RADIUS_MM, height_mm=HEIGHT_MM)
+    return Phantom(solids=(body,), inserts=inserts)
+
+
+def cell(name: str, thickness_mm: float = CELL_THICKNESS_MM) -> Phantom:
+    """Return a flat calibration cell, normal to the beam at angle 0 and wider than the field; walls are left out."""
+    if name not in CELLS_MG_ML:
+        raise WrongUsage(f"no calibration cell {name!r}; known: {', '.join(CELLS_MG_ML)}")
+    return Phantom(solids=(Box(material=_in_water(name, CELLS_MG_ML[name]), size_mm=(40.0, thickness_mm, 40.0)),))
+
+
+def _in_water(name: str, concentration_mg_ml: float) -> Material:
+    return material("water") if name == "water" else solution("water", name, concentration_mg_ml)

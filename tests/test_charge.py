@@ -1,0 +1,112 @@
+"""Charge in pixels: conservation, published kinematics, and another Monte Carlo's figures."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import xraydb
+
+from calibration.attenuation import material
+from sim import charge
+from sim.charge import CHARGE_STEP_KEV, SensorLayer, deposits
+
+CHARGE_KEV = (np.arange(charge.CHARGE_BINS) + 0.5) * CHARGE_STEP_KEV
+
+
+@cache
+def layer(name="cdte", thickness_mm=1.0, pitch_mm=0.110, bias_v=500.0, generations=3):
+    return SensorLayer(
+        material=material(name), thickness_mm=thickness_mm, pitch_mm=pitch_mm, bias_v=bias_v, generations=generations
+    )
+
+
+def absorbed(name, thickness_mm, energy_kev, kinds=("photo", "incoh")):
+    """Share of incident photons that interact in one of these ways, by another library's cross sections."""
+    formula, density = {"cdte": ("CdTe", 5.85), "silicon": ("Si", 2.33)}[name]
+    per_mm = {
+        kind: 0.1 * xraydb.material_mu(formula, energy_kev * 1e3, density=density, kind=kind)
+        for kind in ("photo", "incoh")  # coherent scatter does nothing
+    }
+    total = sum(per_mm.values())
+    return (1 - np.exp(-total * thickness_mm)) * sum(per_mm[kind] for kind in kinds) / total
+
+
+def above(counts, threshold_kev):
+    return counts[..., int(threshold_kev / CHARGE_STEP_KEV) :].sum(axis=-1)
+
+
+def test_charge_is_conserved_where_nothing_can_escape():
+    """At 25 keV in CdTe no K shell is open and Compton electrons are rare: all the energy stays."""
+    found = deposits(layer(), (25.0,))
+    stays_kev = (found.single[0] * CHARGE_KEV).sum() / absorbed("cdte", 1.0, 25.0)
+    assert stays_kev == pytest.approx(25.0, rel=0.015)
+
+
+def test_each_winner_is_one_summed_event():
+    found = deposits(layer(), (40.0, 100.0))
+    np.testing.assert_allclose(found.summed.sum(axis=(1, 2)), found.winner.sum(axis=1), rtol=1e-5)
+    assert np.all(found.single.sum(axis=1) >= found.winner.sum(axis=1))
+
+
+# The reference Monte Carlo follows first-generation fluorescence only, counts per photo-absorbed photon, and in charge
+# summing counts one event per photon: its photopeak share is the photopeak per photo-absorbed photon here.
+@pytest.mark.parametrize(
+    ("sensor", "energy_kev", "threshold_kev", "multiplicity"),
+    [
+        (("cdte", 1.0, 0.110, 500.0, 1), 60.0, 6.0, 1.71),
+        (("cdte", 1.0, 0.055, 500.0, 1), 60.0, 6.0, 2.19),
+        (("cdte", 1.0, 0.110, 500.0, 1), 25.0, 6.0, 1.22),
+        (("silicon", 0.3, 0.055, 100.0, 1), 20.0, 4.0, 1.28),
+    ],
+)
+def test_single_pixel_counts_per_absorbed_photon(sensor, energy_kev, threshold_kev, multiplicity):
+    counts = above(deposits(layer(*sensor), (energy_kev,)).single[0], threshold_kev)
+    assert counts / absorbed(sensor[0], sensor[1], energy_kev, ("photo",)) == pytest.approx(multiplicity, rel=0.02)
+
+
+def test_photopeak_of_the_summed_charge():
+    found = deposits(layer(generations=1), (60.0,))
+    peak = above(found.summed[0].sum(axis=0), 56.0) / absorbed("cdte", 1.0, 60.0, ("photo",))
+    assert peak == pytest.approx(0.871, rel=0.02)
+    single_peak = above(found.single[0], 56.0) / above(found.single[0], 6.0)
+    assert single_peak == pytest.approx(0.199, abs=0.02)
+
+
+def test_second_generation_fluorescence_spreads_further():
+    first, all_of_it = deposits(layer(generations=1), (60.0,)), deposits(layer(), (60.0,))
+    assert above(all_of_it.single[0], 6.0) > 1.02 * above(first.single[0], 6.0)
+    assert above(all_of_it.summed[0].sum(axis=0), 56.0) < 0.98 * above(first.summed[0].sum(axis=0), 56.0)
+
+
+def test_escape_peaks_stand_below_the_photopeak_by_the_k_lines():
+    spectrum = deposits(layer(), (60.0,)).summed[0].sum(axis=0)
+
+    def content(energy_kev):
+        return spectrum[int((energy_kev - 0.4) / CHARGE_STEP_KEV) : int((energy_kev + 0.6) / CHARGE_STEP_KEV)].sum()
+
+    for line_kev in (23.17, 27.47):
+        assert content(60 - line_kev) > 2 * content(60 - line_kev - 2.0)
+
+
+def test_compton_electrons_carry_the_klein_nishina_mean():
+    energy_kev = 100.0
+    cosine = np.linspace(-1, 1, 20_001)
+    kept = 1 / (1 + energy_kev / 511 * (1 - cosine))
+    weight = kept**2 * (kept + 1 / kept - 1 + cosine**2)
+    mean_kev = energy_kev * (1 - (weight * kept).sum() / weight.sum())
+    rng = np.random.default_rng(5)
+    drawn = [charge._compton_electron_kev(energy_kev, rng) for _ in range(20_000)]
+    assert np.mean(drawn) == pytest.approx(mean_kev, rel=0.02)
+    assert max(drawn) <= 28.2  # the greatest a 100 keV photon can give
+
+
+def test_the_same_tables_in_every_run():
+    first = deposits(layer(), (33.0, 59.5))
+    deposits.cache_clear()
+    again = deposits(layer(), (59.5,))
+    np.testing.assert_array_equal(first.summed[1], again.summed[0])
+
+
+def test_impossible_layers_are_refused():
+    with pytest.raises(ValueError, match="bias_v is 0"):
+        layer(bias_v=0)

@@ -1,0 +1,222 @@
+"""From photons to counters: thresholds and trims, noise, charge summing, dead time, and the statistics of counts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from firmware_iface import chip
+from firmware_iface.chip import Gain
+from firmware_iface.errors import WrongUsage
+from sim.sensor import FrontEnd, Sensor, Settings
+
+ROWS, COLS = 24, 32
+AM_KEV = np.array([59.54])
+PERFECT = FrontEnd(
+    baseline_sigma_dac=0, gain_sigma_relative=0, trim_sigma_relative=0, dead_share=0, noisy_share=0,
+    dead_time_s=0, summed_dead_time_s=0,
+)  # fmt: skip
+
+
+def sensor(front_end=PERFECT, seed=1, **changes):
+    return Sensor(rows=ROWS, cols=COLS, front_end=front_end, seed=seed, **changes)
+
+
+def settings(
+    threshold_dac, *, code=16, is_csm=False, is_equalization=False, disc=90, gain=Gain.HGM, shape=(ROWS, COLS)
+):
+    planes = (chip.N_THRESHOLDS, *shape)
+    return Settings(
+        threshold_dac=np.broadcast_to(threshold_dac, chip.N_THRESHOLDS).astype(int),
+        trim=np.full(planes, code, dtype=np.uint8),
+        is_masked=np.zeros(planes, dtype=bool),
+        disc_l=disc,
+        disc_h=disc,
+        gain=gain,
+        is_csm=is_csm,
+        is_equalization=is_equalization,
+    )
+
+
+def at_kev(of, energies_kev, **changes):
+    """Thresholds at these energies, as near as codes allow, and the energies that they really are at."""
+    front = of.front_end
+    dac = np.round(front.baseline_dac + of.gain_dac_per_kev(Gain.HGM) * np.broadcast_to(energies_kev, 8))
+    return settings(dac, **changes), (dac - front.baseline_dac) / of.gain_dac_per_kev(Gain.HGM)
+
+
+def light(per_pixel, n_energies=1):
+    return np.full((n_energies, ROWS, COLS), per_pixel, dtype=np.float32)
+
+
+def noise_centroids(of, is_csm, codes=range(0, 200, 2), **changes):
+    """Centroid of each discriminator's noise peak in a dark threshold scan."""
+    peaks = np.stack(
+        [
+            of.expected(None, AM_KEV, 1e-3, settings(code, is_csm=is_csm, is_equalization=True, **changes))
+            for code in codes
+        ]
+    )
+    return np.tensordot(np.array(codes, dtype=float), peaks, axes=1) / peaks.sum(axis=0)
+
+
+@pytest.mark.parametrize("is_csm", [False, True])
+def test_the_noise_peak_stands_at_the_baseline(is_csm):
+    real = sensor(FrontEnd(dead_share=0, noisy_share=0))
+    centroid = noise_centroids(real, is_csm)
+    np.testing.assert_allclose(centroid, real.baselines_dac(settings(0)), atol=0.2)
+    assert centroid.std() == pytest.approx(10, rel=0.1)
+    assert centroid.mean() == pytest.approx(64, abs=1)
+
+
+def test_a_higher_trim_code_lowers_the_noise_peak():
+    perfect = sensor()
+    for code in (0, 7, 16, 24):
+        centroid = noise_centroids(perfect, False, code=code, disc=80)
+        np.testing.assert_allclose(centroid, 64 + 80 * (1 - code / 16), atol=0.2)
+    uneven = replace(settings(0), disc_l=40, trim=np.zeros((8, ROWS, COLS), dtype=np.uint8))
+    assert np.all(perfect.baselines_dac(uneven)[0::2] == 64 + 40)  # DiscL serves the even thresholds
+    assert np.all(perfect.baselines_dac(uneven)[1::2] == 64 + 90)
+
+
+def test_the_energy_scale_goes_as_pair_energy_and_feedback():
+    assert sensor().gain_dac_per_kev(Gain.HGM) == pytest.approx(3.60, abs=0.005)
+    silicon = sensor(material="silicon", thickness_mm=0.3, bias_v=100.0)
+    assert silicon.gain_dac_per_kev(Gain.SHGM) == pytest.approx(8.81)
+    assert silicon.gain_dac_per_kev(Gain.SLGM) == pytest.approx(8.81 / 4)
+    with pytest.raises(WrongUsage, match="cdte"):
+        sensor(material="germanium")
+
+
+def test_an_s_curve_falls_at_its_line_with_the_width_of_noise_and_fano():
+    perfect = sensor()
+    kev, curve = [], []
+    for energy in np.arange(52, 66, 0.5):
+        chosen, real = at_kev(perfect, [7, *[energy] * 7], is_csm=True)
+        curve.append(perfect.expected(light(1000), AM_KEV, 1.0, chosen)[1].mean())
+        kev.append(real[1])
+    peak = -np.diff(curve) / np.diff(kev)
+    middle = (np.array(kev)[1:] + np.array(kev)[:-1]) / 2
+    top = peak.argmax()
+    left = np.interp(peak[top] / 2, peak[: top + 1], middle[: top + 1])
+    right = np.interp(peak[top] / 2, peak[top:][::-1], middle[top:][::-1])
+    assert (left + right) / 2 == pytest.approx(59.54, abs=0.2)
+    assert right - left == pytest.approx(2.0, abs=0.25)  # the reference Monte Carlo's figure
+
+
+def test_a_threshold_at_half_the_energy_counts_each_photon_about_once():
+    perfect = sensor()
+    energy = np.array([25.0])
+    chosen, _ = at_kev(perfect, 12.5)
+    per_photon = perfect.expected(light(1000), energy, 1.0, chosen).mean() / 1000
+    assert 0.94 < per_photon < 1.0  # what falls on a corner is lost
+
+
+def test_counters_of_a_pixel_are_nested():
+    real, rng = sensor(FrontEnd()), np.random.default_rng(2)
+    photons = light(30, 3)
+    energies = np.array([30.0, 60.0, 90.0])
+    together = settings([100, 130, 160, 190, 220, 250, 280, 310])
+    order = np.argsort(real.thresholds_kev(together), axis=0)
+    counts = np.take_along_axis(real.expose(photons, energies, 1.0, together, rng).astype(int), order, axis=0)
+    assert np.all(np.diff(counts, axis=0) <= 0)
+    assert np.all(counts[0, ~real.truth.is_dead] > 0)
+
+    summing = settings([90, 130, 160, 190, 220, 250, 280, 310], is_csm=True)
+    order = np.argsort(real.thresholds_kev(summing)[1::2], axis=0)
+    counts = real.expose(photons, energies, 1.0, summing, rng)[1::2].astype(int)
+    assert np.all(np.diff(np.take_along_axis(counts, order, axis=0), axis=0) <= 0)
+
+
+def test_counts_and_their_differences_are_poisson():
+    real, rng = sensor(FrontEnd(dead_share=0, noisy_share=0)), np.random.default_rng(4)
+    chosen, _ = at_kev(real, [7, 18, 20, 33, 40, 50, 60, 55], is_csm=True)
+    counts = np.stack([real.expose(light(40), AM_KEV, 1.0, chosen, rng) for _ in range(150)]).astype(float)
+    mean = real.expected(light(40), AM_KEV, 1.0, chosen)
+    for bins, expected in ((counts[:, 1], mean[1]), (counts[:, 1] - counts[:, 5], mean[1] - mean[5])):
+        assert bins.mean() == pytest.approx(expected.mean(), rel=0.01)
+        lit = expected > 1
+        fano = (bins.var(axis=0, ddof=1) / bins.mean(axis=0).clip(0.1))[lit].mean()
+        assert fano == pytest.approx(1.0, abs=0.03)  # sigma of the mean Fano factor is 0.004
+    first, last = counts[:, 1] - counts[:, 5], counts[:, 5]
+    covariance = ((first - first.mean(axis=0)) * (last - last.mean(axis=0))).mean()
+    assert abs(covariance) < 0.05 * mean[5].mean()  # exclusive bins are independent
+
+
+def test_masked_and_dead_are_silent_and_noisy_is_not():
+    real, rng = sensor(FrontEnd(baseline_sigma_dac=2, dead_share=0.1, noisy_share=0.1)), np.random.default_rng(6)
+    chosen, _ = at_kev(real, 10)
+    masked = chosen.is_masked.copy()
+    masked[2] = True
+    counts = real.expose(light(1000), AM_KEV, 1.0, replace(chosen, is_masked=masked), rng)
+    assert not counts[2].any()
+    assert not counts[:, real.truth.is_dead].any()
+    assert np.all(counts[[0, 1, 3], :][:, ~real.truth.is_dead] > 0)
+    dark = real.expose(None, AM_KEV, 1.0, chosen, rng)
+    is_noisy = real.truth.relative_noise > 1
+    assert np.all(dark[0, is_noisy & ~real.truth.is_dead] > 0)
+    assert not dark[0, ~is_noisy].any()
+
+
+def test_dead_time_loses_a_tenth_at_30_kcps_in_charge_summing():
+    losing, perfect = sensor(replace(PERFECT, summed_dead_time_s=FrontEnd().summed_dead_time_s)), sensor()
+    chosen, _ = at_kev(perfect, [7, 10, 10, 10, 10, 10, 10, 10], is_csm=True)
+    unit = perfect.expected(light(1000), AM_KEV, 1.0, chosen)[1].mean() / 1000
+    for rate, kept in ((30e3, 0.9), (300.0, 0.999)):
+        counted = losing.expected(light(rate / unit), AM_KEV, 1.0, chosen)[1].mean()
+        assert counted / rate == pytest.approx(kept, abs=0.005)
+    short = losing.expected(light(30e3 / unit / 100), AM_KEV, 0.01, chosen)[1].mean()
+    assert short == pytest.approx(270, rel=0.01)  # a matter of rate, not of counts
+
+
+def test_the_arbiter_gates_the_summed_counters():
+    perfect = sensor()
+    for arbiter_kev, is_counted in ((7, True), (20, True), (64, False)):
+        chosen, _ = at_kev(perfect, [arbiter_kev, 18, 18, 18, 18, 18, 18, 18], is_csm=True)
+        counts = perfect.expected(light(100), AM_KEV, 1.0, chosen)
+        assert (counts[1].mean() > 50) == is_counted
+        assert counts[2].mean() > 100  # single pixels do not ask the arbiter, and share charge
+        assert counts[2].mean() > counts[1].mean()
+    low, _ = at_kev(perfect, [7, 40, 40, 40, 40, 40, 40, 40], is_csm=True)
+    high, _ = at_kev(perfect, [25, 40, 40, 40, 40, 40, 40, 40], is_csm=True)
+    counts = [perfect.expected(light(100), AM_KEV, 1.0, one)[1].mean() for one in (low, high)]
+    assert counts[1] < counts[0]  # an event shared by four may have no pixel above the arbiter
+
+
+def test_in_equalization_each_discriminator_counts_its_own_noise():
+    perfect = sensor()
+    high_arbiter = [511, 64, 511, 64, 511, 64, 511, 64]
+    alone = perfect.expected(None, AM_KEV, 1e-3, settings(high_arbiter, is_csm=True, is_equalization=True))
+    gated = perfect.expected(None, AM_KEV, 1e-3, settings(high_arbiter, is_csm=True))
+    assert alone[1].mean() == pytest.approx(1000, rel=0.01)
+    assert not gated[1].any()
+
+
+def test_a_threshold_below_the_baseline_counts_nothing():
+    counts = sensor().expected(light(1000), AM_KEV, 1.0, settings(40))
+    assert counts.max() < 1
+
+
+def test_specimens_and_exposures_follow_their_seeds():
+    first, same, other = sensor(FrontEnd(), 7), sensor(FrontEnd(), 7), sensor(FrontEnd(), 8)
+    np.testing.assert_array_equal(first.truth.offset_dac, same.truth.offset_dac)
+    assert not np.array_equal(first.truth.offset_dac, other.truth.offset_dac)
+    chosen, _ = at_kev(first, 20)
+    drawn = [one.expose(light(50), AM_KEV, 1.0, chosen, np.random.default_rng(seed))
+             for one, seed in ((first, 1), (same, 1), (first, 2))]  # fmt: skip
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert drawn[0].dtype == np.uint32
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="trim code is 32"):
+        settings(0, code=32)
+    with pytest.raises(ValueError, match="threshold_dac"):
+        replace(settings(0), threshold_dac=np.zeros(4, dtype=int))
+    with pytest.raises(ValueError, match="the sensor has"):
+        sensor().expected(None, AM_KEV, 1.0, settings(0, shape=(4, 4)))
+    with pytest.raises(ValueError, match="photons of shape"):
+        sensor().expected(light(1, 2), AM_KEV, 1.0, settings(0))
+    with pytest.raises(ValueError, match="add up to"):
+        FrontEnd(dead_share=0.7, noisy_share=0.7)

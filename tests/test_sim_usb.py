@@ -1,0 +1,285 @@
+"""The simulated device as pyusb sees it: descriptors, transfers, and libusb's errors."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import struct
+import sys
+import threading
+import types
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import usb.core
+import usb.util
+from numpy.typing import NDArray
+
+from firmware_iface import chip, wire
+from firmware_iface.chip import Mode
+from firmware_iface.errors import WrongUsage
+from firmware_iface.wire import Opcode
+from sim.board import Board
+from sim.chip import SimulatedChip
+from sim.faults import NO_FAULTS, Faults
+from sim.sensor import Settings
+from sim.usb_device import CONFIGURATION_BYTES, DEVICE_BYTES, SimulatedUsb, open_simulated
+
+READ_1 = chip.pack_register(
+    chip.OMR_FIELDS, {"M": Mode.READ_COUNTER_1, "CountL": 2, "PS": 3, "ColourMode": 1, "GainMode": 1}
+)
+FRAME_BYTES = 64 + 98304
+
+
+def front_end(duration_s: float, settings: Settings) -> NDArray[np.uint32]:
+    return np.ones((8, 128, 128), dtype=np.uint32)
+
+
+def a_bus(faults: Faults = NO_FAULTS) -> SimulatedUsb:
+    return SimulatedUsb(Board(SimulatedChip(front_end), str.upper, "TEST-1", faults), "TEST-1")
+
+
+def device_on(bus: SimulatedUsb) -> usb.core.Device:
+    device = usb.core.find(backend=bus, idVendor=0x1209, idProduct=0x0001)
+    assert isinstance(device, usb.core.Device)
+    device.set_configuration()
+    return device
+
+
+@pytest.fixture
+def bus() -> SimulatedUsb:
+    return a_bus()
+
+
+@pytest.fixture
+def device(bus: SimulatedUsb) -> Iterator[usb.core.Device]:
+    found = device_on(bus)
+    yield found
+    usb.util.dispose_resources(found)
+
+
+def command(opcode: int, payload: bytes = b"", tag: int = 1) -> bytes:
+    packet = struct.pack("<2sBBHHI", b"mC", 1, opcode, tag, 0, len(payload)) + payload
+    return packet + struct.pack("<I", zlib.crc32(packet))
+
+
+def start(n_frames: int) -> bytes:
+    return command(Opcode.START, struct.pack("<IIQQB7xQ", 1, n_frames, 1000, 0, 1, READ_1))
+
+
+def test_descriptor_bytes() -> None:
+    assert bytes.fromhex("12 01 0002 ff 00 00 40 0912 0100 0001 01 02 03 01") == DEVICE_BYTES
+    assert (
+        bytes.fromhex(
+            "09 02 2700 01 01 00 80 fa  09 04 00 00 03 ff 00 00 00"
+            "07 05 01 02 0002 00  07 05 81 02 0002 00  07 05 82 02 0002 00"
+        )
+        == CONFIGURATION_BYTES
+    )
+
+
+def test_pyusb_finds_the_device_its_strings_and_endpoints(device: usb.core.Device) -> None:
+    assert (device.manufacturer, device.product, device.serial_number) == (
+        "mpxct", "Simulated Medipix3RX readout board", "TEST-1",
+    )  # fmt: skip
+    interface = device.get_active_configuration()[(0, 0)]
+    assert [endpoint.bEndpointAddress for endpoint in interface] == [0x01, 0x81, 0x82]
+    assert {endpoint.wMaxPacketSize for endpoint in interface} == {512}
+    assert "Bulk" in str(device)
+
+
+def test_commands_and_frames_go_through_pyusb(device: usb.core.Device) -> None:
+    both = command(Opcode.AUXILIARY, b"rot?", tag=3) + command(Opcode.GET_STATUS, tag=4)
+    assert device.write(0x01, both[:5]) == 5
+    device.write(0x01, both[5:])
+    assert bytes(device.read(0x81, 4096))[12:-4] == b"ROT?", "one reply is one transfer"
+    assert struct.unpack_from("<H", device.read(0x81, 4096), 4) == (4,)
+    device.write(0x01, start(2))
+    stream = b"".join(bytes(device.read(0x82, 1 << 16)) for _ in range(4))
+    assert len(stream) == 2 * FRAME_BYTES
+    assert stream[:4] == stream[FRAME_BYTES : FRAME_BYTES + 4] == b"MPXF"
+
+
+@pytest.mark.parametrize("endpoint", [0x81, 0x82])
+def test_nothing_to_read_is_a_timeout(device: usb.core.Device, endpoint: int) -> None:
+    with pytest.raises(usb.core.USBTimeoutError) as refusal:
+        device.read(endpoint, 512, timeout=5)
+    assert (refusal.value.errno, refusal.value.backend_error_code) == (errno.ETIMEDOUT, -7)
+
+
+def test_a_read_waits_for_the_command_of_another_thread(device: usb.core.Device) -> None:
+    threading.Timer(0.05, lambda: device.write(0x01, start(1))).start()
+    assert len(device.read(0x82, 1 << 20, timeout=5000)) == FRAME_BYTES
+
+
+def test_commands_get_through_while_another_thread_reads_frames(device: usb.core.Device) -> None:
+    device.write(0x01, start(0))
+    device.read(0x81, 512)
+    n_frames = 0
+
+    def read_until_stopped() -> None:
+        nonlocal n_frames
+        with contextlib.suppress(usb.core.USBTimeoutError):
+            while device.read(0x82, 1 << 20, timeout=50):
+                n_frames += 1
+
+    reader = threading.Thread(target=read_until_stopped)
+    reader.start()
+    for tag in range(20):
+        device.write(0x01, command(Opcode.GET_STATUS, tag=tag))
+        assert struct.unpack_from("<H", device.read(0x81, 512, timeout=2000), 4) == (tag,)
+    device.write(0x01, command(Opcode.STOP))
+    reader.join(10)
+    assert not reader.is_alive()
+    device.read(0x81, 512)
+    device.write(0x01, command(Opcode.GET_STATUS))
+    assert struct.unpack_from("<BBHIQ", device.read(0x81, 512), 12)[4] == n_frames > 0
+
+
+def test_an_odd_length_overflows_when_more_would_come(device: usb.core.Device) -> None:
+    device.write(0x01, start(1))
+    with pytest.raises(usb.core.USBError) as refusal:
+        device.read(0x82, 1000)
+    assert (refusal.value.errno, refusal.value.backend_error_code) == (errno.EOVERFLOW, -8)
+    assert len(device.read(0x82, 1024)) == 1024
+    assert len(device.read(0x82, FRAME_BYTES - 1024 + 1)) == FRAME_BYTES - 1024
+
+
+def test_a_halted_endpoint_stalls_until_cleared(bus: SimulatedUsb, device: usb.core.Device) -> None:
+    device.write(0x01, command(Opcode.GET_INFO))
+    bus.halt(0x81)
+    with pytest.raises(usb.core.USBError) as refusal:
+        device.read(0x81, 512)
+    assert (refusal.value.errno, refusal.value.backend_error_code) == (errno.EPIPE, -9)
+    device.clear_halt(0x81)
+    assert len(device.read(0x81, 512)) == 12 + wire.INFO.size + 4
+
+
+def test_unknown_requests_stall_and_unknown_endpoints_do_not_exist(device: usb.core.Device) -> None:
+    with pytest.raises(usb.core.USBError) as refusal:
+        device.ctrl_transfer(0xC0, 0x42, 0, 0, 8)
+    assert (refusal.value.errno, refusal.value.backend_error_code) == (errno.EPIPE, -9)
+    with pytest.raises(ValueError, match="0x3"):
+        device.write(0x03, b"x")
+
+
+def test_one_handle_at_a_time_holds_the_interface(bus: SimulatedUsb, device: usb.core.Device) -> None:
+    usb.util.claim_interface(device, 0)
+    other = usb.core.find(backend=bus)
+    assert isinstance(other, usb.core.Device)
+    for action in (
+        lambda: usb.util.claim_interface(other, 0),
+        lambda: other.set_configuration(),
+        lambda: other.write(0x01, command(Opcode.GET_INFO)),
+    ):
+        with pytest.raises(usb.core.USBError) as refusal:
+            action()
+        assert (refusal.value.errno, refusal.value.backend_error_code) == (errno.EBUSY, -6)
+    usb.util.dispose_resources(device)
+    usb.util.claim_interface(other, 0)
+    usb.util.dispose_resources(other)
+
+
+def test_unplugging_gives_the_frames_made_and_then_no_device() -> None:
+    bus = a_bus(Faults(unplug_after=2))
+    device = device_on(bus)
+    device.write(0x01, start(5))
+    for _ in range(2):
+        assert len(device.read(0x82, 1 << 20)) == FRAME_BYTES
+    for action in (
+        lambda: device.read(0x82, 512),
+        lambda: device.write(0x01, b"x"),
+        lambda: device.ctrl_transfer(0x80, 0, 0, 0, 2),
+    ):
+        with pytest.raises(usb.core.USBError) as refusal:
+            action()
+        assert (refusal.value.errno, refusal.value.backend_error_code) == (errno.ENODEV, -4)
+    assert usb.core.find(backend=bus) is None
+
+
+def test_pulling_the_plug_ends_a_waiting_read(bus: SimulatedUsb, device: usb.core.Device) -> None:
+    threading.Timer(0.05, bus.unplug).start()
+    with pytest.raises(usb.core.USBError) as refusal:
+        device.read(0x82, 512, timeout=5000)
+    assert refusal.value.errno == errno.ENODEV
+
+
+# Addresses
+
+
+class FakeGantry:
+    def __init__(self, *, seed: int) -> None:
+        self.seed = seed
+
+    def line(self, text: str) -> str:
+        return f"{text} of {self.seed}"
+
+    def photons(self, duration_s: float) -> tuple[None, NDArray[np.float64]]:
+        return None, np.arange(3.0)
+
+
+class FakeSensor(FakeGantry):
+    def expose(
+        self,
+        photons: None,
+        energies_kev: NDArray[np.float64],
+        duration_s: float,
+        settings: Settings,
+        rng: np.random.Generator,
+    ) -> NDArray[np.uint32]:
+        return rng.poisson(duration_s * 1e6, (8, 128, 128)).astype(np.uint32)
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    gantry = types.ModuleType("sim.gantry")
+    gantry.__dict__["Gantry"] = FakeGantry
+    monkeypatch.setitem(sys.modules, "sim.gantry", gantry)
+    monkeypatch.setattr("sim.sensor.Sensor", FakeSensor, raising=False)
+
+
+def two_frames(address: str) -> bytes:
+    device = device_on(open_simulated(address))
+    device.write(0x01, start(2))
+    return b"".join(bytes(device.read(0x82, 1 << 20)) for _ in range(2))
+
+
+@pytest.mark.usefixtures("scene")
+def test_every_opening_is_a_fresh_instrument_of_its_seed() -> None:
+    assert two_frames("demo?seed=2") == two_frames("demo?seed=2")
+    assert two_frames("demo?seed=2") != two_frames("demo?seed=3")
+    assert two_frames("demo") == two_frames("demo?seed=1")
+
+
+@pytest.mark.usefixtures("scene")
+def test_the_seed_is_told_by_serial_number_and_chip() -> None:
+    device = device_on(open_simulated("demo?seed=7"))
+    assert device.serial_number == "DEMO-7"
+    device.write(0x01, command(Opcode.CHIP_TRANSACT, struct.pack("<Q", Mode.READ_EFUSE)))
+    header = bytes(device.read(0x81, 512))[12:-4]
+    assert int.from_bytes(header[20:24], "big") == (535 << 8 | 0x65)
+    device.write(0x01, command(Opcode.AUXILIARY, b"ROT?"))
+    assert bytes(device.read(0x81, 512))[12:-4] == b"ROT? of 7"
+
+
+@pytest.mark.usefixtures("scene")
+def test_faults_come_from_the_address() -> None:
+    device = device_on(open_simulated("demo?unplug_after=1&drop=0"))
+    device.write(0x01, start(5))
+    with pytest.raises(usb.core.USBError) as refusal:
+        device.read(0x82, 1 << 20)
+    assert refusal.value.errno == errno.ENODEV
+
+
+@pytest.mark.parametrize(
+    "address", ["", "mars", "demo/2", "demo?sead=2", "demo?seed=x", "demo?seed=-1", "demo?drop=a", "demo?seed="]
+)
+def test_wrong_addresses_say_what_is_known(address: str) -> None:
+    with pytest.raises(WrongUsage, match=r"known|allowed"):
+        open_simulated(address)
+
+
+def test_wire_and_device_agree_on_endpoints() -> None:
+    assert (wire.EP_COMMAND, wire.EP_REPLY, wire.EP_FRAMES) == (0x01, 0x81, 0x82)

@@ -1,0 +1,168 @@
+"""The whole wire at once: events in the simulated chip come out of `Detector` over pyusb, whole or as losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from firmware_iface.chip import Gain
+from firmware_iface.device import Configuration, Detector, PixelConfiguration
+from firmware_iface.errors import DetectorError, Disconnected
+from firmware_iface.frame import Frame, Lost
+from firmware_iface.usb_transport import UsbTransport
+from sim.board import Board
+from sim.chip import SimulatedChip
+from sim.faults import NO_FAULTS, Faults
+from sim.sensor import Settings
+from sim.usb_device import SimulatedUsb
+
+EXPOSURE_S = 2e-3
+PLANES = {(0,): (0, 2, 4, 6), (1,): (1, 3, 5, 7), (0, 1): tuple(range(8))}
+
+
+class Scene:
+    """A front end that remembers what it gave and what it was asked with."""
+
+    def __init__(self, most: int) -> None:
+        self.rng = np.random.default_rng(5)
+        self.most = most
+        self.events: list[NDArray[np.uint32]] = []
+        self.settings: list[Settings] = []
+        self.durations_s: list[float] = []
+
+    def __call__(self, duration_s: float, settings: Settings) -> NDArray[np.uint32]:
+        self.events.append(self.rng.integers(0, self.most + 1, (8, 128, 128), dtype=np.uint32))
+        self.settings.append(settings)
+        self.durations_s.append(duration_s)
+        return self.events[-1]
+
+
+def a_detector(scene: Scene, faults: Faults = NO_FAULTS) -> Detector:
+    board = Board(SimulatedChip(scene, chip_id=0x00021165), lambda line: f"OK {line}", "WALK-1", faults)
+    return Detector(UsbTransport(SimulatedUsb(board, "WALK-1"), "walk"))
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene(most=4095)
+
+
+@pytest.fixture
+def detector(scene: Scene) -> Iterator[Detector]:
+    with a_detector(scene) as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("depth_bits", "counters", "is_csm"),
+    [(depth_bits, counters, True) for depth_bits in (1, 6, 12) for counters in PLANES]
+    + [(24, (1,), True), (24, (1,), False), (24, (0,), False)],
+)
+def test_counts_out_are_events_in(depth_bits: int, counters: tuple[int, ...], is_csm: bool) -> None:
+    scene = Scene(most=(1 << depth_bits) - 1)
+    with a_detector(scene) as detector:
+        detector.configure(Configuration(depth_bits=depth_bits, counters=counters, is_csm=is_csm))
+        frames = list(detector.frames(3, EXPOSURE_S))
+    for sequence, (frame, events) in enumerate(zip(frames, scene.events, strict=True)):
+        assert isinstance(frame, Frame)
+        assert frame.sequence == sequence
+        assert frame.exposure_ns == 2_000_000
+        np.testing.assert_array_equal(frame.counts, events[list(PLANES[counters])])
+    assert scene.durations_s == pytest.approx([EXPOSURE_S] * 3)
+
+
+def test_what_is_set_reaches_the_pixels(detector: Detector, scene: Scene) -> None:
+    rng = np.random.default_rng(8)
+    shape = (256, 256)
+    pixels = PixelConfiguration(
+        is_masked=rng.random(shape) < 0.1,
+        trim_l=rng.integers(0, 32, shape, dtype=np.uint8),
+        trim_h=rng.integers(0, 32, shape, dtype=np.uint8),
+        is_test=np.zeros(shape, dtype=bool),
+    )
+    detector.configure(Configuration(is_csm=True, gain=Gain.LGM))
+    detector.set_dacs({f"Threshold{n}": 60 + n for n in range(8)} | {"DAC_DiscL": 77, "DAC_DiscH": 88})
+    detector.load_pixels(pixels)
+    list(detector.frames(1, EXPOSURE_S))
+    (settings,) = scene.settings
+    assert settings.threshold_dac.tolist() == list(range(60, 68))
+    assert (settings.disc_l, settings.disc_h, settings.gain, settings.is_csm) == (77, 88, Gain.LGM, True)
+    for k, (row, col) in enumerate(((1, 1), (0, 1), (1, 0), (0, 0))):
+        np.testing.assert_array_equal(settings.trim[2 * k], pixels.trim_l[row::2, col::2])
+        np.testing.assert_array_equal(settings.trim[2 * k + 1], pixels.trim_h[row::2, col::2])
+        for n in (2 * k, 2 * k + 1):
+            np.testing.assert_array_equal(settings.is_masked[n], pixels.is_masked[row::2, col::2])
+
+
+def test_identity_and_the_line_to_the_gantry(detector: Detector) -> None:
+    assert detector.auxiliary("ROT 12.5 µ") == "OK ROT 12.5 µ"
+    assert detector.chip_id() == "W529_F5"
+    assert detector.info.serial == "WALK-1"
+    detector.set_bias(-450.0)
+    assert detector.status().bias_v == -450.0
+
+
+FAULTS: Mapping[str, list[int]] = {
+    "drop": [2],
+    "corrupt": [2],
+    "truncate": [2],
+    "duplicate": [],
+    "garbage": [],
+}
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+@pytest.mark.parametrize("counters", [(1,), (0, 1)])
+def test_loss_is_data_and_nothing_else_is_harmed(fault: str, counters: tuple[int, ...], scene: Scene) -> None:
+    with a_detector(scene, Faults(**{fault: frozenset({2})})) as detector:
+        detector.configure(Configuration(counters=counters))
+        items = list(detector.frames(5, EXPOSURE_S))
+    lost = [item for item in items if isinstance(item, Lost)]
+    assert [n for item in lost for n in range(item.first_sequence, item.first_sequence + item.n_frames)] == FAULTS[
+        fault
+    ]
+    frames = [item for item in items if isinstance(item, Frame)]
+    assert [frame.sequence for frame in frames] == [n for n in range(5) if n not in FAULTS[fault]]
+    for frame in frames:
+        np.testing.assert_array_equal(frame.counts, scene.events[frame.sequence][list(PLANES[counters])])
+    sequences = [item.sequence if isinstance(item, Frame) else item.first_sequence for item in items]
+    assert sequences == sorted(sequences), "a loss is reported before the frame that follows it"
+
+
+def test_an_unplugged_detector_says_so(scene: Scene) -> None:
+    detector = a_detector(scene, Faults(unplug_after=3))
+    detector.configure(Configuration())
+    frames = []
+    with pytest.raises(Disconnected):
+        frames.extend(detector.frames(10, EXPOSURE_S))
+    assert len(scene.events) == 3
+    detector.close()
+
+
+def test_runs_follow_each_other_after_an_early_end(detector: Detector, scene: Scene) -> None:
+    detector.configure(Configuration())
+    frames = detector.frames(1000, EXPOSURE_S)
+    next(frames)
+    frames.close()  # pyright: ignore[reportAttributeAccessIssue]
+    n_before = len(scene.events)
+    assert n_before < 50
+    after = list(detector.frames(3, EXPOSURE_S))
+    for frame, events in zip(after, scene.events[n_before:], strict=True):
+        assert isinstance(frame, Frame)
+        np.testing.assert_array_equal(frame.counts, events[1::2])
+
+
+def test_words_loaded_into_the_pixels_read_back(detector: Detector) -> None:
+    rng = np.random.default_rng(8)
+    pixels = PixelConfiguration(trim_h=rng.integers(0, 32, (256, 256), dtype=np.uint8))
+    detector.load_pixels(pixels)
+    np.testing.assert_array_equal(detector.read_pixels(), pixels.words)
+
+
+def test_fine_pitch_exposures_are_refused_in_words(detector: Detector) -> None:
+    detector.configure(Configuration(is_colour=False, is_csm=False, counters=(0,)))
+    with pytest.raises(DetectorError, match="ColourMode"):
+        list(detector.frames(1, EXPOSURE_S))
