@@ -1,0 +1,1 @@
+"""Volumes and materials from scan files."""

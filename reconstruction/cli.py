@@ -1,0 +1,192 @@
+"""The commands ``mpxct reconstruct`` and ``mpxct decompose``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from calibration.progress import Console
+
+if TYPE_CHECKING:
+    from reconstruction.quality import VialStatistics
+
+AS_JSON = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this package to the command line."""
+    app.command("reconstruct")(_reconstruct)
+    app.command("decompose")(_decompose)
+
+
+def _reconstruct(
+    ctx: typer.Context,
+    scan: Annotated[Path, typer.Argument(help="A scan file, as mpxct acquire writes it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The volume file to write.")] = Path("volume.h5"),
+    voxel_mm: Annotated[
+        float | None, typer.Option(help="Edge of a voxel in mm. Default: a pixel's size on the axis.")
+    ] = None,
+    shape: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(metavar="Z Y X", help="Number of voxels. Default: what every view sees."),
+    ] = None,
+    window: Annotated[
+        str, typer.Option(help="Filter window: ram-lak, shepp-logan, cosine, hamming or hann, from sharp to soft.")
+    ] = "hann",
+    gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="Default: the GPU when there is one.")] = None,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Take an interrupted scan too.")] = False,
+    as_json: AS_JSON = False,
+) -> None:
+    """Reconstruct a volume of every energy bin from a scan.
+
+    Example: mpxct reconstruct scan.h5 -o volume.h5 --window hann
+    """
+    from firmware_iface.errors import WrongUsage
+    from reconstruction import backend
+    from reconstruction.pipeline import reconstruct_scan
+    from reconstruction.volume import save_volume
+
+    console: Console = ctx.obj
+    if voxel_mm is not None and voxel_mm <= 0:
+        raise WrongUsage(f"--voxel-mm is {voxel_mm}; allowed: more than 0")
+    if shape is not None and min(shape) < 1:
+        raise WrongUsage(f"--shape is {' '.join(map(str, shape))}; allowed: three counts of at least 1")
+    if gpu:
+        backend.require_gpu()
+    began_s = time.monotonic()
+    volume = console.track(
+        reconstruct_scan(
+            scan,
+            voxel_mm=voxel_mm,
+            shape=shape,
+            window=window,
+            use_gpu=backend.has_gpu() if gpu is None else gpu,
+            allow_partial=allow_partial,
+        )
+    )
+    save_volume(volume, output)
+    seconds = time.monotonic() - began_s
+    means = volume.values.mean(axis=(1, 2, 3), dtype=float)
+    figures = {
+        "file": str(output),
+        "shape": list(volume.grid.shape),
+        "voxel_mm": volume.grid.voxel_mm,
+        "mean_per_mm": dict(zip(volume.channels, means.tolist(), strict=True)),
+        "steps": list(volume.provenance.steps),
+        "seconds": seconds,
+    }
+    size = f"{' x '.join(map(str, volume.grid.shape))} voxels of {volume.grid.voxel_mm:.4g} mm"
+    steps = "".join(f"\n  {step}" for step in volume.provenance.steps)
+    text = f"{output}: {len(volume.channels)} bins of {size}, {seconds:.1f} s{steps}"
+    console.emit(figures, text, as_json=as_json)
+
+
+def _decompose(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="VOLUME|FOLDER", help="A volume file, or one TIFF per energy bin.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("materials.h5"),
+    matrix: Annotated[
+        Path | None,
+        typer.Option(help="CSV of mass attenuation, cm2/g: material,bin1,bin2,… Default: the volume's own basis."),
+    ] = None,
+    scale: Annotated[float, typer.Option(help="For images: the grey value that means 1 per cm.")] = 1.0,
+    voxel_mm: Annotated[float | None, typer.Option(help="For images: the edge of a pixel in mm. Default: 1.")] = None,
+    non_negative: Annotated[bool, typer.Option("--non-negative", help="Allow no concentration below 0.")] = False,
+    weighted: Annotated[
+        bool | None,
+        typer.Option(
+            "--weighted/--unweighted",
+            help="Let quiet bins count more. Default: weighted with the volume's own basis, unweighted with --matrix, "
+            "whose errors are not those of noise.",
+        ),
+    ] = None,
+    agents: Annotated[
+        str, typer.Option(help="Contrast agents whose cuvettes to look for, a,b,… Default: those with a K edge.")
+    ] = "",
+    as_json: AS_JSON = False,
+) -> None:
+    """Separate the bins of a volume, or of a folder of images, into materials.
+
+    Example: mpxct decompose slices/ --matrix matrix.csv --scale 0.0453 --voxel-mm 0.045 -o materials.h5
+    """
+    from reconstruction.decomposition import read_matrix_csv
+    from reconstruction.pipeline import decompose_volume, read_image_folder
+    from reconstruction.quality import find_vials, k_edge_materials, vial_statistics
+    from reconstruction.volume import load_volume, save_volume
+
+    console: Console = ctx.obj
+    began_s = time.monotonic()
+    if source.is_dir():
+        volume = read_image_folder(source, scale=scale, voxel_mm=1.0 if voxel_mm is None else voxel_mm)
+    else:
+        _refuse_for_files(scale, voxel_mm)
+        volume = load_volume(source)
+    attenuation = volume.basis if matrix is None else read_matrix_csv(matrix)
+    materials = decompose_volume(
+        volume,
+        attenuation,
+        is_weighted=matrix is None if weighted is None else weighted,
+        is_non_negative=non_negative,
+    )
+    save_volume(materials, output)
+    named = tuple(name.strip() for name in agents.split(",") if name.strip())
+    looked_for = named or (k_edge_materials(attenuation) if attenuation else ())
+    statistics = vial_statistics(materials, find_vials(materials, looked_for))
+    seconds = time.monotonic() - began_s
+    text = f"{output}: {', '.join(materials.channels)}, {seconds:.1f} s\n{vial_table(statistics, looked_for)}"
+    console.emit({"file": str(output), "seconds": seconds, **vial_figures(statistics)}, text, as_json=as_json)
+
+
+def _refuse_for_files(scale: float, voxel_mm: float | None) -> None:
+    from firmware_iface.errors import WrongUsage
+
+    if scale != 1.0 or voxel_mm is not None:
+        raise WrongUsage("--scale and --voxel-mm are for folders of images; a volume file knows its own")
+
+
+def vial_figures(statistics: Sequence[VialStatistics]) -> dict[str, object]:
+    """Return what was found in each cuvette, for a script."""
+    from reconstruction.quality import MG_ML_PER_G_CM3, cross_talk_mg_ml, total_cross_talk_mg_ml
+
+    return {
+        "cuvettes": {
+            s.vial.material: {
+                "x_mm": s.vial.x_mm,
+                "y_mm": s.vial.y_mm,
+                "radius_mm": s.vial.radius_mm,
+                "mean_g_cm3": dict(zip(s.materials, s.mean_g_cm3.tolist(), strict=True)),
+                "sd_g_cm3": dict(zip(s.materials, s.sd_g_cm3.tolist(), strict=True)),
+            }
+            for s in statistics
+        },
+        "cross_talk_g_cm3": {name: value / MG_ML_PER_G_CM3 for name, value in cross_talk_mg_ml(statistics).items()},
+        "cross_talk_rmse_g_cm3": total_cross_talk_mg_ml(statistics) / MG_ML_PER_G_CM3 if len(statistics) > 1 else None,
+    }
+
+
+def vial_table(statistics: Sequence[VialStatistics], looked_for: Sequence[str]) -> str:
+    """Return what was found in each cuvette, for a person: one line a cuvette, and one of cross-talk."""
+    from reconstruction.quality import cross_talk_mg_ml, total_cross_talk_mg_ml
+
+    if not statistics:
+        return f"no round cuvette of {', '.join(looked_for) or 'a contrast agent'} stands out"
+    materials = statistics[0].materials
+    widths = [max(len(name), 14) for name in materials]
+    header = ["cuvette".ljust(14), *(name.rjust(width) for name, width in zip(materials, widths, strict=True))]
+    lines = ["mean and spread, mg/mL", "  ".join(header)]
+    for s in statistics:
+        cells = [f"{s.mean_mg_ml(name):.1f} ± {s.sd_mg_ml(name):.1f}" for name in materials]
+        padded = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        lines.append("  ".join([s.vial.material.ljust(14), *padded]))
+    if cross_talk := cross_talk_mg_ml(statistics):
+        cells = [f"{cross_talk[name]:.1f}" if name in cross_talk else "" for name in materials]
+        padded = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        lines.append("  ".join(["cross-talk".ljust(14), *padded]).rstrip())
+        lines.append(f"cross-talk of all agents together: {total_cross_talk_mg_ml(statistics):.1f} mg/mL")
+    if missing := [name for name in looked_for if name not in {s.vial.material for s in statistics}]:
+        lines.append(f"no round cuvette of {', '.join(missing)} stands out")
+    return "\n".join(lines)

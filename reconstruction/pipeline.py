@@ -1,0 +1,271 @@
+"""From a scan file to bin volumes, and from bin volumes to materials; each step says what it did.
+
+The scan file carries its plan and its calibration, and the volume carries the basis: nothing else is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acquisition.plan import plan_to_json
+from acquisition.scan import ImageKey
+from acquisition.scan_file import Scan, read_scan
+from calibration.correction import line_integrals
+from calibration.geometry import Geometry
+from calibration.material_basis import MaterialBasis
+from calibration.progress import Progress
+from calibration.store import software_version
+from firmware_iface.errors import BadFile, CalibrationMissing, WrongUsage
+from reconstruction import decomposition
+from reconstruction.fdk import fdk
+from reconstruction.volume import (
+    LINEAR_ATTENUATION,
+    MASS_CONCENTRATION,
+    Grid,
+    Provenance,
+    Volume,
+    read_bin_images,
+)
+
+DEFAULT_WINDOW = "hann"
+
+
+class Projections(NamedTuple):
+    """Frames of one view added up.
+
+    Attributes
+    ----------
+    counts : (n_views, n_counters, rows, cols) uint32
+    angles_rad, frames, exposures_s : (n_views,) float64
+        `frames` is the middle of each view in the run, the clock of the flats.
+    """
+
+    counts: NDArray[np.uint32]
+    angles_rad: NDArray[np.float64]
+    frames: NDArray[np.float64]
+    exposures_s: NDArray[np.float64]
+
+
+def gather_projections(scan: Scan) -> Projections:
+    """Add up the frames that follow each other at one angle; lost frames add neither counts nor exposure."""
+    indices = scan.indices(ImageKey.PROJECTION)
+    if not len(indices):
+        raise BadFile(f"{scan.path} holds no projections", hint="scan again, with views in the plan")
+    angles_rad = scan.angles_rad[indices]
+    starts = np.flatnonzero(np.diff(angles_rad, prepend=np.nan) != 0)
+    counts = scan.counts(indices)
+    if len(starts) < len(indices):
+        counts = np.add.reduceat(counts, starts, axis=0, dtype=np.uint32)
+    n_frames = np.diff(starts, append=len(indices))
+    return Projections(
+        counts=counts.astype(np.uint32, copy=False),
+        angles_rad=angles_rad[starts],
+        frames=np.add.reduceat(indices, starts) / n_frames,
+        exposures_s=np.add.reduceat(scan.exposures_s[indices], starts),
+    )
+
+
+def field_of_view(geometry: Geometry, voxel_mm: float | None = None) -> Grid:
+    """Return the grid that all views see, with voxels of one pixel's size on the axis unless told otherwise."""
+    voxel_mm = voxel_mm or geometry.pitch_mm / geometry.magnification
+    half_mm = geometry.cols * geometry.pitch_mm / 2 - abs(geometry.offset_u_mm)
+    if half_mm <= 0:
+        raise WrongUsage(
+            f"the detector's shift of {geometry.offset_u_mm} mm leaves the axis out of its view",
+            hint="give --shape and --voxel-mm",
+        )
+    radius_mm = geometry.source_to_object_mm * np.sin(np.arctan2(half_mm, geometry.source_to_detector_mm))
+    half_height_mm = geometry.rows * geometry.pitch_mm / 2
+    lowest_mm = -_seen_height_mm(geometry, radius_mm, half_height_mm - geometry.offset_v_mm)
+    highest_mm = _seen_height_mm(geometry, radius_mm, half_height_mm + geometry.offset_v_mm)
+    across = max(int(2 * radius_mm / voxel_mm), 1)
+    along = max(int((highest_mm - lowest_mm) / voxel_mm), 1)
+    return Grid(shape=(along, across, across), voxel_mm=voxel_mm, centre_mm=(0.0, 0.0, (lowest_mm + highest_mm) / 2))
+
+
+def _seen_height_mm(geometry: Geometry, radius_mm: float, edge_mm: float) -> float:
+    """Return how high an edge of the detector lets every view see at this radius: least where the source is near."""
+    distance_mm = geometry.source_to_object_mm - np.copysign(radius_mm, edge_mm)
+    return float(edge_mm * distance_mm / geometry.source_to_detector_mm)
+
+
+def reconstruct_scan(
+    path: str | Path,
+    *,
+    voxel_mm: float | None = None,
+    shape: tuple[int, int, int] | None = None,
+    window: str = DEFAULT_WINDOW,
+    use_gpu: bool = False,
+    allow_partial: bool = False,
+) -> Generator[Progress, None, Volume]:
+    """Turn a scan file into a volume of every bin.
+
+    Parameters
+    ----------
+    voxel_mm, shape
+        Size and number (z, y, x) of the voxels; None: what all views see, one pixel's size on the axis.
+    window : str
+        One of `reconstruction.fdk.WINDOWS`.
+    allow_partial : bool
+        Take also a scan that was interrupted.
+
+    Returns
+    -------
+    volume : Volume
+        In 1/mm, one channel per bin, with the calibration's material basis.
+    """
+    yield Progress("reading", 0, 2)
+    scan = read_scan(path, allow_partial=allow_partial)
+    if scan.plan is None:
+        raise BadFile(f"{path} does not say where source and detector stood", hint="a scan needs its plan inside")
+    geometry = scan.plan.geometry
+    grid = field_of_view(geometry, voxel_mm)
+    if shape is not None:
+        grid = Grid(shape=shape, voxel_mm=grid.voxel_mm, centre_mm=grid.centre_mm)
+    projections = gather_projections(scan)
+    yield Progress("reading", 1, 2)
+    flats = scan.indices(ImageKey.FLAT)
+    integrals, is_estimated = line_integrals(
+        projections.counts,
+        scan.counts(flats),
+        projection_frames=projections.frames,
+        flat_frames=flats,
+        projection_exposures_s=projections.exposures_s,
+        flat_exposures_s=scan.exposures_s[flats],
+        is_bad=scan.calibration.is_bad if scan.calibration else None,
+    )
+    yield Progress("reading", 2, 2)
+    values = yield from fdk(integrals, projections.angles_rad, geometry, grid, window=window, use_gpu=use_gpu)
+    thresholds_kev = scan.readout.thresholds_kev
+    return Volume(
+        values=values,
+        channels=_bin_names(thresholds_kev, len(values)),
+        unit=LINEAR_ATTENUATION,
+        grid=grid,
+        thresholds_kev=thresholds_kev,
+        basis=scan.calibration.basis if scan.calibration else None,
+        provenance=Provenance(
+            source_file=Path(path).name,
+            plan_json=plan_to_json(scan.plan),
+            calibration_identity=scan.calibration_identity,
+            software=software_version(),
+            steps=(
+                f"{len(projections.angles_rad)} views, {scan.n_lost} frames lost, "
+                f"{is_estimated.mean():.2%} of the line integrals estimated from neighbours",
+                f"FDK, window {window}, grid {json.dumps(asdict(grid))}",
+            ),
+        ),
+    )
+
+
+def _bin_names(thresholds_kev: Sequence[float], n_bins: int) -> tuple[str, ...]:
+    if len(thresholds_kev) != n_bins:
+        return tuple(f"bin {number}" for number in range(1, n_bins + 1))
+    edges = [f"{energy:g}" for energy in thresholds_kev]
+    return (*(f"{low}-{high} keV" for low, high in pairwise(edges)), f"{edges[-1]}+ keV")
+
+
+def read_image_folder(folder: str | Path, *, scale: float = 1.0, voxel_mm: float) -> Volume:
+    """Read one TIFF per bin as a volume.
+
+    Parameters
+    ----------
+    scale : float
+        Grey value that means an attenuation of 1 per cm.
+    voxel_mm : float
+        Edge of a pixel.
+    """
+    if not (np.isfinite(scale) and scale > 0):
+        raise WrongUsage(f"the scale is {scale}; allowed: above 0, the grey value that means 1 per cm")
+    names, values = read_bin_images(folder)
+    return Volume(
+        values=values * np.float32(decomposition.CM_PER_MM / scale),
+        channels=names,
+        unit=LINEAR_ATTENUATION,
+        grid=Grid(shape=(values.shape[1], values.shape[2], values.shape[3]), voxel_mm=voxel_mm),
+        provenance=Provenance(
+            source_file=Path(folder).name, software=software_version(), steps=(f"TIFF images, scale {scale:g}",)
+        ),
+    )
+
+
+def decompose_volume(
+    volume: Volume,
+    attenuation: decomposition.Attenuation | None = None,
+    *,
+    is_weighted: bool = False,
+    is_non_negative: bool = False,
+) -> Volume:
+    """Turn bins into materials.
+
+    Parameters
+    ----------
+    attenuation : MaterialBasis or Matrix, optional
+        None: the basis that the volume carries.
+    is_weighted : bool
+        Let quiet bins count more, by the noise that the volume shows.
+    is_non_negative : bool
+        Allow no concentration below 0.
+
+    Returns
+    -------
+    volume : Volume
+        In g/cm3, one channel per material.
+    """
+    if volume.unit != LINEAR_ATTENUATION:
+        raise WrongUsage(f"the volume holds {', '.join(volume.channels)} in {volume.unit}; allowed: bins in 1/mm")
+    attenuation = attenuation or volume.basis
+    if attenuation is None:
+        raise CalibrationMissing(
+            "the volume carries no material basis",
+            hint="run mpxct calibrate materials and scan again, or give --matrix",
+        )
+    _check_bins(volume, attenuation)
+    values = decomposition.decompose(
+        volume.values,
+        attenuation.attenuation_per_mm_per_g_cm3,
+        covariance=decomposition.bin_covariance(volume.values) if is_weighted else None,
+        is_non_negative=is_non_negative,
+    )
+    how = ("weighted by noise" if is_weighted else "unweighted") + (", none below 0" if is_non_negative else "")
+    source = volume.provenance
+    return Volume(
+        values=values,
+        channels=attenuation.materials,
+        unit=MASS_CONCENTRATION,
+        grid=volume.grid,
+        thresholds_kev=volume.thresholds_kev,
+        basis=attenuation if isinstance(attenuation, MaterialBasis) else None,
+        provenance=Provenance(
+            source_file=source.source_file,
+            plan_json=source.plan_json,
+            calibration_identity=source.calibration_identity,
+            software=software_version(),
+            steps=(*source.steps, f"least squares, {how}, into {', '.join(attenuation.materials)}"),
+        ),
+    )
+
+
+def _check_bins(volume: Volume, attenuation: decomposition.Attenuation) -> None:
+    n_bins = len(attenuation.attenuation_per_mm_per_g_cm3)
+    if n_bins != len(volume.channels):
+        raise WrongUsage(
+            f"the volume has {len(volume.channels)} bins and the matrix {n_bins}; allowed: as many in both",
+            hint="use the calibration or the matrix that belongs to this scan",
+        )
+    if not isinstance(attenuation, MaterialBasis) or not volume.thresholds_kev:
+        return
+    if not np.allclose(attenuation.thresholds_kev, volume.thresholds_kev, atol=0.5):
+        raise CalibrationMissing(
+            f"the basis was measured with thresholds {attenuation.thresholds_kev} keV, "
+            f"and the scan has {volume.thresholds_kev} keV",
+            hint="run mpxct calibrate materials with this scan's plan",
+        )

@@ -1,0 +1,258 @@
+"""Volumes on disk and in memory: bin volumes in 1/mm and material volumes in g/cm3, with all they came from.
+
+One record serves both, because both are channels on one grid; it carries the material basis, so that a bin volume
+can be decomposed from its file alone.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.material_basis import MaterialBasis
+from firmware_iface.errors import BadFile
+
+FORMAT = "mpxct volume"
+FORMAT_VERSION = 1
+LINEAR_ATTENUATION = "1/mm"
+MASS_CONCENTRATION = "g/cm3"
+H5 = Any
+"""A file, group or dataset of h5py, whose types cannot be told before they are read."""
+UNITS = (LINEAR_ATTENUATION, MASS_CONCENTRATION)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Cubic voxels, aligned with the axes of `calibration.geometry`.
+
+    Attributes
+    ----------
+    shape : (z, y, x) int
+        Number of voxels.
+    voxel_mm : float
+        Edge of a voxel.
+    centre_mm : (x, y, z) float
+        Position of the middle of the volume; a position, hence in the order of the geometry.
+    """
+
+    shape: tuple[int, int, int]
+    voxel_mm: float
+    centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"a grid of shape {self.shape} cannot be; allowed: three counts of at least 1")
+        if not (self.voxel_mm > 0 and np.isfinite(self.voxel_mm)):
+            raise ValueError(f"voxel_mm is {self.voxel_mm}; allowed: more than 0")
+
+    def axes_mm(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return the positions of the voxel centres along z, y and x."""
+        along = [
+            centre + (np.arange(n, dtype=np.float64) - (n - 1) / 2) * self.voxel_mm
+            for n, centre in zip(self.shape, self.centre_mm[::-1], strict=True)
+        ]
+        return along[0], along[1], along[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a volume came from, in words that survive the files it was made of."""
+
+    source_file: str = ""
+    plan_json: str = ""
+    calibration_identity: str = ""
+    software: str = ""
+    steps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Volume:
+    """Channels (energy bins, or materials) on one grid.
+
+    Attributes
+    ----------
+    values : (n_channels, z, y, x) float32
+        In `unit`.
+    channels : tuple of str
+        What each channel is: the name of a bin or of a material.
+    unit : str
+        "1/mm" for linear attenuation, "g/cm3" for materials.
+    thresholds_kev : tuple of float
+        Lower edges of the bins the volume came from; empty when unknown.
+    basis : MaterialBasis or None
+        How each bin attenuates per material, for the decomposition; None when it was not calibrated.
+    """
+
+    values: NDArray[np.float32]
+    channels: tuple[str, ...]
+    unit: str
+    grid: Grid
+    thresholds_kev: tuple[float, ...] = ()
+    basis: MaterialBasis | None = None
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(self.channels), *self.grid.shape):
+            raise ValueError(
+                f"values of shape {self.values.shape} do not match {len(self.channels)} channels on a grid of "
+                f"{self.grid.shape}; allowed: (n_channels, z, y, x)"
+            )
+        if self.unit not in UNITS:
+            raise ValueError(f"unit is {self.unit!r}; allowed: {', '.join(UNITS)}")
+
+    def channel(self, name: str) -> NDArray[np.float32]:
+        """Return the (z, y, x) values of one channel."""
+        if name not in self.channels:
+            raise ValueError(f"no channel is called {name!r}; there are: {', '.join(self.channels)}")
+        return self.values[self.channels.index(name)]
+
+
+def save_volume(volume: Volume, path: str | Path) -> Path:
+    """Write a volume; the file appears under its name only when it is whole."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with h5py.File(partial, "w") as file:
+            _write(file, volume)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise BadFile(f"{path} cannot be written: {error}", hint="choose a folder that can be written to") from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _write(file: H5, volume: Volume) -> None:
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = FORMAT_VERSION
+    values = file.create_dataset("values", data=volume.values.astype(np.float32, copy=False))
+    values.attrs["units"] = volume.unit
+    values.attrs["axes"] = "channel, z, y, x"
+    file.create_dataset("channels", data=list(volume.channels), dtype=h5py.string_dtype()).attrs["units"] = "1"
+    _write_mm(file, "voxel_mm", volume.grid.voxel_mm)
+    _write_mm(file, "centre_mm", volume.grid.centre_mm)
+    file.create_dataset("thresholds_kev", data=np.asarray(volume.thresholds_kev, float)).attrs["units"] = "keV"
+    if volume.basis is not None:
+        _write_basis(file.create_group("basis"), volume.basis)
+    provenance = file.create_group("provenance")
+    for name in ("source_file", "plan_json", "calibration_identity", "software"):
+        provenance.attrs[name] = getattr(volume.provenance, name)
+    provenance.create_dataset(
+        "steps", data=list(volume.provenance.steps), dtype=h5py.string_dtype(), shape=(len(volume.provenance.steps),)
+    ).attrs["units"] = "1"
+
+
+def _write_mm(file: H5, name: str, value: Any) -> None:
+    file.create_dataset(name, data=np.asarray(value, float)).attrs["units"] = "mm"
+
+
+def _write_basis(group: H5, basis: MaterialBasis) -> None:
+    group.create_dataset("materials", data=list(basis.materials), dtype=h5py.string_dtype()).attrs["units"] = "1"
+    attenuation = group.create_dataset("attenuation_per_mm_per_g_cm3", data=basis.attenuation_per_mm_per_g_cm3)
+    attenuation.attrs["units"] = "1/mm per g/cm3"
+    group.create_dataset("thresholds_kev", data=np.asarray(basis.thresholds_kev, float)).attrs["units"] = "keV"
+
+
+def load_volume(path: str | Path) -> Volume:
+    """Read a volume; whatever is not a whole volume file is refused."""
+    path = Path(path)
+    if not path.is_file():
+        raise BadFile(f"{path} is not there", hint="give the path of a file written by mpxct reconstruct or decompose")
+    try:
+        with h5py.File(path, "r") as file:
+            _check_format(path, file)
+            return _read(file)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise BadFile(f"{path} is no readable volume file: {error}", hint=_HOW_TO_MAKE) from error
+
+
+_HOW_TO_MAKE = "a volume file is made by mpxct reconstruct or mpxct decompose"
+
+
+def _check_format(path: Path, file: H5) -> None:
+    if file.attrs.get("format") != FORMAT:
+        raise BadFile(f"{path} is an HDF5 file, but not a volume of mpxct", hint=_HOW_TO_MAKE)
+    if (version := int(file.attrs["format_version"])) > FORMAT_VERSION:
+        raise BadFile(f"{path} has format version {version}; allowed: up to {FORMAT_VERSION}", hint="update mpxct")
+
+
+def _read(file: H5) -> Volume:
+    values = file["values"]
+    shape = values.shape[1:]
+    return Volume(
+        values=values[()].astype(np.float32, copy=False),
+        channels=_texts(file["channels"]),
+        unit=str(values.attrs["units"]),
+        grid=Grid(shape=shape, voxel_mm=float(file["voxel_mm"][()]), centre_mm=tuple(file["centre_mm"][()].tolist())),
+        thresholds_kev=tuple(file["thresholds_kev"][()].tolist()),
+        basis=_read_basis(file["basis"]) if "basis" in file else None,
+        provenance=Provenance(
+            **{
+                name: str(file["provenance"].attrs[name])
+                for name in ("source_file", "plan_json", "calibration_identity", "software")
+            },
+            steps=_texts(file["provenance/steps"]),
+        ),
+    )
+
+
+def _texts(dataset: H5) -> tuple[str, ...]:
+    return tuple(str(text) for text in dataset.asstr()[()])
+
+
+def _read_basis(group: H5) -> MaterialBasis:
+    return MaterialBasis(
+        materials=_texts(group["materials"]),
+        attenuation_per_mm_per_g_cm3=group["attenuation_per_mm_per_g_cm3"][()],
+        thresholds_kev=tuple(group["thresholds_kev"][()].tolist()),
+    )
+
+
+def read_bin_images(folder: str | Path) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Read a folder that holds one TIFF per energy bin; bin2 sorts before bin10.
+
+    Returns
+    -------
+    names : tuple of str
+        File names without their ending, in the order of the bins.
+    values : (n_bins, z, y, x) float32
+        One slice per page. A picture's first row is its top, so rows are turned round: y points up.
+    """
+    import tifffile
+
+    folder = Path(folder)
+    paths = sorted((p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff")), key=_natural)
+    if not paths:
+        raise BadFile(f"{folder} holds no TIFF image", hint="put one .tif per energy bin into the folder")
+    images = []
+    for path in paths:
+        try:
+            image = tifffile.imread(path)
+        except (OSError, ValueError, LookupError, TypeError, struct.error) as error:  # its readers raise what they meet
+            raise BadFile(f"{path} is no readable TIFF image: {error}") from error
+        if image.ndim not in (2, 3) or image.dtype.kind not in "fiu":
+            raise BadFile(f"{path} has shape {image.shape} of {image.dtype}; allowed: grey images, one page per slice")
+        if images and image.shape != images[0].shape:
+            raise BadFile(
+                f"{path} has shape {image.shape}, but {paths[0].name} has {images[0].shape}; all bins must be alike"
+            )
+        images.append(image)
+    values = np.stack(images).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise BadFile(f"{folder} holds values that are no numbers", hint="fill or crop them before decomposing")
+    values = values[:, None] if values.ndim == 3 else values
+    return tuple(p.stem for p in paths), np.ascontiguousarray(values[:, :, ::-1])
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    """Sort digits as numbers, and numbers before words."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path.name.lower()) if part]

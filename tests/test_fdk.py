@@ -1,0 +1,263 @@
+"""Filtered back-projection against solids whose projections are known exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from calibration.geometry import Geometry
+from calibration.progress import Progress
+from firmware_iface.errors import WrongUsage
+from reconstruction.fdk import WINDOWS, angular_weights_rad, fdk, ramp_filter
+from reconstruction.kernels import backproject_cpu
+from reconstruction.volume import Grid
+
+GEOMETRY = Geometry(source_to_detector_mm=150.0, source_to_object_mm=100.0, pitch_mm=0.3, rows=64, cols=72)
+GRID = Grid(shape=(40, 48, 48), voxel_mm=0.2)
+ANGLES = np.arange(120) * 2 * np.pi / 120
+
+
+def run(work):
+    """Run a generator to its end and return its result."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def rays(geometry: Geometry, angles_rad) -> tuple[NDArray, NDArray]:
+    """Sources (n_views, 1, 1, 3), and unit vectors from them to every pixel (n_views, rows, cols, 3)."""
+    views = geometry.views(angles_rad)
+    col = np.arange(geometry.cols) - (geometry.cols - 1) / 2
+    row = np.arange(geometry.rows) - (geometry.rows - 1) / 2
+    pixels = (
+        views.detector_mm[:, None, None]
+        + row[:, None, None] * views.v_mm[:, None, None]
+        + col[:, None] * views.u_mm[:, None, None]
+    )
+    source = views.source_mm[:, None, None]
+    along = pixels - source
+    return source, along / np.linalg.norm(along, axis=-1, keepdims=True)
+
+
+def sphere(geometry: Geometry, angles_rad, centre_mm, radius_mm: float) -> NDArray[np.float32]:
+    """Exact chords through a sphere: (n_views, rows, cols), mm."""
+    source, along = rays(geometry, angles_rad)
+    away = source - np.asarray(centre_mm)
+    b = (away * along).sum(-1)
+    return (2 * np.sqrt(np.maximum(b**2 - (away**2).sum(-1) + radius_mm**2, 0))).astype(np.float32)
+
+
+def cylinder(geometry: Geometry, angles_rad, centre_mm, radius_mm: float, height_mm: float) -> NDArray[np.float32]:
+    """Exact chords through an upright cylinder: (n_views, rows, cols), mm."""
+    source, along = rays(geometry, angles_rad)
+    away = source - np.asarray(centre_mm)
+    across = (along[..., :2] ** 2).sum(-1)
+    b = (away[..., :2] * along[..., :2]).sum(-1) / across
+    root = np.sqrt(np.maximum(b**2 - ((away[..., :2] ** 2).sum(-1) - radius_mm**2) / across, 0))
+    with np.errstate(divide="ignore"):
+        lids = np.stack([(side * height_mm / 2 - away[..., 2]) / along[..., 2] for side in (-1, 1)])
+    near, far = np.maximum(lids.min(0), -b - root), np.minimum(lids.max(0), -b + root)
+    return np.where(root > 0, np.maximum(far - near, 0), 0).astype(np.float32)
+
+
+def positions_mm(grid: Grid) -> tuple[NDArray, NDArray, NDArray]:
+    z, y, x = grid.axes_mm()
+    return z[:, None, None], y[:, None], x
+
+
+def test_a_cylinder_reads_its_attenuation_inside_and_nothing_outside():
+    projections = 0.02 * cylinder(GEOMETRY, ANGLES, (0, 0, 0), 3.0, 40.0)
+    values = run(fdk(projections[None], ANGLES, GEOMETRY, GRID))[0]
+    z, y, x = positions_mm(GRID)
+    radius = np.hypot(x, y) + 0 * z
+    middle = np.abs(z) < 2.0
+    inside = values[(radius < 2.5) & middle]
+    assert inside.mean() == pytest.approx(0.02, rel=0.01)
+    assert np.abs(inside - 0.02).max() < 0.01 * 0.02 * 3
+    assert abs(values[(radius > 3.5) & (radius < 4.5) & middle].mean()) < 0.01 * 0.02
+
+
+@pytest.mark.parametrize("centre_mm", [(2.0, -1.0, 1.2), (-1.5, 2.2, -2.0), (0.4, 2.5, 0.0)])
+def test_an_off_centre_sphere_stands_where_it_is_and_keeps_its_mass(centre_mm):
+    projections = 0.05 * sphere(GEOMETRY, ANGLES, centre_mm, 1.5)
+    values = run(fdk(projections[None], ANGLES, GEOMETRY, GRID))[0]
+    z, y, x = positions_mm(GRID)
+    distance = np.sqrt((x - centre_mm[0]) ** 2 + (y - centre_mm[1]) ** 2 + (z - centre_mm[2]) ** 2)
+    weights = np.where(distance < 2.0, values, 0).astype(float)
+    found = [float((weights * axis).sum() / weights.sum()) for axis in (x, y, z)]
+    assert found == pytest.approx(centre_mm, abs=0.02)
+    assert weights.sum() * GRID.voxel_mm**3 == pytest.approx(0.05 * 4 / 3 * np.pi * 1.5**3, rel=0.02)
+    assert values[distance < 1.0].mean() == pytest.approx(0.05, rel=0.01)
+
+
+@pytest.mark.parametrize(("offset_u_mm", "offset_v_mm"), [(0.85, 0.0), (0.0, -1.4), (-1.3, 0.7)])
+def test_a_shifted_detector_changes_nothing(offset_u_mm, offset_v_mm):
+    shifted = Geometry(
+        source_to_detector_mm=150.0,
+        source_to_object_mm=100.0,
+        pitch_mm=0.3,
+        rows=64,
+        cols=72,
+        offset_u_mm=offset_u_mm,
+        offset_v_mm=offset_v_mm,
+    )
+    centre_mm = (1.5, -1.0, 1.0)
+    values = run(fdk(sphere(shifted, ANGLES, centre_mm, 1.5)[None], ANGLES, shifted, GRID))[0]
+    z, y, x = positions_mm(GRID)
+    distance = np.sqrt((x - centre_mm[0]) ** 2 + (y - centre_mm[1]) ** 2 + (z - centre_mm[2]) ** 2)
+    assert values[distance < 1.0].mean() == pytest.approx(1.0, rel=0.01)
+    assert np.abs(values[(distance > 2.0) & (distance < 2.6)]).mean() < 0.03
+
+
+def test_a_grid_away_from_the_axis_is_a_window_into_the_same_volume():
+    projections = sphere(GEOMETRY, ANGLES, (1.0, 1.0, 0.5), 1.5)[None]
+    whole = run(fdk(projections, ANGLES, GEOMETRY, GRID))
+    cut = (slice(20, 25), slice(25, 33), slice(24, 33))
+    centre_mm = [float(axis[part].mean()) for axis, part in zip(GRID.axes_mm(), cut, strict=True)]
+    part = Grid(shape=(5, 8, 9), voxel_mm=0.2, centre_mm=(centre_mm[2], centre_mm[1], centre_mm[0]))
+    np.testing.assert_allclose(run(fdk(projections, ANGLES, GEOMETRY, part)), whole[:, *cut], atol=1e-4)
+
+
+def test_an_object_seen_a_quarter_later_has_turned_a_quarter():
+    projections = sphere(GEOMETRY, ANGLES, (2.0, 0.5, 0.3), 1.2)[None]
+    values = run(fdk(projections, ANGLES, GEOMETRY, GRID))
+    turned = run(fdk(np.roll(projections, len(ANGLES) // 4, axis=1), ANGLES, GEOMETRY, GRID))
+    # Counter-clockwise: (x, y) goes to (-y, x), so the new value at (x, y) is the old one at (y, -x).
+    np.testing.assert_allclose(turned, values.swapaxes(2, 3)[..., ::-1], atol=1e-4)
+
+
+def test_it_is_linear_and_bins_are_independent():
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(2, 120, 64, 72)).astype(np.float32)
+    alone = [run(fdk(bins[None], ANGLES, GEOMETRY, GRID))[0] for bins in (a, b, 2 * a - 3 * b)]
+    together = run(fdk(np.stack([a, b]), ANGLES, GEOMETRY, GRID))
+    scale = np.abs(alone[2]).max()
+    np.testing.assert_allclose(together[0], alone[0], atol=1e-6 * scale)
+    np.testing.assert_allclose(together[1], alone[1], atol=1e-6 * scale)
+    np.testing.assert_allclose(alone[2], 2 * alone[0] - 3 * alone[1], atol=1e-5 * scale)
+
+
+def test_the_order_of_the_views_and_an_over_scan_change_nothing():
+    projections = sphere(GEOMETRY, ANGLES, (2.0, 0.5, 0.3), 1.2)[None]
+    values = run(fdk(projections, ANGLES, GEOMETRY, GRID))
+    order = np.random.default_rng(1).permutation(len(ANGLES))
+    shuffled = run(fdk(projections[:, order], ANGLES[order], GEOMETRY, GRID))
+    np.testing.assert_allclose(shuffled, values, atol=1e-4)
+    twice = np.concatenate([ANGLES, ANGLES[:30] + 2 * np.pi])
+    over = run(fdk(np.concatenate([projections, projections[:, :30]], axis=1), twice, GEOMETRY, GRID))
+    np.testing.assert_allclose(over, values, atol=2e-2)
+    assert over.mean() == pytest.approx(values.mean(), rel=1e-3)
+
+
+@given(st.lists(st.floats(0, 0.2), min_size=1, max_size=30), st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_the_angular_weights_are_a_full_circle_for_any_spacing(shifts, seed):
+    angles = np.concatenate([np.arange(40) * 2 * np.pi / 40 + 4 * np.pi, shifts])
+    np.random.default_rng(seed).shuffle(angles)
+    weights = angular_weights_rad(angles)
+    assert weights.sum() == pytest.approx(2 * np.pi)
+    assert (weights >= 0).all()
+
+
+def test_even_views_weigh_the_same():
+    np.testing.assert_allclose(angular_weights_rad(ANGLES[::-1]), 2 * np.pi / 120, rtol=1e-5)
+
+
+def test_views_at_one_angle_share_its_weight():
+    weights = angular_weights_rad(np.repeat(ANGLES, 3))
+    np.testing.assert_allclose(weights, 2 * np.pi / 360, rtol=1e-5)
+
+
+def test_a_lost_view_is_made_up_for_and_half_a_circle_is_refused():
+    projections = cylinder(GEOMETRY, ANGLES, (0, 0, 0), 3.0, 40.0)[None]
+    kept = np.delete(np.arange(120), [17, 60, 61])
+    values = run(fdk(projections[:, kept], ANGLES[kept], GEOMETRY, GRID))[0]
+    assert values[20, 20:28, 20:28].mean() == pytest.approx(1.0, rel=0.01)
+    with pytest.raises(WrongUsage, match=r"183\.0 degrees of the circle empty"):
+        run(fdk(projections[:, :60], ANGLES[:60], GEOMETRY, GRID))
+
+
+def test_the_ramp_has_the_values_of_the_band_limited_kernel():
+    gain = ramp_filter(8, 0.5)
+    kernel = np.fft.irfft(gain / 0.5)
+    assert kernel[0] == pytest.approx(1 / (4 * 0.5**2), rel=1e-6)
+    assert kernel[1] == pytest.approx(-1 / (np.pi * 0.5) ** 2, rel=1e-6)
+    assert kernel[2] == pytest.approx(0, abs=1e-6)
+    assert kernel[3] == pytest.approx(-1 / (3 * np.pi * 0.5) ** 2, rel=1e-6)
+
+
+def test_softer_windows_keep_the_mean_and_less_noise():
+    rng = np.random.default_rng(2)
+    clean = 0.02 * cylinder(GEOMETRY, ANGLES, (0, 0, 0), 3.0, 40.0)
+    projections = np.stack([clean, clean + rng.normal(0, 0.01, clean.shape).astype(np.float32)])
+    spreads = []
+    for window in ("ram-lak", "shepp-logan", "cosine", "hamming", "hann"):
+        values = run(fdk(projections, ANGLES, GEOMETRY, GRID, window=window))[:, 12:28, 16:32, 16:32]
+        assert values[0].mean() == pytest.approx(0.02, rel=0.01), window
+        spreads.append(float((values[1] - values[0]).std()))
+    assert spreads == sorted(spreads, reverse=True)
+    assert spreads[-1] < 0.7 * spreads[0]
+    assert set(WINDOWS) == {"ram-lak", "shepp-logan", "cosine", "hamming", "hann"}
+
+
+def test_it_reports_every_view_once():
+    steps = list(fdk(np.zeros((1, 120, 64, 72), np.float32), ANGLES, GEOMETRY, Grid(shape=(4, 4, 4), voxel_mm=0.2)))
+    assert all(isinstance(step, Progress) and step.total == 120 for step in steps)
+    assert [step.done for step in steps] == sorted({step.done for step in steps})
+    assert steps[-1].done == 120
+
+
+@pytest.mark.parametrize(
+    ("shape", "match"), [((1, 119, 64, 72), "shape"), ((120, 64, 72), "shape"), ((1, 120, 72, 64), "shape")]
+)
+def test_wrong_shapes_are_refused(shape, match):
+    with pytest.raises(WrongUsage, match=match):
+        run(fdk(np.zeros(shape, np.float32), ANGLES, GEOMETRY, GRID))
+
+
+def test_values_that_are_no_numbers_name_their_view_and_a_grid_round_the_source_is_refused():
+    projections = np.zeros((1, 120, 64, 72), np.float32)
+    projections[0, 33, 2, 5] = np.nan
+    with pytest.raises(WrongUsage, match="view 33"):
+        run(fdk(projections, ANGLES, GEOMETRY, GRID))
+    with pytest.raises(WrongUsage, match="the source stands at 100 mm"):
+        run(fdk(projections, ANGLES, GEOMETRY, Grid(shape=(2, 800, 800), voxel_mm=0.2)))
+    with pytest.raises(WrongUsage, match="ram-lak, shepp-logan"):
+        run(fdk(projections, ANGLES, GEOMETRY, GRID, window="boxcar"))
+
+
+def random_work(rng: np.random.Generator, *, voxel: float, n_z: int):
+    """A detector whose edges the volume overlaps on all sides."""
+    filtered = rng.normal(size=(5, 3, 21, 19)).astype(np.float32)
+    angles = rng.uniform(0, 2 * np.pi, 5)
+    poses = np.stack([np.cos(angles), np.sin(angles), rng.uniform(0.5, 1, 5)], axis=1)
+    x, y, z = (centre + (np.arange(n) - (n - 1) / 2) * voxel for n, centre in ((17, 0.7), (13, -0.4), (n_z, 2.1)))
+    detector = np.array([300.0, 450.0, 9.3, 10.8, 21])
+    return backproject_cpu.with_margins(filtered), poses, x, y, z, detector
+
+
+@pytest.mark.parametrize("is_permuting", [False, True])
+@pytest.mark.parametrize(("voxel", "n_z"), [(0.6, 40), (0.1, 300), (1.25, 37), (1.25, 1)])
+def test_the_fast_loop_computes_what_the_plain_one_does(voxel, n_z, is_permuting):
+    if is_permuting and not backproject_cpu.HAS_PERMUTE:
+        pytest.skip("this processor has no AVX-512: only the loop without permutes runs here")
+    assert voxel * 450 / 286 < backproject_cpu.MAX_STEEPNESS
+    work = random_work(np.random.default_rng(3), voxel=voxel, n_z=n_z)
+    padded = -(-n_z // 16) * 16
+    plain, fast = np.zeros((2, 13, 17, 3, padded), np.float32)
+    backproject_cpu.backproject_plain(plain, *work)
+    backproject_cpu.backproject_columns(fast, *work, is_permuting)
+    assert np.abs(plain[..., :n_z]).max() > 1
+    np.testing.assert_allclose(fast[..., :n_z], plain[..., :n_z], atol=2e-4)
+
+
+def test_coarse_voxels_take_the_loop_without_permutes_and_agree():
+    coarse = Grid(shape=(6, 8, 8), voxel_mm=1.0)  # five rows per voxel: sixteen voxels span more than 32 rows
+    projections = cylinder(GEOMETRY, ANGLES, (0, 0, 0), 3.0, 40.0)[None]
+    values = run(fdk(projections, ANGLES, GEOMETRY, coarse))[0]
+    assert values[2:4, 3:5, 3:5].mean() == pytest.approx(1.0, rel=0.01)
