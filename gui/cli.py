@@ -1,0 +1,301 @@
+"""Commands that show files: view draws a picture, info tells what is inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from firmware_iface.errors import BadFile
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from acquisition.scan_file import Scan
+    from calibration.material_basis import MaterialBasis
+    from calibration.progress import Console
+    from calibration.store import Calibration
+    from firmware_iface.merlin import MerlinFile
+    from reconstruction.volume import Volume
+
+File = Annotated[Path, typer.Argument(help="A Merlin .mib file, or a scan, calibration or volume of mpxct.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this package."""
+    app.command()(view)
+    app.command()(info)
+
+
+def view(
+    ctx: typer.Context,
+    file: File,
+    png: Annotated[Path, typer.Option("--png", help="Picture to write.")],
+    frame: Annotated[int | None, typer.Option(help="Frame of a scan or of a Merlin file, from 0.")] = None,
+    slice_index: Annotated[int | None, typer.Option("--slice", help="Slice of a volume, from 0 at the bottom.")] = None,
+    slab_mm: Annotated[
+        float, typer.Option(min=0, help="A picture of a volume is the mean over this thickness; 0: one slice.")
+    ] = 1.0,
+    json: Annotated[bool, typer.Option("--json", help="Print what was drawn as one JSON object.")] = False,
+) -> None:
+    """Draw a file as a labelled picture; what kind of file it is, its content tells.
+
+    Example: mpxct view materials.h5 --png materials.png --slice 40
+    """
+    console: Console = ctx.obj
+    path = draw(file, png, frame=frame, slice_index=slice_index, slab_mm=slab_mm)
+    console.emit({"file": str(file), "picture": str(path)}, f"{path}", as_json=json)
+
+
+def info(
+    ctx: typer.Context,
+    file: File,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Tell what is inside a file: settings, identity, losses, provenance.
+
+    Example: mpxct info scan.h5 --json
+    """
+    console: Console = ctx.obj
+    kind, content = open_any(file)
+    figures = {"file": str(file), "kind": kind, **_DESCRIPTIONS[kind](content)}
+    console.emit(figures, "\n".join(_lines(figures)), as_json=json)
+
+
+def draw(
+    file: Path, png: Path, *, frame: int | None = None, slice_index: int | None = None, slab_mm: float = 1.0
+) -> Path:
+    """Draw a file of any kind into a PNG file."""
+    from gui.picture import save_png
+
+    kind, content = open_any(file)
+    return save_png(_figure_of(kind, content, frame, slice_index, slab_mm), png)
+
+
+def open_any(path: Path) -> tuple[str, Any]:
+    """Open a file of any kind and say which it is: merlin, scan, calibration or volume.
+
+    The loaders themselves know their own: each refuses the others' files.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise BadFile(f"{path} cannot be read: {error.strerror or error}") from error
+    if start != b"\x89HDF\r\n\x1a\n":
+        if start[:4] != b"MQ1," and path.suffix.lower() not in (".mib", ".hdr"):
+            raise BadFile(f"{path} is neither a Merlin file nor an HDF5 file of mpxct", hint=_KINDS)
+        return _open_merlin(path)
+    return _open_hdf5(path)
+
+
+_KINDS = "allowed: .mib files of Merlin; scans, calibrations and volumes written by mpxct"
+
+
+def _open_merlin(path: Path) -> tuple[str, Any]:
+    from firmware_iface.merlin import read_mib
+
+    return "merlin", read_mib(path.with_suffix(".mib") if path.suffix.lower() == ".hdr" else path)
+
+
+def _open_hdf5(path: Path) -> tuple[str, Any]:
+    from acquisition.scan_file import read_scan
+    from calibration.store import load
+    from reconstruction.volume import load_volume
+
+    refusals: dict[str, BadFile] = {}
+    for kind, loader in (
+        ("volume", load_volume),
+        ("calibration", load),
+        ("scan", lambda path: read_scan(path, allow_partial=True)),
+    ):
+        try:
+            return kind, loader(path)
+        except BadFile as error:
+            refusals[kind] = error
+    # A damaged file of ours is refused by its own loader for another reason than that it is foreign.
+    damaged = [error for kind, error in refusals.items() if f"not a {kind}" not in str(error)]
+    if len(damaged) == 1:
+        raise damaged[0]
+    if damaged:
+        raise BadFile(f"{path} cannot be read: the HDF5 file is truncated or damaged", hint="make or copy it again")
+    raise BadFile(f"{path} is an HDF5 file, but none of mpxct", hint=_KINDS)
+
+
+def _figure_of(kind: str, content: Any, frame: int | None, slice_index: int | None, slab_mm: float) -> Figure:
+    from gui import picture
+    from reconstruction.volume import MASS_CONCENTRATION
+
+    if kind == "merlin":
+        return picture.merlin_figure(content, frame=frame)
+    if kind == "scan":
+        return picture.scan_figure(content, frame=frame)
+    if kind == "calibration":
+        return picture.calibration_figure(content)
+    if content.unit == MASS_CONCENTRATION:
+        return picture.materials_figure(content, slice_index=slice_index, slab_mm=slab_mm)
+    return picture.bins_figure(content, slice_index=slice_index, slab_mm=slab_mm)
+
+
+def _describe_merlin(file: MerlinFile) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    header = file.frames[0].header
+    try:
+        layers, n_exposures = file.groups()[0], len(file.groups()[1])
+    except BadFile:  # an interrupted acquisition still has headers to show
+        layers, n_exposures = tuple(sorted({frame.header.counter for frame in file.frames})), None
+    return {
+        "n_frames": len(file.frames),
+        "n_exposures": n_exposures,
+        "layers": list(layers),
+        "shape": list(header.shape),
+        "frame_header": asdict(header) | {"gain": header.gain.name},
+        "acquisition_header": dict(file.header),
+    }
+
+
+def _describe_scan(scan: Scan) -> dict[str, Any]:
+    import json
+
+    from acquisition.plan import plan_to_json
+    from acquisition.scan_file import ImageKey
+
+    return {
+        "status": scan.status.value,
+        "sample": scan.sample,
+        "software": scan.software,
+        "shape": list(scan.shape),
+        "n_flats": len(scan.indices(ImageKey.FLAT)),
+        "n_projections": len(scan.indices(ImageKey.PROJECTION)),
+        "n_lost": scan.n_lost,
+        "thresholds": list(scan.readout.thresholds),
+        "thresholds_kev": list(scan.readout.thresholds_kev),
+        "depth_bits": scan.readout.depth_bits,
+        "pitch_mm": scan.readout.pitch_mm,
+        "calibration": scan.calibration_identity,
+        "plan": json.loads(plan_to_json(scan.plan)) if scan.plan else {},
+        "header": dict(scan.header),
+        "events": [
+            {"time_s": event.time_s, "frame": event.sequence, "kind": event.kind, "text": event.text}
+            for event in scan.events
+        ],
+    }
+
+
+def _describe_calibration(calibration: Calibration) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from calibration.pixels import PixelClass
+
+    c = calibration
+    return {
+        "identity": c.identity,
+        "created": c.created,
+        "software": c.software,
+        "device": c.device,
+        "chip_id": c.chip_id,
+        "mode": f"{'colour' if c.is_colour else 'fine'}-{'csm' if c.is_csm else 'spm'}",
+        "gain": c.gain,
+        "bias_v": c.bias_v,
+        "thresholds_kev": list(c.thresholds_kev),
+        "target_dac": c.target_dac,
+        "residual_rms_kev": c.residual_rms_kev if c.lines else None,
+        "thresholds": [
+            _describe_threshold(c, n) for n, edges in enumerate(c.edges_after_dac) if np.isfinite(edges).any()
+        ],
+        "lines": [asdict(line) for line in c.lines],
+        "n_pixels": c.pixel_class.size,
+        "n_bad": int(np.count_nonzero(c.pixel_class)),
+        "bad_pixels": {bit.name: int(np.count_nonzero(c.pixel_class & bit)) for bit in PixelClass},
+        "basis": _describe_basis(c.basis),
+        "dacs": dict(c.dacs),
+    }
+
+
+def _describe_threshold(calibration: Calibration, number: int) -> dict[str, Any]:
+    from calibration.thresholds import mean_and_sigma
+
+    gain = float(calibration.gain_dac_per_kev[number])
+    _, sigma = mean_and_sigma(calibration.edges_after_dac[number])
+    return {
+        "number": number,
+        "offset_dac": float(calibration.offset_dac[number]),
+        "gain_dac_per_kev": gain,
+        "sigma_dac": sigma,
+        "sigma_kev": sigma / gain,
+    }
+
+
+def _describe_volume(volume: Volume) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    import numpy as np
+
+    return {
+        "unit": volume.unit,
+        "grid": {
+            "shape": list(volume.grid.shape),
+            "voxel_mm": volume.grid.voxel_mm,
+            "centre_mm": list(volume.grid.centre_mm),
+        },
+        "channels": [
+            {"name": name, "mean": float(np.mean(values)), "min": float(values.min()), "max": float(values.max())}
+            for name, values in zip(volume.channels, volume.values, strict=True)
+        ],
+        "thresholds_kev": list(volume.thresholds_kev),
+        "basis": _describe_basis(volume.basis),
+        "provenance": asdict(volume.provenance),
+    }
+
+
+def _describe_basis(basis: MaterialBasis | None) -> dict[str, Any]:
+    if basis is None:
+        return {}
+    columns = basis.attenuation_per_mm_per_g_cm3.T.tolist()
+    return {
+        "thresholds_kev": list(basis.thresholds_kev),
+        "attenuation_per_mm_per_g_cm3": dict(zip(basis.materials, columns, strict=True)),
+    }
+
+
+_DESCRIPTIONS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "merlin": _describe_merlin,
+    "scan": _describe_scan,
+    "calibration": _describe_calibration,
+    "volume": _describe_volume,
+}
+
+
+def _lines(figures: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Write nested figures for people: one name and value a line, tables of alike rows one row a line."""
+    width = max((len(str(name)) for name in figures), default=0)
+    for name, value in figures.items():
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{name}"
+            yield from _lines(value, indent + "  ")
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            yield f"{indent}{name}"
+            for row in value:
+                cells = (f"{key} {_word(cell)}" for key, cell in row.items() if not isinstance(cell, Mapping))
+                yield f"{indent}  {', '.join(cells)}"
+                for key, cell in row.items():
+                    if isinstance(cell, Mapping):
+                        yield from _lines({key: cell}, indent + "    ")
+        else:
+            yield f"{indent}{name!s:<{width}}  {_word(value)}"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_word(part) for part in value) or "-"
+    return "-" if value is None or value == "" or value == {} else str(value)

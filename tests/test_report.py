@@ -1,0 +1,152 @@
+"""The report is one file that needs nothing else, and shows the numbers that went in."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from acquisition.scan_file import Event
+from gui.report import ReportData, fits_of, report_html, save_report
+from reconstruction.quality import Vial, VialStatistics
+from tests.test_picture import calibration
+
+MATERIALS = ("water", "iodine", "gadolinium")
+
+
+def vial(material: str, true: float | None, means: tuple[float, ...]) -> VialStatistics:
+    return VialStatistics(
+        vial=Vial(material=material, x_mm=0, y_mm=0, radius_mm=1, concentration_mg_ml=true),
+        materials=MATERIALS,
+        mean_g_cm3=np.array(means) / 1000,
+        sd_g_cm3=np.array([20.0, 0.5, 0.6]) / 1000,
+        n_voxels=321,
+    )
+
+
+def full() -> ReportData:
+    return ReportData(
+        title="Scan <of> vials & more",
+        created="2026-01-02 03:04",
+        picture_png=b"\x89PNG\r\n\x1a\nxyz",
+        key_figures={"worst error": "0.4 mg/mL"},
+        vials=(
+            vial("water", None, (1000, 0.1, -0.2)),
+            vial("iodine", 9.0, (990, 9.1, 0.3)),
+            vial("iodine", 18.0, (985, 17.6, 0.2)),
+            vial("gadolinium", 8.0, (995, 0.4, 8.2)),
+        ),
+        calibration=calibration(),
+        n_frames=400,
+        n_lost=3,
+        events=(
+            Event(time_s=100.0, sequence=0, kind="start", text="scan"),
+            Event(time_s=102.5, sequence=17, kind="lost", text="frames 17 to 19 of run 1: <script>alert(1)</script>"),
+        ),
+        timings_s={"scan": 12.0, "reconstruct": 3.25},
+        plan_text='sample = "vials" # <b>',
+        provenance={"scan": "scan.h5"},
+    )
+
+
+class Page(HTMLParser):
+    """Collects tags, links and text, and refuses tags that do not nest."""
+
+    VOID = frozenset({"meta", "img", "br", "link"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data + " "
+
+
+def test_the_report_needs_nothing_else():
+    text = report_html(full())
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert page.links
+    assert all(link.startswith("data:image/") for link in page.links)
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(http|//|file)|url\(|@import", text)
+
+
+def test_every_section_shows_its_numbers():
+    seen = " ".join(Page(report_html(full())).text.split())
+    for words in (
+        "Scan <of> vials & more", "3 of 400 frames were lost", "0.4 mg/mL worst error",
+        "iodine 18 18.00 17.60 0.50 -0.40 321",
+        "Cross-talk", "gadolinium 8 995.00 0.40 8.20",
+        "Residuals of all sources: 0.10 keV rms", "Am-241 1 59.50 248.4 +0.10",
+        "2 of 256 pixels (0.78 %)", "out of trim 1 0.391", "2.5 17 lost frames 17 to 19",
+        "reconstruct 3.2", "in all 15.2", 'sample = "vials" # <b>', "scan.h5", calibration().identity,
+        "simulated <board>",
+    ):  # fmt: skip
+        assert words in seen, words
+
+
+def test_equalisation_is_told_in_codes_and_in_kev():
+    c = calibration()
+    seen = " ".join(Page(report_html(full())).text.split())
+    row = re.search(
+        r"threshold before, DAC before, keV after, DAC after, keV 1 ([\d.]+) ([\d.]+) ([\d.]+) ([\d.]+)", seen
+    )
+    assert row
+    before_dac, before_kev, after_dac, after_kev = map(float, row.groups())
+    assert before_dac == pytest.approx(c.edges_before_dac[1].std(), rel=0.05)
+    assert after_dac == pytest.approx(c.edges_after_dac[1].std(), rel=0.05)
+    assert (before_kev, after_kev) == (pytest.approx(before_dac / 4, abs=0.01), pytest.approx(after_dac / 4, abs=0.01))
+
+
+def test_lines_are_fitted_through_the_vials_and_water():
+    fits = fits_of(full().vials)
+    slope, offset = np.polyfit([0, 9, 18], [0.1, 9.1, 17.6], 1)
+    assert fits["iodine"].slope == pytest.approx(slope)
+    assert fits["iodine"].offset_mg_ml == pytest.approx(offset)
+    assert fits["iodine"].worst_mg_ml == pytest.approx(0.4)
+    assert list(fits) == ["iodine", "gadolinium"]
+    assert fits_of(full().vials[1:2]) == {}
+
+
+def test_an_empty_report_says_what_is_missing():
+    page = Page(report_html(ReportData(title="t", created="c")))
+    for words in ("No vials of known concentration", "No calibration was given", "No scan was given", "Not recorded"):
+        assert words in page.text
+    assert not page.links
+
+
+def test_many_events_are_cut_and_counted():
+    events = tuple(Event(time_s=n, sequence=n, kind="note", text=f"e{n}") for n in range(250))
+    text = Page(report_html(ReportData(title="t", created="c", n_frames=1, events=events))).text
+    assert "e199" in text
+    assert "e200" not in text
+    assert "50 more events" in text
+
+
+def test_a_report_that_cannot_be():
+    with pytest.raises(ValueError, match="5 of 4 frames lost"):
+        ReportData(title="t", created="c", n_frames=4, n_lost=5)
+
+
+def test_it_is_written_whole(tmp_path):
+    path = save_report(full(), tmp_path / "report.html")
+    assert Page(path.read_text(encoding="utf-8")).text == Page(report_html(full())).text
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
