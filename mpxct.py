@@ -1,0 +1,320 @@
+"""The front door: one command line, put together from the packages' own ``cli.py`` files.
+
+This is the only module, besides tests, that knows both the product and the simulator.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import click
+import typer
+
+import acquisition.cli
+import gui.cli
+import reconstruction.cli
+from calibration.progress import Console, Progress
+from firmware_iface.errors import DataLost, MpxctError
+
+if TYPE_CHECKING:
+    from acquisition.runner import ScanSummary
+    from calibration.store import Calibration
+    from reconstruction.quality import VialStatistics
+    from reconstruction.volume import Volume
+
+T = TypeVar("T")
+INTERRUPTED = 130
+PLAIN_LINE_EVERY_S = 5.0
+DEMO = "sim:demo"
+DEMO_SLICES_MM = (-4.0, 4.0)
+"""The vials are read where the cone is narrow and every slice is inside the field."""
+
+
+class Terminal:
+    """Bars for a person, plain lines for a log; figures alone go to standard output."""
+
+    def track(self, work: Generator[Progress, None, T]) -> T:
+        """Run a long work to its end under a progress bar and return its result."""
+        return self._bar(work) if sys.stderr.isatty() else self._lines(work)
+
+    def _bar(self, work: Generator[Progress, None, T]) -> T:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            TextColumn("{task.description:<32}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with RichProgress(*columns, console=RichConsole(stderr=True)) as bars:
+            tasks = {}
+            while True:
+                try:
+                    step = next(work)
+                except StopIteration as end:
+                    return end.value
+                except KeyboardInterrupt:
+                    work.close()
+                    raise
+                if step.stage not in tasks:
+                    tasks[step.stage] = bars.add_task(step.stage, total=step.total)
+                bars.update(tasks[step.stage], completed=step.done, total=step.total)
+
+    def _lines(self, work: Generator[Progress, None, T]) -> T:
+        stage, began_s, next_line_s = "", 0.0, 0.0
+        while True:
+            try:
+                step = next(work)
+            except StopIteration as end:
+                return end.value
+            except KeyboardInterrupt:
+                work.close()
+                raise
+            now_s = time.monotonic()
+            if step.stage != stage:
+                stage, began_s, next_line_s = step.stage, now_s, now_s + PLAIN_LINE_EVERY_S
+                self.say(f"{stage} ...")
+            elif now_s >= next_line_s or step.done == step.total:
+                next_line_s = now_s + PLAIN_LINE_EVERY_S
+                left_s = (now_s - began_s) * (step.total - step.done) / max(step.done, 1)
+                self.say(f"{stage} {step.done}/{step.total}, about {left_s:.0f} s left")
+
+    def say(self, text: str) -> None:
+        """Tell the person something on standard error."""
+        print(text, file=sys.stderr, flush=True)
+
+    def emit(self, figures: Mapping[str, object], text: str, *, as_json: bool) -> None:
+        """Print the result on standard output: as one JSON object, or as text for people."""
+        print(json.dumps(figures) if as_json else text, flush=True)
+
+    def picture(self, file: Path) -> Path:
+        """Draw a file of ours beside it, under its own name."""
+        from gui.cli import draw
+
+        return draw(file, file.with_suffix(".png"))
+
+
+app = typer.Typer(
+    name="mpxct",
+    help="Spectral X-ray CT with Medipix-family detectors: from USB to materials.\n\n"
+    "Start with `mpxct demo`. With --debug anywhere, errors show where they came from.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def prepare(ctx: typer.Context) -> None:
+    """Spectral X-ray CT with Medipix-family detectors: from USB to materials."""
+    console: Console = Terminal()
+    ctx.obj = console
+
+
+acquisition.cli.register(app)
+reconstruction.cli.register(app)
+gui.cli.register(app)
+
+
+@app.command()
+def demo(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files, the picture and the report.")] = Path(
+        "demo"
+    ),
+    device: Annotated[str, typer.Option(help="The simulated instrument; its faults are options of the URL.")] = DEMO,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+) -> None:
+    """Walk the whole way on the simulated instrument: calibrate, scan, reconstruct, decompose, picture, report.
+
+    Example: mpxct demo --out demo
+    """
+    from acquisition.calibrate import calibrate_all
+    from acquisition.plan import Plan
+    from acquisition.runner import open_instrument, run_scan
+    from calibration import store
+    from reconstruction import backend
+    from reconstruction.pipeline import decompose_volume, reconstruct_scan
+    from reconstruction.volume import save_volume
+
+    console: Console = ctx.obj
+    plan = Plan()
+    seconds: dict[str, float] = {}
+    out.mkdir(parents=True, exist_ok=True)
+    # Each stage opens the device afresh and reads what the one before it wrote, as the separate commands do.
+    with _timed(seconds, "calibrate"), open_instrument(device) as instrument:
+        calibration = console.track(calibrate_all(instrument, plan))
+        store.save(calibration, out / "calibration.h5")
+    with _timed(seconds, "acquire"), open_instrument(device) as instrument:
+        summary = console.track(run_scan(instrument, plan, calibration, out / "scan.h5", overwrite=True))
+    with _timed(seconds, "reconstruct"):
+        volume = console.track(reconstruct_scan(summary.path, use_gpu=backend.has_gpu()))
+        save_volume(volume, out / "volume.h5")
+    with _timed(seconds, "decompose"):
+        materials = decompose_volume(volume, is_weighted=True)
+        save_volume(materials, out / "materials.h5")
+    with _timed(seconds, "picture"):
+        picture = console.picture(out / "materials.h5").replace(out / "picture.png")
+    vials = _demo_vials(materials)
+    figures = _demo_figures(vials, calibration, summary, seconds)
+    _write_demo_report(out / "report.html", picture, figures, vials, calibration, summary)
+    console.emit(figures, _demo_text(figures, out), as_json=as_json)
+    if summary.n_lost:
+        raise DataLost(
+            f"{summary.n_lost} of {summary.n_frames} frames were lost; the figures stand without them",
+            hint=f"{summary.path} marks them in their places, and the report lists them",
+        )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    began_s = time.monotonic()
+    yield
+    seconds[stage] = round(time.monotonic() - began_s, 2)
+
+
+def _demo_vials(materials: Volume) -> tuple[VialStatistics, ...]:
+    """Return what the volume reads in each vial, beside what the phantom's maker states of it."""
+    from reconstruction.quality import Vial, vial_statistics
+    from sim.phantom import vials_phantom
+
+    vials = [
+        Vial(
+            material=insert.material,
+            concentration_mg_ml=insert.concentration_mg_ml,
+            x_mm=insert.x_mm,
+            y_mm=insert.y_mm,
+            radius_mm=insert.radius_mm,
+        )
+        for insert in vials_phantom().inserts
+    ]
+    return vial_statistics(materials, vials, z_range_mm=DEMO_SLICES_MM)
+
+
+def _demo_figures(
+    vials: Sequence[VialStatistics], calibration: Calibration, summary: ScanSummary, seconds: Mapping[str, float]
+) -> dict[str, object]:
+    from reconstruction.quality import SOLVENT, regression, total_cross_talk_mg_ml
+
+    agents = dict.fromkeys(vial.vial.material for vial in vials if vial.vial.material != SOLVENT)
+    regressions = {agent: regression(vials, agent) for agent in agents}
+    return {
+        "seconds": dict(seconds),
+        "materials": {
+            agent: {
+                "r2": round(fit.r2, 5),
+                "slope": round(fit.slope, 4),
+                "offset_mg_ml": round(fit.offset_mg_ml, 3),
+                "worst_mg_ml": round(fit.worst_mg_ml, 3),
+            }
+            for agent, fit in regressions.items()
+        },
+        "crosstalk_rmse_mg_ml": round(total_cross_talk_mg_ml(vials), 3),
+        "threshold_sigma_kev": {
+            name: round(sigma, 3) for name, sigma in zip(("before", "after"), calibration.sigmas_kev, strict=True)
+        },
+        "lost_frames": summary.n_lost,
+    }
+
+
+def _write_demo_report(
+    path: Path,
+    picture: Path,
+    figures: Mapping[str, object],
+    vials: tuple[VialStatistics, ...],
+    calibration: Calibration,
+    summary: ScanSummary,
+) -> None:
+    from datetime import UTC, datetime
+
+    from acquisition.plan import Plan, plan_to_toml
+    from acquisition.scan_file import read_scan
+    from gui.report import ReportData, save_report
+
+    scan = read_scan(summary.path)
+    sigmas: Mapping[str, float] = figures["threshold_sigma_kev"]  # pyright: ignore[reportAssignmentType]
+    save_report(
+        ReportData(
+            title="mpxct demo: materials by colour CT",
+            created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            picture_png=picture.read_bytes(),
+            key_figures={
+                "cross-talk": f"{figures['crosstalk_rmse_mg_ml']} mg/mL",
+                "thresholds, sigma before and after": f"{sigmas['before']} to {sigmas['after']} keV",
+                "energy residual, rms": f"{calibration.residual_rms_kev:.3f} keV",
+                "lost frames": f"{summary.n_lost} of {summary.n_frames}",
+            },
+            vials=vials,
+            calibration=calibration,
+            n_frames=summary.n_frames,
+            n_lost=summary.n_lost,
+            events=scan.events,
+            timings_s=figures["seconds"],  # pyright: ignore[reportArgumentType]
+            plan_text=plan_to_toml(Plan()),
+            provenance={
+                "software": calibration.software,
+                "calibration": calibration.identity,
+                "device": calibration.device,
+                "chip": calibration.chip_id,
+                "scan": str(summary.path),
+            },
+        ),
+        path,
+    )
+
+
+def _demo_text(figures: Mapping[str, object], out: Path) -> str:
+    materials: Mapping[str, Mapping[str, float]] = figures["materials"]  # pyright: ignore[reportAssignmentType]
+    lines = [f"{'material':<16}{'R2':>9}{'slope':>9}{'offset':>9}{'worst':>9}  mg/mL"]
+    lines += [
+        f"{name:<16}{m['r2']:>9.4f}{m['slope']:>9.3f}{m['offset_mg_ml']:>9.2f}{m['worst_mg_ml']:>9.2f}"
+        for name, m in materials.items()
+    ]
+    lines.append(f"cross-talk {figures['crosstalk_rmse_mg_ml']} mg/mL; seconds {figures['seconds']}")
+    lines.append(f"open {out / 'report.html'}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the command line; errors become one sentence, a hint and an exit code."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    is_debug = len(arguments) < len(sys.argv) - 1
+    try:
+        code = app(arguments, standalone_mode=False)
+    except MpxctError as error:
+        if is_debug:
+            raise
+        sys.exit(_fail(str(error), error.hint, error.exit_code))
+    except click.UsageError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        sys.exit(_fail(error.format_message(), "", error.exit_code))
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(_fail("interrupted; what was written so far is valid and marked as partial", "", INTERRUPTED))
+    except OSError as error:
+        if is_debug:
+            raise
+        sys.exit(_fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "", 1))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, hint: str, code: int) -> int:
+    print(f"mpxct: {message}", file=sys.stderr)
+    if hint:
+        print(f"       {hint}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The whole walk as a user walks it: the demo, its stages as separate commands, and what may go wrong on the way."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from acquisition.scan_file import ImageKey, read_scan
+from calibration import store
+from reconstruction.volume import load_volume
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL_PLAN = """
+[scan]
+n_views = 12
+frames_per_view = 1
+flats_every_n_views = 6
+n_flats = 4
+"""
+
+pytestmark = pytest.mark.timeout(500)
+
+
+def mpxct(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error::UserWarning", str(ROOT / "mpxct.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=450, check=False)
+
+
+def succeed(*arguments: str | Path, cwd: Path) -> dict:
+    done = mpxct(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout) if "--json" in arguments else {"text": done.stdout}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("walk")
+    return folder / "demo", succeed("demo", "--out", "demo", "--json", cwd=folder)
+
+
+def test_demo_measures_its_materials(demo: tuple[Path, dict]) -> None:
+    _, figures = demo
+    assert set(figures) == {"seconds", "materials", "crosstalk_rmse_mg_ml", "threshold_sigma_kev", "lost_frames"}
+    assert set(figures["materials"]) == {"iodine", "gadolinium", "hydroxyapatite"}
+    for name, measured in figures["materials"].items():
+        assert set(measured) == {"r2", "slope", "offset_mg_ml", "worst_mg_ml"}
+        assert measured["r2"] >= 0.99, name
+        assert 0.97 <= measured["slope"] <= 1.03, name
+    assert figures["materials"]["iodine"]["worst_mg_ml"] < 0.5
+    assert figures["materials"]["gadolinium"]["worst_mg_ml"] < 0.7
+    assert figures["crosstalk_rmse_mg_ml"] < 2
+    assert figures["threshold_sigma_kev"]["after"] < 0.3 < 2 < figures["threshold_sigma_kev"]["before"]
+    assert figures["lost_frames"] == 0
+
+
+def test_demo_leaves_its_files(demo: tuple[Path, dict]) -> None:
+    folder, _ = demo
+    names = {"scan.h5", "calibration.h5", "volume.h5", "materials.h5", "picture.png", "report.html"}
+    assert {path.name for path in folder.iterdir()} == names
+    html = (folder / "report.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!data:|#)", html), "the report must need no other file"
+    for word in ("iodine", "gadolinium", "hydroxyapatite", "slope", "keV"):
+        assert word in html
+    scan = read_scan(folder / "scan.h5")
+    assert scan.calibration_identity == store.load(folder / "calibration.h5").identity
+    assert load_volume(folder / "materials.h5").provenance.calibration_identity == scan.calibration_identity
+
+
+def test_separate_commands_give_the_same_result(demo: tuple[Path, dict], tmp_path: Path) -> None:
+    folder, _ = demo
+    device = ("--device", "sim:demo")
+    plan = ROOT / "acquisition" / "plans" / "demo.toml"
+    succeed("calibrate", "all", *device, "-o", "calibration.h5", cwd=tmp_path)
+    succeed("acquire", plan, *device, "--calibration", "calibration.h5", "-o", "scan.h5", cwd=tmp_path)
+    succeed("reconstruct", "scan.h5", "-o", "volume.h5", cwd=tmp_path)
+    succeed("decompose", "volume.h5", "-o", "materials.h5", cwd=tmp_path)
+    succeed("view", "materials.h5", "--png", "picture.png", cwd=tmp_path)
+    ours, theirs = read_scan(tmp_path / "scan.h5"), read_scan(folder / "scan.h5")
+    np.testing.assert_array_equal(ours.counts(slice(0, 100)), theirs.counts(slice(0, 100)))
+    np.testing.assert_allclose(
+        load_volume(tmp_path / "materials.h5").values, load_volume(folder / "materials.h5").values, atol=1e-4
+    )
+    assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+    for name in ("calibration.h5", "scan.h5", "volume.h5", "materials.h5"):
+        assert succeed("info", name, "--json", cwd=tmp_path)["kind"] in name + "materials.h5 is a volume"
+
+
+@pytest.fixture
+def small(demo: tuple[Path, dict], tmp_path: Path) -> tuple[str | Path, ...]:
+    """Return the arguments of a short scan in `tmp_path`, to which a device is added."""
+    (tmp_path / "plan.toml").write_text(SMALL_PLAN)
+    return ("acquire", "plan.toml", "--calibration", demo[0] / "calibration.h5", "-o", "scan.h5")
+
+
+def test_lost_frames_are_told_and_survive_the_reconstruction(small: tuple[str | Path, ...], tmp_path: Path) -> None:
+    done = mpxct(*small, "--device", "sim:demo?drop=9&corrupt=14", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "2 of 24 frames were lost" in done.stderr
+    scan = read_scan(tmp_path / "scan.h5")
+    assert scan.n_lost == 2
+    np.testing.assert_array_equal(scan.indices(ImageKey.INVALID), [9, 14])
+
+
+def test_unplugged_device_leaves_a_partial_file(small: tuple[str | Path, ...], tmp_path: Path) -> None:
+    done = mpxct(*small, "--device", "sim:demo?unplug_after=10", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "10 of 24 frames" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "scan.h5").exists()
+    assert len(read_scan(tmp_path / "scan.partial.h5", allow_partial=True).image_key) == 10
+    refused = mpxct("reconstruct", "scan.partial.h5", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+
+
+def test_interrupt_stops_cleanly(small: tuple[str | Path, ...], tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(SMALL_PLAN.replace("n_views = 12", "n_views = 5000"))
+    command = [sys.executable, str(ROOT / "mpxct.py"), *map(str, small), "--device", "sim:demo"]
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert running.stderr is not None
+    assert any(line.startswith("scan") for line in running.stderr), "no line for the first frame"
+    time.sleep(1.0)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert "Traceback" not in said
+    assert len(read_scan(tmp_path / "scan.partial.h5", allow_partial=True).image_key) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("acquire", "none.toml", "--device", "sim:demo"), 2, "none.toml"),
+        (("calibrate", "all", "--device", "nowhere:1", "-o", "c.h5"), 2, "usb"),
+        (("calibrate", "all", "--device", "sim:nothing", "-o", "c.h5"), 2, "demo"),
+        (("acquire", "wrong.toml", "--device", "sim:demo"), 2, "n_vews"),
+        (("acquire", "value.toml", "--device", "sim:demo"), 2, "n_views"),
+        (("acquire", "good.toml", "--device", "sim:demo"), 1, "calibration"),
+        (("acquire", "good.toml", "--device", "sim:demo", "--calibration", "foreign.h5"), 1, "foreign.h5"),
+        (("info", "foreign.h5"), 1, "foreign.h5"),
+        (("info", "empty.mib"), 1, "empty.mib"),
+        (("info", "missing.mib"), 1, "missing.mib"),
+        (("view", "foreign.h5", "--png", "x.png"), 1, "foreign.h5"),
+        (("convert", "foreign.h5", "x.h5"), 1, "foreign.h5"),
+        (("reconstruct", "foreign.h5"), 1, "foreign.h5"),
+        (("decompose", "foreign.h5"), 1, "foreign.h5"),
+        (("decompose", ".", "--matrix", "missing.csv"), 1, ""),
+    ],
+)
+def test_bad_input_is_one_sentence_and_an_exit_code(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    (tmp_path / "good.toml").write_text(SMALL_PLAN)
+    (tmp_path / "wrong.toml").write_text("[scan]\nn_vews = 12\n")
+    (tmp_path / "value.toml").write_text("[scan]\nn_views = -3\n")
+    (tmp_path / "foreign.h5").write_bytes(b"this is a letter, not a file of data" * 40)
+    (tmp_path / "empty.mib").write_bytes(b"")
+    before = {path.name for path in tmp_path.iterdir()}
+    done = mpxct(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert 1 <= len(done.stderr.strip().splitlines()) <= 3, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == before, "nothing half-written may stay"
