@@ -7,6 +7,7 @@ in byte ``b // 8`` at bit ``b % 8``, so that with 8 lines one byte is one clock.
 # Ref: row, plane and column order: medipix3rx reference 6.2, from DiamondLightSource/excalibur-detector @099951f3
 #      `ExcaliburProcessPlugin.cpp` 569-613 (8 lines); fewer lines are the same rule with wider line blocks, which no
 #      source confirms (PROTOCOL.md, "What silicon does not tell").
+# Ref: planes of a 1-bit counter need no transposing: a mask spreads one line's bits over the bytes of a word.
 # Ref: transposing 8 x 8 bit blocks inside 64-bit words: H. S. Warren, Hacker's Delight, 2nd ed. 2013, section 7-3.
 """
 
@@ -19,7 +20,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_iface.chip import COLS, LFSR_STATES, LINES_CODES, PIXEL_BITS, ROWS, SUBPIXELS
+from firmware_iface.chip import COLS, LFSR_STATES, LINES_CODES, ROWS, SUBPIXELS
 
 DEPTHS = (1, 6, 12)
 """Bits per pixel of one readout; a 24-bit count is two readouts of 12."""
@@ -30,6 +31,7 @@ _WORDS = _CLOCKS // 8
 _ONE, _TWO, _FOUR, _BYTE = np.uint64(1), np.uint64(2), np.uint64(4), np.uint64(8)
 _MASK_1, _MASK_2, _MASK_4 = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
 _EVEN_BYTES, _PIXEL = np.uint64(0x00FF00FF00FF00FF), np.uint64(0xFFFF)
+_EVEN_PAIRS, _LOWEST_BITS, _LOW_BYTE = np.uint64(0x0000FFFF0000FFFF), np.uint64(0x0101010101010101), np.uint64(0xFF)
 _PIXEL_1, _PIXEL_2, _PIXEL_3 = np.uint64(16), np.uint64(32), np.uint64(48)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -53,6 +55,10 @@ _COUNTS: Mapping[int, NDArray[np.uint16]] = {1: _RAW[1], 6: _decode_table(6), 12
 """The value of each pattern of bits: as it is, and as the count of the in-pixel LFSR (a 1-bit counter has none)."""
 
 
+_FITTING: Mapping[int, tuple[type, ...]] = {1: (np.uint8, np.uint16), 6: (np.uint8, np.uint16), 12: (np.uint16,)}
+"""What counts of each depth fit into."""
+
+
 def matrix_bytes(depth_bits: int) -> int:
     """Return how many payload bytes one readout of the matrix has; the number of data lines does not matter."""
     return ROWS * COLS * depth_bits // 8
@@ -63,8 +69,8 @@ def decode_matrix(
     depth_bits: int,
     n_lines: int,
     *,
-    out: NDArray[np.uint16] | None = None,
-) -> NDArray[np.uint16]:
+    out: NDArray[np.uint8] | NDArray[np.uint16] | None = None,
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Turn one readout's bits into counts.
 
     Parameters
@@ -75,18 +81,19 @@ def decode_matrix(
         Depth of the counter; 24-bit counts come as two readouts of 12.
     n_lines : {1, 2, 4, 8}
         Number of data lines.
-    out : (256, 256) uint16, optional
-        Where to put the counts, to spare an allocation.
+    out : (256, 256) uint16, or uint8 for counts of 1 or 6 bits, optional
+        Where to put the counts, to spare an allocation and, with uint8, half the memory.
 
     Returns
     -------
-    counts : (256, 256) uint16
+    counts : (256, 256) uint16, or `out`
         Row 0 is the bottom row of the chip, column 0 its left column.
 
     Raises
     ------
     ValueError
-        The payload does not have the bytes of such a matrix, or there is no such depth or number of lines.
+        The payload does not have the bytes of such a matrix, `out` cannot hold it, or there is no such depth or
+        number of lines.
     """
     return _unpack(payload, depth_bits, n_lines, _COUNTS, out)
 
@@ -125,8 +132,8 @@ def _unpack(
     depth_bits: int,
     n_lines: int,
     tables: Mapping[int, NDArray[np.uint16]],
-    out: NDArray[np.uint16] | None,
-) -> NDArray[np.uint16]:
+    out: NDArray[Any] | None,
+) -> NDArray[Any]:
     if depth_bits not in DEPTHS or n_lines not in LINES_CODES:
         raise ValueError(
             f"no readout has {depth_bits} bits over {n_lines} lines; allowed: {DEPTHS} bits, {tuple(LINES_CODES)} lines"
@@ -136,22 +143,21 @@ def _unpack(
             f"a matrix of {depth_bits} bits came as {len(payload)} bytes; allowed: {matrix_bytes(depth_bits)}"
         )
     counts = np.empty((ROWS, COLS), dtype=np.uint16) if out is None else out
-    if n_lines == 8:
-        words = np.frombuffer(payload, dtype="<u8").reshape(ROWS, depth_bits, _WORDS)
-        _unpack_8_lines(_with_all_planes(words), tables[depth_bits], counts)
-    else:
+    if counts.shape != (ROWS, COLS) or counts.dtype not in (_FITTING[depth_bits]) or not counts.flags.c_contiguous:
+        fitting = " or ".join(np.dtype(kind).name for kind in _FITTING[depth_bits])
+        raise ValueError(f"out is {counts.shape} {counts.dtype}; allowed: {(ROWS, COLS)} {fitting}, C-contiguous")
+    if n_lines < 8:
         stream = np.frombuffer(payload, dtype=np.uint8)
         _unpack_few_lines(stream, depth_bits, n_lines, tables[depth_bits], counts)
+    else:
+        words = np.require(np.frombuffer(payload, dtype="<u8").reshape(ROWS, depth_bits, _WORDS), requirements="A")
+        if depth_bits == 1:
+            _unpack_single_bits(words[:, 0], counts)
+        elif depth_bits == 6:
+            _unpack_6_planes(words, tables[depth_bits], counts)
+        else:
+            _unpack_12_planes(words, tables[depth_bits], counts)
     return counts
-
-
-def _with_all_planes(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return (256, 12, 4) uint64: a shallow counter is one of 12 bits whose high planes are 0."""
-    if words.shape[1] == PIXEL_BITS:
-        return np.require(words, requirements="A")
-    padded = np.zeros((ROWS, PIXEL_BITS, _WORDS), dtype=np.uint64)
-    padded[:, PIXEL_BITS - words.shape[1] :] = words
-    return padded
 
 
 @_compiled
@@ -185,7 +191,46 @@ def _transpose_bits(
 
 
 @_compiled
-def _unpack_8_lines(words: NDArray[np.uint64], table: NDArray[np.uint16], out: NDArray[np.uint16]) -> None:
+def _reverse_bytes(word: np.uint64) -> np.uint64:
+    """Turn the first byte into the last."""
+    word = (word & _EVEN_BYTES) << _BYTE | word >> _BYTE & _EVEN_BYTES
+    word = (word & _EVEN_PAIRS) << _PIXEL_1 | word >> _PIXEL_1 & _EVEN_PAIRS
+    return word << _PIXEL_2 | word >> _PIXEL_2
+
+
+@_compiled
+def _unpack_single_bits(words: NDArray[np.uint64], out: NDArray[Any]) -> None:
+    """Unpack (256, 4) uint64 of 1-bit counters: one mask takes 8 pixels of one line out of 8 clocks."""
+    line_of_row = np.empty(COLS, dtype=np.uint8)
+    eights = line_of_row.view(np.uint64)  # columns go down as clocks go up, so the bytes are reversed first
+    for row in range(ROWS):
+        for word in range(_WORDS):
+            clocks = _reverse_bytes(words[row, word])
+            for line in range(8):
+                eights[_WORDS * (8 - line) - 1 - word] = clocks >> np.uint64(line) & _LOWEST_BITS
+        pixels = out[row]
+        for column in range(COLS):
+            pixels[column] = line_of_row[column]
+
+
+@_compiled
+def _unpack_6_planes(words: NDArray[np.uint64], table: NDArray[np.uint16], out: NDArray[Any]) -> None:
+    """Unpack (256, 6, 4) uint64: one byte per pixel holds all planes."""
+    none = np.uint64(0)
+    for row in range(ROWS):
+        pixels = out[row]
+        for word in range(_WORDS):
+            p = words[row, :, word]
+            lines = _transpose_bits(p[5], p[4], p[3], p[2], p[1], p[0], none, none)
+            for line in range(8):
+                states = lines[line]
+                column = COLS - 1 - _CLOCKS * line - 8 * word
+                for clock in range(8):
+                    pixels[column - clock] = table[states >> np.uint64(8 * clock) & _LOW_BYTE]
+
+
+@_compiled
+def _unpack_12_planes(words: NDArray[np.uint64], table: NDArray[np.uint16], out: NDArray[np.uint16]) -> None:
     """Unpack (256, 12, 4) uint64, 64 pixels at a time: 8 clocks of 8 lines."""
     none = np.uint64(0)
     for row in range(ROWS):
@@ -210,7 +255,7 @@ def _unpack_8_lines(words: NDArray[np.uint64], table: NDArray[np.uint16], out: N
 
 
 def _unpack_few_lines(
-    stream: NDArray[np.uint8], depth_bits: int, n_lines: int, table: NDArray[np.uint16], out: NDArray[np.uint16]
+    stream: NDArray[np.uint8], depth_bits: int, n_lines: int, table: NDArray[np.uint16], out: NDArray[Any]
 ) -> None:
     """Unpack (n_bytes,) uint8 by NumPy: right for any number of lines, and slower."""
     bits = np.unpackbits(stream, bitorder="little").reshape(ROWS, depth_bits, COLS)

@@ -7,6 +7,9 @@ Both ends of the wire share these facts, and nothing else. Names are the datashe
 # Ref: LFSR rules: navrit/dexter `FrameAssembler.cpp` 292-326, agreeing with LNLS and DESY receivers.
 # Ref: which sub-pixel holds which threshold: navrit/dexter `dataconsumerthread.cpp` 168-253, agreeing with MARS.
 # Ref: gain codes, feedback capacitances: dexter `qcstmconfigmonitoring.cpp` 33-36; PIXet `pxcapi.h`.
+# Ref: sense codes: dexter `mpx3defs.h`, agreeing with EXCALIBUR and MARS; 26-29 MARS and the Merlin manual v0.7 p42.
+# Ref: voltages of the operating point: EXCALIBUR `definitions.py` 20-24; Merlin manual p42.
+# Ref: test capacitor: dexter `testpulseequalisation.cpp` 197-222 (3.204e-5 V per electron, 5 fF, +-20 % typical).
 """
 
 from __future__ import annotations
@@ -115,6 +118,25 @@ DEFAULT_DACS: Mapping[str, int] = {
     "DAC_test": 100, "DAC_DiscH": 90, "Delay": 50, "TP_BufferIn": 128, "TP_BufferOut": 4, "RPZ": 255, "GND": 144,
     "TP_REF": 128, "FBK": 197, "Cas": 188, "TP_REFA": 320, "TP_REFB": 320,
 }  # fmt: skip
+
+SENSE_CODES: Mapping[str, int] = {
+    name: code
+    for code, name in enumerate(
+        (
+            *(f"Threshold{n}" for n in range(N_THRESHOLDS)),
+            "Preamp", "Ikrum", "Shaper", "Disc", "Disc_LS", "Shaper_test", "DAC_DiscL", "Delay", "TP_BufferIn",
+            "TP_BufferOut", "RPZ", "GND", "TP_REF", "FBK", "Cas", "TP_REFA", "TP_REFB", "band_gap",
+            "band_gap_temperature", "DAC_bias", "DAC_cascode_bias", "DAC_test", "DAC_DiscH",
+        ),
+        start=1,
+    )
+}  # fmt: skip
+"""What OMR fields SenseDAC and ExtDAC name by their code, 0 being none; four of them are no DACs and only sensed."""
+SENSE_NAMES: Mapping[int, str] = {code: name for name, code in SENSE_CODES.items()}
+OPERATING_POINT_V: Mapping[str, float] = {"GND": 0.65, "FBK": 0.90, "Cas": 0.85}
+"""Voltages to which these DACs are tuned on every chip, in this order."""
+TEST_PULSE_V_PER_E = 3.204e-5
+"""Step of a test pulse per injected electron: the elementary charge over 5 fF."""
 
 PIXEL_BITS = 12
 PIXEL_MASK = Field(0, 1)

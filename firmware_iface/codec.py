@@ -1,7 +1,8 @@
 """frames: bytes in any chunks to whole frames or `Lost`, commands to bytes, bytes to replies; no I/O.
 
-A frame is whole only with every counter that the run reads out, so the decoder puts readouts together, and one missing
-half loses the frame. A damaged packet is stepped over by one byte: whatever is lost, the next good packet is found.
+A frame is whole only with every chip and counter that the run reads out, so the decoder puts readouts together, and one
+missing part loses the frame. A damaged packet is stepped over by one byte: whatever is lost, the next good packet is
+found.
 
 # Ref: orders of registers and of the pixel configuration: medipix3rx reference 4.1, 5.1 and 5.2, from
 #      DiamondLightSource/excalibur-detector @099951f3 `ExcaliburFemClientMpx3.cpp` 166-207, 440-461, 503-545.
@@ -39,12 +40,12 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Readout:
-    """One counter of the whole matrix, as the board sent it.
+    """One counter of one chip's whole matrix, as the board sent it.
 
     Attributes
     ----------
-    run_id, sequence, counter, n_lines, omr : int
-        Of the packet's header; every counter of one frame has the frame's sequence.
+    run_id, sequence, chip, counter, n_lines, omr : int
+        Of the packet's header; every readout of one frame has the frame's sequence.
     depth_bits : int
         Bit planes in the payload; each of the two readouts of a 24-bit count has 12.
     flags : FrameFlag
@@ -56,6 +57,7 @@ class Readout:
 
     run_id: int
     sequence: int
+    chip: int
     counter: int
     depth_bits: int
     n_lines: int
@@ -140,13 +142,16 @@ class FrameDecoder:
     n_frames : int
         How many frames the run has; 0 when it runs until it is stopped.
     n_readouts : int
-        How many counters make a frame.
+        How many counters of each chip make a frame.
+    n_chips : int
+        How many chips make a frame.
     """
 
-    def __init__(self, run_id: int, n_frames: int, n_readouts: int = 1) -> None:
+    def __init__(self, run_id: int, n_frames: int, n_readouts: int = 1, n_chips: int = 1) -> None:
         self._run_id = run_id
         self._n_frames = n_frames
-        self._n_readouts = n_readouts
+        self._n_parts = n_readouts * n_chips
+        self._n_chips = n_chips
         self._pending = bytearray()
         self._next = 0
         self._parts: list[Readout] = []
@@ -193,7 +198,7 @@ class FrameDecoder:
             if len(pending) < end and not self._is_at_end:
                 return
             payload = pending[wire.FRAME_HEADER.size : end]
-            damage = _damage(header, payload)
+            damage = _damage(header, payload, self._n_chips)
             del pending[: 1 if damage else end]
             if damage:
                 yield from self._lose_until(header.sequence, _reason_of_gap(header))
@@ -207,9 +212,9 @@ class FrameDecoder:
 
     def _put_together(self, header: _FrameHeader, payload: bytearray) -> Iterator[tuple[Readout, ...] | Lost]:
         yield from self._lose_until(header.sequence, _reason_of_gap(header))
-        if all(part.counter != header.counter for part in self._parts):
+        if all((part.chip, part.counter) != (header.chip, header.counter) for part in self._parts):
             self._parts.append(header.readout(payload))
-        if len(self._parts) == self._n_readouts:
+        if len(self._parts) == self._n_parts:
             frame, self._parts = tuple(self._parts), []
             self._next += 1
             yield frame
@@ -217,11 +222,11 @@ class FrameDecoder:
     def _lose_until(self, sequence: int, reason: str) -> Iterator[Lost]:
         """Report every frame before ``sequence`` that is not accounted for."""
         if self._parts and self._next < sequence:
-            n_missing = self._n_readouts - len(self._parts)
+            n_missing = self._n_parts - len(self._parts)
             self._parts = []
             self._next += 1
-            half = f"{n_missing} of its {self._n_readouts} counters did not arrive"
-            yield Lost(run_id=self._run_id, first_sequence=self._next - 1, n_frames=1, reason=half)
+            part = f"{n_missing} of its {self._n_parts} readouts did not arrive"
+            yield Lost(run_id=self._run_id, first_sequence=self._next - 1, n_frames=1, reason=part)
         if self._next < sequence:
             first, self._next = self._next, sequence
             yield Lost(run_id=self._run_id, first_sequence=first, n_frames=sequence - first, reason=reason)
@@ -258,6 +263,7 @@ class _FrameHeader(NamedTuple):
         return Readout(
             run_id=self.run_id,
             sequence=self.sequence,
+            chip=self.chip,
             counter=self.counter,
             depth_bits=self.depth_bits,
             n_lines=self.n_lines,
@@ -269,12 +275,16 @@ class _FrameHeader(NamedTuple):
         )
 
 
-def _damage(header: _FrameHeader, payload: bytearray) -> str:
+def _damage(header: _FrameHeader, payload: bytearray, n_chips: int) -> str:
     """Say what is wrong with a packet whose header is good; nothing if nothing is."""
     if len(payload) < header.n_payload:
         return f"its packet ends after {len(payload)} of {header.n_payload} payload bytes"
     if zlib.crc32(payload) != header.payload_crc:
         return "the checksum of its payload is wrong"
+    if header.depth_bits not in DEPTHS or header.n_lines not in chip.LINES_CODES:
+        return f"its header tells of {header.depth_bits} bits per pixel over {header.n_lines} lines"
+    if header.chip >= n_chips or header.counter > 1:
+        return f"its header tells of chip {header.chip}, counter {header.counter}"
     expected = _info_header_bytes(header.omr) + matrix_bytes(header.depth_bits)
     if header.n_payload != expected:
         return f"its payload has {header.n_payload} bytes; {header.depth_bits} bits per pixel are {expected}"
@@ -310,6 +320,13 @@ def encode_dacs(dacs: Mapping[str, int]) -> bytes:
 def decode_dacs(register: bytes) -> dict[str, int]:
     """Return the value of each DAC in a register that was read back."""
     return chip.unpack_register(chip.DAC_FIELDS, int.from_bytes(register, "big"))
+
+
+def encode_columns(columns: NDArray[np.bool_]) -> bytes:
+    """Return the 32 bytes of the column test pulse register, (256,) bool, column 255 first."""
+    if columns.shape != (chip.COLS,):
+        raise ValueError(f"columns have shape {columns.shape}; allowed: {(chip.COLS,)}")
+    return np.packbits(columns.astype(bool)[::-1]).tobytes()
 
 
 def encode_pixels(words: NDArray[np.uint16]) -> tuple[bytes, bytes]:

@@ -1,7 +1,7 @@
 """The detector as its users see it: configure, load, and iterate over frames.
 
-One thread may iterate over frames while others ask for the status, send lines to the gantry, stop or abort. Only the
-iterator reads the stream of frames and only it ends a run, so no run's frames get into another.
+One thread may iterate over frames while others ask for the status, send lines to the gantry, trigger, stop or abort.
+Only the iterator reads the stream of frames and only it ends a run, so no run's frames get into another.
 
 # Ref: half-matrix loads with RowBlock 7 and CSM off, thresholds sent again as 511 and then their value: medipix3rx
 #      reference 5.2, from DiamondLightSource/excalibur-detector @099951f3 `ExcaliburFemClientMpx3.cpp` 556-650 and
@@ -10,159 +10,111 @@ iterator reads the stream of frames and only it ends a run, so no run's frames g
 
 from __future__ import annotations
 
-import struct
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import Enum, auto
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from firmware_iface import chip, wire
-from firmware_iface.bitplanes import colour_planes, decode_matrix, raw_matrix
+from firmware_iface.assembly import LAYOUTS, frame_of
+from firmware_iface.bitplanes import raw_matrix
 from firmware_iface.chip import Mode
 from firmware_iface.codec import (
     FrameDecoder,
     Readout,
-    Reply,
-    ReplyDecoder,
     chip_name,
     decode_dacs,
     efuse_word,
-    encode_command,
+    encode_columns,
     encode_dacs,
     encode_pixels,
 )
 from firmware_iface.configuration import N_LINES, Configuration, PixelConfiguration
-from firmware_iface.errors import (
-    DetectorError,
-    Disconnected,
-    OurMistake,
-    TheirMistake,
-    TransportError,
-    TransportTimeout,
-)
+from firmware_iface.errors import DetectorError, OurMistake, TheirMistake, TransportError, TransportTimeout
 from firmware_iface.frame import Frame, Lost
-from firmware_iface.transport import Transport, open_transport
-from firmware_iface.wire import BoardState, Capability, FrameFlag, Opcode, Status
+from firmware_iface.link import Link
+from firmware_iface.states import TRANSITIONS, Action, State, states_diagram
+from firmware_iface.transport import Transport, as_transport, open_plugin
+from firmware_iface.trigger import Trigger, TriggerOutput
+from firmware_iface.wire import BoardState, Capability, FaultCode, Opcode, TriggerStop
 
-READ_BYTES = 1 << 20
-REPLY_TIMEOUT_S = 5.0
-LINE_TIMEOUT_S = 120.0
-"""A line to the gantry is answered when the stage has arrived."""
+__all__ = [
+    "TRANSITIONS", "Action", "Configuration", "Detector", "DeviceHealth", "DeviceInfo", "DeviceStatus",
+    "PixelConfiguration", "State", "Trigger", "TriggerOutput", "open_detector", "states_diagram",
+]  # fmt: skip
+
 SILENCE_S = 5.0
 """How much longer than an exposure a running board may be silent."""
 _POLL_S = 0.25  # a blocked read hears no Ctrl-C, so it must be short
-_DRAIN_S = 0.05
-_MAX_DRAIN_READS = 64
-_STATUS_NAMES: Mapping[int, str] = {status.value: status.name for status in Status}
-_OUR_MISTAKES = {Status.NOT_ALLOWED, Status.BUSY, Status.OUT_OF_RANGE}
-
-
-class State(Enum):
-    """Where the detector stands, as the host knows it."""
-
-    DISCONNECTED = auto()
-    IDLE = auto()
-    ACQUIRING = auto()
-    STOPPING = auto()
-    ABORTING = auto()
-
-
-class Action(Enum):
-    """What may be asked of it, or happen to it."""
-
-    CONNECT = auto()
-    ASK = auto()
-    CONFIGURE = auto()
-    ACQUIRE = auto()
-    STOP = auto()
-    ABORT = auto()
-    END_RUN = auto()
-    CLOSE = auto()
-    LOSE = auto()
-
-
-_ALWAYS = (Action.CLOSE, Action.LOSE)
-_RUNNING: Mapping[Action, State] = {
-    Action.STOP: State.STOPPING,
-    Action.ABORT: State.ABORTING,
-    Action.END_RUN: State.IDLE,
-    **dict.fromkeys(_ALWAYS, State.DISCONNECTED),
-}
-TRANSITIONS: Mapping[State, Mapping[Action, State]] = {
-    State.DISCONNECTED: {Action.CONNECT: State.IDLE, **dict.fromkeys(_ALWAYS, State.DISCONNECTED)},
-    State.IDLE: {
-        Action.ASK: State.IDLE,
-        Action.CONFIGURE: State.IDLE,
-        Action.ACQUIRE: State.ACQUIRING,
-        Action.STOP: State.IDLE,  # the run may have ended while the stop was on its way
-        Action.ABORT: State.IDLE,
-        **dict.fromkeys(_ALWAYS, State.DISCONNECTED),
-    },
-    State.ACQUIRING: {Action.ASK: State.ACQUIRING, **_RUNNING},
-    State.STOPPING: {Action.ASK: State.STOPPING, **_RUNNING},
-    State.ABORTING: {Action.ASK: State.ABORTING, **_RUNNING, Action.STOP: State.ABORTING},
-}
-
-
-def states_diagram() -> str:
-    """Return the transitions as a Mermaid diagram; PROTOCOL.md holds the same text."""
-    lines = ["stateDiagram-v2", f"    [*] --> {State.DISCONNECTED.name}"]
-    for state, actions in TRANSITIONS.items():
-        for target in dict.fromkeys(actions.values()):
-            names = ", ".join(action.name for action, to in actions.items() if to is target)
-            lines.append(f"    {state.name} --> {target.name}: {names}")
-    return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceInfo:
-    """What the board says of itself."""
+    """What the board says of itself.
+
+    Attributes
+    ----------
+    layout : (rows, columns)
+        How its chips stand.
+    """
 
     serial: str
     firmware_version: int
     protocol_version: int
     n_chips: int
+    layout: tuple[int, int]
     n_lines: int
     capabilities: Capability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceStatus:
-    """How the board is."""
+    """How the board is.
+
+    Attributes
+    ----------
+    n_power_ups : int
+        Counted by the board: another number is another life, with nothing set.
+    """
 
     state: BoardState
+    fault: FaultCode
+    n_power_ups: int
     run_id: int
     n_frames_done: int
     temperature_k: float
     bias_v: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceHealth:
+    """What the board measures of itself."""
+
+    board_k: float
+    fpga_k: float
+    sensor_k: float
+    bias_v: float
+    bias_current_na: int
+
+
 class Detector:
-    """A photon-counting detector with one Medipix3RX behind a transport.
+    """A photon-counting detector with one Medipix3RX, or an assembly of them, behind a transport.
 
     Attributes
     ----------
     info : DeviceInfo
     configuration : Configuration
         The one in force; the default until `configure` is called.
-    dacs : dict of str to int
-        All DACs as they will be, or are, in the chip.
     """
 
     def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-        self._lock = threading.RLock()  # one command and its reply at a time
-        self._replies = ReplyDecoder()
-        self._tag = 0
         self._state = State.DISCONNECTED
-        self._dacs = dict(chip.DEFAULT_DACS)
+        self._link = Link(transport, lambda: self._do(Action.LOSE))
         self._has_dacs = self._has_pixels = False
+        self._n_power_ups: int | None = None
         self.configuration = Configuration()
         try:
             self._do(Action.CONNECT)
@@ -170,6 +122,7 @@ class Detector:
         except BaseException:
             transport.close()
             raise
+        self._dacs = [dict(chip.DEFAULT_DACS) for _ in range(self.info.n_chips)]
 
     # What it is, and how it is
 
@@ -180,25 +133,55 @@ class Detector:
 
     @property
     def dacs(self) -> dict[str, int]:
-        """All DACs as they will be, or are, in the chip."""
-        return dict(self._dacs)
+        """All DACs as they will be, or are, in the first chip."""
+        return self.dacs_of(0)
+
+    def dacs_of(self, chip_number: int) -> dict[str, int]:
+        """Return all DACs as they will be, or are, in one chip."""
+        return dict(self._dacs[chip_number])
 
     def status(self) -> DeviceStatus:
-        """Ask the board how it is; allowed during a run."""
+        """Ask the board how it is; allowed during a run.
+
+        Raises
+        ------
+        TheirMistake
+            The board started again by itself: nothing is as it was set. The detector is then disconnected.
+        """
         self._do(Action.ASK)
-        state, _, _, run_id, n_done, temperature_mk, bias_mv = self._ask(Opcode.GET_STATUS, wire.STATUS)
+        state, fault, n_power_ups, run_id, n_done, temperature_mk, bias_mv = self._link.ask(
+            Opcode.GET_STATUS, wire.STATUS
+        )
+        if self._n_power_ups not in (None, n_power_ups):
+            self._do(Action.LOSE)
+            raise TheirMistake(
+                "the board started again by itself: it has lost all settings, its bias and its run",
+                hint="check the board's power, then open the detector again and set everything",
+            )
         return DeviceStatus(
             state=BoardState(state),
+            fault=FaultCode(fault),
+            n_power_ups=n_power_ups,
             run_id=run_id,
             n_frames_done=n_done,
             temperature_k=temperature_mk / 1000,
             bias_v=bias_mv / 1000,
         )
 
-    def chip_id(self) -> str:
-        """Return the name burnt into the chip, such as W529_F5."""
+    def health(self) -> DeviceHealth:
+        """Return temperatures and bias as they are measured; reading them talks to the board only."""
+        return DeviceHealth(
+            board_k=self.read_register("TEMPERATURE_BOARD") / 1000,
+            fpga_k=self.read_register("TEMPERATURE_FPGA") / 1000,
+            sensor_k=self.read_register("TEMPERATURE_SENSOR") / 1000,
+            bias_v=self.read_register("BIAS_MEASURED") / 1000,
+            bias_current_na=self.read_register("BIAS_CURRENT"),
+        )
+
+    def chip_id(self, chip_number: int = 0) -> str:
+        """Return the name burnt into a chip, such as W529_F5."""
         self._do(Action.CONFIGURE)
-        efuse = efuse_word(self._transact(Mode.READ_EFUSE, n_reply_bytes=chip.EFUSE_HEADER_BYTES))
+        efuse = efuse_word(self._transact(Mode.READ_EFUSE, chip_number, n_reply_bytes=chip.EFUSE_HEADER_BYTES))
         if efuse == 0:
             raise TheirMistake("the chip's e-fuses read 0", hint="check that the chip is bonded and powered")
         return chip_name(efuse)
@@ -207,17 +190,63 @@ class Detector:
         """Send a line of text to the gantry's controllers and return the line that they answer."""
         self._do(Action.ASK)
         self._expect_capability(Capability.AUXILIARY_LINE, "a line to a gantry")
-        return self._exchange(Opcode.AUXILIARY, line.encode()).decode(errors="replace")
+        return self._link.exchange(Opcode.AUXILIARY, line.encode()).decode(errors="replace")
+
+    def read_register(self, name: str) -> int:
+        """Return what one of the board's registers holds; `PROTOCOL.md` lists them."""
+        self._do(Action.ASK)
+        (value,) = self._link.ask(
+            Opcode.READ_REGISTER, wire.REGISTER_VALUE, wire.READ_REGISTER.pack(_register(name).address)
+        )
+        return value
+
+    def sense_v(self, name: str, chip_number: int = 0) -> float:
+        """Return the voltage of a DAC of a chip, measured at its sense pad, in V.
+
+        Parameters
+        ----------
+        name : str
+            A name of `chip.SENSE_CODES`.
+        """
+        if name not in chip.SENSE_CODES:
+            raise ValueError(f"the chip has no {name!r} to sense; it has {', '.join(chip.SENSE_CODES)}")
+        self._do(Action.CONFIGURE)
+        self._expect_capability(Capability.SENSE_ADC, "a converter at the sense pads")
+        omr = self.configuration.omr(Mode.READ_DACS, SenseDAC=chip.SENSE_CODES[name])
+        (microvolts,) = self._link.ask(Opcode.READ_SENSE, wire.SENSE, wire.CHIP_TRANSACT.pack(omr, chip_number))
+        return microvolts / 1e6
 
     # Settings
 
     def configure(self, configuration: Configuration) -> None:
-        """Choose how the chip counts, from the next run on."""
+        """Choose how the chips count, from the next run on."""
         self._do(Action.CONFIGURE)
         self.configuration = configuration
 
-    def set_dacs(self, dacs: Mapping[str, int]) -> None:
-        """Set some DACs by name; the others keep their value.
+    def write_register(self, name: str, value: int) -> None:
+        """Set one of the board's registers; `PROTOCOL.md` lists them."""
+        self._do(Action.CONFIGURE)
+        register = _register(name)
+        if not register.lowest <= value <= register.highest:
+            allowed = f"{register.lowest} to {register.highest}" if register.is_writable else "reading it only"
+            raise ValueError(f"{name} is to be {value}; allowed: {allowed}")
+        self._link.exchange(Opcode.WRITE_REGISTER, wire.WRITE_REGISTER.pack(register.address, value))
+
+    def set_trigger(self, trigger: Trigger) -> None:
+        """Choose what opens and closes the shutter, from the next run on."""
+        self._write_registers(trigger.registers)
+
+    def set_output(self, line: str, output: TriggerOutput) -> None:
+        """Choose what the trigger output "TTL" or "LVDS" shows, from the next run on."""
+        self._write_registers(output.registers(line))
+
+    def set_test_pulses(self, n_pulses: int, period_s: float = 1e-4) -> None:
+        """Choose how many test pulses come while the shutter is open, and their distance; 0 for none."""
+        self._expect_capability(Capability.TEST_PULSES, "a strobe for test pulses")
+        self._write_registers({"TEST_PULSES": n_pulses, "TEST_PULSE_PERIOD": round(period_s * 1e9)})
+
+    def set_dacs(self, dacs: Mapping[str, int], chip_number: int | None = None) -> None:
+        """Set some DACs of one chip, or of all, by name; the others keep their value.
 
         Raises
         ------
@@ -225,49 +254,61 @@ class Detector:
             The chip has no such DAC, or the value does not fit it.
         """
         self._do(Action.CONFIGURE)
-        merged = self._dacs | dict(dacs)
-        self._transact(Mode.SET_DACS, encode_dacs(merged))
-        self._dacs = merged
-        self._has_dacs = True
+        for n in self._chips(chip_number):
+            merged = self._dacs[n] | dict(dacs)
+            self._transact(Mode.SET_DACS, n, encode_dacs(merged))
+            self._dacs[n] = merged
+        self._has_dacs = self._has_dacs or chip_number is None
 
-    def read_dacs(self) -> dict[str, int]:
-        """Read all DAC codes back from the chip."""
+    def read_dacs(self, chip_number: int = 0) -> dict[str, int]:
+        """Read all DAC codes back from a chip."""
         self._do(Action.CONFIGURE)
-        return decode_dacs(self._transact(Mode.READ_DACS, n_reply_bytes=chip.DAC_REGISTER_BITS // 8))
+        return decode_dacs(self._transact(Mode.READ_DACS, chip_number, n_reply_bytes=chip.DAC_REGISTER_BITS // 8))
 
-    def load_pixels(self, pixels: PixelConfiguration) -> None:
-        """Load masks and trims into the pixels.
+    def set_test_columns(self, columns: NDArray[np.bool_], chip_number: int | None = None) -> None:
+        """Choose in which columns, (256,) bool, pixels may take test pulses."""
+        self._do(Action.CONFIGURE)
+        for n in self._chips(chip_number):
+            self._transact(Mode.SET_CTPR, n, encode_columns(columns))
+
+    def load_pixels(self, pixels: PixelConfiguration, chip_number: int | None = None) -> None:
+        """Load masks and trims into the pixels of one chip, or the same into all.
 
         Charge summing is off meanwhile, and the thresholds are sent again afterwards, first as 511: the chip needs it.
         """
         self._do(Action.CONFIGURE)
-        for half in encode_pixels(pixels.words):
-            self._transact(
-                Mode.LOAD_COUNTER_1,
-                half,
-                RowBlock=chip.ROW_BLOCK_HALF_LOAD,
-                CSM_SPM=0,
-                CountL=chip.DEPTH_CODES[chip.PIXEL_BITS],
-            )
-        self._has_pixels = True
         high = {name: (1 << place.width) - 1 for name, place in chip.DAC_FIELDS.items() if name.startswith("Threshold")}
-        self._transact(Mode.SET_DACS, encode_dacs(self._dacs | high))
-        self.set_dacs({})
+        for n in self._chips(chip_number):
+            for half in encode_pixels(pixels.words):
+                self._transact(
+                    Mode.LOAD_COUNTER_1,
+                    n,
+                    half,
+                    RowBlock=chip.ROW_BLOCK_HALF_LOAD,
+                    CSM_SPM=0,
+                    CRW_SRW=0,
+                    CountL=chip.DEPTH_CODES[chip.PIXEL_BITS],
+                )
+            self._transact(Mode.SET_DACS, n, encode_dacs(self._dacs[n] | high))
+            self.set_dacs({}, n)
+        self._has_pixels = self._has_pixels or chip_number is None
+        self._has_dacs = self._has_dacs or chip_number is None
 
-    def read_pixels(self) -> NDArray[np.uint16]:
+    def read_pixels(self, chip_number: int = 0) -> NDArray[np.uint16]:
         """Read counter 1 back as it is: right after `load_pixels`, the words that were loaded; (256, 256) uint16."""
         self._do(Action.CONFIGURE)
         n_bytes = chip.ROWS * chip.COLS * chip.PIXEL_BITS // 8
+        depth = chip.DEPTH_CODES[chip.PIXEL_BITS]
         bits = self._transact(
-            Mode.READ_COUNTER_1, n_reply_bytes=n_bytes, CountL=chip.DEPTH_CODES[chip.PIXEL_BITS], InfoHeader=0
+            Mode.READ_COUNTER_1, chip_number, n_reply_bytes=n_bytes, CountL=depth, InfoHeader=0, CRW_SRW=0
         )
-        return raw_matrix(bits, chip.PIXEL_BITS, N_LINES)
+        return raw_matrix(bits, chip.PIXEL_BITS, self.configuration.n_lines)
 
     def set_bias(self, v: float) -> None:
         """Set the sensor's bias voltage, in V; negative for electron collection."""
         self._do(Action.CONFIGURE)
         self._expect_capability(Capability.BIAS, "a bias supply")
-        self._exchange(Opcode.SET_BIAS, wire.SET_BIAS.pack(round(v * 1000)))
+        self.write_register("BIAS", round(v * 1000))
 
     # Runs
 
@@ -298,6 +339,11 @@ class Detector:
         self._expect(Action.ACQUIRE)
         return self._run(n_frames, exposure_ns)
 
+    def trigger(self) -> None:
+        """Open the shutter of a run whose trigger is `TriggerStart.SOFTWARE`."""
+        self._do(Action.TRIGGER)
+        self._link.exchange(Opcode.SOFT_TRIGGER)
+
     def stop(self) -> None:
         """End the run after the present frame; the iterator gives what was taken, and ends."""
         self._end_early(Action.STOP, Opcode.STOP)
@@ -311,9 +357,9 @@ class Detector:
         if self._state in {State.ACQUIRING, State.STOPPING}:
             with suppress(TransportError, TheirMistake):  # it is going away anyhow
                 self.abort()
-        with self._lock:
+        with self._link.lock:
             self._do(Action.CLOSE)
-            self._transport.close()
+            self._link.close()
 
     def __enter__(self) -> Detector:
         return self
@@ -331,12 +377,14 @@ class Detector:
         run_id = (self.status().run_id + 1) % (1 << 32)
         omrs = configuration.readouts
         start = wire.START.pack(run_id, n_frames, exposure_ns, 0, len(omrs))
-        decoder = FrameDecoder(run_id, n_frames, len(omrs))
+        decoder = FrameDecoder(run_id, n_frames, len(configuration.readouts_of(0)), self.info.n_chips)
+        is_gated = self.read_register("TRIGGER_STOP") != TriggerStop.INTERNAL
+        silence_s = float("inf") if is_gated else exposure_ns * 1e-9 + SILENCE_S
         self._do(Action.ACQUIRE)
         try:
-            self._exchange(Opcode.START, start + b"".join(map(wire.CHIP_TRANSACT.pack, omrs)))
-            for item in self._items(decoder, n_frames, exposure_ns):
-                yield item if isinstance(item, Lost) else _frame_of(item, omrs, configuration)
+            self._link.exchange(Opcode.START, start + b"".join(map(wire.OMR.pack, omrs)))
+            for item in self._items(decoder, n_frames, silence_s):
+                yield item if isinstance(item, Lost) else frame_of(item, configuration, self.info.layout)
         except BaseException:  # also a closed iterator and Ctrl-C: the device must stay usable
             self._abandon_run()
             raise
@@ -344,32 +392,41 @@ class Detector:
             if self._state is not State.DISCONNECTED:
                 self._do(Action.END_RUN)
 
-    def _items(self, decoder: FrameDecoder, n_frames: int, exposure_ns: int) -> Iterator[tuple[Readout, ...] | Lost]:
-        silence_s = exposure_ns * 1e-9 + SILENCE_S
+    def _items(self, decoder: FrameDecoder, n_frames: int, silence_s: float) -> Iterator[tuple[Readout, ...] | Lost]:
         heard_at_s = time.monotonic()
         while not decoder.is_complete:
-            data = self._read_frames(_POLL_S)
+            data = self._link.read_frames(_POLL_S)
             if data:
                 heard_at_s = time.monotonic()
                 yield from decoder.receive(data)
                 continue
+            asked_at_s = time.monotonic()  # a board may take its time to answer, and frames may come meanwhile
             status = self.status()
             if status.state is BoardState.FAULT:
+                yield from self._rest(decoder)
+                self._do(Action.LOSE)
                 raise TheirMistake(
-                    "the board ended the run in a fault", hint="open the detector again: that resets the board"
+                    f"the board ended the run in a fault: {status.fault.name}",
+                    hint="open the detector again: that resets the board",
                 )
+            if status.state is BoardState.ARMED:
+                heard_at_s = time.monotonic()  # a trigger may be long in coming
             if status.state is BoardState.IDLE:
-                while data := self._read_frames(_DRAIN_S):  # what came between the read and the status
-                    yield from decoder.receive(data)
+                yield from self._rest(decoder)
                 if self._state is not State.ABORTING:
                     n_done = status.n_frames_done
                     yield from decoder.finish(n_done if self._state is State.STOPPING or n_frames == 0 else n_frames)
                 return
-            if time.monotonic() - heard_at_s > silence_s:
+            if asked_at_s - heard_at_s > silence_s:
                 raise TransportTimeout(
                     f"no frame came for {silence_s:.3g} s, and the board says that it acquires",
                     hint="check the cable, and that nothing else reads from the device",
                 )
+
+    def _rest(self, decoder: FrameDecoder) -> Iterator[tuple[Readout, ...] | Lost]:
+        """Yield what came between the last read and the status."""
+        while not decoder.is_complete and (data := self._link.read_frames(_POLL_S)):
+            yield from decoder.receive(data)
 
     def _abandon_run(self) -> None:
         """Leave no run on the board and no frames on the way, as far as the transport still can."""
@@ -377,100 +434,69 @@ class Detector:
             return
         # What ended the run is what the caller must hear of; frames of this run id will be skipped anyhow.
         with suppress(DetectorError):
-            self._exchange(Opcode.ABORT)
-            self._drain()
-
-    def _drain(self) -> None:
-        for _ in range(_MAX_DRAIN_READS):
-            if not self._read_frames(_DRAIN_S):
-                return
+            self._link.exchange(Opcode.ABORT)
+            self._link.drain()
 
     def _end_early(self, action: Action, opcode: Opcode) -> None:
-        with self._lock:
-            is_running = self._state is not State.IDLE
+        with self._link.lock:
+            is_running = self._state not in {State.IDLE, State.DISCONNECTED}
             self._do(action)
             if is_running:
-                self._exchange(opcode)
+                self._link.exchange(opcode)
 
-    # Below: commands, replies and states
+    # Below: chips, registers and states
 
     def _connect(self) -> DeviceInfo:
-        fields = self._ask(Opcode.GET_INFO, wire.INFO)
-        firmware, protocol, n_chips, n_lines, _, capabilities, serial = fields
+        fields = self._link.ask(Opcode.GET_INFO, wire.INFO)
+        firmware, protocol, n_chips, n_lines, n_rows, n_columns, capabilities, serial = fields
         if protocol != wire.VERSION:
             raise TheirMistake(
                 f"the board speaks protocol version {protocol}; allowed: {wire.VERSION}",
                 hint="update the board's firmware or this program",
             )
-        if n_chips != 1 or n_lines < N_LINES:
-            raise TheirMistake(f"the board has {n_chips} chips on {n_lines} lines; allowed: 1 chip on {N_LINES} lines")
-        state = self.status().state
-        if state is BoardState.FAULT:
-            self._exchange(Opcode.RESET)
-        elif state is BoardState.ACQUIRING:  # somebody left without a word
-            self._exchange(Opcode.ABORT)
-            self._drain()
+        if (n_rows, n_columns) not in LAYOUTS or n_rows * n_columns != n_chips or n_lines < N_LINES:
+            raise TheirMistake(
+                f"the board has {n_chips} chips in {n_rows} x {n_columns} on {n_lines} lines; allowed: one row of 1 to "
+                f"8 chips, or 2 x 2, on {N_LINES} lines"
+            )
+        status = self.status()
+        self._n_power_ups = status.n_power_ups
+        if status.state is BoardState.FAULT:
+            self._link.exchange(Opcode.RESET)
+        elif status.state is not BoardState.IDLE:  # somebody left without a word
+            self._link.exchange(Opcode.ABORT)
+            self._link.drain()
         return DeviceInfo(
             serial=serial.rstrip(b"\0").decode("ascii", errors="replace"),
             firmware_version=firmware,
             protocol_version=protocol,
             n_chips=n_chips,
+            layout=(n_rows, n_columns),
             n_lines=n_lines,
             capabilities=Capability(capabilities),
         )
 
-    def _transact(self, mode: Mode, bits: bytes = b"", *, n_reply_bytes: int = 0, **changes: int) -> bytes:
-        """Make one transaction with the chip: the OMR, bits in, bits out."""
+    def _chips(self, chip_number: int | None) -> range:
+        n_chips = self.info.n_chips
+        if chip_number is None:
+            return range(n_chips)
+        if not 0 <= chip_number < n_chips:
+            raise ValueError(f"chip {chip_number}; allowed: 0 to {n_chips - 1}")
+        return range(chip_number, chip_number + 1)
+
+    def _write_registers(self, values: Mapping[str, int]) -> None:
+        for name, value in values.items():
+            self.write_register(name, value)
+
+    def _transact(
+        self, mode: Mode, chip_number: int, bits: bytes = b"", *, n_reply_bytes: int = 0, **changes: int
+    ) -> bytes:
+        """Make one transaction with a chip: the OMR, bits in, bits out."""
         omr = self.configuration.omr(mode, **changes)
-        came_out = self._exchange(Opcode.CHIP_TRANSACT, wire.CHIP_TRANSACT.pack(omr) + bits)
+        came_out = self._link.exchange(Opcode.CHIP_TRANSACT, wire.CHIP_TRANSACT.pack(omr, chip_number) + bits)
         if n_reply_bytes and len(came_out) != n_reply_bytes:
             raise TheirMistake(f"{mode.name} gave {len(came_out)} bytes; allowed: {n_reply_bytes}")
         return came_out
-
-    def _ask(self, opcode: Opcode, layout: struct.Struct) -> tuple[Any, ...]:
-        payload = self._exchange(opcode)
-        if len(payload) != layout.size:
-            raise TheirMistake(f"{opcode.name} was answered by {len(payload)} bytes; allowed: {layout.size}")
-        return layout.unpack(payload)
-
-    def _exchange(self, opcode: Opcode, payload: bytes = b"") -> bytes:
-        """Send a command and return the payload of its reply."""
-        with self._lock:
-            self._tag = (self._tag + 1) % (1 << 16)
-            try:
-                self._transport.write(encode_command(opcode, self._tag, payload))
-                reply = self._await_reply(opcode)
-            except Disconnected:
-                self._do(Action.LOSE)
-                raise
-        text = reply.payload.decode(errors="replace")
-        if reply.status == Status.OK:
-            return reply.payload
-        name = _STATUS_NAMES.get(reply.status, f"status {reply.status}")
-        message = f"the board answered {opcode.name} by {name}{': ' if text else ''}{text}"
-        if reply.status == Status.BAD_CRC:
-            raise TransportError(message, hint="check the cable")
-        raise (OurMistake if reply.status in _OUR_MISTAKES else TheirMistake)(message)
-
-    def _await_reply(self, opcode: Opcode) -> Reply:
-        timeout_s = LINE_TIMEOUT_S if opcode is Opcode.AUXILIARY else REPLY_TIMEOUT_S
-        deadline_s = time.monotonic() + timeout_s
-        with suppress(TransportTimeout):
-            while (left_s := deadline_s - time.monotonic()) > 0:
-                for reply in self._replies.receive(self._transport.read_reply(left_s)):
-                    if (reply.opcode, reply.tag) == (opcode, self._tag):  # others answer commands given up before
-                        return reply
-        self._replies = ReplyDecoder()  # half a reply must not stand before the next one
-        raise TransportTimeout(
-            f"the board did not answer {opcode.name} in {timeout_s:g} s", hint="check the cable and the board's power"
-        )
-
-    def _read_frames(self, timeout_s: float) -> memoryview:
-        try:
-            return self._transport.read_frames(READ_BYTES, timeout_s)
-        except Disconnected:
-            self._do(Action.LOSE)
-            raise
 
     def _expect_capability(self, capability: Capability, what: str) -> None:
         if capability not in self.info.capabilities:
@@ -486,36 +512,21 @@ class Detector:
         return allowed[action]
 
     def _do(self, action: Action) -> None:
-        with self._lock:
+        with self._link.lock:
             self._state = self._expect(action)
 
 
-def _frame_of(readouts: tuple[Readout, ...], omrs: tuple[int, ...], configuration: Configuration) -> Frame:
-    """Decode the readouts of one frame: counter 1 first, then counter 0, or only one of them."""
-    first = readouts[0]
-    for readout, omr in zip(readouts, omrs, strict=True):
-        if readout.omr != omr:
-            raise TheirMistake(f"a frame was taken with the OMR {readout.omr:#014x}; asked for: {omr:#014x}")
-    matrices: list[NDArray[np.unsignedinteger]] = [
-        decode_matrix(each.matrix_bits, each.depth_bits, each.n_lines) for each in readouts
-    ]
-    if configuration.depth_bits == 24:
-        high, low = matrices
-        matrices = [high.astype(np.uint32) << np.uint32(chip.PIXEL_BITS) | low]
-    matrices.reverse()  # counter 0 holds the lower threshold of each pair
-    planes = [colour_planes(matrix) if configuration.is_colour else matrix[np.newaxis] for matrix in matrices]
-    counts = planes[0] if len(planes) == 1 else np.stack(planes, axis=1).reshape(-1, *planes[0].shape[1:])
-    return Frame(
-        counts=counts,
-        thresholds=configuration.thresholds,
-        sequence=first.sequence,
-        timestamp_ns=first.timestamp_ns,
-        exposure_ns=first.exposure_ns,
-        run_id=first.run_id,
-        was_paused=any(FrameFlag.PAUSED in readout.flags for readout in readouts),
-    )
+def _register(name: str) -> wire.Register:
+    if name not in wire.REGISTERS:
+        raise ValueError(f"the board has no register {name!r}; it has {', '.join(wire.REGISTERS)}")
+    return wire.REGISTERS[name]
 
 
 def open_detector(url: str) -> Detector:
-    """Open the detector that a URL names, such as ``usb:`` or ``sim:demo``."""
-    return Detector(open_transport(url))
+    """Open the detector that a URL names, such as ``usb:``, ``sim:demo`` or ``merlin://host``.
+
+    A plugin may bring a whole detector, as a Merlin is one. It has the methods of `Detector`, and refuses in words
+    (`OurMistake`) what it cannot do.
+    """
+    opened = open_plugin(url)
+    return opened if hasattr(opened, "frames") else Detector(as_transport(opened, url))

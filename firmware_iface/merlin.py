@@ -43,6 +43,7 @@ GAINS = (Gain.SLGM, Gain.LGM, Gain.HGM, Gain.SHGM)
 """Field 13 counts the gains the other way round than the chip's own register."""
 
 _LAYOUT = re.compile(r"(?:\d+|N)x1G?|2x2G?")
+_NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\s*")
 _FIXED_FIELDS = 14
 _FIRST_FIELDS_BYTES = 128  # more than the nine fields that fix the size of a frame ever take
 
@@ -305,7 +306,7 @@ def _number(text: str, name: str) -> float:
 
 
 def _is_number(text: str) -> bool:
-    return re.fullmatch(r"\s*[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\s*", text) is not None
+    return _NUMBER.fullmatch(text) is not None
 
 
 def _gain(code: int) -> Gain:
@@ -367,8 +368,8 @@ def parse_acquisition_header(data: bytes) -> dict[str, str]:
         key, separator, value = line.partition("\t")
         if not separator:
             key, separator, value = line.partition(":")
-        if separator and key.strip():
-            values.setdefault(key.strip().removesuffix(":").strip(), value.strip(" \t\r\0"))
+        if separator and (name := key.strip().removesuffix(":").strip()):
+            values.setdefault(name, value.strip(" \t\r\0"))
     raise ValueError("it has no line 'End'")
 
 

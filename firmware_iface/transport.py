@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from firmware_iface.errors import WrongUsage
+from firmware_iface.errors import TransportError, WrongUsage
 
 ENTRY_POINTS = "mpxct.transports"
-"""The one registry of plugins: scheme to a function of the address that returns a pyusb backend, or a `Transport`."""
+"""The one registry of plugins: scheme to a function of the address that returns a pyusb backend, a `Transport`, or a
+whole detector.
+
+A module that can tell what is there has a function ``list_devices`` besides, which returns URLs and a line on each.
+"""
+BY_NAME = {"merlin://HOST": "a Merlin readout on the network (TCP 6341 and 6342); write its name for HOST"}
+"""What is reached by its name only."""
 
 
 @runtime_checkable
@@ -41,8 +48,8 @@ class Transport(Protocol):
         ...
 
 
-def open_transport(url: str) -> Transport:
-    """Open what a URL names, such as ``usb:``, ``usb:SERIAL`` or ``sim:demo?seed=2``.
+def open_plugin(url: str) -> Any:
+    """Open what a URL names, such as ``usb:``, ``sim:demo?seed=2`` or ``merlin://host``, as its plugin returns it.
 
     Raises
     ------
@@ -56,9 +63,30 @@ def open_transport(url: str) -> Transport:
             f"no detector can be reached by {url!r}; known schemes: {', '.join(sorted(known.names)) or 'none'}",
             hint="write usb: for a detector on USB, or sim:demo for the simulated one",
         )
-    opened = known[scheme].load()(address)
+    return known[scheme].load()(address)
+
+
+def as_transport(opened: Any, url: str) -> Transport:
+    """Return what a plugin opened as a transport; a pyusb backend is wrapped."""
     if isinstance(opened, Transport):
         return opened
     from firmware_iface.usb_transport import UsbTransport  # pyusb is only for those who use it
 
     return UsbTransport(opened, url)
+
+
+def list_devices() -> dict[str, str]:
+    """Return the URL of every detector that can be opened here, and a line on each; nothing is opened.
+
+    What keeps a scheme from looking stands in the line of its bare URL.
+    """
+    listed: dict[str, str] = {}
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        look = getattr(import_module(entry.module), "list_devices", None)
+        if look is None:
+            continue
+        try:
+            listed |= look()
+        except TransportError as error:
+            listed[f"{entry.name}:"] = str(error)
+    return {**listed, **BY_NAME}

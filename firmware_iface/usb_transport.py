@@ -1,42 +1,52 @@
 """USB bytes over pyusb: one command endpoint, one for replies, one for frames.
 
-Frames are read into one preallocated buffer, for allocating per read costs more than the transfer; its length is a
-multiple of the packet size, because a longer packet than fits is an overflow on real hosts.
+A thread of its own reads the frames, into buffers that are made once: allocating per read costs more than the transfer,
+and a device that waits for its reader drops frames. When the ring of buffers is full the thread waits, and the board
+does too; an error comes to whoever reads frames, behind the frames that came before it.
 
-# Ref: measured reads and errno of pyusb 1.3.1 with libusb: daq_gui reference 4.1 to 4.3.
+# Ref: measured reads and errno of pyusb 1.3.1 with libusb, and what a replugged device needs: daq_gui reference 4.1 to
+#      4.3.
 """
 
 from __future__ import annotations
 
-import errno
 import threading
+import weakref
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import usb.core
 import usb.util
 from usb.backend import IBackend
 
-from firmware_iface.errors import Disconnected, Stalled, TransportError, TransportTimeout
-from firmware_iface.wire import EP_COMMAND, EP_FRAMES, EP_REPLY, MAX_PACKET_BYTES, PRODUCT_ID, VENDOR_ID
+from firmware_iface.errors import Disconnected, Stalled, TransportError, TransportTimeout, WrongUsage
+from firmware_iface.usb_errors import PLUG_HINT, error_of, no_board
+from firmware_iface.wire import EP_COMMAND, EP_FRAMES, EP_REPLY, PRODUCT_ID, VENDOR_ID
+
+if TYPE_CHECKING:
+    from firmware_iface.libusb1_transport import Libusb1Transport
 
 FRAME_BUFFER_BYTES = 1 << 20
+"""A multiple of every packet size: a longer packet than fits is an overflow on real hosts."""
+N_FRAME_BUFFERS = 8
 REPLY_BUFFER_BYTES = 1 << 18
 WRITE_TIMEOUT_S = 5.0
+POLL_S = 0.1
+"""How long one read of the reader thread waits, and so how long closing may take."""
 INTERFACE = 0
-UDEV_RULE = (
-    f'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{VENDOR_ID:04x}", ATTR{{idProduct}}=="{PRODUCT_ID:04x}", '
-    'MODE="0660", TAG+="uaccess"'
-)
-"""What lets a Linux user open the device without being root; it belongs in a file that sorts before 73."""
-_GONE = {errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN}
-_PLUG_HINT = (
-    "check the cable and the board's power; on Linux, allow yourself the device by a file "
-    f"/etc/udev/rules.d/60-mpxct.rules that says {UDEV_RULE}, then plug it in again"
-)
+OPTIONS = ("async",)
+_SPEEDS_MBIT_S = {
+    usb.util.SPEED_LOW: 1,
+    usb.util.SPEED_FULL: 12,
+    usb.util.SPEED_HIGH: 480,
+    usb.util.SPEED_SUPER: 5000,
+}
 
 
 class UsbTransport:
@@ -61,55 +71,53 @@ class UsbTransport:
 
     def __init__(self, backend: IBackend, address: str = "usb:", *, serial: str = "") -> None:
         self._device: Any = None  # pyusb makes its attributes at run time, so a type checker sees nothing of them
-        self._frames, self._reply = array("B", bytes(FRAME_BUFFER_BYTES)), array("B", bytes(REPLY_BUFFER_BYTES))
-        self._reading = threading.Lock()  # closing under a transfer of another thread is undefined in libusb
+        self._reply = array("B", bytes(REPLY_BUFFER_BYTES))
+        self._opening = threading.Lock()  # no reader may start on a device that is being closed
         with _told_as_ours(f"opening {address}"):
             device = _find(backend, serial)
             if device is None:
-                wanted = f" with serial number {serial}" if serial else ""
-                raise Disconnected(
-                    f"no detector {VENDOR_ID:04x}:{PRODUCT_ID:04x}{wanted} on the bus of {address}", hint=_PLUG_HINT
-                )
+                raise no_board(serial, address)
             try:
                 _set_up(device)
             except BaseException:
                 usb.util.dispose_resources(device)
                 raise
         self._device = device
+        self._reader = _FrameReader(lambda buffer: _read(device, EP_FRAMES, buffer, POLL_S, "reading frames"))
+        # Closing under a transfer of another thread is undefined in libusb, also when all goes away at exit; the reader
+        # knows nothing of this object, so that forgetting it ends the reader.
+        self._stop_reader = weakref.finalize(self, self._reader.stop)
 
     def write(self, data: bytes) -> None:
         """Send one command."""
-        with self._told_as_ours(EP_COMMAND, "sending a command"):
-            n_sent = self._open_device.write(EP_COMMAND, data, _milliseconds(WRITE_TIMEOUT_S))
+        device = self._open_device
+        with _told_as_ours("sending a command", device, EP_COMMAND):
+            n_sent = device.write(EP_COMMAND, data, _milliseconds(WRITE_TIMEOUT_S))
         if n_sent != len(data):
             raise TransportError(f"the device took {n_sent} of {len(data)} bytes of a command")
 
     def read_reply(self, timeout_s: float) -> bytes:
         """Return one transfer of the reply endpoint."""
-        with self._told_as_ours(EP_REPLY, f"waiting {timeout_s} s for a reply"):
-            n_read = self._open_device.read(EP_REPLY, self._reply, _milliseconds(timeout_s))
+        doing = f"waiting {timeout_s:.3g} s for a reply"
+        n_read = _read(self._open_device, EP_REPLY, self._reply, timeout_s, doing)
         return self._reply[:n_read].tobytes()
 
     def read_frames(self, n_bytes: int, timeout_s: float) -> memoryview:
         """Return up to ``n_bytes`` of the stream of frames, empty if none came in time.
 
-        The number is taken up to whole USB packets. What is returned is overwritten by the next call.
+        What is returned is overwritten by the next call.
         """
-        n_buffer = ceil(n_bytes / MAX_PACKET_BYTES) * MAX_PACKET_BYTES
-        if len(self._frames) != n_buffer:
-            self._frames = array("B", bytes(n_buffer))
-        try:
-            with self._reading, self._told_as_ours(EP_FRAMES, "reading frames"):
-                n_read = self._open_device.read(EP_FRAMES, self._frames, _milliseconds(timeout_s))
-        except TransportTimeout:
-            n_read = 0
-        return memoryview(self._frames)[:n_read]
+        with self._opening:
+            _ = self._open_device
+            self._reader.start()
+        return self._reader.take(n_bytes, timeout_s)
 
     def close(self) -> None:
         """Release the device; a second call does nothing."""
-        with self._reading:
+        with self._opening:
             device, self._device = self._device, None
             if device is not None:
+                self._stop_reader()
                 usb.util.dispose_resources(device)
 
     @property
@@ -118,37 +126,194 @@ class UsbTransport:
             raise Disconnected("the USB device is closed", hint="open it again")
         return self._device
 
-    @contextmanager
-    def _told_as_ours(self, endpoint: int, doing: str) -> Iterator[None]:
-        try:
-            with _told_as_ours(doing):
-                yield
-        except Stalled:
-            self._device.clear_halt(endpoint)  # or every later transfer stalls too
-            raise
+
+class _FrameReader:
+    """A thread that reads into a ring of buffers, and what one other thread takes out of it.
+
+    The thread ends at an error, which stands in the queue behind what was read before; `start` begins anew.
+    """
+
+    def __init__(self, read: Callable[[array[int]], int]) -> None:
+        self._read = read
+        self._free: SimpleQueue[array[int]] = SimpleQueue()
+        self._filled: SimpleQueue[tuple[array[int], int] | BaseException] = SimpleQueue()
+        self._taken: array[int] | None = None
+        self._rest = memoryview(b"")
+        self._is_stopping = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to read, unless it does already or what came of it is not taken yet."""
+        if self._thread is not None or self._is_stopping:
+            return
+        if self._free.empty() and self._taken is None:  # the first time
+            for _ in range(N_FRAME_BUFFERS):
+                self._free.put(array("B", bytes(FRAME_BUFFER_BYTES)))
+        self._thread = threading.Thread(target=self._fill, name="usb frame reader", daemon=True)
+        self._thread.start()
+
+    def take(self, n_bytes: int, timeout_s: float) -> memoryview:
+        """Return what came, at most `n_bytes`; it is valid until the next call."""
+        if not self._rest:
+            self._give_back()
+            try:
+                item = self._filled.get(timeout=max(timeout_s, 0.001))
+            except Empty:
+                return self._rest
+            if isinstance(item, BaseException):
+                self._thread = None
+                raise item
+            self._taken, n_filled = item
+            self._rest = memoryview(self._taken)[:n_filled]
+        taken, self._rest = self._rest[:n_bytes], self._rest[n_bytes:]
+        return taken
+
+    def stop(self) -> None:
+        """End the thread and wait for it; nothing starts it again."""
+        self._is_stopping = True
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        self._filled.put(Disconnected("the USB device was closed", hint="open it again"))
+
+    def _give_back(self) -> None:
+        if self._taken is not None:
+            self._free.put(self._taken)
+            self._taken = None
+
+    def _fill(self) -> None:
+        while not self._is_stopping:
+            with suppress(Empty):
+                buffer = self._free.get(timeout=POLL_S)
+                try:
+                    n_filled = self._read(buffer)
+                except TransportTimeout:
+                    n_filled = 0
+                except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to who waits for frames
+                    self._free.put(buffer)
+                    self._filled.put(error)
+                    return
+                if n_filled:
+                    self._filled.put((buffer, n_filled))
+                else:
+                    self._free.put(buffer)
 
 
-def open_libusb(address: str) -> UsbTransport:
-    """Open a board on this computer's USB; the address is its serial number, or nothing for the first board.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsbBoard:
+    """A board that is on the bus.
+
+    Attributes
+    ----------
+    serial : str
+        Empty where it may not be read.
+    bus, address : int
+        Where it is; on Linux also the name of its file.
+    speed_mbit_s : int
+        On the cable; 0 where it is not known.
+    problem : str
+        Why it cannot be opened; empty if it can.
+    """
+
+    serial: str
+    bus: int
+    address: int
+    speed_mbit_s: int
+    problem: str
+
+
+def usb_boards(backend: IBackend | None = None) -> tuple[UsbBoard, ...]:
+    """Look which boards are on the bus; none is claimed.
+
+    Raises
+    ------
+    TransportError
+        libusb cannot be loaded, or does not start.
+    """
+    with _told_as_ours("looking for boards"):
+        found = usb.core.find(find_all=True, backend=backend or _libusb(), idVendor=VENDOR_ID, idProduct=PRODUCT_ID)
+        return tuple(map(_board_of, found or ()))
+
+
+def list_devices() -> dict[str, str]:
+    """Return the URL of every board on USB, and what there is to say of it."""
+    listed: dict[str, list[str]] = {}
+    for board in usb_boards():  # those that may not be read share a name
+        text = f"bus {board.bus}, address {board.address}, {board.speed_mbit_s} Mbit/s"
+        listed.setdefault(f"usb:{board.serial}", []).append(f"{text}: {board.problem}" if board.problem else text)
+    return {url: "; ".join(texts) for url, texts in listed.items()}
+
+
+def open_libusb(address: str) -> UsbTransport | Libusb1Transport:
+    """Open a board on this computer's USB.
 
     libusb comes from a wheel: it watches the bus itself, so a board that was pulled and plugged in again is found even
-    where no udev runs.
+    where no udev runs. Where its list of devices is stale all the same, a new context has a fresh one.
+
+    Parameters
+    ----------
+    address : str
+        Serial number of the board, or nothing for the first board; ``?async=1`` behind it posts several transfers at
+        once, through the package libusb1 (the extra ``usb1``).
     """
+    serial, _, query = address.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if unknown := sorted(set(options) - set(OPTIONS)):
+        raise WrongUsage(f"unknown option {', '.join(unknown)} in usb:{address}; known: {', '.join(OPTIONS)}")
+    if options.get("async", "0") not in ("0", "1"):
+        raise WrongUsage(f"async is {options['async']!r} in usb:{address}; allowed: 0 or 1")
+    if options.get("async") == "1":
+        from firmware_iface.libusb1_transport import Libusb1Transport
+
+        return Libusb1Transport(f"usb:{address}", serial=serial)
+    backend = _libusb()
+    try:
+        return UsbTransport(backend, f"usb:{address}", serial=serial)
+    except Disconnected:
+        return UsbTransport(_fresh_context(backend), f"usb:{address}", serial=serial)
+
+
+def _libusb() -> IBackend:
     import libusb_package
 
     backend = libusb_package.get_libusb1_backend()
     if backend is None:
         raise TransportError("libusb cannot be loaded", hint="install the package libusb-package again")
-    return UsbTransport(backend, f"usb:{address}", serial=address)
+    return backend
+
+
+def _fresh_context(backend: Any) -> IBackend:
+    """Return a backend that looks at the bus anew; pyusb itself keeps one for ever."""
+    return type(backend)(backend.lib)
 
 
 def _find(backend: IBackend, serial: str) -> Any:
     """Return the first board, or the one with that serial number; None when it is not there."""
 
     def is_wanted(device: Any) -> bool:
-        return not serial or device.serial_number == serial
+        return not serial or _serial_of(device) == serial
 
     return usb.core.find(backend=backend, idVendor=VENDOR_ID, idProduct=PRODUCT_ID, custom_match=is_wanted)
+
+
+def _serial_of(device: Any) -> str:
+    try:
+        return device.serial_number or ""
+    except ValueError as error:  # pyusb's word for a device that it may not open
+        raise TransportError("not allowed to read the serial number of a detector", hint=PLUG_HINT) from error
+
+
+def _board_of(device: Any) -> UsbBoard:
+    serial = problem = ""
+    try:
+        with _told_as_ours("reading its serial number"):
+            serial = _serial_of(device)
+    except TransportError as error:
+        problem = str(error)
+    finally:
+        usb.util.dispose_resources(device)
+    speed_mbit_s = _SPEEDS_MBIT_S.get(device.speed, 0)
+    return UsbBoard(serial=serial, bus=device.bus, address=device.address, speed_mbit_s=speed_mbit_s, problem=problem)
 
 
 def _set_up(device: Any) -> None:
@@ -157,28 +322,28 @@ def _set_up(device: Any) -> None:
         device.get_active_configuration()
     except usb.core.USBError:
         device.set_configuration()
+    with suppress(NotImplementedError):  # only Linux has such drivers
+        if device.is_kernel_driver_active(INTERFACE):
+            device.detach_kernel_driver(INTERFACE)
     usb.util.claim_interface(device, INTERFACE)
 
 
+def _read(device: Any, endpoint: int, buffer: array[int], timeout_s: float, doing: str) -> int:
+    with _told_as_ours(doing, device, endpoint):
+        return device.read(endpoint, buffer, _milliseconds(timeout_s))
+
+
 @contextmanager
-def _told_as_ours(doing: str) -> Iterator[None]:
+def _told_as_ours(doing: str, device: Any = None, endpoint: int = 0) -> Iterator[None]:
     """Turn pyusb's errors into those of the house, by errno, which all backends set alike."""
     try:
         yield
     except usb.core.USBError as error:
-        if error.errno in _GONE:
-            raise Disconnected(f"the detector left the bus while {doing}", hint=_PLUG_HINT) from error
-        if error.errno == errno.ETIMEDOUT:
-            raise TransportTimeout(f"the detector did not answer: {doing}") from error
-        if error.errno == errno.EPIPE:
-            raise Stalled(f"the detector stalled while {doing}") from error
-        if error.errno == errno.EACCES:
-            raise TransportError(f"not allowed to use the detector: {doing}", hint=_PLUG_HINT) from error
-        if error.errno == errno.EBUSY:
-            raise TransportError(
-                f"another program holds the detector: {doing}", hint="close the other program"
-            ) from error
-        raise TransportError(f"USB failed while {doing}: {error}") from error
+        ours = error_of(error.errno, doing, error)
+        if isinstance(ours, Stalled) and device is not None:
+            with suppress(usb.core.USBError):
+                device.clear_halt(endpoint)  # or every later transfer stalls too
+        raise ours from error
 
 
 def _milliseconds(timeout_s: float) -> int:

@@ -1,67 +1,87 @@
 """USB bytes: packets, out of a simulated readout board: commands in, replies and frames out.
 
 A pure state machine: no clock, no thread, no USB. Bytes come in through `receive` in any chunks, replies and frames
-wait to be taken. A running acquisition makes its next frame when the host asks for frame bytes and none wait, so that
-the host's pace never changes the data; time is the board's own count of nanoseconds.
+wait to be taken. What a run does is the `Sequencer`'s; here are commands, registers and states.
 
-# Ref: readout time: 48 OMR clocks, 256 header clocks and 65536 * depth / lines matrix clocks at 120 MHz, which fit the
-#      published 70.8, 412, 822 and 1640 us of 1, 6, 12 and 24 bits on 8 lines (Nord 2020).
-# Ref: counter 1 is read before counter 0, and the matrix is cleared before a run: excalibur-detector @099951f3
-#      `ExcaliburFemClient.cpp` 505-522, `ExcaliburFemClientAsicControl.cpp` 104-130.
+# Ref: 80 V set read as 77.91 V, board 24.7 C, FPGA 39 to 42 C: Merlin manual v0.7, section 12 of its reference.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum, auto
+from collections.abc import Callable, Mapping, Sequence
 
 from firmware_iface import chip, wire
 from firmware_iface.chip import Mode
-from firmware_iface.wire import BoardState, Capability, FrameFlag, Opcode, Status
-from sim.chip import BYTES_IN, DEPTH_OF_CODE, LINES_OF_CODE, SERIAL_DEPTH, ChipRefused, SimulatedChip
-from sim.faults import NO_FAULTS, Faults
+from firmware_iface.wire import (
+    BoardState,
+    Capability,
+    Opcode,
+    Status,
+    TriggerStart,
+    TriggerStop,
+)
+from sim.chip import ChipRefused, SimulatedChip, bytes_in
+from sim.faults import NO_FAULTS, Faults, Hiccup
+from sim.sequencer import CONTINUOUS, READ_MODES, Happening, Run, Sequencer, mode_of, readout_time_ns
+from sim.triggers import Output, Pulser
 
-FIRMWARE_VERSION = 1
-CLOCK_MHZ = 120
-OMR_AND_HEADER_CLOCKS = 48 + 256
-BIAS_LIMIT_MV = 1_000_000
-TEMPERATURE_MK = 308_150
-READ_MODES = (Mode.READ_COUNTER_0, Mode.READ_COUNTER_1)
-
-
-class Event(Enum):
-    """What happens to the board besides commands."""
-
-    RUN_ENDED = auto()
-    CHIP_FAILED = auto()
-
-
-TRANSITIONS: Mapping[tuple[BoardState, Opcode | Event], BoardState] = {
-    (BoardState.IDLE, Opcode.GET_INFO): BoardState.IDLE,
-    (BoardState.IDLE, Opcode.GET_STATUS): BoardState.IDLE,
-    (BoardState.IDLE, Opcode.RESET): BoardState.IDLE,
-    (BoardState.IDLE, Opcode.CHIP_TRANSACT): BoardState.IDLE,
-    (BoardState.IDLE, Opcode.FAST_CLEAR): BoardState.IDLE,
-    (BoardState.IDLE, Opcode.START): BoardState.ACQUIRING,
-    (BoardState.IDLE, Opcode.STOP): BoardState.IDLE,  # the run may have ended while the command was on its way
-    (BoardState.IDLE, Opcode.ABORT): BoardState.IDLE,
-    (BoardState.IDLE, Opcode.SET_BIAS): BoardState.IDLE,
-    (BoardState.IDLE, Opcode.AUXILIARY): BoardState.IDLE,
-    (BoardState.ACQUIRING, Opcode.GET_INFO): BoardState.ACQUIRING,
-    (BoardState.ACQUIRING, Opcode.GET_STATUS): BoardState.ACQUIRING,
-    (BoardState.ACQUIRING, Opcode.AUXILIARY): BoardState.ACQUIRING,
-    (BoardState.ACQUIRING, Opcode.STOP): BoardState.IDLE,
-    (BoardState.ACQUIRING, Opcode.ABORT): BoardState.IDLE,
-    (BoardState.ACQUIRING, Opcode.RESET): BoardState.IDLE,
-    (BoardState.ACQUIRING, Event.RUN_ENDED): BoardState.IDLE,
-    (BoardState.ACQUIRING, Event.CHIP_FAILED): BoardState.FAULT,
-    (BoardState.FAULT, Opcode.GET_INFO): BoardState.FAULT,
-    (BoardState.FAULT, Opcode.GET_STATUS): BoardState.FAULT,
-    (BoardState.FAULT, Opcode.RESET): BoardState.IDLE,
+FIRMWARE_VERSION = 2
+TEMPERATURES_MK: Mapping[str, int] = {
+    "TEMPERATURE_BOARD": 308_150,
+    "TEMPERATURE_FPGA": 314_150,
+    "TEMPERATURE_SENSOR": 303_150,
 }
+BIAS_READING_SHARE = 0.974
+"""Of the voltage that was set: the supply's series resistor."""
+LEAKAGE_NA_PER_V = 1.36
+LAYOUTS = frozenset({(1, n) for n in range(1, 9)} | {(2, 2)})
+"""(rows, columns) of chips."""
+
+TRANSITIONS: Mapping[tuple[BoardState, Opcode | Happening], BoardState] = {
+    **{
+        (BoardState.IDLE, opcode): BoardState.IDLE
+        for opcode in Opcode
+        # the run may have ended while STOP or ABORT was on its way
+        if opcode not in {Opcode.START, Opcode.SOFT_TRIGGER}
+    },
+    (BoardState.IDLE, Opcode.START): BoardState.ACQUIRING,
+    (BoardState.IDLE, Happening.ARMED): BoardState.ARMED,  # by a START that waits for a trigger
+    **{
+        (state, opcode): state
+        for state in (BoardState.ACQUIRING, BoardState.ARMED)
+        for opcode in (Opcode.GET_INFO, Opcode.GET_STATUS, Opcode.READ_REGISTER, Opcode.AUXILIARY)
+    },
+    **{
+        (state, opcode): BoardState.IDLE
+        for state in (BoardState.ACQUIRING, BoardState.ARMED)
+        for opcode in (Opcode.STOP, Opcode.ABORT, Opcode.RESET)
+    },
+    (BoardState.ACQUIRING, Happening.BURST_ENDED): BoardState.ARMED,
+    (BoardState.ACQUIRING, Happening.RUN_ENDED): BoardState.IDLE,
+    (BoardState.ACQUIRING, Happening.CHIP_FAILED): BoardState.FAULT,
+    (BoardState.ARMED, Opcode.SOFT_TRIGGER): BoardState.ACQUIRING,
+    (BoardState.ARMED, Happening.TRIGGERED): BoardState.ACQUIRING,
+    **{
+        (BoardState.FAULT, opcode): BoardState.FAULT
+        for opcode in (Opcode.GET_INFO, Opcode.GET_STATUS, Opcode.READ_REGISTER, Opcode.STOP, Opcode.ABORT)
+    },
+    (BoardState.FAULT, Opcode.RESET): BoardState.IDLE,
+    **{(state, Happening.BROWNED_OUT): BoardState.IDLE for state in BoardState},
+}
+
+
+def states_diagram() -> str:
+    """Return the transitions as a Mermaid diagram; PROTOCOL.md holds the same text."""
+    lines = ["stateDiagram-v2", f"    [*] --> {BoardState.IDLE.name}"]
+    for state in BoardState:
+        targets: dict[BoardState, list[str]] = {}
+        for (before, cause), after in TRANSITIONS.items():
+            if before is state:
+                targets.setdefault(after, []).append(cause.name)
+        lines += [f"    {state.name} --> {target.name}: {', '.join(names)}" for target, names in targets.items()]
+    return "\n".join(lines)
 
 
 class _Refused(Exception):
@@ -70,59 +90,63 @@ class _Refused(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    run_id: int
-    n_frames: int
-    exposure_ns: int
-    period_ns: int
-    readouts: tuple[int, ...]
-    start_ns: int
-
-
 class Board:
-    """The readout board of one chip.
+    """The readout board of one chip, or of an assembly of them.
 
     Parameters
     ----------
-    chip_ : SimulatedChip
+    chips : SimulatedChip or sequence of SimulatedChip
+        At most 8, by their number.
     auxiliary : callable of str to str
         The serial line to the gantry's controllers: one line in, one line out.
     serial : str
         Serial number, 16 ASCII characters at most.
     faults : Faults
-        What happens to frames on their way to the host.
+        What happens to the board, and to frames on their way to the host.
+    layout : (rows, columns)
+        How the chips stand: (1, n) or (2, 2); without it, in one row.
+    inputs : mapping of str to Pulser
+        What is connected to the trigger inputs "TTL" and "LVDS".
     """
 
     def __init__(
         self,
-        chip_: SimulatedChip,
+        chips: SimulatedChip | Sequence[SimulatedChip],
         auxiliary: Callable[[str], str],
         serial: str,
         faults: Faults = NO_FAULTS,
+        *,
+        layout: tuple[int, int] | None = None,
+        inputs: Mapping[str, Pulser] | None = None,
     ) -> None:
         if not serial.isascii() or len(serial) > 16:
             raise ValueError(f"the serial number is {serial!r}; allowed: 16 ASCII characters at most")
-        self._chip = chip_
+        self._chips = (chips,) if isinstance(chips, SimulatedChip) else tuple(chips)
+        self._layout = layout or (1, len(self._chips))
+        if self._layout not in LAYOUTS:
+            raise ValueError(f"chips stand in {self._layout}; allowed: one row of 1 to 8, or 2 x 2")
+        if self._layout[0] * self._layout[1] != len(self._chips):
+            raise ValueError(f"{len(self._chips)} chips do not stand in {self._layout}")
         self._auxiliary = auxiliary
         self._serial = serial
-        self._faults = faults
         self._commands = bytearray()
         self._replies: deque[bytes] = deque()
-        self._frame = memoryview(b"")
-        self._n_frames_made = 0
-        self._now_ns = 0
+        self._n_power_ups = 0
+        self._sequencer = Sequencer(self._chips, faults, inputs or {}, self._happened)
         self._power_up()
         self._handlers: Mapping[Opcode, Callable[[bytes], bytes]] = {
             Opcode.GET_INFO: self._get_info,
             Opcode.GET_STATUS: self._get_status,
             Opcode.RESET: self._reset,
+            Opcode.READ_REGISTER: self._read_register,
+            Opcode.WRITE_REGISTER: self._write_register,
             Opcode.CHIP_TRANSACT: self._chip_transact,
             Opcode.FAST_CLEAR: self._fast_clear,
+            Opcode.READ_SENSE: self._read_sense,
             Opcode.START: self._start,
             Opcode.STOP: self._stop,
             Opcode.ABORT: self._abort,
-            Opcode.SET_BIAS: self._set_bias,
+            Opcode.SOFT_TRIGGER: self._soft_trigger,
             Opcode.AUXILIARY: self._pass_on,
         }
 
@@ -133,8 +157,17 @@ class Board:
 
     @property
     def is_unplugged(self) -> bool:
-        """Whether the device has left the bus: it made all the frames it may, and they were read."""
-        return not self._frame and self._faults.is_unplugged(self._n_frames_made)
+        """Whether the device has left the bus: it gave all that it may."""
+        return self._sequencer.is_unplugged
+
+    @property
+    def outputs(self) -> Mapping[str, Output]:
+        """What the trigger outputs "TTL" and "LVDS" showed."""
+        return self._sequencer.outputs
+
+    def plug(self) -> None:
+        """Be put back on the bus for good."""
+        self._sequencer.plug()
 
     def receive(self, data: bytes) -> None:
         """Take bytes of the command endpoint, in any chunks, and answer every command that is complete."""
@@ -155,17 +188,23 @@ class Board:
             self._replies.appendleft(reply[n:])
         return reply[:n]
 
+    @property
+    def has_hiccup(self) -> bool:
+        """Whether the frame endpoint has something else to do before it gives bytes."""
+        return isinstance(self._sequencer.front, Hiccup)
+
+    def take_hiccup(self) -> Hiccup | None:
+        """Take what the frame endpoint does before it gives bytes; None most of the time."""
+        return self._sequencer.take_hiccup()
+
     def pending_frame_bytes(self) -> int:
         """Return how many bytes of one frame wait; makes the frame if a run is on and none waits."""
-        while not self._frame and self._state is BoardState.ACQUIRING and not self.is_unplugged:
-            self._make_frame()
-        return len(self._frame)
+        front = self._sequencer.front
+        return len(front) if isinstance(front, memoryview) else 0
 
     def take_frame_bytes(self, n: int) -> memoryview:
         """Take up to `n` bytes of one frame; a frame is one transfer."""
-        self.pending_frame_bytes()
-        taken, self._frame = self._frame[:n], self._frame[n:]
-        return taken
+        return self._sequencer.take(n)
 
     # Commands
 
@@ -211,8 +250,10 @@ class Board:
         after = TRANSITIONS.get((self._state, Opcode(opcode)))
         if after is None:
             raise _Refused(Status.NOT_ALLOWED, f"{Opcode(opcode).name} is not allowed while {self._state.name}")
+        before = self._state
         answer = self._handlers[Opcode(opcode)](payload)
-        self._state = after
+        if self._state is before:  # else the handler knew better
+            self._state = after
         return answer
 
     def _reply(self, opcode: int, tag: int, status: Status, payload: bytes) -> None:
@@ -220,82 +261,155 @@ class Board:
         self._replies.append(header + payload + wire.CRC.pack(zlib.crc32(header + payload)))
 
     def _power_up(self) -> None:
+        self._n_power_ups = (self._n_power_ups + 1) % (1 << 16)
         self._state = BoardState.IDLE
-        self._run = _Run(run_id=0, n_frames=0, exposure_ns=0, period_ns=0, readouts=(), start_ns=0)
-        self._n_frames_done = 0
-        self._bias_mv = 0
+        self._registers = {name: each.initial for name, each in wire.REGISTERS.items() if each.is_writable}
+        self._sequencer.forget()
+
+    def _happened(self, happening: Happening) -> None:
+        self._state = TRANSITIONS[self._state, happening]
+        if happening is Happening.BROWNED_OUT:
+            for each in self._chips:
+                each.reset()
+            self._power_up()
 
     def _get_info(self, payload: bytes) -> bytes:
         _expect_length(payload, 0)
-        capabilities = Capability.AUXILIARY_LINE | Capability.BIAS
-        most_lines = max(chip.LINES_CODES)
-        return wire.INFO.pack(FIRMWARE_VERSION, wire.VERSION, 1, most_lines, 0, capabilities, self._serial.encode())
+        most_lines, serial = max(chip.LINES_CODES), self._serial.encode()
+        return wire.INFO.pack(
+            FIRMWARE_VERSION, wire.VERSION, len(self._chips), most_lines, *self._layout, self._capabilities, serial
+        )
+
+    @property
+    def _capabilities(self) -> Capability:
+        return Capability(sum(Capability))
 
     def _get_status(self, payload: bytes) -> bytes:
         _expect_length(payload, 0)
-        return wire.STATUS.pack(self._state, 0, 0, self._run.run_id, self._n_frames_done, TEMPERATURE_MK, self._bias_mv)
+        sequencer = self._sequencer
+        return wire.STATUS.pack(
+            self._state,
+            sequencer.fault,
+            self._n_power_ups,
+            sequencer.run_id,
+            sequencer.n_done,
+            TEMPERATURES_MK["TEMPERATURE_BOARD"],
+            self._registers["BIAS"],
+        )
 
     def _reset(self, payload: bytes) -> bytes:
+        """Start again, as after power-up, but for the count of power-ups: the host asked for it."""
         _expect_length(payload, 0)
-        self._chip.reset()
-        self._frame = memoryview(b"")
+        for each in self._chips:
+            each.reset()
+        self._n_power_ups -= 1
         self._power_up()
         return b""
 
+    def _read_register(self, payload: bytes) -> bytes:
+        _expect_length(payload, wire.READ_REGISTER.size)
+        (address,) = wire.READ_REGISTER.unpack(payload)
+        return wire.REGISTER_VALUE.pack(self._register(_register_at(address)))
+
+    def _register(self, name: str) -> int:
+        if name in self._registers:
+            return self._registers[name]
+        bias_mv = self._registers["BIAS"]
+        told = {
+            "FIRMWARE_VERSION": FIRMWARE_VERSION,
+            "PROTOCOL_VERSION": wire.VERSION,
+            "CAPABILITIES": int(self._capabilities),
+            "CHIPS": len(self._chips),
+            "POWER_UPS": self._n_power_ups,
+            "FAULT_CODE": int(self._sequencer.fault),
+            "BIAS_MEASURED": round(bias_mv * BIAS_READING_SHARE),
+            "BIAS_CURRENT": round(bias_mv / 1000 * LEAKAGE_NA_PER_V),
+            "LINES": max(chip.LINES_CODES),
+            **TEMPERATURES_MK,
+        }
+        return told[name]
+
+    def _write_register(self, payload: bytes) -> bytes:
+        _expect_length(payload, wire.WRITE_REGISTER.size)
+        address, value = wire.WRITE_REGISTER.unpack(payload)
+        name = _register_at(address)
+        register = wire.REGISTERS[name]
+        if not register.is_writable:
+            raise _Refused(Status.OUT_OF_RANGE, f"{name} cannot be written")
+        if not register.lowest <= value <= register.highest:
+            raise _Refused(Status.OUT_OF_RANGE, f"{name} of {value}; allowed: {register.lowest} to {register.highest}")
+        self._registers[name] = value
+        return b""
+
     def _chip_transact(self, payload: bytes) -> bytes:
+        omr, chips = self._omr_and_chips(payload)
+        _expect_length(payload, wire.CHIP_TRANSACT.size + bytes_in(omr))
+        bits = payload[wire.CHIP_TRANSACT.size :]
+        answers = [each.transact(omr, bits) for each in chips]
+        return answers[0] if len(answers) == 1 else b""
+
+    def _read_sense(self, payload: bytes) -> bytes:
+        omr, chips = self._omr_and_chips(payload)
+        _expect_length(payload, wire.CHIP_TRANSACT.size)
+        if len(chips) != 1:
+            raise _Refused(Status.OUT_OF_RANGE, "all chips; allowed: one, for each has its own pad")
+        if mode_of(omr) is not Mode.READ_DACS:
+            raise _Refused(Status.OUT_OF_RANGE, f"mode {mode_of(omr).name}; allowed: READ_DACS, which changes nothing")
+        chips[0].transact(omr, b"")
+        return wire.SENSE.pack(round(chips[0].sense_voltage_v() * 1e6))
+
+    def _omr_and_chips(self, payload: bytes) -> tuple[int, Sequence[SimulatedChip]]:
         if len(payload) < wire.CHIP_TRANSACT.size:
-            raise _Refused(Status.BAD_LENGTH, f"{len(payload)} bytes; allowed: an OMR of {wire.CHIP_TRANSACT.size}")
-        (omr,) = wire.CHIP_TRANSACT.unpack_from(payload)
+            raise _Refused(Status.BAD_LENGTH, f"{len(payload)} bytes; allowed: OMR and chip, {wire.CHIP_TRANSACT.size}")
+        omr, number = wire.CHIP_TRANSACT.unpack_from(payload)
         _expect_omr(omr)
-        _expect_length(payload, wire.CHIP_TRANSACT.size + BYTES_IN[_mode_of(omr)])
-        return self._chip.transact(omr, payload[wire.CHIP_TRANSACT.size :])
+        if number != wire.ALL_CHIPS and number >= len(self._chips):
+            raise _Refused(Status.OUT_OF_RANGE, f"chip {number}; allowed: 0 to {len(self._chips) - 1}, or 255 for all")
+        return omr, self._chips if number == wire.ALL_CHIPS else self._chips[number : number + 1]
 
     def _fast_clear(self, payload: bytes) -> bytes:
         _expect_length(payload, 0)
-        self._chip.fast_clear()
+        for each in self._chips:
+            each.fast_clear()
         return b""
 
     def _start(self, payload: bytes) -> bytes:
         if len(payload) < wire.START.size:
             raise _Refused(Status.BAD_LENGTH, f"{len(payload)} bytes; allowed: {wire.START.size} and the OMRs")
         run_id, n_frames, exposure_ns, period_ns, n_readouts = wire.START.unpack_from(payload)
-        _expect_length(payload, wire.START.size + n_readouts * wire.CHIP_TRANSACT.size)
-        readouts = tuple(omr for (omr,) in wire.CHIP_TRANSACT.iter_unpack(payload[wire.START.size :]))
+        _expect_length(payload, wire.START.size + n_readouts * wire.OMR.size)
+        readouts = tuple(omr for (omr,) in wire.OMR.iter_unpack(payload[wire.START.size :]))
         _expect_readouts(readouts)
-        if exposure_ns == 0:
-            raise _Refused(Status.OUT_OF_RANGE, "an exposure of 0 ns; allowed: 1 ns or more")
-        shortest_ns = exposure_ns + sum(map(readout_time_ns, readouts))
-        if 0 < period_ns < shortest_ns:
-            raise _Refused(Status.OUT_OF_RANGE, f"a period of {period_ns} ns; allowed: 0, or {shortest_ns} and more")
-        self._chip.arm(readouts[0])
-        self._chip.fast_clear()
-        self._run = _Run(
+        run = Run(
             run_id=run_id,
             n_frames=n_frames,
             exposure_ns=exposure_ns,
             period_ns=period_ns,
             readouts=readouts,
-            start_ns=self._now_ns,
+            start_ns=self._sequencer.now_ns,
+            settings=dict(self._registers),
         )
-        self._n_frames_done = 0
+        _expect_timing(run)
+        self._sequencer.start(run)
         return b""
 
     def _stop(self, payload: bytes) -> bytes:
         """End the run; a frame of which the host has read a part is already whole, and stays to be read."""
         _expect_length(payload, 0)
+        self._sequencer.stop()
         return b""
 
     def _abort(self, payload: bytes) -> bytes:
         _expect_length(payload, 0)
-        self._frame = memoryview(b"")
+        self._sequencer.stop()
+        self._sequencer.empty()
         return b""
 
-    def _set_bias(self, payload: bytes) -> bytes:
-        _expect_length(payload, wire.SET_BIAS.size)
-        (bias_mv,) = wire.SET_BIAS.unpack(payload)
-        if abs(bias_mv) > BIAS_LIMIT_MV:
-            raise _Refused(Status.OUT_OF_RANGE, f"a bias of {bias_mv} mV; allowed: {BIAS_LIMIT_MV} mV either way")
-        self._bias_mv = bias_mv
+    def _soft_trigger(self, payload: bytes) -> bytes:
+        _expect_length(payload, 0)
+        if self._registers["TRIGGER_START"] != TriggerStart.SOFTWARE:
+            raise _Refused(Status.NOT_ALLOWED, "this run waits for an edge, not for SOFT_TRIGGER")
+        self._sequencer.fire()
         return b""
 
     def _pass_on(self, payload: bytes) -> bytes:
@@ -305,66 +419,35 @@ class Board:
             raise _Refused(Status.OUT_OF_RANGE, "the line is not UTF-8 text") from None
         return self._auxiliary(line).encode()
 
-    # Frames
 
-    def _make_frame(self) -> None:
-        run = self._run
-        opening_ns = max(self._now_ns, run.start_ns + self._n_frames_done * run.period_ns)
-        self._now_ns = opening_ns + run.exposure_ns
-        try:
-            self._chip.arm(run.readouts[0])
-            self._chip.expose(run.exposure_ns * 1e-9)
-            frame = b"".join(self._readout_packet(omr, opening_ns) for omr in run.readouts)
-        except ChipRefused:
-            self._state = TRANSITIONS[self._state, Event.CHIP_FAILED]
-            return
-        self._frame = memoryview(self._faults.spoil(self._n_frames_made, frame))
-        self._n_frames_made += 1
-        self._n_frames_done += 1
-        if self._n_frames_done == run.n_frames:
-            self._state = TRANSITIONS[self._state, Event.RUN_ENDED]
-
-    def _readout_packet(self, omr: int, opening_ns: int) -> bytes:
-        payload = self._chip.transact(omr, b"")
-        self._now_ns += readout_time_ns(omr)
-        is_last = omr == self._run.readouts[-1]
-        depth, n_lines = _depth_and_lines(omr)
-        before_crc = wire.FRAME_HEADER.pack(
-            wire.FRAME_MAGIC,
-            wire.VERSION,
-            wire.FRAME_HEADER.size,
-            self._run.run_id,
-            FrameFlag.LAST_READOUT if is_last else 0,
-            self._n_frames_done,
-            opening_ns,
-            self._run.exposure_ns,
-            omr,
-            0,  # the one chip
-            READ_MODES.index(_mode_of(omr)),
-            depth,
-            n_lines,
-            len(payload),
-            zlib.crc32(payload),
-            0,
-        )[: -wire.CRC.size]
-        return before_crc + wire.CRC.pack(zlib.crc32(before_crc)) + payload
+def _register_at(address: int) -> str:
+    name = next((name for name, each in wire.REGISTERS.items() if each.address == address), None)
+    if name is None:
+        raise _Refused(Status.OUT_OF_RANGE, f"there is no register at {address:#06x}")
+    return name
 
 
-def readout_time_ns(omr: int) -> int:
-    """Return how long the chip takes to shift out one counter."""
-    depth, n_lines = _depth_and_lines(omr)
-    clocks = OMR_AND_HEADER_CLOCKS + chip.ROWS * chip.COLS * depth // n_lines
-    return clocks * 1000 // CLOCK_MHZ
-
-
-def _mode_of(omr: int) -> Mode:
-    return Mode(chip.unpack_register(chip.OMR_FIELDS, omr)["M"])
-
-
-def _depth_and_lines(omr: int) -> tuple[int, int]:
-    """Return bit planes and data lines of one readout; the two readouts of a 24-bit counter have 12 planes each."""
-    fields = chip.unpack_register(chip.OMR_FIELDS, omr)
-    return SERIAL_DEPTH[DEPTH_OF_CODE[fields["CountL"]]], LINES_OF_CODE[fields["PS"]]
+def _expect_timing(run: Run) -> None:
+    """Refuse a run whose times do not go together."""
+    settings = run.settings
+    if run.exposure_ns == 0:
+        raise _Refused(Status.OUT_OF_RANGE, "an exposure of 0 ns; allowed: 1 ns or more")
+    readout_ns = sum(readout_time_ns(omr, settings["CLOCK"]) for omr in run.readouts_of(0))
+    shortest_ns = max(run.exposure_ns, readout_ns) if run.is_continuous else run.exposure_ns + readout_ns
+    if run.is_continuous and run.exposure_ns < readout_ns:
+        raise _Refused(
+            Status.OUT_OF_RANGE, f"{run.exposure_ns} ns; allowed: {readout_ns} and more in continuous read/write"
+        )
+    if 0 < run.period_ns < shortest_ns:
+        raise _Refused(Status.OUT_OF_RANGE, f"a period of {run.period_ns} ns; allowed: 0, or {shortest_ns} and more")
+    is_gated = run.stop is not TriggerStop.INTERNAL
+    if is_gated and run.start is not TriggerStart.INTERNAL and settings["FRAMES_PER_TRIGGER"] != 1:
+        raise _Refused(Status.OUT_OF_RANGE, "a burst of gates; allowed: FRAMES_PER_TRIGGER 1 with a TRIGGER_STOP")
+    pulses_ns = settings["TEST_PULSES"] * settings["TEST_PULSE_PERIOD"]
+    if pulses_ns > run.exposure_ns:
+        raise _Refused(
+            Status.OUT_OF_RANGE, f"test pulses of {pulses_ns} ns in {run.exposure_ns} ns; allowed: within the exposure"
+        )
 
 
 def _expect_length(payload: bytes, n_bytes: int) -> None:
@@ -381,7 +464,9 @@ def _expect_readouts(readouts: tuple[int, ...]) -> None:
     """Refuse a list of readouts that is no frame: one or both counters, once each, in one mode of the chip."""
     for omr in readouts:
         _expect_omr(omr)
-        if _mode_of(omr) not in READ_MODES:
-            raise _Refused(Status.OUT_OF_RANGE, f"a readout has mode {_mode_of(omr).name}; allowed: reading a counter")
+        if mode_of(omr) not in READ_MODES:
+            raise _Refused(Status.OUT_OF_RANGE, f"a readout has mode {mode_of(omr).name}; allowed: reading a counter")
     if not readouts or len(set(readouts)) < len(readouts) or len({omr >> 3 for omr in readouts}) > 1:
         raise _Refused(Status.OUT_OF_RANGE, "the readouts; allowed: one or both counters, once each, in the same mode")
+    if readouts[0] & CONTINUOUS and [mode_of(omr) for omr in readouts] != [Mode.READ_COUNTER_1, Mode.READ_COUNTER_0]:
+        raise _Refused(Status.OUT_OF_RANGE, "the readouts; allowed in continuous read/write: counter 1, then counter 0")

@@ -92,6 +92,29 @@ def test_any_bytes_like_and_any_alignment_will_do() -> None:
     np.testing.assert_array_equal(out, decode_matrix(bytearray(payload), 12, 8))
 
 
+@pytest.mark.parametrize("n_lines", [1, 2, 4, 8])
+@pytest.mark.parametrize("depth_bits", [1, 6])
+def test_shallow_counts_fit_into_bytes(depth_bits: int, n_lines: int) -> None:
+    payload = serialise(patterns(depth_bits), depth_bits, n_lines)
+    out = np.empty((256, 256), dtype=np.uint8)
+    assert decode_matrix(payload, depth_bits, n_lines, out=out) is out
+    np.testing.assert_array_equal(out, decode_matrix(payload, depth_bits, n_lines))
+
+
+@pytest.mark.parametrize(
+    ("depth_bits", "out"),
+    [
+        (12, np.empty((256, 256), dtype=np.uint8)),
+        (1, np.empty((256, 256), dtype=np.int64)),
+        (1, np.empty((128, 256), dtype=np.uint8)),
+        (6, np.empty((256, 512), dtype=np.uint8)[:, ::2]),
+    ],
+)
+def test_arrays_that_cannot_hold_the_counts_are_refused(depth_bits: int, out: NDArray[np.uint8]) -> None:
+    with pytest.raises(ValueError, match="out is"):
+        decode_matrix(bytes(matrix_bytes(depth_bits)), depth_bits, 8, out=out)
+
+
 @pytest.mark.parametrize("decode", [decode_matrix, raw_matrix])
 @pytest.mark.parametrize(
     ("n_bytes", "depth_bits", "n_lines"),

@@ -29,17 +29,19 @@ from firmware_iface.codec import (
     encode_pixels,
 )
 from firmware_iface.frame import Lost
-from firmware_iface.wire import FrameFlag
+from firmware_iface.wire import FrameFlag, Opcode
 
 RUN_ID = 7
 OMR_1_BIT = 0x000800300064  # read counter 1: 8 lines, 1 bit, colour, CSM, HGM, no info header
 
 
-def packet(sequence: int, counter: int = 1, *, run_id: int = RUN_ID, flags: int = 4, depth_bits: int = 1) -> bytes:
+def packet(
+    sequence: int, counter: int = 1, *, run_id: int = RUN_ID, flags: int = 4, depth_bits: int = 1, chip: int = 0
+) -> bytes:
     payload = random.Random(1000 * sequence + counter).randbytes(8192 * depth_bits)
     before_crc = struct.pack(
         "<4sHHIIQQQQBBBBII",
-        b"MPXF", 1, 64, run_id, flags, sequence, 1000 * sequence, 500, OMR_1_BIT, 0, counter, depth_bits, 8,
+        b"MPXF", 2, 64, run_id, flags, sequence, 1000 * sequence, 500, OMR_1_BIT, chip, counter, depth_bits, 8,
         len(payload), zlib.crc32(payload),
     )  # fmt: skip
     return before_crc + struct.pack("<I", zlib.crc32(before_crc)) + payload
@@ -160,7 +162,7 @@ def test_a_missing_half_loses_the_frame() -> None:
     items = decode([stream], 4, 2)
     assert told(items) == [("whole", 0), ("lost", 1), ("lost", 2), ("whole", 3)]
     assert isinstance(items[1], Lost)
-    assert "1 of its 2 counters" in items[1].reason
+    assert "1 of its 2 readouts" in items[1].reason
 
 
 def test_a_repeated_packet_is_no_second_frame_and_no_other_half() -> None:
@@ -218,10 +220,52 @@ def golden_bytes() -> bytes:
 
 def test_the_worked_commands_are_those_that_are_sent() -> None:
     start = struct.pack("<IIQQB7xQ", 7, 100, 2_000_000, 0, 1, 0x000800700464)
+    dacs = bytes.fromhex("FA7D2D2F 200CBFC1 200C9699 1119191F 5F429919 0C864321 90C8281E 40000000")
+    sent = {
+        (0x01, 1): b"", (0x40, 2): b"ROT?", (0x20, 3): start, (0x05, 4): struct.pack("<Hi", 0x30, -450_000),
+        (0x04, 5): struct.pack("<H", 0x34), (0x02, 7): b"", (0x10, 8): struct.pack("<QB7x", 0x000800300061, 2) + dacs,
+        (0x12, 9): struct.pack("<QB7x", 0x028800300063, 1), (0x11, 10): b"", (0x23, 11): b"", (0x03, 12): b"",
+        (0x21, 13): b"", (0x22, 14): b"",
+    }  # fmt: skip
+    assert {opcode for opcode, _ in sent} == set(Opcode), "every command has its golden bytes"
     stream = golden_bytes()
-    for command in (encode_command(0x01, 1), encode_command(0x40, 2, b"ROT?"), encode_command(0x20, 3, start)):
-        assert command in stream
-    assert list(ReplyDecoder().receive(stream)) == [Reply(0x40, 2, 0, b"12.5")]
+    for (opcode, tag), payload in sent.items():
+        assert encode_command(opcode, tag, payload) in stream, opcode
+
+
+def test_the_worked_replies_are_read() -> None:
+    info = struct.pack("<HHBBBBI16s", 2, 2, 4, 8, 2, 2, 63, b"QUAD-7")
+    status = struct.pack("<BBHIQii", 3, 0, 1, 7, 2, 308_150, -450_000)
+    assert list(ReplyDecoder().receive(golden_bytes())) == [
+        Reply(0x01, 1, 0, info), Reply(0x40, 2, 0, b"12.5"), Reply(0x05, 4, 0, b""),
+        Reply(0x04, 5, 0, struct.pack("<i", -440_312)), Reply(0x21, 6, 5, b""), Reply(0x02, 7, 0, status),
+        Reply(0x12, 9, 0, struct.pack("<i", 650_000)),
+    ]  # fmt: skip
+
+
+def test_the_worked_packet_of_a_quad_is_one_part_of_its_frame() -> None:
+    stream = golden_bytes()
+    last = stream[stream.rindex(b"MPXF") :][:64] + bytes(8192)
+    others = [
+        packet(5, 0, chip=chip, flags=FrameFlag.PAUSED | FrameFlag.OVERFLOW | FrameFlag.TRIGGERED) for chip in range(3)
+    ]
+    loss, frame_ = FrameDecoder(RUN_ID, 6, 1, 4).receive(b"".join(others) + last)
+    assert isinstance(loss, Lost)
+    assert (loss.first_sequence, loss.n_frames) == (0, 5)
+    assert isinstance(frame_, tuple)
+    assert [each.chip for each in frame_] == [0, 1, 2, 3]
+    assert (frame_[3].timestamp_ns, frame_[3].omr, frame_[3].counter) == (50_000_000, 0x000800100060, 0)
+    flags = FrameFlag.PAUSED | FrameFlag.OVERFLOW | FrameFlag.LAST_READOUT | FrameFlag.TRIGGERED
+    assert frame_[3].flags == flags
+
+
+def test_a_missing_chip_loses_the_frame_and_a_chip_too_many_is_damage() -> None:
+    stream = b"".join(packet(sequence, 1, chip=chip) for sequence in range(2) for chip in range(2 - sequence))
+    items = list(FrameDecoder(RUN_ID, 2, 1, 2).receive(stream))
+    assert [type(item) for item in items] == [tuple]
+    (loss,) = FrameDecoder(RUN_ID, 1, 1, 2).receive(packet(0, 1, chip=2))
+    assert isinstance(loss, Lost)
+    assert "chip 2" in loss.reason
 
 
 def test_the_worked_frame_is_decoded() -> None:
@@ -240,8 +284,8 @@ def test_the_worked_frame_is_decoded() -> None:
 
 
 def test_commands_are_the_bytes_of_the_specification() -> None:
-    assert encode_command(0x01, 1).hex(" ") == "6d 43 01 01 01 00 00 00 00 00 00 00 84 ab 91 b6"
-    assert encode_command(0x40, 0x1234, b"ROT?")[:16].hex() == "6d43014034120000" + "04000000" + b"ROT?".hex()
+    assert encode_command(0x01, 1).hex(" ") == "6d 43 02 01 01 00 00 00 00 00 00 00 87 10 a6 5d"
+    assert encode_command(0x40, 0x1234, b"ROT?")[:16].hex() == "6d43024034120000" + "04000000" + b"ROT?".hex()
     with pytest.raises(ValueError, match="131072"):
         encode_command(0x10, 0, bytes((1 << 17) + 1))
     with pytest.raises(ValueError, match="65535"):
@@ -249,7 +293,7 @@ def test_commands_are_the_bytes_of_the_specification() -> None:
 
 
 def reply(opcode: int, tag: int, status: int, payload: bytes) -> bytes:
-    packet = struct.pack("<2sBBHHI", b"mR", 1, opcode, tag, status, len(payload)) + payload
+    packet = struct.pack("<2sBBHHI", b"mR", 2, opcode, tag, status, len(payload)) + payload
     return packet + struct.pack("<I", zlib.crc32(packet))
 
 

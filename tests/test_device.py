@@ -34,13 +34,17 @@ class ScriptedBoard:
 
     def __init__(self) -> None:
         self.sent: list[tuple[int, bytes]] = []
-        self.answers: dict[int, tuple[int, bytes]] = {0x01: (0, struct.pack("<HHBBHI16s", 3, 1, 1, 8, 0, 3, b"B-17"))}
+        self.answers: dict[int, tuple[int, bytes]] = {
+            0x01: (0, struct.pack("<HHBBBBI16s", 3, 2, 1, 8, 1, 1, 63, b"B-17"))
+        }
         self.state, self.run_id, self.n_frames, self.n_done = IDLE, 41, 0, 0
         self.readouts: list[int] = []
         self.exposure_ns = 0
         self.transact: Callable[[int, bytes], bytes] = lambda omr, bits: EFUSE if omr & 7 == 7 else b""
         self.spoil: Callable[[int, bytes], bytes] = lambda sequence, packets: packets
         self.count: Callable[[int, int], int] = lambda sequence, counter: 10 * sequence + counter
+        self.fault, self.n_power_ups = 0, 9
+        self.registers: dict[int, int] = {}
         self.is_closed = self.is_mute = False
         self._replies: list[bytes] = []
 
@@ -50,12 +54,12 @@ class ScriptedBoard:
         if self.is_closed:
             raise Disconnected("closed")
         magic, version, opcode, tag, zero, n_payload = struct.unpack_from("<2sBBHHI", data)
-        assert (magic, version, zero, n_payload) == (b"mC", 1, 0, len(data) - 16)
+        assert (magic, version, zero, n_payload) == (b"mC", 2, 0, len(data) - 16)
         assert struct.unpack("<I", data[-4:]) == (zlib.crc32(data[:-4]),)
         payload = data[12:-4]
         self.sent.append((opcode, payload))
         status, answer = self.answers.get(opcode) or (0, self.obey(opcode, payload))
-        packet = struct.pack("<2sBBHHI", b"mR", 1, opcode, tag, status, len(answer)) + answer
+        packet = struct.pack("<2sBBHHI", b"mR", 2, opcode, tag, status, len(answer)) + answer
         if not self.is_mute:
             self._replies.append(packet + struct.pack("<I", zlib.crc32(packet)))
 
@@ -80,9 +84,16 @@ class ScriptedBoard:
 
     def obey(self, opcode: int, payload: bytes) -> bytes:
         if opcode == 0x02:
-            return struct.pack("<BBHIQii", self.state, 0, 0, self.run_id, self.n_done, 300_150, -450_000)
+            return struct.pack(
+                "<BBHIQii", self.state, self.fault, self.n_power_ups, self.run_id, self.n_done, 300_150, -450_000
+            )
+        if opcode == 0x04:
+            return struct.pack("<i", self.registers.get(*struct.unpack("<H", payload), 0))
+        if opcode == 0x05:
+            self.registers.update([struct.unpack("<Hi", payload)])
+            return b""
         if opcode == 0x10:
-            return self.transact(int.from_bytes(payload[:8], "little"), payload[8:])
+            return self.transact(int.from_bytes(payload[:8], "little"), payload[16:])
         if opcode == 0x20:
             self.run_id, self.n_frames, self.exposure_ns, period_ns, n = struct.unpack_from("<IIQQB7x", payload)
             self.readouts = list(struct.unpack_from(f"<{n}Q", payload, 32))
@@ -101,7 +112,7 @@ class ScriptedBoard:
         planes = b"".join((b"\xff" if state >> plane & 1 else b"\0") * 32 for plane in reversed(range(depth)))
         payload = bytes(32) + planes * 256
         head = struct.pack(
-            "<4sHHIIQQQQBBBBII", b"MPXF", 1, 64, self.run_id, 0, self.n_done, 5000 + self.n_done, self.exposure_ns,
+            "<4sHHIIQQQQBBBBII", b"MPXF", 2, 64, self.run_id, 0, self.n_done, 5000 + self.n_done, self.exposure_ns,
             omr, 0, counter, depth, 8, len(payload), zlib.crc32(payload),
         )  # fmt: skip
         return head + struct.pack("<I", zlib.crc32(head)) + payload
@@ -124,7 +135,7 @@ def detector(board: ScriptedBoard) -> Iterator[Detector]:
 
 def omrs_and_bits(board: ScriptedBoard) -> list[tuple[dict[str, int], bytes]]:
     transactions = [payload for opcode, payload in board.sent if opcode == 0x10]
-    return [(unpack_register(OMR_FIELDS, int.from_bytes(each[:8], "little")), each[8:]) for each in transactions]
+    return [(unpack_register(OMR_FIELDS, int.from_bytes(each[:8], "little")), each[16:]) for each in transactions]
 
 
 # What it is
@@ -145,8 +156,8 @@ def test_no_chip_is_told(detector: Detector, board: ScriptedBoard) -> None:
 
 
 def test_a_board_of_another_protocol_is_refused_and_given_back(board: ScriptedBoard) -> None:
-    board.answers[0x01] = (0, struct.pack("<HHBBHI16s", 3, 2, 1, 8, 0, 3, b""))
-    with pytest.raises(TheirMistake, match="version 2; allowed: 1"):
+    board.answers[0x01] = (0, struct.pack("<HHBBBBI16s", 3, 1, 1, 8, 1, 1, 63, b""))
+    with pytest.raises(TheirMistake, match="version 1; allowed: 2"):
         Detector(board)
     assert board.is_closed
 
@@ -160,7 +171,7 @@ def test_what_a_crashed_program_left_is_ended(board: ScriptedBoard, state: int, 
 
 
 def test_what_the_board_has_not_got_is_not_asked_for(board: ScriptedBoard) -> None:
-    board.answers[0x01] = (0, struct.pack("<HHBBHI16s", 3, 1, 1, 8, 0, 0, b"B-18"))
+    board.answers[0x01] = (0, struct.pack("<HHBBBBI16s", 3, 2, 1, 8, 1, 1, 0, b"B-18"))
     detector = Detector(board)
     with pytest.raises(OurMistake, match="B-18 has not got"):
         detector.set_bias(-100.0)
@@ -257,7 +268,7 @@ def test_pixel_words() -> None:
 
 def test_bias_is_sent_in_millivolts(detector: Detector, board: ScriptedBoard) -> None:
     detector.set_bias(-450.0)
-    assert board.sent[-1] == (0x30, struct.pack("<i", -450_000))
+    assert board.sent[-1] == (0x05, struct.pack("<Hi", 0x30, -450_000))
 
 
 # Runs
@@ -413,7 +424,7 @@ def test_runs_that_cannot_be_are_refused_at_once(detector: Detector, n_frames: i
 def test_what_is_not_allowed_now_is_refused_in_words(detector: Detector, board: ScriptedBoard) -> None:
     frames = detector.frames(3, 0.001)
     next(frames)
-    with pytest.raises(OurMistake, match="cannot CONFIGURE while ACQUIRING; allowed: ASK, STOP, ABORT"):
+    with pytest.raises(OurMistake, match="cannot CONFIGURE while ACQUIRING; allowed: ASK, TRIGGER, STOP, ABORT"):
         detector.set_dacs({})
     with pytest.raises(OurMistake, match="cannot ACQUIRE while ACQUIRING"):
         detector.frames(1, 0.001)
@@ -441,8 +452,8 @@ def test_a_detector_that_is_gone_is_disconnected(detector: Detector, board: Scri
 def test_each_refusal_says_whose_mistake_it_is(
     detector: Detector, board: ScriptedBoard, status: int, kind: type[Exception]
 ) -> None:
-    board.answers[0x30] = (status, b"because")
-    with pytest.raises(kind, match=r"SET_BIAS by .*: because"):
+    board.answers[0x05] = (status, b"because")
+    with pytest.raises(kind, match=r"WRITE_REGISTER by .*: because"):
         detector.set_bias(1.0)
 
 

@@ -8,6 +8,7 @@ import pytest
 from firmware_iface import chip
 from firmware_iface.chip import Gain
 from firmware_iface.errors import WrongUsage
+from sim import pulses
 from sim.sensor import FrontEnd, Sensor, Settings
 
 ROWS, COLS = 24, 32
@@ -23,11 +24,12 @@ def sensor(front_end=PERFECT, seed=1, **changes):
 
 
 def settings(
-    threshold_dac, *, code=16, is_csm=False, is_equalization=False, disc=90, gain=Gain.HGM, shape=(ROWS, COLS)
-):
-    planes = (chip.N_THRESHOLDS, *shape)
+    threshold_dac, *, code=16, is_csm=False, is_equalization=False, disc=90, gain=Gain.HGM, shape=(ROWS, COLS),
+    n=chip.N_THRESHOLDS, is_hole_collecting=False,
+):  # fmt: skip
+    planes = (n, *shape)
     return Settings(
-        threshold_dac=np.broadcast_to(threshold_dac, chip.N_THRESHOLDS).astype(int),
+        threshold_dac=np.broadcast_to(threshold_dac, n).astype(int),
         trim=np.full(planes, code, dtype=np.uint8),
         is_masked=np.zeros(planes, dtype=bool),
         disc_l=disc,
@@ -35,13 +37,15 @@ def settings(
         gain=gain,
         is_csm=is_csm,
         is_equalization=is_equalization,
+        is_hole_collecting=is_hole_collecting,
     )
 
 
 def at_kev(of, energies_kev, **changes):
     """Thresholds at these energies, as near as codes allow, and the energies that they really are at."""
     front = of.front_end
-    dac = np.round(front.baseline_dac + of.gain_dac_per_kev(Gain.HGM) * np.broadcast_to(energies_kev, 8))
+    n = changes.get("n", chip.N_THRESHOLDS)
+    dac = np.round(front.baseline_dac + of.gain_dac_per_kev(Gain.HGM) * np.broadcast_to(energies_kev, n))
     return settings(dac, **changes), (dac - front.baseline_dac) / of.gain_dac_per_kev(Gain.HGM)
 
 
@@ -86,6 +90,16 @@ def test_the_energy_scale_goes_as_pair_energy_and_feedback():
     assert silicon.gain_dac_per_kev(Gain.SLGM) == pytest.approx(8.81 / 4)
     with pytest.raises(WrongUsage, match="cdte"):
         sensor(material="germanium")
+
+
+@pytest.mark.parametrize("gain", Gain)
+def test_the_noise_peak_is_as_wide_as_noise_and_gain_say(gain):
+    perfect, codes = sensor(), np.arange(0, 130)
+    chosen = [settings(code, gain=gain) for code in codes]
+    peak = np.array([perfect.expected(None, AM_KEV, 1e-3, one)[0].mean() for one in chosen])
+    sigma_dac = np.sqrt(np.average((codes - 64.0) ** 2, weights=peak))
+    noise_e = {"SHGM": 72, "HGM": 80, "LGM": 92, "SLGM": 104}[gain.name]
+    assert sigma_dac == pytest.approx(noise_e * 4.43e-3 * perfect.gain_dac_per_kev(gain), rel=0.02)
 
 
 def test_an_s_curve_falls_at_its_line_with_the_width_of_noise_and_fano():
@@ -220,3 +234,173 @@ def test_what_cannot_be_is_refused():
         sensor().expected(light(1, 2), AM_KEV, 1.0, settings(0))
     with pytest.raises(ValueError, match="add up to"):
         FrontEnd(dead_share=0.7, noisy_share=0.7)
+
+
+# Fine pitch, and pitches that do not fit the mode
+
+
+def fine(rows=ROWS, cols=COLS):
+    """The mode of settings for 55 um pixels."""
+    return {"n": 2, "shape": (rows, cols)}
+
+
+def test_a_fine_sensor_has_two_thresholds_and_shares_more_charge():
+    energy = np.array([25.0])  # below the K edges: no fluorescence, and all absorbed
+    small, large = sensor(pitch_mm=0.055), sensor()
+    low_fine, _ = at_kev(small, [5, 12.5], **fine())
+    counts = small.expected(light(1000), energy, 1.0, low_fine)
+    assert counts.shape == (2, ROWS, COLS)
+    low, _ = at_kev(large, 5)
+    per_photon = [counts[0].mean() / 1000, large.expected(light(1000), energy, 1.0, low)[0].mean() / 1000]
+    assert per_photon[0] > per_photon[1] > 1.05  # shared charge is counted more than once, by small pixels more often
+    summing, _ = at_kev(small, [5, 12.5], is_csm=True, **fine())
+    summed = small.expected(light(1000), energy, 1.0, summing)[1].mean() / 1000
+    assert summed == pytest.approx(1.0, abs=0.03)  # once, in one pixel
+
+
+def test_counts_of_a_fine_pixel_are_nested():
+    small, rng = sensor(FrontEnd(), pitch_mm=0.055), np.random.default_rng(3)
+    chosen, _ = at_kev(small, [10, 40], **fine())
+    low, high = small.expose(light(40), AM_KEV, 1.0, chosen, rng).astype(int)
+    is_alive = ~small.truth.is_dead & (small.truth.relative_noise == 1)
+    assert np.all(low[is_alive] >= high[is_alive])
+    assert high.sum() > 0
+    with pytest.raises(ValueError, match="in this mode"):
+        small.expected(None, AM_KEV, 1.0, settings(100, n=2, shape=(ROWS, COLS + 1)))
+
+
+def test_both_modes_see_the_same_discriminators():
+    """Threshold 2k + c of a cluster is discriminator c of P(k+1): top right, bottom right, top left, bottom left."""
+    front = FrontEnd()
+    for of, clusters in ((sensor(front), (ROWS, COLS)), (sensor(front, pitch_mm=0.055), (ROWS // 2, COLS // 2))):
+        colour = of.baselines_dac(settings(0, shape=clusters))
+        pixels = of.baselines_dac(settings(0, **fine(2 * clusters[0], 2 * clusters[1])))
+        for k, (row, col) in enumerate(((1, 1), (0, 1), (1, 0), (0, 0))):
+            np.testing.assert_array_equal(pixels[:, row::2, col::2], colour[2 * k : 2 * k + 2])
+
+
+@pytest.mark.parametrize("is_csm", [False, True])
+def test_a_110_um_sensor_in_fine_pitch_lights_one_pixel_of_four(is_csm):
+    large = sensor()
+    chosen, _ = at_kev(large, [10, 20], is_csm=is_csm, **fine(2 * ROWS, 2 * COLS))
+    counts = large.expected(light(100), AM_KEV, 1.0, chosen)
+    assert counts.shape == (2, 2 * ROWS, 2 * COLS)
+    lit = counts[1, 1::2, 1::2]
+    assert lit.min() > 50
+    assert counts.sum(axis=(1, 2)) == pytest.approx(counts[:, 1::2, 1::2].sum(axis=(1, 2)))
+    colour, _ = at_kev(large, [10, 20, 20, 20, 20, 20, 20, 20])
+    alone = large.expected(light(100), AM_KEV, 1.0, colour)[1]
+    np.testing.assert_allclose(lit, alone, rtol=0.02)  # with no neighbour to sum, it sees what it sees alone
+    dark = large.expected(None, AM_KEV, 1e-3, settings(64, **fine(2 * ROWS, 2 * COLS)))
+    assert dark.min() == pytest.approx(1000, rel=0.01)  # but all four are noisy
+
+
+@pytest.mark.parametrize("is_csm", [False, True])
+def test_a_55_um_sensor_in_colour_mode_drops_three_pixels_of_four(is_csm):
+    small = sensor(pitch_mm=0.055)
+    chosen, _ = at_kev(small, [10, 20, 20, 20, 20, 20, 20, 20], is_csm=is_csm, shape=(ROWS // 2, COLS // 2))
+    everywhere, only_there = light(100), np.zeros((1, ROWS, COLS), dtype=np.float32)
+    only_there[:, 1::2, 1::2] = 100
+    counts = small.expected(everywhere, AM_KEV, 1.0, chosen)
+    np.testing.assert_array_equal(counts, small.expected(only_there, AM_KEV, 1.0, chosen))
+    assert not small.expected(everywhere - only_there, AM_KEV, 1.0, chosen).any()
+    pixels, _ = at_kev(small, [10, 20], **fine())
+    np.testing.assert_allclose(counts[1], small.expected(everywhere, AM_KEV, 1.0, pixels)[1, 1::2, 1::2], rtol=0.02)
+    other = sensor(pitch_mm=0.055, bonded_subpixel=3).expected(everywhere - only_there, AM_KEV, 1.0, chosen)
+    np.testing.assert_array_equal(other, counts)
+
+
+def test_the_wrong_polarity_counts_noise_only():
+    for of, is_hole_collecting in ((sensor(), False), (sensor(material="silicon", thickness_mm=0.3, bias_v=100), True)):
+        chosen, _ = at_kev(of, 5)
+        right = replace(chosen, is_hole_collecting=is_hole_collecting)
+        wrong = replace(chosen, is_hole_collecting=not is_hole_collecting)
+        assert of.expected(light(100), np.array([8.0]), 1.0, right).mean() > 10
+        dark = of.expected(None, AM_KEV, 1.0, right)
+        np.testing.assert_array_equal(of.expected(light(100), np.array([8.0]), 1.0, wrong), dark)
+    holes = sensor(collects_holes=True)
+    chosen, _ = at_kev(holes, 20)
+    assert not holes.expected(light(100), AM_KEV, 1.0, chosen).any()
+
+
+def test_sensors_that_cannot_be_are_refused():
+    with pytest.raises(WrongUsage, match="pitch"):
+        sensor(pitch_mm=0.1)
+    with pytest.raises(WrongUsage, match="cluster_pulse"):
+        sensor(cluster_pulse="mean")
+
+
+# Test pulses
+
+
+def test_the_s_curve_of_test_pulses_is_that_of_charge_and_noise():
+    """Half of the pulses are above a threshold at their charge, 84 % above one that is a noise sigma lower."""
+    small, rng = sensor(pitch_mm=0.055), np.random.default_rng(1)
+    sigma_kev = small.front_end.noise_e * 4.43e-3
+    for below_sigma, share in ((0, 0.5), (1, 0.841), (-1, 0.159), (20, 1.0)):
+        chosen, real = at_kev(small, [20, 20], **fine())
+        charge_e = np.full((ROWS, COLS), (real[0] + below_sigma * sigma_kev) / 4.43e-3, dtype=np.float32)
+        counts = small.inject(1000, charge_e, chosen, rng)
+        assert counts.mean() / 1000 == pytest.approx(share, abs=0.005)
+        if 0 < share < 1:  # independent pulses: binomial
+            assert counts[0].astype(float).var() == pytest.approx(1000 * share * (1 - share), rel=0.15)
+        np.testing.assert_array_equal(counts[0], counts[1])  # equal thresholds of one pixel are nested
+
+
+def test_pulses_do_not_care_for_polarity_and_charges_below_0_count_nothing():
+    small, rng = sensor(pitch_mm=0.055), np.random.default_rng(1)
+    chosen, _ = at_kev(small, [20, 20], is_hole_collecting=True, **fine())
+    assert np.all(small.inject(10, np.full((ROWS, COLS), 1e4, dtype=np.float32), chosen, rng) == 10)
+    assert not small.inject(10, np.full((ROWS, COLS), -1e4, dtype=np.float32), chosen, rng).any()
+    with pytest.raises(ValueError, match="charges"):
+        small.inject(10, np.zeros((4, 4), dtype=np.float32), chosen, rng)
+
+
+def test_masked_and_dead_pixels_take_no_pulses():
+    small, rng = sensor(FrontEnd(dead_share=0.2), pitch_mm=0.055), np.random.default_rng(1)
+    chosen, _ = at_kev(small, [20, 20], **fine())
+    masked = chosen.is_masked.copy()
+    masked[:, ::2] = True
+    counts = small.inject(10, np.full((ROWS, COLS), 1e4, dtype=np.float32), replace(chosen, is_masked=masked), rng)
+    assert not counts[:, ::2].any()
+    assert not counts[:, small.truth.is_dead].any()
+    assert np.all(counts[:, 1::2][:, ~small.truth.is_dead[1::2]] == 10)
+
+
+def test_charge_summing_adds_pulses_and_counts_them_once():
+    small, rng = sensor(pitch_mm=0.055), np.random.default_rng(1)
+    charge_e = np.zeros((ROWS, COLS), dtype=np.float32)
+    charge_e[4:6, 8:10] = 3000, 2000  # 13 and 9 keV; all four together 44
+    chosen, _ = at_kev(small, [6, 35], is_csm=True, **fine())
+    counts = small.inject(100, charge_e, chosen, rng)
+    assert counts[1, 4, 8] == 100  # the first of two equal ones
+    assert counts[1].sum() == 100
+    alone, _ = at_kev(small, [6, 35], **fine())
+    counts = small.inject(100, charge_e, alone, rng)
+    assert not counts[1].any()
+    assert counts[0].sum() == 400
+
+
+@pytest.mark.parametrize(("cluster_pulse", "charge"), [("bonded", 1), ("sum", 10)])
+def test_a_cluster_takes_the_pulse_of_its_bonded_pixel_or_of_all(cluster_pulse, charge):
+    large, rng = sensor(cluster_pulse=cluster_pulse), np.random.default_rng(1)
+    charge_e = np.zeros((2 * ROWS, 2 * COLS), dtype=np.float32)
+    unit_e = 10 / 4.43e-3
+    for k, (row, col) in enumerate(((1, 1), (0, 1), (1, 0), (0, 0))):
+        charge_e[row::2, col::2] = (k + 1) * unit_e
+    chosen, _ = at_kev(large, [10 * n - 5 for n in range(1, 9)])
+    counts = large.inject(10, charge_e, chosen, rng)
+    assert [plane.mean() for plane in counts] == [10 if n <= charge else 0 for n in range(1, 9)]
+
+
+def test_winners_and_sums_by_hand():
+    charge_kev = np.array([[0, 5, 0], [0, 9, 9], [2, 0, 0]], dtype=float)[None]
+    thresholds_kev = np.stack([np.full((3, 3), 1.0), np.full((3, 3), 22.0)])
+    chance = pulses.chance(
+        charge_kev[0], thresholds_kev, np.full_like(thresholds_kev, 0.1), is_csm=True, has_arbiter=True
+    )
+    np.testing.assert_allclose(chance[1], [[0, 0, 0], [0, 1, 0], [0, 0, 0]], atol=1e-6)  # 5 + 9 + 9 = 23
+    alone = pulses.chance(
+        charge_kev[0], thresholds_kev, np.full_like(thresholds_kev, 0.1), is_csm=True, has_arbiter=False
+    )
+    np.testing.assert_allclose(alone[1], [[0, 1, 1], [0, 1, 1], [0, 0, 0]], atol=1e-6)

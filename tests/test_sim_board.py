@@ -129,16 +129,16 @@ def frames_of(board: Board, chunk: int = 1 << 20) -> bytes:
 
 def test_a_command_and_its_reply_by_hand() -> None:
     board = a_board()
-    board.receive(bytes.fromhex("6d43 01 02 3412 0000 00000000"))
-    board.receive(struct.pack("<I", zlib.crc32(bytes.fromhex("6d43010234120000 00000000"))))
+    board.receive(bytes.fromhex("6d43 02 02 3412 0000 00000000"))
+    board.receive(struct.pack("<I", zlib.crc32(bytes.fromhex("6d43020234120000 00000000"))))
     raw = board.take_reply_bytes(999)
-    assert raw[:12] == bytes.fromhex("6d52 01 02 3412 0000 18000000")
-    assert raw[12:-4] == struct.pack("<BBHIQii", 0, 0, 0, 0, 0, 308150, 0)
+    assert raw[:12] == bytes.fromhex("6d52 02 02 3412 0000 18000000")
+    assert raw[12:-4] == struct.pack("<BBHIQii", 0, 0, 1, 0, 0, 308150, 0)
 
 
 def test_info_tells_what_the_board_is() -> None:
     reply = ask(a_board(), command(Opcode.GET_INFO))
-    assert struct.unpack("<HHBBHI16s", reply.payload) == (1, 1, 1, 8, 0, 3, b"TEST-1".ljust(16, b"\0"))
+    assert struct.unpack("<HHBBBBI16s", reply.payload) == (2, 2, 1, 8, 1, 1, 63, b"TEST-1".ljust(16, b"\0"))
 
 
 GOOD_AND_BAD = (
@@ -146,11 +146,11 @@ GOOD_AND_BAD = (
     + b"noise m"
     + command(Opcode.AUXILIARY, "SAMP? µ".encode(), tag=8)
     + command(0x77, b"abc", tag=9)
-    + command(Opcode.SET_BIAS, struct.pack("<i", -450_000), tag=10)
+    + command(Opcode.WRITE_REGISTER, struct.pack("<Hi", 0x30, -450_000), tag=10)
     + command(Opcode.GET_STATUS, tag=11)[:-1]
     + b"\0"  # a broken CRC
     + command(Opcode.GET_STATUS, tag=12)
-    + command(Opcode.CHIP_TRANSACT, struct.pack("<Q", READ_1), tag=13)
+    + command(Opcode.CHIP_TRANSACT, struct.pack("<QB7x", READ_1, 0), tag=13)
 )
 
 
@@ -189,26 +189,26 @@ def test_no_bytes_bring_the_board_down(noise: bytes, opcode: Opcode, payload: by
 
 def test_a_length_beyond_reason_is_refused_at_once() -> None:
     board = a_board()
-    reply = ask(board, struct.pack("<2sBBHHI", b"mC", 1, Opcode.CHIP_TRANSACT, 5, 0, (1 << 17) + 1))
+    reply = ask(board, struct.pack("<2sBBHHI", b"mC", 2, Opcode.CHIP_TRANSACT, 5, 0, (1 << 17) + 1))
     assert (reply.tag, reply.status) == (5, Status.BAD_LENGTH)
     assert ask(board, command(Opcode.GET_INFO)).status is Status.OK
 
 
-LOAD = chip.pack_register(chip.OMR_FIELDS, {"M": Mode.LOAD_COUNTER_1})
+LOAD = chip.pack_register(chip.OMR_FIELDS, {"M": Mode.LOAD_COUNTER_1, "CountL": 2})
 
 
 @pytest.mark.parametrize(
     ("packet", "status"),
     [
-        (command(Opcode.GET_INFO, version=2), Status.UNKNOWN_OPCODE),
+        (command(Opcode.GET_INFO, version=1), Status.UNKNOWN_OPCODE),
         (command(Opcode.GET_INFO, b"x"), Status.BAD_LENGTH),
         (command(Opcode.CHIP_TRANSACT, b"1234567"), Status.BAD_LENGTH),
-        (command(Opcode.CHIP_TRANSACT, struct.pack("<Q", Mode.SET_DACS) + bytes(31)), Status.BAD_LENGTH),
-        (command(Opcode.CHIP_TRANSACT, struct.pack("<Q", 1 << 48)), Status.OUT_OF_RANGE),
-        (command(Opcode.CHIP_TRANSACT, struct.pack("<Q", 1 << 3)), Status.CHIP_REFUSED),
-        (command(Opcode.CHIP_TRANSACT, struct.pack("<Q", LOAD) + bytes(49152)), Status.CHIP_REFUSED),
-        (command(Opcode.SET_BIAS, b""), Status.BAD_LENGTH),
-        (command(Opcode.SET_BIAS, struct.pack("<i", 1_000_001)), Status.OUT_OF_RANGE),
+        (command(Opcode.CHIP_TRANSACT, struct.pack("<QB7x", Mode.SET_DACS, 0) + bytes(31)), Status.BAD_LENGTH),
+        (command(Opcode.CHIP_TRANSACT, struct.pack("<QB7x", 1 << 48, 0)), Status.OUT_OF_RANGE),
+        (command(Opcode.CHIP_TRANSACT, struct.pack("<QB7x", 1 << 11, 0)), Status.CHIP_REFUSED),
+        (command(Opcode.CHIP_TRANSACT, struct.pack("<QB7x", LOAD | 1 << 21, 0) + bytes(98304)), Status.CHIP_REFUSED),
+        (command(Opcode.WRITE_REGISTER, b""), Status.BAD_LENGTH),
+        (command(Opcode.WRITE_REGISTER, struct.pack("<Hi", 0x30, 1_000_001)), Status.OUT_OF_RANGE),
         (command(Opcode.AUXILIARY, b"\xff\xfe"), Status.OUT_OF_RANGE),
         (command(Opcode.START, bytes(10)), Status.BAD_LENGTH),
         (command(Opcode.START, struct.pack("<IIQQB7x", 1, 1, 1, 0, 2) + bytes(8)), Status.BAD_LENGTH),
@@ -219,7 +219,7 @@ LOAD = chip.pack_register(chip.OMR_FIELDS, {"M": Mode.LOAD_COUNTER_1})
         (start(readouts=(READ_1 | 3,)), Status.OUT_OF_RANGE),
         (start(readouts=(READ_1 | 1 << 50,)), Status.OUT_OF_RANGE),
         (start(exposure_ns=1000, period_ns=1000), Status.OUT_OF_RANGE),
-        (start(readouts=(READ_1 & ~(1 << 20),)), Status.CHIP_REFUSED),
+        (start(readouts=(READ_1 | 1 << 8,)), Status.CHIP_REFUSED),
     ],
 )
 def test_bad_commands_get_their_status_and_change_nothing(packet: bytes, status: Status) -> None:
@@ -273,7 +273,7 @@ def test_a_run_gives_its_frames(chunk: int) -> None:
     assert all(packet.payload == b"\xff" * 8192 for packet in packets)
     assert board.state is BoardState.IDLE
     state = struct.unpack("<BBHIQii", ask(board, command(Opcode.GET_STATUS)).payload)
-    assert state[:5] == (BoardState.IDLE, 0, 0, 42, 3)
+    assert state[:5] == (BoardState.IDLE, 0, 1, 42, 3)
 
 
 def test_time_advances_by_exposure_and_readout() -> None:
@@ -292,7 +292,7 @@ def test_time_advances_by_exposure_and_readout() -> None:
 
 def test_a_run_begins_with_clear_counters() -> None:
     board = a_board()
-    load = command(Opcode.CHIP_TRANSACT, struct.pack("<Q", LOAD | 7 << 15) + b"\xff" * 49152)
+    load = command(Opcode.CHIP_TRANSACT, struct.pack("<QB7x", LOAD | 7 << 15, 0) + b"\xff" * 49152)
     board.receive(load + load)
     assert {reply.status for reply in replies_of(board)} == {Status.OK}
     six_bits = READ_1 | 1 << 9
@@ -324,10 +324,10 @@ def test_abort_ends_at_once_and_cuts_the_frame() -> None:
 
 def test_reset_forgets_registers_and_bias() -> None:
     board = a_board()
-    ask(board, command(Opcode.SET_BIAS, struct.pack("<i", 1234)))
-    ask(board, command(Opcode.CHIP_TRANSACT, struct.pack("<Q", Mode.SET_DACS) + b"\x55" * 32))
+    ask(board, command(Opcode.WRITE_REGISTER, struct.pack("<Hi", 0x30, 1234)))
+    ask(board, command(Opcode.CHIP_TRANSACT, struct.pack("<QB7x", Mode.SET_DACS, 0) + b"\x55" * 32))
     ask(board, command(Opcode.RESET))
-    assert ask(board, command(Opcode.CHIP_TRANSACT, struct.pack("<Q", Mode.READ_DACS))).payload == bytes(32)
+    assert ask(board, command(Opcode.CHIP_TRANSACT, struct.pack("<QB7x", Mode.READ_DACS, 0))).payload == bytes(32)
     assert struct.unpack("<BBHIQii", ask(board, command(Opcode.GET_STATUS)).payload)[-1] == 0
 
 
@@ -370,11 +370,40 @@ def test_faults_of_an_address() -> None:
         drop=frozenset({17, 23}), unplug_after=100
     )
     assert faults_of_query({}) == NO_FAULTS
+    storm = faults_of_query({"storm": "0.25", "storm_seed": "7", "slow": "5:40,9:1", "unplug_at": "70000"})
+    assert (storm.storm_fraction, storm.storm_seed, dict(storm.slow)) == (0.25, 7, {5: 40, 9: 1})
+    assert storm.unplug_at == 70000
+
+
+def test_a_storm_is_the_same_every_time_and_another_with_another_seed() -> None:
+    def stream(seed: int) -> bytes:
+        board = a_board(Faults(storm_fraction=0.5, storm_seed=seed))
+        ask(board, start(n_frames=20))
+        taken = []
+        while board.has_hiccup or board.pending_frame_bytes():
+            taken.append(
+                str(board.take_hiccup()).encode() if board.has_hiccup else bytes(board.take_frame_bytes(1 << 20))
+            )
+        return b"".join(taken)
+
+    assert stream(1) == stream(1) != stream(2)
 
 
 @pytest.mark.parametrize(
     "query",
-    [{"drip": "1"}, {"drop": "x"}, {"drop": ""}, {"drop": "-1"}, {"unplug_after": "0"}, {"unplug_after": "1,2"}],
+    [
+        {"drip": "1"},
+        {"drop": "x"},
+        {"drop": ""},
+        {"drop": "-1"},
+        {"unplug_after": "0"},
+        {"unplug_after": "1,2"},
+        {"storm": "2"},
+        {"storm": "x"},
+        {"slow": "5"},
+        {"slow": "a:b"},
+        {"unplug_at": "0"},
+    ],
 )
 def test_wrong_faults_say_what_is_known(query: dict[str, str]) -> None:
     with pytest.raises(WrongUsage, match=r"known|allowed"):

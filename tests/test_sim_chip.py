@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from firmware_iface import chip
 from firmware_iface.chip import Gain, Mode
-from sim.chip import ChipRefused, SimulatedChip
+from sim.chip import ChipRefused, Silicon, SimulatedChip, bytes_in
 from sim.sensor import Settings
 
 HEADER_BYTES = chip.EFUSE_HEADER_BYTES
@@ -27,20 +27,32 @@ def omr_of(mode: Mode, *, depth: int = 12, lines: int = 8, **fields: int) -> int
 
 
 class FrontEnd:
-    """Events that a test sets, and the settings that the chip asked for."""
+    """Events that a test sets, the settings that the chip asked for, and the charges that it injected."""
 
-    def __init__(self) -> None:
-        self.events = np.zeros((8, 128, 128), dtype=np.uint32)
+    def __init__(self, *, is_fine: bool = False) -> None:
+        self.events = np.zeros((2, 256, 256) if is_fine else (8, 128, 128), dtype=np.uint32)
         self.settings: list[Settings] = []
+        self.charge_e = np.zeros((0, 0), dtype=np.float32)
 
     def __call__(self, duration_s: float, settings: Settings) -> NDArray[np.uint32]:
         self.settings.append(settings)
         return self.events
 
+    def inject(self, n: int, charge_e: NDArray[np.float32], settings: Settings) -> NDArray[np.uint32]:
+        self.settings.append(settings)
+        self.charge_e = charge_e
+        counts = np.zeros_like(self.events)
+        counts[:] = n * (charge_e > 0) if len(counts) == 2 else n * (charge_e[1::2, 1::2] > 0)
+        return counts
 
-def a_chip(**options: bool) -> tuple[SimulatedChip, FrontEnd]:
-    front_end = FrontEnd()
-    return SimulatedChip(front_end, chip_id=0x00021165, **options), front_end
+
+def a_chip(*, is_fine: bool = False, is_bit_serial: bool = False, **options: object) -> tuple[SimulatedChip, FrontEnd]:
+    front_end = FrontEnd(is_fine=is_fine)
+    silicon = Silicon(**options)  # pyright: ignore[reportArgumentType]
+    device = SimulatedChip(
+        front_end, chip_id=0x00021165, silicon=silicon, injection=front_end.inject, is_bit_serial=is_bit_serial
+    )
+    return device, front_end
 
 
 def load_bits(words: NDArray[np.integer]) -> list[bytes]:
@@ -360,6 +372,26 @@ def test_reading_clears_the_counter_that_was_read_only() -> None:
         assert counts_in(device.transact(omr_of(mode), b""), 12, 8).sum() == total
 
 
+def test_a_chip_whose_readout_does_not_clear_gives_its_counts_again() -> None:
+    device, front_end = a_chip(reading_clears=False)
+    front_end.events[:] = 9
+    device.arm(omr_of(Mode.READ_COUNTER_1))
+    device.expose(1e-3)
+    first, second = (device.transact(omr_of(Mode.READ_COUNTER_1), b"") for _ in range(2))
+    assert first == second
+    assert any(first)
+    device.fast_clear()
+    assert not any(device.transact(omr_of(Mode.READ_COUNTER_1), b""))
+
+
+def test_depth_at_readout_gives_the_low_planes() -> None:
+    device, _ = a_chip()
+    load(device, Mode.LOAD_COUNTER_0, np.full((256, 256), 0b101010_110011))
+    stream = device.transact(omr_of(Mode.READ_COUNTER_0, depth=6), b"")
+    assert set(stream[:32]) == set(stream[32:64]) == {255}
+    assert set(stream[64:96]) == {0}
+
+
 # What is refused
 
 
@@ -367,12 +399,21 @@ def test_reading_clears_the_counter_that_was_read_only() -> None:
     ("omr", "n_bytes", "word"),
     [
         (1 << 48, 0, "48 bits"),
-        (omr_of(Mode.READ_COUNTER_1, CRW_SRW=1), 0, "CRW_SRW"),
+        (omr_of(Mode.READ_COUNTER_1, CRW_SRW=1, depth=24), 0, "CRW_SRW"),
+        (omr_of(Mode.READ_COUNTER_1, ColumnBlock=1), 0, "region of interest"),
+        (omr_of(Mode.READ_COUNTER_1, ColumnBlockSel=1), 0, "region of interest"),
+        (omr_of(Mode.READ_COUNTER_1, FuseSel=1), 0, "FuseSel"),
+        (omr_of(Mode.READ_EFUSE, FusePulseWidth=1), 0, "FusePulseWidth"),
+        (omr_of(Mode.READ_COUNTER_1, ExtBGSel=1), 0, "band gap"),
+        (omr_of(Mode.READ_COUNTER_1, ExtDAC=20), 0, "nothing is wired"),
+        (omr_of(Mode.READ_COUNTER_1, ExtDAC=26), 0, "no DAC"),
         (omr_of(Mode.READ_COUNTER_1, RowBlockSel=1), 0, "region of interest"),
         (omr_of(Mode.READ_COUNTER_1, RowBlock=7), 0, "RowBlock"),
         (omr_of(Mode.SET_DACS), 31, "32"),
         (omr_of(Mode.LOAD_COUNTER_1, RowBlock=7), 98304, "49152"),
-        (omr_of(Mode.LOAD_COUNTER_1), 49152, "two halves"),
+        (omr_of(Mode.LOAD_COUNTER_1), 49152, "98304"),
+        (omr_of(Mode.LOAD_COUNTER_1, RowBlock=3), 49152, "half loads"),
+        (omr_of(Mode.LOAD_COUNTER_1, RowBlock=7, depth=6), 49152, "12 bits"),
         (omr_of(Mode.LOAD_COUNTER_1, RowBlock=7, CSM_SPM=1), 49152, "CSM_SPM"),
     ],
 )
@@ -382,13 +423,26 @@ def test_transactions_that_are_refused(omr: int, n_bytes: int, word: str) -> Non
         device.transact(omr, bytes(n_bytes))
 
 
-@pytest.mark.parametrize(("field", "value"), [("ColourMode", 0), ("Polarity", 1), ("Enable_TP", 1)])
-def test_exposures_that_are_refused(field: str, value: int) -> None:
-    device, _ = a_chip()
-    with pytest.raises(ChipRefused, match=field):
-        device.arm(omr_of(Mode.READ_COUNTER_0, **{field: value}))
-    with pytest.raises(ChipRefused, match=field):
-        device.expose(1e-3)
+def test_exposures_that_are_refused() -> None:
+    for front_end, fields, word in (
+        (FrontEnd(), {"Enable_TP": 1}, "Enable_TP"),
+        (FrontEnd(), {"CRW_SRW": 1, "Equalization": 1}, "Equalization"),
+    ):
+        device = SimulatedChip(front_end)
+        with pytest.raises(ChipRefused, match=word):
+            device.arm(omr_of(Mode.READ_COUNTER_0, **fields))
+        with pytest.raises(ChipRefused, match=word):
+            device.expose(1e-3)
+    colour_only, _ = a_chip()
+    colour_only.arm(omr_of(Mode.READ_COUNTER_0, ColourMode=0))
+    with pytest.raises(ChipRefused, match=r"\(8, 128, 128\)"):
+        colour_only.expose(1e-3)
+
+
+@pytest.mark.parametrize("options", [{"first_counter": 2}, {"spoiled_half": "ones"}, {"pulse_groups": "rings"}])
+def test_silicon_that_cannot_be_is_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="allowed"):
+        Silicon(**options)  # pyright: ignore[reportArgumentType]
 
 
 def test_counters_load_and_read_in_fine_pitch_too() -> None:
@@ -397,3 +451,139 @@ def test_counters_load_and_read_in_fine_pitch_too() -> None:
     load(device, Mode.LOAD_COUNTER_0, words)
     counts = counts_in(device.transact(omr_of(Mode.READ_COUNTER_0, ColourMode=0), b""), 12, 8)
     np.testing.assert_array_equal(counts, np.arange(65536).reshape(256, 256) % 4096)
+
+
+# The rest of the operation mode register
+
+
+def continuous_of(counter: int, **fields: int) -> int:
+    mode = Mode.READ_COUNTER_1 if counter else Mode.READ_COUNTER_0
+    return omr_of(mode, CRW_SRW=1, **fields)
+
+
+@pytest.mark.parametrize("depth", [1, 6, 12])
+@pytest.mark.parametrize("is_low", [False, True])
+def test_continuous_counts_in_one_counter_while_the_other_is_read(depth: int, is_low: bool) -> None:
+    """Frame n is in counter 1 if n is even; what is read holds that frame alone, whatever was exposed since."""
+    device, front_end = a_chip()
+    fields = {"Disc_CSM_SPM": int(is_low), "depth": depth}
+    device.arm(continuous_of(1, **fields))
+    device.fast_clear()
+    totals = []
+    for frame in range(5):
+        front_end.events[:] = 0
+        front_end.events[0 if is_low else 1, 3, 4] = 1  # the threshold that Disc_CSM_SPM selects
+        front_end.events[1 if is_low else 0] = 1
+        if depth > 1:
+            front_end.events[0 if is_low else 1, 3, 4] = frame + 1
+        device.arm(continuous_of(1 - frame % 2, **fields))
+        device.expose(1e-3)
+        counts = counts_in(device.transact(continuous_of(1 - frame % 2, **fields), b""), depth, 8)
+        assert np.count_nonzero(counts) == 1
+        totals.append(int(counts[7, 9]))
+    assert totals == ([1] * 5 if depth == 1 else [1, 2, 3, 4, 5])
+
+
+def test_continuous_may_begin_with_counter_0_and_begins_anew_after_a_clear() -> None:
+    for first in (0, 1):
+        device, front_end = a_chip(first_counter=first)
+        front_end.events[1] = 1
+        for _ in range(2):
+            device.arm(continuous_of(1))
+            device.fast_clear()
+            device.expose(1e-3)
+            totals = [counts_in(device.transact(continuous_of(n), b""), 12, 8).sum() for n in (first, 1 - first)]
+            assert totals == [128 * 128, 0]
+
+
+def test_fine_pitch_has_two_thresholds_in_every_pixel() -> None:
+    device, front_end = a_chip(is_fine=True)
+    rng = np.random.default_rng(5)
+    front_end.events[:] = rng.integers(0, 4096, front_end.events.shape)
+    words = rng.integers(0, 1 << 12, (256, 256))
+    load(device, Mode.LOAD_COUNTER_1, words)
+    device.fast_clear()
+    device.arm(omr_of(Mode.READ_COUNTER_0, ColourMode=0))
+    device.expose(1e-3)
+    settings = front_end.settings[-1]
+    assert settings.threshold_dac.shape == (2,)
+    np.testing.assert_array_equal(settings.trim, [words >> 1 & 31, words >> 6 & 31])
+    np.testing.assert_array_equal(settings.is_masked, [words & 1, words & 1])
+    for counter, mode in enumerate((Mode.READ_COUNTER_0, Mode.READ_COUNTER_1)):
+        counts = counts_in(device.transact(omr_of(mode, ColourMode=0), b""), 12, 8)
+        np.testing.assert_array_equal(counts, front_end.events[counter])
+
+
+@pytest.mark.parametrize("is_hole", [0, 1])
+@pytest.mark.parametrize("gain", Gain)
+def test_polarity_and_gain_reach_the_front_end(is_hole: int, gain: Gain) -> None:
+    device, front_end = a_chip()
+    device.arm(omr_of(Mode.READ_COUNTER_0, Polarity=is_hole, GainMode=gain))
+    device.expose(1e-3)
+    assert (front_end.settings[0].is_hole_collecting, front_end.settings[0].gain) == (bool(is_hole), gain)
+
+
+@pytest.mark.parametrize("spoiled_half", ["garbage", "zeros"])
+def test_a_load_of_the_whole_matrix_spoils_the_upper_half(spoiled_half: str) -> None:
+    device, front_end = a_chip(is_fine=True, spoiled_half=spoiled_half)
+    words = np.random.default_rng(2).integers(0, 1 << 12, (256, 256))
+    omr = omr_of(Mode.LOAD_COUNTER_1, ColourMode=0)
+    assert bytes_in(omr) == 98304
+    device.transact(omr, b"".join(load_bits(words)))
+    device.arm(omr_of(Mode.READ_COUNTER_1, ColourMode=0))
+    device.expose(1e-3)
+    trim = front_end.settings[0].trim[0]
+    np.testing.assert_array_equal(trim[:128], words[:128] >> 1 & 31)
+    loaded = device.transact(omr_of(Mode.READ_COUNTER_0, ColourMode=0), b"")
+    assert not any(loaded), "counter 0 was not loaded"
+    if spoiled_half == "zeros":
+        assert not trim[128:].any()
+    else:
+        assert np.mean(trim[128:] == words[128:] >> 1 & 31) < 0.05
+
+
+# Test pulses
+
+
+def pulsing(device: SimulatedChip, words: NDArray[np.integer], columns: set[int], **dacs: int) -> None:
+    register = chip.pack_register(chip.DAC_FIELDS, {"TP_REF": 128, **dacs})
+    device.transact(omr_of(Mode.SET_DACS), register.to_bytes(32, "big"))
+    device.transact(omr_of(Mode.SET_CTPR), sum(1 << col for col in columns).to_bytes(32, "big"))
+    load(device, Mode.LOAD_COUNTER_1, words)
+    device.fast_clear()
+
+
+def test_a_pulse_needs_the_register_bit_the_columns_bit_and_the_pixels_bit() -> None:
+    rng = np.random.default_rng(9)
+    is_test = rng.random((256, 256)) < 0.5
+    columns = {col for col in range(256) if rng.random() < 0.5}
+    device, _ = a_chip(is_fine=True)
+    pulsing(device, is_test << 11, columns, TP_REFA=300, TP_REFB=300)
+    for is_enabled in (0, 1):
+        read = omr_of(Mode.READ_COUNTER_0, ColourMode=0, Enable_TP=is_enabled)
+        device.arm(read)
+        device.pulse(100)
+        counts = counts_in(device.transact(read, b""), 12, 8)
+        expected = is_test & np.isin(np.arange(256), list(columns)) & bool(is_enabled)
+        np.testing.assert_array_equal(counts, 100 * expected)
+
+
+def test_the_columns_bits_are_shifted_in_from_column_255() -> None:
+    device, front_end = a_chip(is_fine=True)
+    pulsing(device, np.full((256, 256), 0x800), set(), TP_REFA=300, TP_REFB=300)
+    device.transact(omr_of(Mode.SET_CTPR), bytes([0b01000000]) + bytes(31))
+    device.arm(omr_of(Mode.READ_COUNTER_0, ColourMode=0, Enable_TP=1))
+    device.pulse(1)
+    assert set(np.flatnonzero(front_end.charge_e.any(axis=0))) == {254}
+
+
+@pytest.mark.parametrize("groups", ["columns", "rows"])
+def test_the_charge_is_the_step_over_the_capacitor(groups: str) -> None:
+    """3.204e-5 V per electron: TP_REF 128 is 0.300 V, TP_REFA 300 is 0.750 V, TP_REFB 100 is 0.250 V, below TP_REF."""
+    device, front_end = a_chip(is_fine=True, pulse_groups=groups)
+    pulsing(device, np.full((256, 256), 0x800), set(range(256)), TP_REFA=300, TP_REFB=100)
+    device.arm(omr_of(Mode.READ_COUNTER_0, ColourMode=0, Enable_TP=1))
+    device.pulse(1)
+    charge_e = front_end.charge_e if groups == "columns" else front_end.charge_e.T
+    np.testing.assert_allclose(charge_e[:, 0::2], 0.45 / 3.204e-5, rtol=0.01)
+    np.testing.assert_allclose(charge_e[:, 1::2], -0.05 / 3.204e-5, rtol=0.02)

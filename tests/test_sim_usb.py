@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import struct
 import sys
 import threading
 import types
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +27,8 @@ from sim.board import Board
 from sim.chip import SimulatedChip
 from sim.faults import NO_FAULTS, Faults
 from sim.sensor import Settings
-from sim.usb_device import CONFIGURATION_BYTES, DEVICE_BYTES, SimulatedUsb, open_simulated
+from sim.usb_device import SimulatedUsb, open_simulated
+from sim.usb_model import Speed, Stall, UsbDevice, configuration_descriptor, device_descriptor
 
 READ_1 = chip.pack_register(
     chip.OMR_FIELDS, {"M": Mode.READ_COUNTER_1, "CountL": 2, "PS": 3, "ColourMode": 1, "GainMode": 1}
@@ -38,7 +41,7 @@ def front_end(duration_s: float, settings: Settings) -> NDArray[np.uint32]:
 
 
 def a_bus(faults: Faults = NO_FAULTS) -> SimulatedUsb:
-    return SimulatedUsb(Board(SimulatedChip(front_end), str.upper, "TEST-1", faults), "TEST-1")
+    return SimulatedUsb(UsbDevice(Board(SimulatedChip(front_end), str.upper, "TEST-1", faults), "TEST-1"))
 
 
 def device_on(bus: SimulatedUsb) -> usb.core.Device:
@@ -61,7 +64,7 @@ def device(bus: SimulatedUsb) -> Iterator[usb.core.Device]:
 
 
 def command(opcode: int, payload: bytes = b"", tag: int = 1) -> bytes:
-    packet = struct.pack("<2sBBHHI", b"mC", 1, opcode, tag, 0, len(payload)) + payload
+    packet = struct.pack("<2sBBHHI", b"mC", 2, opcode, tag, 0, len(payload)) + payload
     return packet + struct.pack("<I", zlib.crc32(packet))
 
 
@@ -70,14 +73,95 @@ def start(n_frames: int) -> bytes:
 
 
 def test_descriptor_bytes() -> None:
-    assert bytes.fromhex("12 01 0002 ff 00 00 40 0912 0100 0001 01 02 03 01") == DEVICE_BYTES
-    assert (
-        bytes.fromhex(
-            "09 02 2700 01 01 00 80 fa  09 04 00 00 03 ff 00 00 00"
-            "07 05 01 02 0002 00  07 05 81 02 0002 00  07 05 82 02 0002 00"
-        )
-        == CONFIGURATION_BYTES
-    )
+    assert bytes.fromhex("12 01 1002 ff 00 00 40 0912 0100 0002 01 02 03 01") == device_descriptor(Speed.HIGH)
+    assert bytes.fromhex(
+        "09 02 2700 01 01 00 80 fa  09 04 00 00 03 ff 00 00 00"
+        "07 05 01 02 0002 00  07 05 81 02 0002 00  07 05 82 02 0002 00"
+    ) == configuration_descriptor(Speed.HIGH)
+
+
+def control(device: UsbDevice, kind: int, request: int, value: int = 0, index: int = 0, n_bytes: int = 255) -> bytes:
+    return device.control(struct.pack("<BBHHH", kind, request, value, index, n_bytes if kind & 0x80 else 0))
+
+
+def page_bytes(name: str) -> bytes:
+    """Return the bytes of a line of the specification's descriptors."""
+    text = (Path(wire.__file__).parent / "PROTOCOL.md").read_text()
+    (line,) = re.findall(rf"^ *{re.escape(name)}  +((?:[0-9a-f]{{2}} +)*[0-9a-f]{{2}})$", text, flags=re.MULTILINE)
+    return bytes.fromhex(line)
+
+
+def test_the_page_has_the_descriptors_of_high_speed(bus: SimulatedUsb) -> None:
+    device = bus.device
+    assert control(device, 0x80, 6, 0x0100) == page_bytes("device")
+    whole = control(device, 0x80, 6, 0x0200)
+    assert whole == page_bytes("configuration") + page_bytes("interface") + page_bytes("endpoints")
+    assert control(device, 0x80, 6, 0x0200, n_bytes=9) == whole[:9]
+    assert control(device, 0x80, 6, 0x0F00) == page_bytes("BOS") + page_bytes("LPM") + page_bytes("MS OS 2.0")
+
+
+@pytest.mark.parametrize("speed", list(Speed))
+def test_windows_finds_its_descriptors(speed: Speed) -> None:
+    device = UsbDevice(Board(SimulatedChip(front_end), str.upper, "TEST-1"), "TEST-1", speed=speed)
+    bos = control(device, 0x80, 6, 0x0F00)
+    assert struct.unpack_from("<BBHB", bos)[:3] == (5, 15, len(bos))
+    start = bos.index(bytes.fromhex("df60ddd88945c74c9cd2659d9e648a9f"))
+    windows, n_bytes, request, alternate = struct.unpack_from("<IHBB", bos, start + 16)
+    assert (windows, alternate) == (0x06030000, 0)
+    found = control(device, 0xC0, request, 0, 7)
+    assert len(found) == n_bytes == 162
+    assert struct.unpack_from("<HHIH", found) == (10, 0, windows, 162)
+    assert found[10:30] == struct.pack("<HH", 20, 3) + b"WINUSB" + bytes(10)
+    length, kind, data_type, n_name = struct.unpack_from("<HHHH", found, 30)
+    assert (length, kind, data_type) == (132, 4, 7)
+    assert found[38 : 38 + n_name].decode("utf-16-le") == "DeviceInterfaceGUIDs\0"
+    value = found[38 + n_name + 2 :].decode("utf-16-le")
+    assert value == wire.DEVICE_INTERFACE_GUID + "\0\0"
+    with pytest.raises(Stall):
+        control(device, 0xC0, request, 0, 8)
+
+
+def test_a_kernel_gets_what_it_asks_for(bus: SimulatedUsb) -> None:
+    device = bus.device
+    assert control(device, 0x80, 8) == b"\0"
+    control(device, 0, 9, 1)
+    assert control(device, 0x80, 8) == b"\1"
+    control(device, 2, 3, 0, 0x81)
+    assert control(device, 0x82, 0, 0, 0x81, 2) == b"\1\0"
+    with pytest.raises(Stall):
+        device.bulk_in(0x81, 512, 0)
+    control(device, 2, 1, 0, 0x81)
+    assert control(device, 0x82, 0, 0, 0x81, 2) == b"\0\0"
+    assert control(device, 0x80, 6, 0x0600)[:4] == bytes.fromhex("0a 06 10 02")
+    for kind, request, value in ((0x80, 6, 0x0700), (0x80, 6, 0x0309), (0x40, 1, 0), (0, 9, 2), (0x80, 77, 0)):
+        with pytest.raises(Stall):
+            control(device, kind, request, value)
+
+
+def test_a_data_stage_shorter_than_told_stalls(bus: SimulatedUsb) -> None:
+    set_sel = struct.pack("<BBHHH", 0, 48, 0, 0, 6)
+    assert bus.device.control(set_sel, bytes(6)) == b""
+    with pytest.raises(Stall):
+        bus.device.control(set_sel, bytes(5))
+
+
+def test_super_speed_has_companions_and_longer_packets() -> None:
+    bus = SimulatedUsb(UsbDevice(Board(SimulatedChip(front_end), str.upper, "TEST-1"), "TEST-1", speed=Speed.SUPER))
+    device = device_on(bus)
+    interface = device.get_active_configuration()[(0, 0)]
+    assert {endpoint.wMaxPacketSize for endpoint in interface} == {1024}
+    assert all(bytes(endpoint.extra_descriptors) == bytes.fromhex("06 30 0f 00 00 00") for endpoint in interface)
+    assert (device.bcdUSB, device.bMaxPacketSize0) == (0x0300, 9)
+    usb.util.dispose_resources(device)
+
+
+def test_a_replugged_device_is_found_again_and_keeps_its_board(bus: SimulatedUsb, device: usb.core.Device) -> None:
+    bus.device.unplug()
+    assert usb.core.find(backend=bus) is None
+    bus.device.plug()
+    again = device_on(bus)
+    again.write(0x01, command(Opcode.GET_STATUS))
+    assert struct.unpack_from("<BBHIQ", again.read(0x81, 512), 12)[2] == 1, "no second power-up"
 
 
 def test_pyusb_finds_the_device_its_strings_and_endpoints(device: usb.core.Device) -> None:
@@ -149,7 +233,7 @@ def test_an_odd_length_overflows_when_more_would_come(device: usb.core.Device) -
 
 def test_a_halted_endpoint_stalls_until_cleared(bus: SimulatedUsb, device: usb.core.Device) -> None:
     device.write(0x01, command(Opcode.GET_INFO))
-    bus.halt(0x81)
+    bus.device.halt(0x81)
     with pytest.raises(usb.core.USBError) as refusal:
         device.read(0x81, 512)
     assert (refusal.value.errno, refusal.value.backend_error_code) == (errno.EPIPE, -9)
@@ -200,7 +284,7 @@ def test_unplugging_gives_the_frames_made_and_then_no_device() -> None:
 
 
 def test_pulling_the_plug_ends_a_waiting_read(bus: SimulatedUsb, device: usb.core.Device) -> None:
-    threading.Timer(0.05, bus.unplug).start()
+    threading.Timer(0.05, bus.device.unplug).start()
     with pytest.raises(usb.core.USBError) as refusal:
         device.read(0x82, 512, timeout=5000)
     assert refusal.value.errno == errno.ENODEV
@@ -210,7 +294,7 @@ def test_pulling_the_plug_ends_a_waiting_read(bus: SimulatedUsb, device: usb.cor
 
 
 class FakeGantry:
-    def __init__(self, *, seed: int) -> None:
+    def __init__(self, *, seed: int, geometry: object = None) -> None:
         self.seed = seed
 
     def line(self, text: str) -> str:
@@ -235,7 +319,7 @@ class FakeSensor(FakeGantry):
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> None:
     gantry = types.ModuleType("sim.gantry")
-    gantry.__dict__["Gantry"] = FakeGantry
+    gantry.__dict__.update(Gantry=FakeGantry, GEOMETRY=None)
     monkeypatch.setitem(sys.modules, "sim.gantry", gantry)
     monkeypatch.setattr("sim.sensor.Sensor", FakeSensor, raising=False)
 
@@ -257,7 +341,7 @@ def test_every_opening_is_a_fresh_instrument_of_its_seed() -> None:
 def test_the_seed_is_told_by_serial_number_and_chip() -> None:
     device = device_on(open_simulated("demo?seed=7"))
     assert device.serial_number == "DEMO-7"
-    device.write(0x01, command(Opcode.CHIP_TRANSACT, struct.pack("<Q", Mode.READ_EFUSE)))
+    device.write(0x01, command(Opcode.CHIP_TRANSACT, struct.pack("<QB7x", Mode.READ_EFUSE, 0)))
     header = bytes(device.read(0x81, 512))[12:-4]
     assert int.from_bytes(header[20:24], "big") == (535 << 8 | 0x65)
     device.write(0x01, command(Opcode.AUXILIARY, b"ROT?"))
@@ -273,8 +357,35 @@ def test_faults_come_from_the_address() -> None:
     assert refusal.value.errno == errno.ENODEV
 
 
+@pytest.mark.usefixtures("scene")
+def test_an_assembly_is_chips_of_one_wafer() -> None:
+    device = device_on(open_simulated("demo?chips=2x2&pulser_us=1000:100"))
+    names = []
+    for number in range(4):
+        device.write(0x01, command(Opcode.CHIP_TRANSACT, struct.pack("<QB7x", Mode.READ_EFUSE, number)))
+        names.append(int.from_bytes(bytes(device.read(0x81, 512))[12:-4][20:24], "big"))
+    assert names == [529 << 8 | 6 << 4 | number for number in (5, 6, 7, 8)]
+    device.write(0x01, command(Opcode.GET_INFO))
+    assert struct.unpack_from("<HHBBBB", device.read(0x81, 512), 12)[2:] == (4, 8, 2, 2)
+
+
 @pytest.mark.parametrize(
-    "address", ["", "mars", "demo/2", "demo?sead=2", "demo?seed=x", "demo?seed=-1", "demo?drop=a", "demo?seed="]
+    "address",
+    [
+        "",
+        "mars",
+        "demo/2",
+        "demo?sead=2",
+        "demo?seed=x",
+        "demo?seed=-1",
+        "demo?drop=a",
+        "demo?seed=",
+        "demo?chips=3x3",
+        "demo?chips=2",
+        "demo?usb_speed=low",
+        "demo?pulser_us=5",
+        "demo?pulser_us=5:9",
+    ],
 )
 def test_wrong_addresses_say_what_is_known(address: str) -> None:
     with pytest.raises(WrongUsage, match=r"known|allowed"):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from firmware_iface.chip import Gain
 from firmware_iface.device import Configuration, Detector, PixelConfiguration
-from firmware_iface.errors import DetectorError, Disconnected
+from firmware_iface.errors import Disconnected
 from firmware_iface.frame import Frame, Lost
 from firmware_iface.usb_transport import UsbTransport
 from sim.board import Board
@@ -18,6 +18,7 @@ from sim.chip import SimulatedChip
 from sim.faults import NO_FAULTS, Faults
 from sim.sensor import Settings
 from sim.usb_device import SimulatedUsb
+from sim.usb_model import UsbDevice
 
 EXPOSURE_S = 2e-3
 PLANES = {(0,): (0, 2, 4, 6), (1,): (1, 3, 5, 7), (0, 1): tuple(range(8))}
@@ -42,7 +43,7 @@ class Scene:
 
 def a_detector(scene: Scene, faults: Faults = NO_FAULTS) -> Detector:
     board = Board(SimulatedChip(scene, chip_id=0x00021165), lambda line: f"OK {line}", "WALK-1", faults)
-    return Detector(UsbTransport(SimulatedUsb(board, "WALK-1"), "walk"))
+    return Detector(UsbTransport(SimulatedUsb(UsbDevice(board, "WALK-1")), "walk"))
 
 
 @pytest.fixture
@@ -160,9 +161,3 @@ def test_words_loaded_into_the_pixels_read_back(detector: Detector) -> None:
     pixels = PixelConfiguration(trim_h=rng.integers(0, 32, (256, 256), dtype=np.uint8))
     detector.load_pixels(pixels)
     np.testing.assert_array_equal(detector.read_pixels(), pixels.words)
-
-
-def test_fine_pitch_exposures_are_refused_in_words(detector: Detector) -> None:
-    detector.configure(Configuration(is_colour=False, is_csm=False, counters=(0,)))
-    with pytest.raises(DetectorError, match="ColourMode"):
-        list(detector.frames(1, EXPOSURE_S))

@@ -1,0 +1,133 @@
+"""Commands and their replies over a transport: one at a time, whoever asks; refusals are errors that say whose."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from firmware_iface.codec import Reply, ReplyDecoder, encode_command
+from firmware_iface.errors import (
+    Disconnected,
+    OurMistake,
+    Stalled,
+    TheirMistake,
+    TransportError,
+    TransportTimeout,
+)
+from firmware_iface.transport import Transport
+from firmware_iface.wire import Opcode, Status
+
+READ_BYTES = 1 << 20
+REPLY_TIMEOUT_S = 5.0
+LINE_TIMEOUT_S = 120.0
+"""A line to the gantry is answered when the stage has arrived."""
+MAX_HICCUPS = 16
+"""How many times running an endpoint may stall, or give nothing, before it counts as broken, or as silent."""
+_DRAIN_S = 0.05
+_MAX_DRAIN_READS = 64
+_STATUS_NAMES: Mapping[int, str] = {status.value: status.name for status in Status}
+_OUR_MISTAKES = {Status.NOT_ALLOWED, Status.BUSY, Status.OUT_OF_RANGE}
+
+
+class Link:
+    """What a `Detector` says and hears.
+
+    Parameters
+    ----------
+    transport : Transport
+    lose : callable
+        Called when the device has left.
+    """
+
+    def __init__(self, transport: Transport, lose: Callable[[], object]) -> None:
+        self.lock = threading.RLock()
+        """Held while one command waits for its reply."""
+        self._transport = transport
+        self._lose = lose
+        self._replies = ReplyDecoder()
+        self._tag = 0
+
+    def exchange(self, opcode: Opcode, payload: bytes = b"") -> bytes:
+        """Send a command and return the payload of its reply.
+
+        Raises
+        ------
+        OurMistake, TheirMistake, TransportError
+            By the status of the reply, or because none came.
+        """
+        with self.lock:
+            self._tag = (self._tag + 1) % (1 << 16)
+            try:
+                self._transport.write(encode_command(opcode, self._tag, payload))
+                reply = self._await_reply(opcode)
+            except Disconnected:
+                self._lose()
+                raise
+        text = reply.payload.decode(errors="replace")
+        if reply.status == Status.OK:
+            return reply.payload
+        name = _STATUS_NAMES.get(reply.status, f"status {reply.status}")
+        message = f"the board answered {opcode.name} by {name}{': ' if text else ''}{text}"
+        if reply.status == Status.BAD_CRC:
+            raise TransportError(message, hint="check the cable")
+        raise (OurMistake if reply.status in _OUR_MISTAKES else TheirMistake)(message)
+
+    def ask(self, opcode: Opcode, layout: struct.Struct, payload: bytes = b"") -> tuple[Any, ...]:
+        """Send a command whose reply has a layout, and return its fields."""
+        answer = self.exchange(opcode, payload)
+        if len(answer) != layout.size:
+            raise TheirMistake(f"{opcode.name} was answered by {len(answer)} bytes; allowed: {layout.size}")
+        return layout.unpack(answer)
+
+    def read_frames(self, timeout_s: float) -> memoryview:
+        """Return what has come of the stream of frames, empty if nothing did in time; overwritten by the next call."""
+        deadline_s = time.monotonic() + timeout_s
+        for n in range(MAX_HICCUPS):
+            try:
+                data = self._transport.read_frames(READ_BYTES, max(deadline_s - time.monotonic(), 0.001))
+            except Disconnected:
+                self._lose()
+                raise
+            except Stalled:  # nothing is lost by that: the endpoint was cleared, and its bytes still wait
+                if n == MAX_HICCUPS - 1:
+                    raise
+                continue
+            # An empty transfer is not the end of the stream, only silence is.
+            if data or time.monotonic() >= deadline_s:
+                return data
+        return memoryview(b"")
+
+    def drain(self) -> None:
+        """Read away what is still on its way; what stays is known by its run id."""
+        for _ in range(_MAX_DRAIN_READS):
+            if not self.read_frames(_DRAIN_S):
+                return
+
+    def close(self) -> None:
+        """Give the transport back; a second call does nothing."""
+        self._transport.close()
+
+    def _await_reply(self, opcode: Opcode) -> Reply:
+        timeout_s = LINE_TIMEOUT_S if opcode is Opcode.AUXILIARY else REPLY_TIMEOUT_S
+        deadline_s = time.monotonic() + timeout_s
+        n_stalls = 0
+        with suppress(TransportTimeout):
+            while (left_s := deadline_s - time.monotonic()) > 0:
+                try:
+                    data = self._transport.read_reply(left_s)
+                except Stalled:
+                    n_stalls += 1
+                    if n_stalls >= MAX_HICCUPS:
+                        raise
+                    continue
+                for reply in self._replies.receive(data):
+                    if (reply.opcode, reply.tag) == (opcode, self._tag):  # others answer commands given up before
+                        return reply
+        self._replies = ReplyDecoder()  # half a reply must not stand before the next one
+        raise TransportTimeout(
+            f"the board did not answer {opcode.name} in {timeout_s:g} s", hint="check the cable and the board's power"
+        )

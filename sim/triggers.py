@@ -1,0 +1,72 @@
+"""Lines in and out of the simulated board: pulse generators on its trigger inputs, and what its outputs showed.
+
+Lines are functions of the board's own time, so the same run sees the same edges, however slowly the host reads.
+
+# Ref: what the outputs follow: Merlin manual v0.7 pp. 21-22 and 38.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from firmware_iface.wire import TriggerOut
+
+_MAX_INTERVALS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulser:
+    """A generator of pulses: high from each multiple of its period.
+
+    Attributes
+    ----------
+    period_ns, high_ns : int
+        From rise to rise, and from rise to fall.
+    first_ns : int
+        The first rise.
+    """
+
+    period_ns: int
+    high_ns: int
+    first_ns: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.high_ns < self.period_ns:
+            raise ValueError(f"pulses of {self.high_ns} ns every {self.period_ns} ns; allowed: shorter than the period")
+
+    def next_edge_ns(self, after_ns: int, *, is_rising: bool) -> int:
+        """Return the first edge at or after a time."""
+        first_ns = self.first_ns + (0 if is_rising else self.high_ns)
+        n_periods = max(-(-(after_ns - first_ns) // self.period_ns), 0)
+        return first_ns + n_periods * self.period_ns
+
+    def n_edges(self, begin_ns: int, end_ns: int, *, is_rising: bool) -> int:
+        """Return how many edges there are from a time until before another."""
+        first_ns = self.next_edge_ns(begin_ns, is_rising=is_rising)
+        return max(-(-(end_ns - first_ns) // self.period_ns), 0)
+
+
+class Output:
+    """One trigger output: the times during which it was active, the last of them."""
+
+    def __init__(self) -> None:
+        self._intervals: deque[tuple[int, int]] = deque(maxlen=_MAX_INTERVALS)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield from when to when, in ns, it was active."""
+        return iter(self._intervals)
+
+    def clear(self) -> None:
+        """Forget what was."""
+        self._intervals.clear()
+
+    def show(self, source: TriggerOut, intervals: dict[TriggerOut, tuple[int, int]]) -> None:
+        """Take part of the intervals of one frame: those of the source that it follows, joined where they touch."""
+        if source not in intervals:
+            return
+        begin_ns, end_ns = intervals[source]
+        if self._intervals and self._intervals[-1][1] >= begin_ns:
+            begin_ns, _ = self._intervals.pop()
+        self._intervals.append((begin_ns, end_ns))

@@ -1,0 +1,197 @@
+"""Frames through the whole wire under random faults: is any of them wrong, lost in silence, or the host hung?
+
+Every frame carries its run and its number in its pixels, over one of many random patterns, so that a frame that is
+delivered can be told from every other. It goes from the simulated board's own packets through all faults of the way,
+the simulated USB device, pyusb, the decoder and `Detector`. One-bit frames of 8 kB make a million of them a matter of
+minutes; the packets are the same as those of 12 bits, only shorter. The chips are stand-ins that give those patterns.
+
+Sessions also stop and abort runs, let the chip hang, the supply fail and the plug be pulled at any byte.
+
+`python tests/benchmarks/fault_storm.py --frames 1000000 --json`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from firmware_iface.chip import Mode
+from firmware_iface.configuration import Configuration
+from firmware_iface.device import Detector
+from firmware_iface.errors import DetectorError
+from firmware_iface.frame import Frame, Lost
+from firmware_iface.usb_transport import UsbTransport
+from sim.board import Board
+from sim.chip import SimulatedChip
+from sim.faults import Faults
+from sim.usb_device import SimulatedUsb
+from sim.usb_model import UsbDevice
+
+N_PATTERNS, N_BYTES, STAMP_BYTES = 61, 8192, 16
+HANG_S = 60.0
+CONFIGURATION = Configuration(is_colour=False, is_csm=False, depth_bits=1, counters=(0, 1))
+COUNTERS = {Mode.READ_COUNTER_0: 0, Mode.READ_COUNTER_1: 1}
+PATTERNS = [random.Random(n).randbytes(N_BYTES) for n in range(N_PATTERNS)]
+
+
+def pixels_of(payload: bytes) -> NDArray[np.uint8]:
+    """Return the matrix of one plane over 8 lines, from the specification: bit L of byte t of a row is a column."""
+    bits = np.unpackbits(np.frombuffer(payload, np.uint8), bitorder="little").reshape(256, 32, 8)
+    return bits.transpose(0, 2, 1).reshape(256, 256)[:, ::-1]  # line L, clock t: column 255 - (32 L + t)
+
+
+PIXELS = [pixels_of(pattern) for pattern in PATTERNS]
+
+
+def stamped(run: int, number: int, counter: int) -> bytes:
+    """Return the payload of one counter of one frame."""
+    stamp = run.to_bytes(7, "little") + bytes([counter]) + number.to_bytes(8, "little")
+    return stamp + PATTERNS[(run + 3 * number + counter) % N_PATTERNS][STAMP_BYTES:]
+
+
+def is_right(frame: Frame, run: int) -> bool:
+    """Say whether the pixels of a frame are those of its number, and of this run."""
+    for counter, plane in enumerate(frame.counts):
+        stamp = pixels_of(stamped(run, frame.sequence, counter)[:32] + bytes(N_BYTES - 32))[0]
+        expected = PIXELS[(run + 3 * frame.sequence + counter) % N_PATTERNS]
+        if not (np.array_equal(plane[1:], expected[1:]) and np.array_equal(plane[0], stamp)):
+            return False
+    return True
+
+
+class PatternChip(SimulatedChip):
+    """A chip without pixels: its readouts are the stamped patterns. The n-th clearing, by START, begins run n."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda duration_s, settings: np.zeros((8, 128, 128), np.uint32))
+        self.n_runs = self.n_frames = 0
+
+    def fast_clear(self) -> None:
+        self.n_runs, self.n_frames = self.n_runs + 1, 0
+
+    def arm(self, omr: int) -> None:
+        pass
+
+    def expose(self, duration_s: float) -> None:
+        self.n_frames += 1
+
+    def transact(self, omr: int, bits: bytes) -> bytes:
+        mode = Mode(omr & 7)
+        if mode in COUNTERS:
+            info_header = bytes(32) if omr >> 22 & 1 else b""
+            return info_header + stamped(self.n_runs, self.n_frames - 1, COUNTERS[mode])
+        return b""
+
+
+def faults_of(draw: random.Random) -> Faults:
+    """Return the faults of one session: always a storm, and sometimes something that ends it."""
+    ending = draw.randrange(8)
+    return Faults(
+        storm_fraction=draw.choice([0.01, 0.1, 0.3, 0.9]),
+        storm_seed=draw.randrange(1 << 30),
+        slow=MappingProxyType({draw.randrange(2000): draw.randrange(1, 200) for _ in range(3)}),
+        hang=frozenset({draw.randrange(2000)} if ending == 0 else ()),
+        brown_out=frozenset({draw.randrange(2000)} if ending == 1 else ()),
+        unplug_at=draw.randrange(1, 20_000_000) if ending == 2 else None,
+    )
+
+
+class Storm:
+    """Sessions, and what came of them."""
+
+    def __init__(self, seed: int) -> None:
+        self.draw = random.Random(seed)
+        self.n_taken = self.n_right = self.n_lost = self.n_wrong = self.n_silent = self.n_hangs = self.n_ends = 0
+
+    def session(self) -> None:
+        """Open a detector, take some runs, and close it."""
+        chip = PatternChip()
+        device = UsbDevice(Board(chip, str.upper, "STORM", faults_of(self.draw)), "STORM")
+        alarm = threading.Timer(HANG_S, lambda: (setattr(self, "n_hangs", self.n_hangs + 1), device.unplug()))
+        alarm.daemon = True
+        alarm.start()
+        try:
+            with Detector(UsbTransport(SimulatedUsb(device), "storm")) as detector:
+                detector.configure(CONFIGURATION)
+                detector.write_register("MEMORY_FRAMES", 64)
+                detector.write_register("WHEN_FULL", self.draw.randrange(2))
+                for _ in range(self.draw.randrange(1, 4)):
+                    self.run(detector, chip)
+        except DetectorError:
+            self.n_ends += 1
+        finally:
+            alarm.cancel()
+
+    def run(self, detector: Detector, chip: PatternChip) -> None:
+        """Take one run, some of them cut short, and judge what comes."""
+        n_frames, early = self.draw.randrange(1, 3000), self.draw.randrange(6)
+        n_before_end = self.draw.randrange(n_frames) if early < 3 else n_frames
+        n_next = 0
+        is_whole = False
+        items = detector.frames(0 if early == 0 else n_frames, 1e-5)
+        try:
+            for item in items:
+                n_next = self.judge(item, n_next, chip.n_runs)
+                if n_next > n_before_end:
+                    n_before_end = 1 << 62
+                    (detector.stop, detector.stop, detector.abort)[early]()
+            is_whole = True
+        finally:
+            if is_whole and early > 2:
+                self.n_silent += n_frames - n_next
+            elif is_whole and early < 2:
+                self.n_silent += max(detector.status().n_frames_done - n_next, 0)
+            self.n_taken += n_next
+
+    def judge(self, item: Frame | Lost, n_next: int, run: int) -> int:
+        """Count one item, and return the number of the frame that must follow it."""
+        first, n = (item.sequence, 1) if isinstance(item, Frame) else (item.first_sequence, item.n_frames)
+        if first < n_next:
+            self.n_wrong += 1  # twice, or out of its place
+            return n_next
+        self.n_silent += first - n_next
+        if isinstance(item, Lost):
+            self.n_lost += n
+        elif is_right(item, run):
+            self.n_right += 1
+        else:
+            self.n_wrong += 1
+        return first + n
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--frames", type=int, default=1_000_000, help="how many frames to take at least")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="20,000 frames")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    storm, began_s = Storm(options.seed), time.perf_counter()
+    while storm.n_taken < (20_000 if options.quick else options.frames):
+        storm.session()
+    seconds = time.perf_counter() - began_s
+    figures = {
+        "frames": storm.n_taken, "wrong": storm.n_wrong, "silent_losses": storm.n_silent, "hangs": storm.n_hangs,
+    }  # fmt: skip
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        print("\n".join(f"{name:24} {value}" for name, value in figures.items()))
+        print(f"{'right':24} {storm.n_right}\n{'told as lost':24} {storm.n_lost}")
+        print(f"{'sessions that broke off':24} {storm.n_ends}\n{'frames/s':24} {storm.n_taken / seconds:.0f}")
+    sys.exit(any(figures[name] for name in ("wrong", "silent_losses", "hangs")))
+
+
+if __name__ == "__main__":
+    main()
