@@ -1,0 +1,143 @@
+"""Commands of the simulator: say what there is, and serve it to other programs as if it were real."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from firmware_iface.errors import WrongUsage
+
+if TYPE_CHECKING:
+    from calibration.progress import Console
+    from sim.usb_link import Server
+    from sim.usb_model import UsbDevice
+
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
+
+
+class Way(StrEnum):
+    """How another program reaches the simulated detector."""
+
+    USBIP = "usbip"
+    USBREDIR = "usbredir"
+    MERLIN = "merlin"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this package, under `mpxct sim`."""
+    group = typer.Typer(help="The simulated instrument: what there is, and serving it to other programs.")
+    group.command("list")(list_instruments)
+    group.command()(serve)
+    app.add_typer(group, name="sim", no_args_is_help=True)
+
+
+def list_instruments(ctx: typer.Context, json: Json = False) -> None:
+    """Say which simulated instruments there are, and what their addresses may ask for.
+
+    Example: mpxct sim list
+    """
+    from sim.faults import FAULT_KEYS
+    from sim.instrument import INSTRUMENTS, SPEEDS
+
+    console: Console = ctx.obj
+    figures = {"instruments": list(INSTRUMENTS), "usb_speeds": list(SPEEDS), "faults": list(FAULT_KEYS)}
+    lines = [f"sim:{name}" for name in INSTRUMENTS]
+    lines.append(f"options: seed=NUMBER, usb_speed={'|'.join(SPEEDS)}")
+    lines.append(f"faults: {', '.join(FAULT_KEYS)}")
+    lines.append(f"for example sim:{INSTRUMENTS[0]}?seed=2&drop=17")
+    console.emit(figures, "\n".join(lines), as_json=json)
+
+
+def serve(
+    ctx: typer.Context,
+    address: Annotated[str, typer.Argument(help="The instrument, as after sim: in a URL.")] = "demo",
+    usbip: Annotated[bool, typer.Option("--usbip", help="As a USB device for a kernel with vhci-hcd.")] = False,
+    usbredir: Annotated[bool, typer.Option("--usbredir", help="As a USB device for a QEMU machine.")] = False,
+    merlin: Annotated[bool, typer.Option("--merlin", help="As a Merlin readout for Merlin clients.")] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="TCP port; 0 for any that is free. Merlin data go by the next one."),
+    ] = None,
+) -> None:
+    """Serve a simulated instrument to programs on this computer, until Ctrl-C.
+
+    A served USB device is pulled by a line `unplug` on standard input, and put back by `plug`.
+
+    Example: mpxct sim serve --usbip
+    """
+    console: Console = ctx.obj
+    asked = [way for way, is_asked in zip(Way, (usbip, usbredir, merlin), strict=True) if is_asked]
+    if len(asked) != 1:
+        raise WrongUsage(
+            f"asked for {' and '.join(f'--{way}' for way in asked) or 'no way to serve'}; allowed: one of "
+            + ", ".join(f"--{way}" for way in Way),
+            hint="a device is on one bus at a time; serve another instrument for the other",
+        )
+    if asked[0] is Way.MERLIN:
+        _serve_merlin(console, address, port)
+    else:
+        _serve_usb(console, address, asked[0], port)
+
+
+def _serve_merlin(console: Console, address: str, port: int | None) -> None:
+    from sim.merlin_server import COMMAND_PORT
+    from sim.merlin_server import serve as serve_until_stopped
+
+    command_port = COMMAND_PORT if port is None else port
+    data_port = command_port + 1 if command_port else 0
+    serve_until_stopped(
+        address,
+        command_port=command_port,
+        data_port=data_port,
+        on_ready=lambda *ports: console.say(
+            f"serving {address} as a Merlin on ports {ports[0]} and {ports[1]}; Ctrl-C ends it"
+        ),
+    )
+
+
+def _serve_usb(console: Console, address: str, way: Way, port: int | None) -> None:
+    from sim.instrument import simulated_device
+
+    device = simulated_device(address)
+    with _start(device, way, port) as server, suppress(KeyboardInterrupt):
+        console.say(f"serving {address} by {way} on port {server.port}; Ctrl-C ends it")
+        console.say(_how_to_attach(way, server.port))
+        for line in sys.stdin:
+            _obey(console, device, line.strip())
+        server.wait()  # standard input ended: there is nobody to type, but the device is still wanted
+
+
+def _start(device: UsbDevice, way: Way, port: int | None) -> Server:
+    from sim import usbip, usbredir
+
+    try:
+        if way is Way.USBIP:
+            return usbip.serve_usbip(device, usbip.PORT if port is None else port)
+        return usbredir.serve_usbredir(device, usbredir.PORT if port is None else port)
+    except OSError as error:
+        raise WrongUsage(f"cannot listen for {way}: {error.strerror}", hint="choose another --port") from error
+
+
+def _how_to_attach(way: Way, port: int) -> str:
+    if way is Way.USBIP:
+        return f"attach it: modprobe vhci-hcd; usbip --tcp-port {port} attach --remote 127.0.0.1 --busid 1-1"
+    return (
+        f"give QEMU: -device qemu-xhci -chardev socket,id=mpxct,host=127.0.0.1,port={port} "
+        "-device usb-redir,chardev=mpxct"
+    )
+
+
+def _obey(console: Console, device: UsbDevice, word: str) -> None:
+    if word == "unplug":
+        device.unplug()
+    elif word == "plug":
+        device.plug()
+    elif word:
+        console.say(f"{word!r} is not known; allowed: unplug, plug")
+        return
+    if word:
+        console.say(f"the device is {'off' if device.is_gone else 'on'} the bus")
