@@ -3,18 +3,35 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock
 
-.PHONY: demo test check lock clean
+# An environment of their own for programs that we test against, outside the tree: LiberTEM alone takes 1.3 GB.
+PEERS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mpxct
+
+.PHONY: demo test test-kernel check lock clean peers test-peers
 demo: .venv/.installed
 	$(BIN)/mpxct demo --out demo
 
 test: .venv/.installed-test
-	$(BIN)/pytest -m "not slow and not hardware"
+	$(BIN)/pytest -m "not slow and not hardware and not kernel"
+
+# A real kernel in QEMU, which it gets from apt where it lacks and may.
+test-kernel: .venv/.installed-test
+	$(BIN)/pytest -m kernel
 
 check: .venv/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+peers: $(PEERS)/libertem/.installed
+
+test-peers: .venv/.installed-test peers
+	MPXCT_LIBERTEM_PYTHON=$(PEERS)/libertem/bin/python $(BIN)/pytest -m slow tests/test_libertem.py
+
+$(PEERS)/libertem/.installed: | .venv/bin/uv
+	$(BIN)/uv venv --quiet --clear --python "$(PYTHON)" $(PEERS)/libertem
+	$(BIN)/uv pip install --quiet --python $(PEERS)/libertem/bin/python libertem-live==0.3.0
+	@touch $@
 
 # The versions that everybody gets; the GPU extras stay out, for they exclude each other.
 lock: .venv/bin/uv

@@ -19,6 +19,7 @@ import typer
 import acquisition.cli
 import gui.cli
 import reconstruction.cli
+import sim.cli
 from calibration.progress import Console, Progress
 from firmware_iface.errors import DataLost, MpxctError
 
@@ -124,6 +125,7 @@ def prepare(ctx: typer.Context) -> None:
 acquisition.cli.register(app)
 reconstruction.cli.register(app)
 gui.cli.register(app)
+sim.cli.register(app)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Commands that hold a detector: acquire and calibrate; and convert, which makes scans of foreign files."""
+"""Commands that hold a detector, or look for one and what it needs; and those from and to foreign files."""
 
 from __future__ import annotations
 
@@ -32,9 +32,53 @@ class CalibrationStep(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this package."""
+    app.command()(devices)
+    app.command()(doctor)
     app.command()(acquire)
     app.command()(calibrate)
     app.command()(convert)
+    app.command()(export)
+
+
+def devices(ctx: typer.Context, json: Json = False) -> None:
+    """List the detectors that --device can name: simulated ones, boards on USB, and how to name a Merlin.
+
+    Example: mpxct devices
+    """
+    from firmware_iface.transport import list_devices
+
+    console: Console = ctx.obj
+    listed = list_devices()
+    width = max(map(len, listed))
+    figures = {"devices": [{"url": url, "text": text} for url, text in listed.items()]}
+    console.emit(figures, "\n".join(f"{url:<{width}}  {text}" for url, text in listed.items()), as_json=json)
+
+
+def doctor(ctx: typer.Context, json: Json = False) -> None:
+    """Check this machine: packages, USB and its permissions, GPU, graphics and disk; say what to do about each fault.
+
+    Example: mpxct doctor
+    """
+    from acquisition.doctor import Level, examine
+    from acquisition.machine import gather
+
+    console: Console = ctx.obj
+    findings = examine(gather(Path()))
+    worst = max(findings, key=lambda finding: list(Level).index(finding.level)).level
+    figures = {
+        "worst": worst.value,
+        "findings": [
+            {"level": each.level.value, "topic": each.topic, "text": each.text, "remedy": each.remedy}
+            for each in findings
+        ],
+    }
+    lines = [
+        f"{each.level:<5} {each.topic:<13} {each.text}" + (f"\n{'':<20}{each.remedy}" if each.remedy else "")
+        for each in findings
+    ]
+    console.emit(figures, "\n".join(lines), as_json=json)
+    if worst is Level.FAIL:
+        raise typer.Exit(1)
 
 
 def acquire(
@@ -180,3 +224,30 @@ def convert(
     scan = read_scan(console.track(convert_merlin(source, target, overwrite=overwrite)))
     figures = {"path": str(target), "shape": list(scan.shape), "dtype": str(scan.readout.dtype)}
     console.emit(figures, f"{target}: {' x '.join(map(str, scan.shape))} {scan.readout.dtype}", as_json=json)
+
+
+def export(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(help="Scan file (.h5).")],
+    target: Annotated[Path, typer.Argument(help="Merlin file to write (.mib); the .hdr file comes beside it.")],
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Export a scan file as a Merlin file: every counter of every frame as an image. Lost frames are left out.
+
+    Example: mpxct export scan.h5 scan.mib
+    """
+    from acquisition.merlin_writer import export_merlin
+    from firmware_iface.merlin import read_mib
+
+    console: Console = ctx.obj
+    written = read_mib(console.track(export_merlin(source, target, overwrite=overwrite)))
+    first = written.frames[0].header
+    figures = {
+        "path": str(target),
+        "n_images": len(written.frames),
+        "shape": list(first.shape),
+        "dtype": first.pixel_type,
+    }
+    text = f"{target}: {len(written.frames)} images of {' x '.join(map(str, first.shape))}, {first.pixel_type}"
+    console.emit(figures, text, as_json=json)

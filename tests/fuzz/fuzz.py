@@ -1,0 +1,82 @@
+"""Run a coverage-guided fuzzer over one target, or over all of them in turn; README.md says how.
+
+Usage: python tests/fuzz/fuzz.py TARGET|all [libFuzzer options]
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import atheris
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))  # a script finds the packages of its own checkout
+
+import numba  # noqa: E402, F401 - before the instrumentation, which is for our parsers alone
+
+PARSERS = ["firmware_iface.codec", "firmware_iface.merlin", "firmware_iface.merlin_stream"]
+with atheris.instrument_imports(include=PARSERS):
+    from tests.fuzz.targets import TARGETS
+
+MAX_INPUT_BYTES = {
+    "frames": 256,
+    "replies": 512,
+    "merlin_header": 1024,
+    "merlin_stream": 512,
+    "acquisition_header": 512,
+    "mib": 2048,
+}
+RUNS = {
+    "merlin_header": 4_500_000,
+    "acquisition_header": 3_400_000,
+    "replies": 1_000_000,
+    "mib": 600_000,
+    "merlin_stream": 200_000,
+    "frames": 300_000,
+}
+"""10 million together; the dear ones get fewer."""
+
+
+def fuzz(target: str, options: list[str]) -> None:
+    """Hand one target to libFuzzer; new inputs go to a folder that git ignores, or to those that the options name."""
+    found = ROOT / "build" / "fuzz" / target
+    found.mkdir(parents=True, exist_ok=True)
+    if all(option.startswith("-") for option in options):
+        options = [*options, str(found), str(HERE / "corpus" / target)]
+    limits = [f"-max_len={MAX_INPUT_BYTES[target]}", f"-artifact_prefix={found.parent}/{target}-"]
+    # To merge, libFuzzer starts what stands in the first word, in a shell.
+    atheris.Setup([f"{sys.executable} {__file__} {target}", *limits, *options], TARGETS[target])
+    atheris.Fuzz()
+
+
+def fuzz_all(options: list[str]) -> int:
+    """Fuzz every target in a process of its own, which libFuzzer ends with the run; return the exit code."""
+    n_inputs, code = 0, 0
+    for target, n_runs in RUNS.items():
+        stated = [f"-runs={n_runs}", "-verbosity=0", "-print_final_stats=1"]
+        command = [sys.executable, __file__, target, *stated, *options]
+        process = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        executed = re.search(r"number_of_executed_units:\s*(\d+)", process.stderr)
+        n_inputs += int(executed[1]) if executed else 0
+        print(f"{target:<20} {executed[1] if executed else '?':>10} inputs, exit code {process.returncode}", flush=True)
+        if process.returncode:
+            code = 1
+            print(process.stderr[-4000:], file=sys.stderr)
+    print(f"{'together':<20} {n_inputs:>10} inputs", flush=True)
+    return code
+
+
+def main() -> None:
+    """Read the command line."""
+    if len(sys.argv) < 2 or sys.argv[1] not in {*TARGETS, "all"}:
+        sys.exit(f"usage: fuzz.py TARGET|all [libFuzzer options]; targets: {', '.join(TARGETS)}")
+    _, target, *options = sys.argv
+    sys.exit(fuzz_all(options)) if target == "all" else fuzz(target, options)
+
+
+if __name__ == "__main__":
+    main()
