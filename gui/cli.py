@@ -241,7 +241,7 @@ def _describe_volume(volume: Volume) -> dict[str, Any]:
         "unit": volume.unit,
         "grid": {
             "shape": list(volume.grid.shape),
-            "voxel_mm": volume.grid.voxel_mm,
+            "voxel_mm": volume.grid.voxel_mm if volume.grid.is_scale_known else None,
             "centre_mm": list(volume.grid.centre_mm),
         },
         "channels": [

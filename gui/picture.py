@@ -76,7 +76,7 @@ def materials_figure(
     colour = figure.add_subplot(grid[:, 0])
     colour.imshow(blend(maps, looks), origin="lower", interpolation="nearest")
     _finish(colour, f"{title or 'Materials'}, {where}", size=TITLE_PT)
-    scale_bar(colour, volume.grid.voxel_mm)
+    scale_bar(colour, volume.grid.voxel_mm if volume.grid.is_scale_known else None)
     colour.legend(
         handles=[Patch(facecolor=swatch(look.colour), label=look.material) for look in looks],
         loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=min(len(looks), 4), frameon=False,
@@ -98,7 +98,7 @@ def bins_figure(volume: Volume, *, slice_index: int | None = None, slab_mm: floa
     for axes, values, name in zip(panels, maps, volume.channels, strict=True):
         _image(axes, values, levels, "gray", volume.unit)
         _finish(axes, name)
-    scale_bar(panels[0], volume.grid.voxel_mm)
+    scale_bar(panels[0], volume.grid.voxel_mm if volume.grid.is_scale_known else None)
     return figure
 
 

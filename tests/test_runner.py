@@ -313,9 +313,7 @@ class Listener:
 
 @pytest.fixture
 def ctx() -> typer.Context:
-    import click
-
-    return typer.Context(click.Command("mpxct"), obj=Listener())
+    return typer.Context(typer.main.get_command(typer.Typer(callback=lambda: None)), obj=Listener())
 
 
 def test_dry_run_touches_nothing(tmp_path: Path, ctx: typer.Context) -> None:
