@@ -94,7 +94,7 @@ def _decompose(
         typer.Option(help="CSV of mass attenuation, cm2/g: material,bin1,bin2,… Default: the volume's own basis."),
     ] = None,
     scale: Annotated[float, typer.Option(help="For images: the grey value that means 1 per cm.")] = 1.0,
-    voxel_mm: Annotated[float | None, typer.Option(help="For images: the edge of a pixel in mm. Default: 1.")] = None,
+    voxel_mm: Annotated[float | None, typer.Option(help="For images: the edge of a pixel in mm. Default: unknown, 1.")] = None,
     non_negative: Annotated[bool, typer.Option("--non-negative", help="Allow no concentration below 0.")] = False,
     weighted: Annotated[
         bool | None,
@@ -109,7 +109,7 @@ def _decompose(
     ] = "",
     as_json: AS_JSON = False,
 ) -> None:
-    """Separate the bins of a volume, or of a folder of images, into materials.
+    """Separate the bins of a volume, or of a folder of images, into materials, and draw them in colour.
 
     Example: mpxct decompose slices/ --matrix matrix.csv --scale 0.0453 --voxel-mm 0.045 -o materials.h5
     """
@@ -121,7 +121,7 @@ def _decompose(
     console: Console = ctx.obj
     began_s = time.monotonic()
     if source.is_dir():
-        volume = read_image_folder(source, scale=scale, voxel_mm=1.0 if voxel_mm is None else voxel_mm)
+        volume = read_image_folder(source, scale=scale, voxel_mm=voxel_mm)
     else:
         _refuse_for_files(scale, voxel_mm)
         volume = load_volume(source)
@@ -133,12 +133,14 @@ def _decompose(
         is_non_negative=non_negative,
     )
     save_volume(materials, output)
+    picture = console.picture(output)
     named = tuple(name.strip() for name in agents.split(",") if name.strip())
     looked_for = named or (k_edge_materials(attenuation) if attenuation else ())
     statistics = vial_statistics(materials, find_vials(materials, looked_for))
     seconds = time.monotonic() - began_s
-    text = f"{output}: {', '.join(materials.channels)}, {seconds:.1f} s\n{vial_table(statistics, looked_for)}"
-    console.emit({"file": str(output), "seconds": seconds, **vial_figures(statistics)}, text, as_json=as_json)
+    text = f"{output}, {picture}: {', '.join(materials.channels)}, {seconds:.1f} s\n{vial_table(statistics, looked_for)}"
+    figures = {"file": str(output), "picture": str(picture), "seconds": seconds, **vial_figures(statistics)}
+    console.emit(figures, text, as_json=as_json)
 
 
 def _refuse_for_files(scale: float, voxel_mm: float | None) -> None:

@@ -173,15 +173,15 @@ def _bin_names(thresholds_kev: Sequence[float], n_bins: int) -> tuple[str, ...]:
     return (*(f"{low}-{high} keV" for low, high in pairwise(edges)), f"{edges[-1]}+ keV")
 
 
-def read_image_folder(folder: str | Path, *, scale: float = 1.0, voxel_mm: float) -> Volume:
+def read_image_folder(folder: str | Path, *, scale: float = 1.0, voxel_mm: float | None = None) -> Volume:
     """Read one TIFF per bin as a volume.
 
     Parameters
     ----------
     scale : float
         Grey value that means an attenuation of 1 per cm.
-    voxel_mm : float
-        Edge of a pixel.
+    voxel_mm : float, optional
+        Edge of a pixel; None: the images do not tell, and lengths count pixels.
     """
     if not (np.isfinite(scale) and scale > 0):
         raise WrongUsage(f"the scale is {scale}; allowed: above 0, the grey value that means 1 per cm")
@@ -190,7 +190,11 @@ def read_image_folder(folder: str | Path, *, scale: float = 1.0, voxel_mm: float
         values=values * np.float32(decomposition.CM_PER_MM / scale),
         channels=names,
         unit=LINEAR_ATTENUATION,
-        grid=Grid(shape=(values.shape[1], values.shape[2], values.shape[3]), voxel_mm=voxel_mm),
+        grid=Grid(
+            shape=(values.shape[1], values.shape[2], values.shape[3]),
+            voxel_mm=1.0 if voxel_mm is None else voxel_mm,
+            is_scale_known=voxel_mm is not None,
+        ),
         provenance=Provenance(
             source_file=Path(folder).name, software=software_version(), steps=(f"TIFF images, scale {scale:g}",)
         ),

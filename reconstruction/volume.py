@@ -40,11 +40,14 @@ class Grid:
         Edge of a voxel.
     centre_mm : (x, y, z) float
         Position of the middle of the volume; a position, hence in the order of the geometry.
+    is_scale_known : bool
+        False for images that came without the size of their pixels: `voxel_mm` then only counts them.
     """
 
     shape: tuple[int, int, int]
     voxel_mm: float
     centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    is_scale_known: bool = True
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or min(self.shape) < 1:
@@ -140,6 +143,7 @@ def _write(file: H5, volume: Volume) -> None:
     file.create_dataset("channels", data=list(volume.channels), dtype=h5py.string_dtype()).attrs["units"] = "1"
     _write_mm(file, "voxel_mm", volume.grid.voxel_mm)
     _write_mm(file, "centre_mm", volume.grid.centre_mm)
+    file.attrs["is_scale_known"] = volume.grid.is_scale_known
     file.create_dataset("thresholds_kev", data=np.asarray(volume.thresholds_kev, float)).attrs["units"] = "keV"
     if volume.basis is not None:
         _write_basis(file.create_group("basis"), volume.basis)
@@ -192,7 +196,12 @@ def _read(file: H5) -> Volume:
         values=values[()].astype(np.float32, copy=False),
         channels=_texts(file["channels"]),
         unit=str(values.attrs["units"]),
-        grid=Grid(shape=shape, voxel_mm=float(file["voxel_mm"][()]), centre_mm=tuple(file["centre_mm"][()].tolist())),
+        grid=Grid(
+            shape=shape,
+            voxel_mm=float(file["voxel_mm"][()]),
+            centre_mm=tuple(file["centre_mm"][()].tolist()),
+            is_scale_known=bool(file.attrs["is_scale_known"]),
+        ),
         thresholds_kev=tuple(file["thresholds_kev"][()].tolist()),
         basis=_read_basis(file["basis"]) if "basis" in file else None,
         provenance=Provenance(

@@ -254,6 +254,9 @@ class PlainConsole:
     def emit(self, figures, text, *, as_json):
         typer.echo(json.dumps(figures) if as_json else text)
 
+    def picture(self, file):
+        return file.with_suffix(".png")
+
 
 def command(*arguments: object) -> str:
     app = typer.Typer()
