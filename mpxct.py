@@ -301,7 +301,7 @@ def main() -> None:
         sys.exit(_fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "", 1))
     except SystemExit as end:  # typer's own: wrong usage is 2, Ctrl-C is 130
         if end.code == INTERRUPTED:
-            _fail("interrupted; what was written so far is valid and marked as partial", "", INTERRUPTED)
+            _fail("interrupted; a scan that had begun is kept as a valid file that says it is partial", "", INTERRUPTED)
         raise
 
 

@@ -215,7 +215,8 @@ def decompose_volume(
     attenuation : MaterialBasis or Matrix, optional
         None: the basis that the volume carries.
     is_weighted : bool
-        Let quiet bins count more, by the noise that the volume shows.
+        Let quiet bins count more, by the noise that the volume shows; with as many materials as bins nothing is left
+        to weigh.
     is_non_negative : bool
         Allow no concentration below 0.
 
@@ -233,13 +234,17 @@ def decompose_volume(
             hint="run mpxct calibrate materials and scan again, or give --matrix",
         )
     _check_bins(volume, attenuation)
+    if isinstance(attenuation, decomposition.Matrix):
+        attenuation = attenuation.in_order_of(volume.channels)
     values = decomposition.decompose(
         volume.values,
         attenuation.attenuation_per_mm_per_g_cm3,
         covariance=decomposition.bin_covariance(volume.values) if is_weighted else None,
         is_non_negative=is_non_negative,
     )
-    how = ("weighted by noise" if is_weighted else "unweighted") + (", none below 0" if is_non_negative else "")
+    n_bins, n_materials = np.shape(attenuation.attenuation_per_mm_per_g_cm3)
+    weights = "as many as bins" if n_materials == n_bins else "weighted by noise" if is_weighted else "unweighted"
+    how = weights + (", none below 0" if is_non_negative else "")
     source = volume.provenance
     return Volume(
         values=values,
@@ -271,5 +276,12 @@ def _check_bins(volume: Volume, attenuation: decomposition.Attenuation) -> None:
         raise CalibrationMissing(
             f"the basis was measured with thresholds {attenuation.thresholds_kev} keV, "
             f"and the scan has {volume.thresholds_kev} keV",
+            hint="run mpxct calibrate materials with this scan's plan",
+        )
+    plan = json.loads(volume.provenance.plan_json or "{}")
+    kvp = plan.get("source", {}).get("kvp")
+    if None not in (kvp, attenuation.tube_kvp) and kvp != attenuation.tube_kvp:
+        raise CalibrationMissing(
+            f"the basis was measured at {attenuation.tube_kvp:g} kVp, and the scan at {kvp:g} kVp",
             hint="run mpxct calibrate materials with this scan's plan",
         )

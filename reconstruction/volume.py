@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.material_basis import MaterialBasis
+from calibration.whole_file import whole_file
 from firmware_iface.errors import BadFile
 
 FORMAT = "mpxct volume"
@@ -119,19 +120,9 @@ class Volume:
 
 def save_volume(volume: Volume, path: str | Path) -> Path:
     """Write a volume; the file appears under its name only when it is whole."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with h5py.File(partial, "w") as file:
-            _write(file, volume)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise BadFile(f"{path} cannot be written: {error}", hint="choose a folder that can be written to") from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return path
+    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+        _write(file, volume)
+    return Path(path)
 
 
 def _write(file: H5, volume: Volume) -> None:
@@ -164,6 +155,8 @@ def _write_basis(group: H5, basis: MaterialBasis) -> None:
     attenuation = group.create_dataset("attenuation_per_mm_per_g_cm3", data=basis.attenuation_per_mm_per_g_cm3)
     attenuation.attrs["units"] = "1/mm per g/cm3"
     group.create_dataset("thresholds_kev", data=np.asarray(basis.thresholds_kev, float)).attrs["units"] = "keV"
+    if basis.tube_kvp is not None:
+        group.create_dataset("tube_kvp", data=basis.tube_kvp).attrs["units"] = "kV"
 
 
 def load_volume(path: str | Path) -> Volume:
@@ -223,6 +216,7 @@ def _read_basis(group: H5) -> MaterialBasis:
         materials=_texts(group["materials"]),
         attenuation_per_mm_per_g_cm3=group["attenuation_per_mm_per_g_cm3"][()],
         thresholds_kev=tuple(group["thresholds_kev"][()].tolist()),
+        tube_kvp=float(group["tube_kvp"][()]) if "tube_kvp" in group else None,
     )
 
 
@@ -245,11 +239,14 @@ def read_bin_images(folder: str | Path) -> tuple[tuple[str, ...], NDArray[np.flo
     images = []
     for path in paths:
         try:
-            image = tifffile.imread(path)
+            with tifffile.TiffFile(path) as file:
+                image, page = file.asarray(), file.pages.first
+                is_grey = page.samplesperpixel == 1 or page.planarconfig != tifffile.PLANARCONFIG.CONTIG
         except (OSError, ValueError, LookupError, TypeError, struct.error) as error:  # its readers raise what they meet
             raise BadFile(f"{path} is no readable TIFF image: {error}") from error
-        if image.ndim not in (2, 3) or image.dtype.kind not in "fiu":
-            raise BadFile(f"{path} has shape {image.shape} of {image.dtype}; allowed: grey images, one page per slice")
+        if not is_grey or image.ndim not in (2, 3) or image.dtype.kind not in "fiu":
+            kind = image.dtype if is_grey else "colours"
+            raise BadFile(f"{path} has shape {image.shape} of {kind}; allowed: grey images, one page per slice")
         if images and image.shape != images[0].shape:
             raise BadFile(
                 f"{path} has shape {image.shape}, but {paths[0].name} has {images[0].shape}; all bins must be alike"
