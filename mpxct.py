@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import click
 import typer
 
 import acquisition.cli
@@ -107,8 +106,6 @@ class Terminal:
 
 app = typer.Typer(
     name="mpxct",
-    help="Spectral X-ray CT with Medipix-family detectors: from USB to materials.\n\n"
-    "Start with `mpxct demo`. With --debug anywhere, errors show where they came from.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -117,15 +114,12 @@ app = typer.Typer(
 
 @app.callback()
 def prepare(ctx: typer.Context) -> None:
-    """Spectral X-ray CT with Medipix-family detectors: from USB to materials."""
+    """Spectral X-ray CT with Medipix-family detectors: from USB to materials.
+
+    Start with: mpxct demo. With --debug anywhere, errors show where they came from.
+    """
     console: Console = Terminal()
     ctx.obj = console
-
-
-acquisition.cli.register(app)
-reconstruction.cli.register(app)
-gui.cli.register(app)
-sim.cli.register(app)
 
 
 @app.command()
@@ -287,28 +281,30 @@ def _demo_text(figures: Mapping[str, object], out: Path) -> str:
     return "\n".join(lines)
 
 
+acquisition.cli.register(app)
+reconstruction.cli.register(app)
+gui.cli.register(app)
+sim.cli.register(app)
+
+
 def main() -> None:
     """Run the command line; errors become one sentence, a hint and an exit code."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     is_debug = len(arguments) < len(sys.argv) - 1
     try:
-        code = app(arguments, standalone_mode=False)
+        app(arguments)
     except MpxctError as error:
         if is_debug:
             raise
         sys.exit(_fail(str(error), error.hint, error.exit_code))
-    except click.UsageError as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        sys.exit(_fail(error.format_message(), "", error.exit_code))
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(_fail("interrupted; what was written so far is valid and marked as partial", "", INTERRUPTED))
     except OSError as error:
         if is_debug:
             raise
         sys.exit(_fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "", 1))
-    sys.exit(code if isinstance(code, int) else 0)
+    except SystemExit as end:  # typer's own: wrong usage is 2, Ctrl-C is 130
+        if end.code == INTERRUPTED:
+            _fail("interrupted; a scan that had begun is kept as a valid file that says it is partial", "", INTERRUPTED)
+        raise
 
 
 def _fail(message: str, hint: str, code: int) -> int:

@@ -78,6 +78,7 @@ class Instrument(Protocol):
 
 def calibrate_all(instrument: Instrument, plan: Plan) -> Work:
     """Run every step in its order and return the whole calibration."""
+    _refuse_unknown(instrument.gantry, plan)
     calibration = yield from equalise(instrument, plan)
     calibration = yield from energy(instrument, plan, calibration)
     calibration = yield from pixels(instrument, plan, calibration)
@@ -218,7 +219,7 @@ def pixels(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work
     _select_open_beam(instrument.gantry, plan)
     with _beam(instrument.gantry):
         flats = yield from _take(detector, "flats", n_flat, exposure_s)
-    _refuse_full(flats, plan, "flats")
+    refuse_full(flats, plan, "flats")
     found = calibration.pixel_class
     pixel_class = classify(
         dark,
@@ -257,6 +258,7 @@ def materials(instrument: Instrument, plan: Plan, calibration: Calibration) -> W
         densities_g_cm3={cell.material: material(cell.material).density_g_cm3 for cell in cells},
         is_bad=calibration.is_bad,
     )
+    basis = replace(basis, tube_kvp=plan.source.kvp)
     return replace(calibration, basis=basis, thresholds_kev=plan.detector.thresholds_kev)
 
 
@@ -348,7 +350,7 @@ def _scan_s_curve(
         yield Progress(stage, done, len(codes))
         detector.set_dacs({f"Threshold{number}": code for number in plan.detector.thresholds})
         counts = _frame(detector, plan.calibration.energy_exposure_s).counts
-        _refuse_full(counts, plan, stage)
+        refuse_full(counts, plan, stage)
         taken.append(counts[:, is_good])
     curves = np.stack(taken).astype(np.float64)
     # Above all lines a good pixel counts next to nothing; one that does is noisy, and would bend the curve.
@@ -383,8 +385,9 @@ def _scan_sources(
     for name in plan.calibration.sources:
         lines = _line_group(name)
         energies_kev = tuple(line.energy_kev for line in lines)
-        # Below the window escape peaks of the sensor may stand, which the model of the curve does not know.
-        first, last = offset_dac + gain * 0.86 * min(energies_kev), offset_dac + gain * (1.06 * max(energies_kev) + 2)
+        # Below the window escape peaks of the sensor may stand, which the model of the curve does not know. Above it no
+        # good pixel may still count, or those with a high gain would be taken for noisy ones and left out.
+        first, last = offset_dac + gain * 0.86 * min(energies_kev), offset_dac + gain * (1.10 * max(energies_kev) + 2)
         if last > HIGHEST_CODE:
             continue  # beyond the range of the DAC in this gain
         codes = range(round(first), round(last) + 1, max(1, round(gain * max(energies_kev) / 130)))
@@ -503,9 +506,10 @@ def _matrix(trim: NDArray[np.uint8], is_masked: NDArray[np.bool_]) -> PixelConfi
 def _frame(detector: Detector, exposure_s: float) -> Frame:
     """Take one frame; one that is lost is taken again."""
     for _ in range(RETRIES):
-        for item in detector.frames(1, exposure_s):
-            if isinstance(item, Frame):
-                return item
+        # To the end of the run: one that is left early is aborted and drained where nobody hears a Ctrl-C.
+        taken = [item for item in detector.frames(1, exposure_s) if isinstance(item, Frame)]
+        if taken:
+            return taken[0]
     raise DataLost(
         f"one frame of the calibration was lost {RETRIES} times in a row", hint="check the cable and `mpxct doctor`"
     )
@@ -533,11 +537,11 @@ def _mean_bins(
     detector: Detector, plan: Plan, stage: str, n_frames: int
 ) -> Generator[Progress, None, NDArray[np.float64]]:
     counts = yield from _take(detector, stage, n_frames, plan.detector.exposure_s)
-    _refuse_full(counts, plan, stage)
+    refuse_full(counts, plan, stage)
     return bins(counts.mean(axis=0, dtype=np.float64)).astype(np.float64)
 
 
-def _refuse_full(counts: NDArray[np.unsignedinteger], plan: Plan, stage: str) -> None:
+def refuse_full(counts: NDArray[np.unsignedinteger], plan: Plan, stage: str) -> None:
     """Refuse counts (..., n_counters, rows, cols) of which more than a few pixels are near the end of the counter."""
     full = FULL_SHARE * ((1 << plan.detector.depth_bits) - 1)
     share = float((counts >= full).mean(axis=(-2, -1)).max())
@@ -547,6 +551,18 @@ def _refuse_full(counts: NDArray[np.unsignedinteger], plan: Plan, stage: str) ->
             f"allowed: up to {100 * FULL_PIXELS_SHARE:.0f} %",
             hint="take a shorter exposure or less current",
         )
+
+
+def _refuse_unknown(gantry: Gantry, plan: Plan) -> None:
+    """Refuse sources and cells that are not there, or of which nothing is known, before time is spent on the others."""
+    for source in plan.calibration.sources:
+        emission(source)
+        if source not in gantry.sources():
+            raise WrongUsage(f"there is no source {source!r}; there are {', '.join(gantry.sources())}")
+    for cell in plan.calibration.cells:
+        material(cell.material)
+        if cell.name not in gantry.samples():
+            raise WrongUsage(f"the sample changer has no {cell.name!r}; it has {', '.join(gantry.samples())}")
 
 
 def _used_thresholds(plan: Plan) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -95,10 +96,11 @@ def acquire(
 
     Example: mpxct acquire plan.toml --device sim:demo --calibration calibration.h5 -o scan.h5
     """
-    from acquisition.plan import load_plan
+    from acquisition.plan import load_plan, refuse_foreign_pixels
 
     console: Console = ctx.obj
     planned = load_plan(plan)
+    refuse_foreign_pixels(planned)
     if dry_run:
         _emit_plan(console, planned, as_json=json)
         return
@@ -163,15 +165,18 @@ def calibrate(
     Example: mpxct calibrate all --device sim:demo -o calibration.h5
     """
     from acquisition import calibrate as steps
-    from acquisition.plan import Plan, load_plan
+    from acquisition.plan import Plan, load_plan, refuse_foreign_pixels
     from acquisition.runner import open_instrument
     from calibration.store import save
 
     console: Console = ctx.obj
     planned = load_plan(plan) if plan is not None else Plan()
+    refuse_foreign_pixels(planned)
     is_new = step in (CalibrationStep.ALL, CalibrationStep.EQUALISE)
     if is_new and output.exists() and not overwrite:
         raise WrongUsage(f"{output} exists already", hint="choose another name, or allow overwriting (--overwrite)")
+    if not os.access(output.parent, os.W_OK):
+        raise WrongUsage(f"{output} cannot be written: no folder {output.parent} may be written to")
     before = None if is_new else _load_calibration(output)
     with open_instrument(device) as instrument:
         if step is CalibrationStep.ALL:

@@ -47,7 +47,11 @@ def convert_merlin(
             overwrite=overwrite,
         ) as writer:
             for place, group in enumerate(groups.tolist()):
-                writer.write(_frame(merlin, group, layers), ImageKey.PROJECTION)
+                try:
+                    writer.write(_frame(merlin, group, layers), ImageKey.PROJECTION)
+                except (BadFile, ValueError):
+                    writer.discard()  # the source is still there, and would be refused again
+                    raise
                 yield Progress("convert", place + 1, len(groups))
             writer.finish()
     except ValueError as error:

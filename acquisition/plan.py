@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, get_args
 import msgspec
 
 from calibration.geometry import Geometry
-from firmware_iface.chip import COLS, DEPTH_CODES, ROWS, Gain
+from firmware_iface.chip import COLOUR_PITCH_MM, COLS, DEPTH_CODES, PITCH_MM, ROWS, Gain
 from firmware_iface.errors import WrongUsage
 
 READOUT_NS_PER_BIT_AND_PIXEL = 820e3 / (12 * ROWS * COLS)
@@ -184,7 +184,7 @@ class CalibrationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     energy_exposure_s: float = 1.0
     n_dark_frames: int = 20
     n_flat_frames: int = 50
-    n_cell_frames: int = 50
+    n_cell_frames: int = 150
 
     def __post_init__(self) -> None:
         for source in self.sources:
@@ -235,6 +235,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def size_bytes(self) -> int:
         """Size of the counts in the scan file before compression, at 2 bytes a count."""
         return 2 * self.n_frames * len(self.detector.thresholds) * self.geometry.rows * self.geometry.cols
+
+
+def refuse_foreign_pixels(plan: Plan) -> None:
+    """Refuse a plan whose geometry has not the pixels of the chip in the plan's mode."""
+    detector, geometry = plan.detector, plan.geometry
+    pixels = (ROWS // 2, COLS // 2, COLOUR_PITCH_MM) if detector.is_colour else (ROWS, COLS, PITCH_MM)
+    if (geometry.rows, geometry.cols, geometry.pitch_mm) != pixels:
+        raise WrongUsage(
+            f"the plan's detector has {geometry.rows} x {geometry.cols} pixels of {geometry.pitch_mm} mm; "
+            f"allowed in mode {detector.mode}: {pixels[0]} x {pixels[1]} of {pixels[2]} mm"
+        )
 
 
 class StepKind(Enum):
@@ -320,7 +331,7 @@ def load_plan(path: str | Path) -> Plan:
         The file cannot be read, is not TOML, or has a wrong key or value; the message names it and what is allowed.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # some editors put a mark of the encoding first
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise WrongUsage(
@@ -391,6 +402,15 @@ def _members(kind: object) -> dict[str, object]:
     return {}
 
 
+_PLAIN_TYPES: Mapping[str, str] = {
+    "object": "a section of keys",
+    "array": "a list",
+    "str": "a text in quotes",
+    "int": "a whole number",
+    "float": "a number",
+}
+
+
 def _explain(message: str, tree: object) -> str:
     """Turn msgspec's "Expected `float`, got `str` - at `$.detector.bias_v`" into key, value and what is allowed."""
     reason, _, place = message.partition(" - at ")
@@ -403,6 +423,8 @@ def _explain(message: str, tree: object) -> str:
             tree = tree[int(index)]
     wrong_type = re.fullmatch(r"Expected `(.+)`, got `(.+)`", reason)
     if wrong_type:
-        plain = {"object": "a section of keys", "array": "a list"}
-        return f"{key} is {tree!r}; allowed: {plain.get(wrong_type[1], f'a value of type {wrong_type[1]}')}"
+        return f"{key} is {tree!r}; allowed: {_PLAIN_TYPES.get(wrong_type[1], f'a value of type {wrong_type[1]}')}"
+    missing = re.fullmatch(r"Object missing required field `(.+)`", reason)
+    if missing:
+        return f"{key} has no {missing[1]}; allowed: a whole section, or none"
     return f"in [{key}]: {reason}" if key else reason

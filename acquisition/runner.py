@@ -12,15 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from acquisition.calibrate import operating_dacs, set_up_detector
+from acquisition.calibrate import operating_dacs, refuse_full, set_up_detector
 from acquisition.gantry import Gantry, LineGantry
-from acquisition.plan import Plan, Step, StepKind, expand
+from acquisition.plan import Plan, Step, StepKind, expand, refuse_foreign_pixels
 from acquisition.scan import ImageKey, ScanStatus, readout_of
 from acquisition.scan_file import ScanWriter
 from acquisition.stream import FrameStream
 from calibration.progress import Progress
 from calibration.store import Calibration
-from firmware_iface.chip import COLOUR_PITCH_MM, COLS, PITCH_MM, ROWS
 from firmware_iface.device import Detector, open_detector
 from firmware_iface.errors import CalibrationMissing, DataLost, TransportError, WrongUsage
 from firmware_iface.frame import Frame, Lost
@@ -74,13 +73,8 @@ def refuse_unfit(plan: Plan, calibration: Calibration) -> None:
     CalibrationMissing
         The calibration is of another mode, gain or bias.
     """
-    detector, geometry = plan.detector, plan.geometry
-    pixels = (ROWS // 2, COLS // 2, COLOUR_PITCH_MM) if detector.is_colour else (ROWS, COLS, PITCH_MM)
-    if (geometry.rows, geometry.cols, geometry.pitch_mm) != pixels:
-        raise WrongUsage(
-            f"the plan's detector has {geometry.rows} x {geometry.cols} pixels of {geometry.pitch_mm} mm; "
-            f"allowed in mode {detector.mode}: {pixels[0]} x {pixels[1]} of {pixels[2]} mm"
-        )
+    refuse_foreign_pixels(plan)
+    detector = plan.detector
     planned = (detector.gain, detector.is_csm, detector.is_colour)
     measured = (calibration.gain, calibration.is_csm, calibration.is_colour)
     if planned != measured or not math.isclose(detector.bias_v, calibration.bias_v, abs_tol=0.5):
@@ -137,6 +131,8 @@ def run_scan(
 
     Raises
     ------
+    WrongUsage
+        The exposure fills the counters, or as `prepare`.
     DataLost
         The device went away in the middle, or the disk is full; the message tells how many frames are in which file.
     """
@@ -188,6 +184,8 @@ def _expose(
         shown = None
         for step, item in stream:
             if isinstance(item, Frame):
+                if not writer.n_frames:
+                    refuse_full(item.counts, plan, "the first frame")  # before the others are taken in vain
                 writer.write(item, IMAGE_KEYS[step.kind], step.angle_rad)
             else:
                 writer.lost(item, step.angle_rad)

@@ -136,7 +136,7 @@ class ScanWriter:
                 f"a frame of shape {frame.counts.shape} with thresholds {frame.thresholds} came for a scan of "
                 f"{self._readout.shape} with thresholds {self._readout.thresholds}"
             )
-        if frame.counts.dtype != self._readout.dtype and int(frame.counts.max()) >= self._readout.fill:
+        if int(frame.counts.max()) >= self._readout.fill:
             raise ValueError(f"a count of {frame.counts.max()} does not fit {self._readout.depth_bits} bits")
         if frame.was_paused:
             self.event("paused", "the board waited for the host before this frame; nothing was lost")

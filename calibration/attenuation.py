@@ -5,8 +5,8 @@ of every absorption edge, so that no edge is smeared; exactly at an edge the val
 
 # Ref: cross sections, edges, fluorescence yields, jump ratios and lines: W. T. Elam, B. D. Ravel, J. R. Sieber 2002,
 #      Radiat. Phys. Chem. 63, 121; densities and molar masses of elements: xraydb 4.5.8 (CC0); both baked in `data/`.
-# Ref: air: NIST, dry air near sea level; bone (adult, cortical), muscle, adipose: ICRU Reports 44 and 46, as printed
-#      in Rep. Pract. Oncol. Radiother. 19 (2014) 392, table 1; compounds' densities: NIST and xraydb `materials.dat`.
+# Ref: air (dry, near sea level), cortical bone, skeletal muscle, adipose: NIST, X-Ray Mass Attenuation Coefficients,
+#      table 2, the tissues after ICRU Report 44; compounds' densities: NIST and xraydb `materials.dat`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from firmware_iface.errors import WrongUsage
 Process = Literal["photo", "coherent", "incoherent", "total"]
 
 LOWEST_KEV, HIGHEST_KEV = 1.0, 160.0
+MG_ML_PER_G_CM3 = 1000.0
+"""Concentrations are in mg/mL where people read and write them, and in g/cm3 everywhere else."""
 
 FORMULAS: Mapping[str, tuple[str, float]] = {
     "water": ("H2O", 1.0),
@@ -49,7 +51,7 @@ MIXTURES: Mapping[str, tuple[Mapping[int, float], float]] = {
         1.05,
     ),
     "bone": (
-        {1: 0.035, 6: 0.16, 7: 0.042, 8: 0.445, 11: 0.003, 12: 0.002, 15: 0.095, 16: 0.003, 20: 0.215},
+        {1: 0.034, 6: 0.155, 7: 0.042, 8: 0.435, 11: 0.001, 12: 0.002, 15: 0.103, 16: 0.003, 20: 0.225},
         1.92,
     ),
 }
@@ -188,11 +190,10 @@ def _atoms(formula: str) -> Mapping[int, float]:
 def solution(solvent: Material | str, solute: Material | str, concentration_mg_ml: float) -> Material:
     """Return a solution that holds so much solute in each millilitre; the solute displaces solvent by its volume."""
     solvent, solute = _as_material(solvent), _as_material(solute)
-    solute_g_cm3 = concentration_mg_ml * 1e-3
+    solute_g_cm3 = concentration_mg_ml / MG_ML_PER_G_CM3
     if not 0 <= solute_g_cm3 <= solute.density_g_cm3:
-        raise WrongUsage(
-            f"{concentration_mg_ml} mg/mL of {solute.name} cannot be; allowed: 0 to {solute.density_g_cm3 * 1e3:g}"
-        )
+        highest_mg_ml = solute.density_g_cm3 * MG_ML_PER_G_CM3
+        raise WrongUsage(f"{concentration_mg_ml} mg/mL of {solute.name} cannot be; allowed: 0 to {highest_mg_ml:g}")
     density = solvent.density_g_cm3 * (1 - solute_g_cm3 / solute.density_g_cm3) + solute_g_cm3
     share = solute_g_cm3 / density
     fractions: dict[int, float] = {}

@@ -4,8 +4,7 @@ A photon-counting detector has no dark current to subtract: what is corrected is
 around it in time. Nothing here invents data silently: every value that is not the pixel's own measurement is marked.
 
 # Ref: linear interpolation of the flats in time against the drift of CdTe, and flats per bin: reference on spectral CT,
-#      section 5 (calibration practice); Jakubek 2007, Nucl. Instrum. Meth. A 576, 223 for direct per-pixel correction.
-# Ref: half a count as the value of a count of zero: the usual continuity correction, Anscombe 1948, Biometrika 35, 246.
+#      section 5 (calibration practice); Jakubek 2007, Nucl. Instrum. Meth. A 576, 223 on correction pixel by pixel.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from calibration import pixels
-from firmware_iface.errors import CalibrationMissing
+from firmware_iface.errors import BadFile, CalibrationMissing
 
 MINIMUM_COUNTS = 1.0
 """Fewer counts than this in a bin of one projection are too few for a logarithm."""
 FLOOR_COUNTS = 0.5
-"""What a bin with too few counts is taken for; the value is then a bound, and it is marked."""
+"""What a bin with too few counts is taken for, by convention; the value is then a bound, and it is marked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -172,6 +171,11 @@ def take_logarithm(
     for index, (counts, open_beam, is_bad) in enumerate(
         zip(corrected.counts, corrected.open_beam, corrected.is_bad, strict=True)
     ):
+        if is_bad.all():
+            raise BadFile(
+                f"bin {index + 1} of {len(values)} counts nothing in the open beam, in no pixel that is good",
+                hint="the counters were full or the beam was off: change exposure or current, and scan again",
+            )
         lit = np.where(is_estimated[index], np.float32(FLOOR_COUNTS), counts)
         values[index] = np.log(np.where(is_bad, np.float32(1), open_beam)) - np.log(lit)
         values[index] = pixels.fill(values[index], is_bad)

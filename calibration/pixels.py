@@ -137,9 +137,10 @@ def _against_neighbours(mean: NDArray[np.float64], n_frames: int) -> tuple[NDArr
     """Return pixels far below and far above the median around them: two (rows, cols) bool."""
     local = np.stack([ndimage.median_filter(plane, size=NEIGHBOURHOOD, mode="nearest") for plane in mean])
     # Where the flat is weak, a Poisson pixel strays by itself: the limits give way to its own spread.
-    spread = SIGNIFICANCE * np.sqrt(np.maximum(local, 0) / n_frames)
-    is_under = (mean < UNDER_RATIO * local) & (mean < local - spread)
-    is_over = (mean > OVER_RATIO * local) & (mean > local + spread)
+    is_under = (mean < UNDER_RATIO * local) & (mean < local - SIGNIFICANCE * np.sqrt(local / n_frames))
+    # The tail above is the long one, and a median of counts stands up to one below their mean.
+    highest = stats.poisson.isf(stats.norm.sf(SIGNIFICANCE), local * n_frames + 1) / n_frames
+    is_over = (mean > OVER_RATIO * local) & (mean > highest)
     return np.asarray(is_under.any(axis=0)), np.asarray(is_over.any(axis=0))
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from calibration.material_basis import MaterialBasis
 from calibration.thresholds import mean_and_sigma
+from calibration.whole_file import whole_file
 from firmware_iface.chip import N_THRESHOLDS
 from firmware_iface.errors import BadFile, WrongUsage
 
@@ -177,11 +178,8 @@ def software_version() -> str:
 
 def save(calibration: Calibration, path: str | Path) -> None:
     """Write a calibration file, whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    with h5py.File(partial, "w") as file:
+    with whole_file(path) as partial, h5py.File(partial, "w") as file:
         write_group(file, calibration)
-    partial.replace(path)
 
 
 def load(path: str | Path) -> Calibration:
@@ -264,6 +262,8 @@ def _content(calibration: Calibration) -> dict[str, tuple[str | NDArray[np.gener
             "basis/attenuation": (np.asarray(c.basis.attenuation_per_mm_per_g_cm3, "<f8"), "1/mm per g/cm3"),
             "basis/thresholds_kev": (np.asarray(c.basis.thresholds_kev, "<f8"), "keV"),
         }
+        if c.basis.tube_kvp is not None:
+            content["basis/tube_kvp"] = (np.asarray(c.basis.tube_kvp, "<f8"), "kV")
     return content
 
 
@@ -312,6 +312,7 @@ def _read_basis(group: h5py.Group) -> MaterialBasis:
         materials=tuple(_texts(group, "basis/materials")),
         attenuation_per_mm_per_g_cm3=_array(group, "basis/attenuation"),
         thresholds_kev=tuple(_array(group, "basis/thresholds_kev").tolist()),
+        tube_kvp=float(_array(group, "basis/tube_kvp")) if "basis/tube_kvp" in group else None,
     )
 
 

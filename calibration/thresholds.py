@@ -4,7 +4,7 @@
 #      above the target, one more code lowers the peak: EXCALIBUR calibration and dexter, reference on the Medipix3RX,
 #      sections 5.1 and 8; Merlin manual v0.7 p43-45. That the highest trim must reach as far below is our addition.
 # Ref: S-curve of lines as error functions with a slope below the edge for shared charge: reference on spectral CT,
-#      section 5; goal of 0.15 keV: Persson et al. 2015, IEEE Trans. Med. Imaging 34, 788.
+#      section 5; goal of 0.15 keV: KTH 2015, IEEE Trans. Med. Imaging 34, 788, as quoted there.
 """
 
 from __future__ import annotations
@@ -100,6 +100,9 @@ class SCurve:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EnergyScale:
     """Code = offset + gain * energy, for one threshold.
+
+    The residuals tell how well the sources agree with one another. What moves all edges alike, by a constant or by a
+    share of the energy, they cannot show: it becomes a part of offset and gain.
 
     Attributes
     ----------

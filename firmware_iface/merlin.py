@@ -45,6 +45,7 @@ GAINS = (Gain.SLGM, Gain.LGM, Gain.HGM, Gain.SHGM)
 _LAYOUT = re.compile(r"(?:\d+|N)x1G?|2x2G?")
 _NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\s*")
 _FIXED_FIELDS = 14
+_OFFSET_DIGITS = 5
 _FIRST_FIELDS_BYTES = 128  # more than the nine fields that fix the size of a frame ever take
 
 
@@ -131,6 +132,10 @@ class FrameHeader:
             raise ValueError(f"the pixel type is {self.pixel_type!r}; allowed: {', '.join(PIXEL_TYPES)}, {RAW}")
         if not _LAYOUT.fullmatch(self.layout):
             raise ValueError(f"the layout is {self.layout!r}; allowed: 1x1, 2x2, 2x2G, Nx1, Nx1G")
+        if self.counter >= N_THRESHOLDS:
+            raise ValueError(f"the counter is {self.counter}; allowed: 0 to {N_THRESHOLDS - 1}")
+        if self.depth_bits is not None and self.depth_bits not in RAW_BITS:
+            raise ValueError(f"the counter depth is {self.depth_bits}; allowed: 1, 6, 12 or 24 bits")
         _check_offset(self.header_bytes, self.n_chips)
         if self.pixel_type == RAW:
             self._check_raw()
@@ -138,9 +143,11 @@ class FrameHeader:
     def _check_raw(self) -> None:
         if self.layout not in RAW_CHIPS:
             raise ValueError(f"raw pixels of layout {self.layout} cannot be ordered; allowed: {', '.join(RAW_CHIPS)}")
-        if self.depth_bits not in RAW_BITS:
-            found = "no MQ1A block tells it" if self.depth_bits is None else f"it is {self.depth_bits}"
-            raise ValueError(f"raw pixels need the counter depth, but {found}; allowed: 1, 6, 12 or 24 bits")
+        if self.depth_bits is None:
+            raise ValueError(
+                "raw pixels need the counter depth, but neither an MQ1A block nor a .hdr file tells it; "
+                "allowed: 1, 6, 12 or 24 bits"
+            )
         cols = RAW_CHIPS[self.layout] * COLS * (2 if self.depth_bits == 24 else 1)
         if self.file_cols != cols:
             raise ValueError(
@@ -226,7 +233,7 @@ def parse_frame_header(data: bytes, *, depth_bits: int | None = None) -> FrameHe
         file_cols=_integer(fields[4], "X size"),
         file_rows=_integer(fields[5], "Y size"),
         pixel_type=fields[6].strip(),
-        layout=fields[7].strip(),
+        layout=fields[7].strip().replace("X", "x"),  # acquisition headers write it large
         chip_select=_integer(fields[8], "chip select", base=16),
         timestamp=fields[9].strip(),
         exposure_s=_number(fields[10], "shutter time"),
@@ -358,12 +365,12 @@ def parse_acquisition_header(data: bytes) -> dict[str, str]:
 
     Keys lose their colon; both lose the blanks around them. Lines after ``End`` are padding.
     """
-    lines = data.decode("latin-1").split("\n")
+    lines = data.decode("latin-1").replace("\0", "").split("\n")
     if not lines[0].startswith("HDR"):
         raise ValueError(f"it starts with {lines[0][:8]!r}; allowed: 'HDR'")
     values: dict[str, str] = {}
     for line in lines[1:]:
-        if line.strip(" \t\r\0") == "End":
+        if line.strip() == "End":
             return values
         key, separator, value = line.partition("\t")
         if not separator:
@@ -413,7 +420,7 @@ class MerlinFile:
                 raise BadFile(
                     f"{self.path}, frame {min(group.values()) + 1}: its exposure has the layers {sorted(group)}, "
                     f"but the first has {list(layers)}; allowed: the same layers in every exposure",
-                    hint="the acquisition was interrupted or its mode changed; read `frames` one by one",
+                    hint="the acquisition was interrupted or its mode changed; cut the file off before this frame",
                 )
         return layers, np.array([[group[layer] for layer in layers] for group in groups])
 
@@ -515,7 +522,7 @@ def read_mib(path: str | Path) -> MerlinFile:
     depth = header.get("Counter Depth (number)", "")
     try:
         first = parse_frame_header(
-            data[: 1 << 16], depth_bits=int(depth) if depth.isdigit() and int(depth) in RAW_BITS else None
+            data[: 10**_OFFSET_DIGITS], depth_bits=int(depth) if depth.isdigit() and int(depth) in RAW_BITS else None
         )
     except ValueError as error:
         raise BadFile(

@@ -241,7 +241,7 @@ def _describe_volume(volume: Volume) -> dict[str, Any]:
         "unit": volume.unit,
         "grid": {
             "shape": list(volume.grid.shape),
-            "voxel_mm": volume.grid.voxel_mm,
+            "voxel_mm": volume.grid.voxel_mm if volume.grid.is_scale_known else None,
             "centre_mm": list(volume.grid.centre_mm),
         },
         "channels": [
@@ -260,6 +260,7 @@ def _describe_basis(basis: MaterialBasis | None) -> dict[str, Any]:
     columns = basis.attenuation_per_mm_per_g_cm3.T.tolist()
     return {
         "thresholds_kev": list(basis.thresholds_kev),
+        "tube_kvp": basis.tube_kvp,
         "attenuation_per_mm_per_g_cm3": dict(zip(basis.materials, columns, strict=True)),
     }
 

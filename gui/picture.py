@@ -18,15 +18,16 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from acquisition.scan_file import ImageKey, Scan
+from calibration.attenuation import MG_ML_PER_G_CM3
 from calibration.pixels import PixelClass
 from calibration.store import Calibration
+from calibration.whole_file import whole_file
 from firmware_iface.chip import TRIM_CODES
 from firmware_iface.errors import BadFile, WrongUsage
 from firmware_iface.merlin import MerlinFile
 from gui.colour import GREY, Colour, blend, looks_for
 from reconstruction.volume import MASS_CONCENTRATION, Volume
 
-MG_ML_PER_G_CM3 = 1000.0
 INK, SOFT_INK = "#1a1a1a", "#5a5a5a"
 TITLE_PT, PANEL_PT, SMALL_PT = 13, 10, 8
 DPI = 150
@@ -76,7 +77,7 @@ def materials_figure(
     colour = figure.add_subplot(grid[:, 0])
     colour.imshow(blend(maps, looks), origin="lower", interpolation="nearest")
     _finish(colour, f"{title or 'Materials'}, {where}", size=TITLE_PT)
-    scale_bar(colour, volume.grid.voxel_mm)
+    scale_bar(colour, volume.grid.voxel_mm if volume.grid.is_scale_known else None)
     colour.legend(
         handles=[Patch(facecolor=swatch(look.colour), label=look.material) for look in looks],
         loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=min(len(looks), 4), frameon=False,
@@ -98,7 +99,7 @@ def bins_figure(volume: Volume, *, slice_index: int | None = None, slab_mm: floa
     for axes, values, name in zip(panels, maps, volume.channels, strict=True):
         _image(axes, values, levels, "gray", volume.unit)
         _finish(axes, name)
-    scale_bar(panels[0], volume.grid.voxel_mm)
+    scale_bar(panels[0], volume.grid.voxel_mm if volume.grid.is_scale_known else None)
     return figure
 
 
@@ -301,13 +302,7 @@ def save_png(figure: Figure, path: str | Path, *, dpi: int = DPI) -> Path:
 
 
 def write_whole(path: str | Path, content: bytes) -> Path:
-    """Write a file under a partial name, then give it its own; a reader never sees half of it."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
+    """Write a file whole or not at all."""
+    with whole_file(path) as partial:
         partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise WrongUsage(f"{path} cannot be written: {error.strerror or error}") from error
-    return path
+    return Path(path)

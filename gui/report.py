@@ -241,7 +241,8 @@ def _energy_scale(calibration: Calibration | None) -> str:
         ),
     )
     return (
-        f'<p class="soft">Residuals of all sources: {calibration.residual_rms_kev:.2f} keV rms.</p>'
+        f'<p class="soft">Residuals of all sources: {calibration.residual_rms_kev:.2f} keV rms. They tell how well the '
+        "sources agree with one another; what moves all edges alike does not show in them.</p>"
         f"{_svg(energy_figure(calibration), 'Energy scale and its residuals')}\n{scale}\n{lines}"
     )
 

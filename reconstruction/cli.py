@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from calibration.progress import Console
+from firmware_iface.errors import WrongUsage
 
 if TYPE_CHECKING:
     from reconstruction.quality import VialStatistics
@@ -45,14 +46,12 @@ def _reconstruct(
 
     Example: mpxct reconstruct scan.h5 -o volume.h5 --window hann
     """
-    from firmware_iface.errors import WrongUsage
     from reconstruction import backend
     from reconstruction.pipeline import reconstruct_scan
     from reconstruction.volume import save_volume
 
     console: Console = ctx.obj
-    if voxel_mm is not None and voxel_mm <= 0:
-        raise WrongUsage(f"--voxel-mm is {voxel_mm}; allowed: more than 0")
+    _refuse_no_size(voxel_mm)
     if shape is not None and min(shape) < 1:
         raise WrongUsage(f"--shape is {' '.join(map(str, shape))}; allowed: three counts of at least 1")
     if gpu:
@@ -94,7 +93,10 @@ def _decompose(
         typer.Option(help="CSV of mass attenuation, cm2/g: material,bin1,bin2,… Default: the volume's own basis."),
     ] = None,
     scale: Annotated[float, typer.Option(help="For images: the grey value that means 1 per cm.")] = 1.0,
-    voxel_mm: Annotated[float | None, typer.Option(help="For images: the edge of a pixel in mm. Default: 1.")] = None,
+    voxel_mm: Annotated[
+        float | None,
+        typer.Option(help="For images: the edge of a pixel in mm. Default: unknown; lengths count pixels."),
+    ] = None,
     non_negative: Annotated[bool, typer.Option("--non-negative", help="Allow no concentration below 0.")] = False,
     weighted: Annotated[
         bool | None,
@@ -109,7 +111,7 @@ def _decompose(
     ] = "",
     as_json: AS_JSON = False,
 ) -> None:
-    """Separate the bins of a volume, or of a folder of images, into materials.
+    """Separate the bins of a volume, or of a folder of images, into materials, and draw them in colour.
 
     Example: mpxct decompose slices/ --matrix matrix.csv --scale 0.0453 --voxel-mm 0.045 -o materials.h5
     """
@@ -119,31 +121,40 @@ def _decompose(
     from reconstruction.volume import load_volume, save_volume
 
     console: Console = ctx.obj
+    _refuse_no_size(voxel_mm)
     began_s = time.monotonic()
     if source.is_dir():
-        volume = read_image_folder(source, scale=scale, voxel_mm=1.0 if voxel_mm is None else voxel_mm)
+        volume = read_image_folder(source, scale=scale, voxel_mm=voxel_mm)
     else:
         _refuse_for_files(scale, voxel_mm)
         volume = load_volume(source)
-    attenuation = volume.basis if matrix is None else read_matrix_csv(matrix)
+    attenuation = volume.basis if matrix is None else read_matrix_csv(matrix).in_order_of(volume.channels)
     materials = decompose_volume(
         volume,
         attenuation,
         is_weighted=matrix is None if weighted is None else weighted,
         is_non_negative=non_negative,
     )
-    save_volume(materials, output)
     named = tuple(name.strip() for name in agents.split(",") if name.strip())
+    if unknown := [name for name in named if name not in materials.channels]:
+        raise WrongUsage(f"--agents names {', '.join(unknown)}; allowed: {', '.join(materials.channels)}")
+    save_volume(materials, output)
+    picture = console.picture(output)
     looked_for = named or (k_edge_materials(attenuation) if attenuation else ())
     statistics = vial_statistics(materials, find_vials(materials, looked_for))
     seconds = time.monotonic() - began_s
-    text = f"{output}: {', '.join(materials.channels)}, {seconds:.1f} s\n{vial_table(statistics, looked_for)}"
-    console.emit({"file": str(output), "seconds": seconds, **vial_figures(statistics)}, text, as_json=as_json)
+    table = vial_table(statistics, looked_for)
+    text = f"{output}, {picture}: {', '.join(materials.channels)}, {seconds:.1f} s\n{table}"
+    figures = {"file": str(output), "picture": str(picture), "seconds": seconds, **vial_figures(statistics)}
+    console.emit(figures, text, as_json=as_json)
+
+
+def _refuse_no_size(voxel_mm: float | None) -> None:
+    if voxel_mm is not None and not 0 < voxel_mm < float("inf"):
+        raise WrongUsage(f"--voxel-mm is {voxel_mm}; allowed: more than 0")
 
 
 def _refuse_for_files(scale: float, voxel_mm: float | None) -> None:
-    from firmware_iface.errors import WrongUsage
-
     if scale != 1.0 or voxel_mm is not None:
         raise WrongUsage("--scale and --voxel-mm are for folders of images; a volume file knows its own")
 

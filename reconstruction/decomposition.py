@@ -11,6 +11,8 @@ weighted by the inverse of the bins' noise covariance, which neighbouring bins o
 from __future__ import annotations
 
 import csv
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -68,6 +70,32 @@ class Matrix:
                 f"{len(self.bins)} bins and {len(self.materials)} materials; allowed: (n_bins, n_materials)"
             )
 
+    def in_order_of(self, names: Sequence[str]) -> Matrix:
+        """Return it with its bins in the order of volumes or files whose names hold the bins' names.
+
+        It stays as it is unless each of the names holds exactly one bin: "bin3_slice7" holds "bin3" and "Bin 03".
+        """
+        bins = [_words(name) for name in self.bins]
+        places = [[k for k, words in enumerate(bins) if _holds(_words(name), words)] for name in names]
+        order = [found[0] for found in places if len(found) == 1]
+        if len(order) != len(names) or sorted(order) != list(range(len(bins))):
+            return self
+        return Matrix(
+            materials=self.materials,
+            bins=tuple(self.bins[k] for k in order),
+            attenuation_per_mm_per_g_cm3=self.attenuation_per_mm_per_g_cm3[order],
+        )
+
+
+def _words(name: str) -> list[str]:
+    """Cut a name into its words and numbers; what is between them, case and leading zeros do not count."""
+    return [part.lstrip("0") or "0" if part.isdigit() else part for part in re.findall(r"\d+|[^\W\d_]+", name.lower())]
+
+
+def _holds(words: Sequence[str], wanted: Sequence[str]) -> bool:
+    n = len(wanted)
+    return any(words[start : start + n] == wanted for start in range(len(words) - n + 1)) and n > 0
+
 
 def read_matrix_csv(path: str | Path) -> Matrix:
     """Read mass attenuations in cm2/g: a header ``material,bin1,bin2,…``, then one line per material.
@@ -78,7 +106,8 @@ def read_matrix_csv(path: str | Path) -> Matrix:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(f"{path} cannot be read as text: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise BadFile(f"{path} cannot be read as text: {reason}") from error
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     rows = [(number, *_cells(line)) for number, line in lines if not line.lstrip().startswith("#")]
     if len(rows) < 2 or len(rows[0]) < 3 or rows[0][1].lower() != "material":

@@ -4,9 +4,10 @@ Every view is weighted by the cosine of its rays, filtered along the detector's 
 smeared back over the volume, by a weight that falls with the square of the distance from the source.
 
 # Ref: Feldkamp, Davis and Kress 1984, J. Opt. Soc. Am. A 1, 612.
-# Ref: Kak and Slaney 1988, Principles of Computerized Tomographic Imaging, chapter 3: the ramp sampled in space
-#      (equation 61; sampling it in frequency instead lowers every value), section 3.6 the cone-beam weights.
-# Ref: windows: Shepp and Logan 1974, IEEE Trans. Nucl. Sci. 21, 21 (sinc); Harris 1978, Proc. IEEE 66, 51.
+# Ref: the ramp sampled in space (sampling it in frequency instead lowers every value): Kak and Slaney 1988, Principles
+#      of Computerized Tomographic Imaging, chapter 3, equation 61, as scikit-image's `iradon` has it.
+# Ref: windows: Shepp and Logan 1974, IEEE Trans. Nucl. Sci. 21 (3), 21 (sinc); Harris 1978, Proc. IEEE 66, 51 (Hann,
+#      Hamming); cosine as in scikit-image's `iradon`. A test compares all with it.
 """
 
 from __future__ import annotations

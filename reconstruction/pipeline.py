@@ -173,15 +173,15 @@ def _bin_names(thresholds_kev: Sequence[float], n_bins: int) -> tuple[str, ...]:
     return (*(f"{low}-{high} keV" for low, high in pairwise(edges)), f"{edges[-1]}+ keV")
 
 
-def read_image_folder(folder: str | Path, *, scale: float = 1.0, voxel_mm: float) -> Volume:
+def read_image_folder(folder: str | Path, *, scale: float = 1.0, voxel_mm: float | None = None) -> Volume:
     """Read one TIFF per bin as a volume.
 
     Parameters
     ----------
     scale : float
         Grey value that means an attenuation of 1 per cm.
-    voxel_mm : float
-        Edge of a pixel.
+    voxel_mm : float, optional
+        Edge of a pixel; None: the images do not tell, and lengths count pixels.
     """
     if not (np.isfinite(scale) and scale > 0):
         raise WrongUsage(f"the scale is {scale}; allowed: above 0, the grey value that means 1 per cm")
@@ -190,7 +190,11 @@ def read_image_folder(folder: str | Path, *, scale: float = 1.0, voxel_mm: float
         values=values * np.float32(decomposition.CM_PER_MM / scale),
         channels=names,
         unit=LINEAR_ATTENUATION,
-        grid=Grid(shape=(values.shape[1], values.shape[2], values.shape[3]), voxel_mm=voxel_mm),
+        grid=Grid(
+            shape=(values.shape[1], values.shape[2], values.shape[3]),
+            voxel_mm=1.0 if voxel_mm is None else voxel_mm,
+            is_scale_known=voxel_mm is not None,
+        ),
         provenance=Provenance(
             source_file=Path(folder).name, software=software_version(), steps=(f"TIFF images, scale {scale:g}",)
         ),
@@ -211,7 +215,8 @@ def decompose_volume(
     attenuation : MaterialBasis or Matrix, optional
         None: the basis that the volume carries.
     is_weighted : bool
-        Let quiet bins count more, by the noise that the volume shows.
+        Let quiet bins count more, by the noise that the volume shows; with as many materials as bins nothing is left
+        to weigh.
     is_non_negative : bool
         Allow no concentration below 0.
 
@@ -229,13 +234,17 @@ def decompose_volume(
             hint="run mpxct calibrate materials and scan again, or give --matrix",
         )
     _check_bins(volume, attenuation)
+    if isinstance(attenuation, decomposition.Matrix):
+        attenuation = attenuation.in_order_of(volume.channels)
     values = decomposition.decompose(
         volume.values,
         attenuation.attenuation_per_mm_per_g_cm3,
         covariance=decomposition.bin_covariance(volume.values) if is_weighted else None,
         is_non_negative=is_non_negative,
     )
-    how = ("weighted by noise" if is_weighted else "unweighted") + (", none below 0" if is_non_negative else "")
+    n_bins, n_materials = np.shape(attenuation.attenuation_per_mm_per_g_cm3)
+    weights = "as many as bins" if n_materials == n_bins else "weighted by noise" if is_weighted else "unweighted"
+    how = weights + (", none below 0" if is_non_negative else "")
     source = volume.provenance
     return Volume(
         values=values,
@@ -267,5 +276,12 @@ def _check_bins(volume: Volume, attenuation: decomposition.Attenuation) -> None:
         raise CalibrationMissing(
             f"the basis was measured with thresholds {attenuation.thresholds_kev} keV, "
             f"and the scan has {volume.thresholds_kev} keV",
+            hint="run mpxct calibrate materials with this scan's plan",
+        )
+    plan = json.loads(volume.provenance.plan_json or "{}")
+    kvp = plan.get("source", {}).get("kvp")
+    if None not in (kvp, attenuation.tube_kvp) and kvp != attenuation.tube_kvp:
+        raise CalibrationMissing(
+            f"the basis was measured at {attenuation.tube_kvp:g} kVp, and the scan at {kvp:g} kVp",
             hint="run mpxct calibrate materials with this scan's plan",
         )

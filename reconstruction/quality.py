@@ -17,12 +17,12 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import label, regionprops
 
+from calibration.attenuation import MG_ML_PER_G_CM3
+from calibration.material_basis import SOLVENT
 from firmware_iface.errors import WrongUsage
 from reconstruction.decomposition import Attenuation
 from reconstruction.volume import MASS_CONCENTRATION, Grid, Volume
 
-SOLVENT = "water"
-MG_ML_PER_G_CM3 = 1000.0
 KEPT_RADIUS = 0.8
 """Share of a vial's radius that counts: its rim holds the wall and the blur."""
 K_EDGE_RISE = 1.1

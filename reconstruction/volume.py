@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.material_basis import MaterialBasis
+from calibration.whole_file import whole_file
 from firmware_iface.errors import BadFile
 
 FORMAT = "mpxct volume"
@@ -40,11 +41,14 @@ class Grid:
         Edge of a voxel.
     centre_mm : (x, y, z) float
         Position of the middle of the volume; a position, hence in the order of the geometry.
+    is_scale_known : bool
+        False for images that came without the size of their pixels: `voxel_mm` then only counts them.
     """
 
     shape: tuple[int, int, int]
     voxel_mm: float
     centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    is_scale_known: bool = True
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or min(self.shape) < 1:
@@ -116,19 +120,9 @@ class Volume:
 
 def save_volume(volume: Volume, path: str | Path) -> Path:
     """Write a volume; the file appears under its name only when it is whole."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with h5py.File(partial, "w") as file:
-            _write(file, volume)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise BadFile(f"{path} cannot be written: {error}", hint="choose a folder that can be written to") from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return path
+    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+        _write(file, volume)
+    return Path(path)
 
 
 def _write(file: H5, volume: Volume) -> None:
@@ -140,6 +134,7 @@ def _write(file: H5, volume: Volume) -> None:
     file.create_dataset("channels", data=list(volume.channels), dtype=h5py.string_dtype()).attrs["units"] = "1"
     _write_mm(file, "voxel_mm", volume.grid.voxel_mm)
     _write_mm(file, "centre_mm", volume.grid.centre_mm)
+    file.attrs["is_scale_known"] = volume.grid.is_scale_known
     file.create_dataset("thresholds_kev", data=np.asarray(volume.thresholds_kev, float)).attrs["units"] = "keV"
     if volume.basis is not None:
         _write_basis(file.create_group("basis"), volume.basis)
@@ -160,6 +155,8 @@ def _write_basis(group: H5, basis: MaterialBasis) -> None:
     attenuation = group.create_dataset("attenuation_per_mm_per_g_cm3", data=basis.attenuation_per_mm_per_g_cm3)
     attenuation.attrs["units"] = "1/mm per g/cm3"
     group.create_dataset("thresholds_kev", data=np.asarray(basis.thresholds_kev, float)).attrs["units"] = "keV"
+    if basis.tube_kvp is not None:
+        group.create_dataset("tube_kvp", data=basis.tube_kvp).attrs["units"] = "kV"
 
 
 def load_volume(path: str | Path) -> Volume:
@@ -192,7 +189,12 @@ def _read(file: H5) -> Volume:
         values=values[()].astype(np.float32, copy=False),
         channels=_texts(file["channels"]),
         unit=str(values.attrs["units"]),
-        grid=Grid(shape=shape, voxel_mm=float(file["voxel_mm"][()]), centre_mm=tuple(file["centre_mm"][()].tolist())),
+        grid=Grid(
+            shape=shape,
+            voxel_mm=float(file["voxel_mm"][()]),
+            centre_mm=tuple(file["centre_mm"][()].tolist()),
+            is_scale_known=bool(file.attrs["is_scale_known"]),
+        ),
         thresholds_kev=tuple(file["thresholds_kev"][()].tolist()),
         basis=_read_basis(file["basis"]) if "basis" in file else None,
         provenance=Provenance(
@@ -214,6 +216,7 @@ def _read_basis(group: H5) -> MaterialBasis:
         materials=_texts(group["materials"]),
         attenuation_per_mm_per_g_cm3=group["attenuation_per_mm_per_g_cm3"][()],
         thresholds_kev=tuple(group["thresholds_kev"][()].tolist()),
+        tube_kvp=float(group["tube_kvp"][()]) if "tube_kvp" in group else None,
     )
 
 
@@ -236,11 +239,14 @@ def read_bin_images(folder: str | Path) -> tuple[tuple[str, ...], NDArray[np.flo
     images = []
     for path in paths:
         try:
-            image = tifffile.imread(path)
+            with tifffile.TiffFile(path) as file:
+                image, page = file.asarray(), file.pages.first
+                is_grey = page.samplesperpixel == 1 or page.planarconfig != tifffile.PLANARCONFIG.CONTIG
         except (OSError, ValueError, LookupError, TypeError, struct.error) as error:  # its readers raise what they meet
             raise BadFile(f"{path} is no readable TIFF image: {error}") from error
-        if image.ndim not in (2, 3) or image.dtype.kind not in "fiu":
-            raise BadFile(f"{path} has shape {image.shape} of {image.dtype}; allowed: grey images, one page per slice")
+        if not is_grey or image.ndim not in (2, 3) or image.dtype.kind not in "fiu":
+            kind = image.dtype if is_grey else "colours"
+            raise BadFile(f"{path} has shape {image.shape} of {kind}; allowed: grey images, one page per slice")
         if images and image.shape != images[0].shape:
             raise BadFile(
                 f"{path} has shape {image.shape}, but {paths[0].name} has {images[0].shape}; all bins must be alike"

@@ -25,10 +25,21 @@ from firmware_iface.errors import WrongUsage
         ("water", [30, 60, 100], [0.3756, 0.2059, 0.1707]),
         ("air", [30, 60, 100], [0.3538, 0.1875, 0.1541]),
         ("iodine", [33.1689, 33.1691], [6.554, 35.83]),
+        ("bone", [30, 60, 100], [1.331, 0.3148, 0.1855]),
+        ("pmma", [30, 60, 100], [0.3032, 0.1924, 0.1641]),
+        ("muscle", [30, 60, 100], [0.3783, 0.2048, 0.1693]),
+        ("adipose", [30, 60, 100], [0.3063, 0.1974, 0.1688]),
     ],
 )
 def test_attenuation_is_that_of_nist(name: str, energies_kev: list[float], nist_cm2_g: list[float]) -> None:
     np.testing.assert_allclose(mass_attenuation_cm2_g(name, energies_kev), nist_cm2_g, rtol=5e-4)
+
+
+def test_densities_are_those_of_the_tables() -> None:
+    stated = {"air": 1.205e-3, "water": 1.0, "pmma": 1.19, "bone": 1.92, "muscle": 1.05, "adipose": 0.95}  # NIST
+    stated |= {"cdte": 5.85, "kapton": 1.42, "polycarbonate": 1.2}  # xraydb
+    stated |= {"hydroxyapatite": 3.16}  # the mineral
+    assert {name: material(name).density_g_cm3 for name in stated} == pytest.approx(stated, rel=1e-3)
 
 
 @pytest.mark.parametrize("symbol", ["H", "C", "Al", "Cd", "Te", "I", "Gd", "W", "Fr", "U"])

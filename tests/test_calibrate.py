@@ -35,7 +35,17 @@ PHOTONS = 700.0
 
 PLAN = msgspec.structs.replace(
     Plan(),
-    calibration=CalibrationPlan(n_dark_frames=6, n_flat_frames=20, n_cell_frames=20, sources=("In", "Am-241", "Pb")),
+    calibration=CalibrationPlan(
+        n_dark_frames=6,
+        n_flat_frames=20,
+        n_cell_frames=20,
+        sources=("In", "Am-241", "Pb"),
+        # Strong cells: this beam has one line per bin and cannot harden, and few frames are to suffice.
+        cells=tuple(
+            msgspec.structs.replace(cell, concentration_mg_ml=5 * cell.concentration_mg_ml)
+            for cell in CalibrationPlan().cells
+        ),
+    ),
 )
 
 
@@ -49,6 +59,7 @@ class Bench:
     dacs: dict[str, int] = field(default_factory=lambda: dict(DEFAULT_DACS))
     info: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(serial="NUMBERS-1"))
     n_frames: int = 0
+    n_open_runs: int = 0
     source: str = "TUBE"
     sample: str | None = None
     is_lit: bool = False
@@ -71,6 +82,12 @@ class Bench:
     @property
     def gantry(self) -> Any:
         return self
+
+    def samples(self) -> tuple[str, ...]:
+        return tuple(cell.name for cell in PLAN.calibration.cells)
+
+    def sources(self) -> tuple[str, ...]:
+        return ("TUBE", *PLAN.calibration.sources)
 
     def chip_id(self) -> str:
         return "W1_A1"
@@ -120,6 +137,7 @@ class Bench:
         mean[self.is_hot[numbers]] += 20
         mean[:, self.is_dead] = 0
         mean[self.is_masked[numbers]] = 0
+        self.n_open_runs += 1
         for sequence in range(n_frames):
             self.n_frames += 1
             if self.lose_every and self.n_frames % self.lose_every == 0:
@@ -134,6 +152,7 @@ class Bench:
                 exposure_ns=round(exposure_s * 1e9),
                 run_id=1,
             )
+        self.n_open_runs -= 1
 
     def _mean(self, thresholds_kev: np.ndarray, exposure_s: float) -> np.ndarray:
         noise = 1e6 * exposure_s * np.exp(-0.5 * (thresholds_kev / NOISE_KEV) ** 2)
@@ -257,6 +276,11 @@ def test_planes_go_to_their_own_pixels_and_back(whole: Calibration) -> None:
     assert not pixels.is_test.any()
 
 
+def test_every_run_is_taken_to_its_end(bench: Bench, whole: Calibration) -> None:
+    assert whole.basis is not None
+    assert bench.n_open_runs == 0
+
+
 def test_lost_frames_are_taken_again(whole: Calibration) -> None:
     bench = Bench(lose_every=7)
     calibration = _run(calibrate.pixels(bench, PLAN, whole))
@@ -275,6 +299,29 @@ def test_full_counters_are_refused(whole: Calibration) -> None:
     plan = msgspec.structs.replace(PLAN, detector=msgspec.structs.replace(PLAN.detector, exposure_s=20.0))
     with pytest.raises(WrongUsage, match="where the counters end"):
         _run(calibrate.materials(Bench(), plan, whole))
+
+
+WATER = PLAN.calibration.cells[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sources": ("In", "Xx-99")}, "'Xx-99' is no element"),
+        ({"sources": ("In", "Sn")}, "there is no source 'Sn'; there are TUBE, In"),
+        ({"cells": (msgspec.structs.replace(WATER, name="cell-oil"),)}, "no 'cell-oil'; it has cell-water"),
+        (
+            {"cells": (WATER, msgspec.structs.replace(WATER, material="unobtainium", concentration_mg_ml=4.0))},
+            "'unobtainium' is neither",
+        ),
+    ],
+)
+def test_what_is_not_there_is_refused_before_anything_is_measured(changes: dict[str, Any], message: str) -> None:
+    bench = Bench()
+    section = msgspec.structs.replace(PLAN.calibration, **changes)
+    with pytest.raises(WrongUsage, match=message):
+        next(calibrate.calibrate_all(bench, msgspec.structs.replace(PLAN, calibration=section)))
+    assert bench.n_frames == 0
 
 
 def test_fine_pitch_is_refused() -> None:

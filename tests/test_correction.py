@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from calibration.correction import bins, corrected_counts, flat_series, line_integrals
-from firmware_iface.errors import CalibrationMissing
+from firmware_iface.errors import BadFile, CalibrationMissing
 
 N_COUNTERS, SHAPE = 3, (6, 8)
 
@@ -59,6 +59,16 @@ def test_exposures_are_divided_out() -> None:
         flat_exposures_s=[1.0, 3.0],
     )
     np.testing.assert_allclose(values, np.log(2), atol=1e-6)
+    values, _ = line_integrals(
+        _cumulative(np.full((2, N_COUNTERS, *SHAPE), 250.0)),
+        flats,
+        projection_frames=[2, 3],
+        flat_frames=[0, 1],
+        projection_exposures_s=[0.5, 2.0],
+        flat_exposures_s=[1.0, 3.0],
+    )
+    np.testing.assert_allclose(values[:, 0], np.log(2), atol=1e-6)
+    np.testing.assert_allclose(values[:, 1], np.log(8), atol=1e-6)
 
 
 def test_outside_the_flats_the_nearest_series_holds() -> None:
@@ -94,6 +104,26 @@ def test_too_few_counts_become_a_marked_bound() -> None:
     assert np.isfinite(values).all()
 
 
+def test_what_is_too_few_can_be_stated() -> None:
+    flats = _cumulative(np.full((1, N_COUNTERS, *SHAPE), 800.0))
+    projections = _cumulative(np.full((1, N_COUNTERS, *SHAPE), 400.0))
+    projections[0, :, 2, 3] = (24, 14, 5)  # 10, 9 and 5 in the bins
+    values, is_estimated = line_integrals(projections, flats, projection_frames=[1], flat_frames=[0], minimum_counts=10)
+    assert np.argwhere(is_estimated).tolist() == [[1, 0, 2, 3], [2, 0, 2, 3]]
+    assert values[0, 0, 2, 3] == pytest.approx(np.log(80))
+
+
+def test_a_pixel_that_one_series_of_flats_did_not_see_is_not_measured() -> None:
+    flat_bins = np.full((2, N_COUNTERS, *SHAPE), 600.0)
+    flat_bins[0, 1, 3, 3] = 0
+    projections = _cumulative(np.full((1, N_COUNTERS, *SHAPE), 300.0))
+    values, is_estimated = line_integrals(
+        projections, _cumulative(flat_bins), projection_frames=[4], flat_frames=[0, 5]
+    )
+    assert np.argwhere(is_estimated).tolist() == [[1, 0, 3, 3]]
+    np.testing.assert_allclose(values, np.log(2), atol=1e-6)
+
+
 def test_bad_and_dark_pixels_are_filled_and_marked_in_every_view() -> None:
     is_bad = np.zeros(SHAPE, dtype=bool)
     is_bad[1, 1] = True
@@ -108,6 +138,12 @@ def test_bad_and_dark_pixels_are_filled_and_marked_in_every_view() -> None:
     assert is_estimated[:, :, 1, 1].all()
     assert is_estimated[2, :, 4, 6].all()
     assert is_estimated.sum() == 3 * N_COUNTERS + 3
+
+
+def test_full_counters_leave_nothing_to_divide_by() -> None:
+    full = np.full((2, N_COUNTERS, *SHAPE), 4095)  # all counters at their end: the bins between them are empty
+    with pytest.raises(BadFile, match=f"bin 1 of {N_COUNTERS} counts nothing in the open beam"):
+        line_integrals(full, full, projection_frames=[2, 3], flat_frames=[0, 1])
 
 
 def test_a_scan_without_flats_is_refused() -> None:

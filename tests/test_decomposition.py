@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 from firmware_iface.errors import BadFile, WrongUsage
+from reconstruction import decomposition
 from reconstruction.decomposition import bin_covariance, decompose, read_matrix_csv
 from reconstruction.pipeline import decompose_volume, read_image_folder
 from reconstruction.quality import find_vials, k_edge_materials, total_cross_talk_mg_ml, vial_statistics
@@ -74,6 +75,14 @@ def test_the_noise_is_estimated_from_the_data_in_spite_of_edges():
     np.testing.assert_allclose(bin_covariance(values), root @ root.T, rtol=0.08, atol=3e-8)
 
 
+@pytest.mark.parametrize("is_non_negative", [False, True])
+def test_voxels_do_not_depend_on_how_they_are_cut_into_chunks(monkeypatch, is_non_negative):
+    bins = np.random.default_rng(5).normal(0.03, 0.02, size=(4, 5, 4)).astype(np.float32)
+    whole = decompose(bins, MATRIX, is_non_negative=is_non_negative)
+    monkeypatch.setattr(decomposition, "CHUNK_VOXELS", 7)
+    np.testing.assert_array_equal(decompose(bins, MATRIX, is_non_negative=is_non_negative), whole)
+
+
 def test_what_cannot_be_told_apart_is_refused():
     with pytest.raises(WrongUsage, match="4 materials cannot be told apart with 3 bins"):
         decompose(np.ones((3, 5)), np.ones((3, 4)))
@@ -112,6 +121,27 @@ def test_a_wrong_matrix_names_its_line(tmp_path, text, match):
     path.write_text(text)
     with pytest.raises(BadFile, match=match):
         read_matrix_csv(path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("bin1_slice2", "bin2_slice2", "bin10_slice2"),
+        ("Slice 2, Bin 01", "Slice 2, Bin 02", "Slice 2, Bin 10"),
+        ("2-bin1", "2-bin2", "2-bin10"),
+    ],
+)
+def test_a_matrix_takes_the_order_of_the_images(tmp_path, names):
+    path = tmp_path / "matrix.csv"
+    path.write_text("material,bin10,bin1,bin2\nwater,10,1,2\niodine,20,11,12\n")
+    matrix = read_matrix_csv(path)
+    ordered = matrix.in_order_of(names)
+    assert ordered.bins == ("bin1", "bin2", "bin10")
+    np.testing.assert_allclose(ordered.attenuation_per_mm_per_g_cm3, 0.1 * np.array([[1, 11], [2, 12], [10, 20]]))
+    assert ordered.in_order_of(names) is not matrix
+    assert matrix.in_order_of(("low", "middle", "high")) is matrix
+    assert matrix.in_order_of(("bin1_bin2", "bin2", "bin10")) is matrix
+    assert matrix.in_order_of(("bin1", "bin1", "bin10")) is matrix
 
 
 def test_a_matrix_that_is_no_text_is_refused(tmp_path):

@@ -85,8 +85,15 @@ def test_path_factors_are_one_in_the_centre_and_those_of_the_corner_ray() -> Non
 
 def test_robust_mean_ignores_outliers_and_keeps_the_mean_of_a_normal_law() -> None:
     values = np.random.default_rng(3).normal(5, 1, (2, 10_000))
-    values[:, :50] = 1e6
+    values[:, :50], values[:, 50:600] = 1e6, 12
+    values[0, 600] = np.nan
     assert robust_mean(values) == pytest.approx([5, 5], abs=0.05)
+
+
+def test_robust_mean_is_as_sharp_as_the_plain_one_where_there_are_no_outliers() -> None:
+    values = np.random.default_rng(4).normal(5, 1, (40, 900))
+    difference = robust_mean(values) - values.mean(axis=1)
+    assert np.sqrt(np.mean(difference**2)) < 0.5 / np.sqrt(900)  # sigma of the mean itself: 1 / sqrt(900)
 
 
 def test_solutes_need_a_cell_of_water() -> None:
@@ -94,6 +101,25 @@ def test_solutes_need_a_cell_of_water() -> None:
     with pytest.raises(CalibrationMissing, match="none is of water") as caught:
         _measure(open_beam, _cells(open_beam)[1:])
     assert "water cell" in caught.value.hint
+
+
+def test_a_gram_counts_as_a_gram_whatever_the_density_of_the_solvent() -> None:
+    open_beam = np.full((4, 16, 16), 1e5)
+    water = CellMeasurement(
+        material="water", concentration_mg_ml=0, thickness_mm=10.0, counts=_counts(open_beam, "water")
+    )
+    basis = measure_basis(
+        open_beam, [water], geometry=GEOMETRY, thresholds_kev=(18.0, 33.0, 50.0, 75.0), densities_g_cm3={"water": 0.8}
+    )
+    np.testing.assert_allclose(basis.attenuation_per_mm_per_g_cm3[:, 0], _truth()[:, 0] / 0.8, rtol=1e-9)
+
+
+def test_a_pixel_that_is_dark_in_one_bin_counts_in_none() -> None:
+    open_beam = np.random.default_rng(1).uniform(500, 1500, (4, 16, 16))
+    cells = _cells(open_beam)
+    cells[1].counts[3, 5, 5] = 0
+    cells[1].counts[0, 5, 5] *= 0.9
+    np.testing.assert_allclose(_measure(open_beam, cells).attenuation_per_mm_per_g_cm3, _truth(), rtol=1e-9)
 
 
 def test_a_cell_that_lets_nothing_through_is_refused() -> None:

@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from acquisition.scan_file import ImageKey, Readout, ScanWriter, read_scan
 from calibration.pixels import PixelClass
 from calibration.store import Calibration, MeasuredLine
-from firmware_iface.errors import WrongUsage
+from firmware_iface.errors import MpxctError, WrongUsage
 from firmware_iface.frame import Frame, Lost
 from firmware_iface.merlin import read_mib
 from gui.picture import (
@@ -186,7 +186,7 @@ def test_pictures_are_written_whole(tmp_path):
     assert image.shape[2] == 4
     assert image.std() > 0
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
-    with pytest.raises(WrongUsage, match="cannot be written"):
+    with pytest.raises(MpxctError, match="cannot be written"):
         save_png(bins_figure(volume("1/mm")), tmp_path / "none" / "a.png", dpi=50)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+import tifffile
 import typer
 from typer.testing import CliRunner
 
@@ -20,7 +22,13 @@ from calibration.material_basis import MaterialBasis
 from calibration.store import Calibration
 from firmware_iface.errors import BadFile, CalibrationMissing, WrongUsage
 from firmware_iface.frame import Frame, Lost
-from reconstruction.pipeline import decompose_volume, field_of_view, read_image_folder, reconstruct_scan
+from reconstruction.pipeline import (
+    decompose_volume,
+    field_of_view,
+    gather_projections,
+    read_image_folder,
+    reconstruct_scan,
+)
 from reconstruction.quality import Vial, vial_statistics
 from reconstruction.volume import Grid, Volume, load_volume, save_volume
 
@@ -182,6 +190,48 @@ def test_lost_frames_cost_noise_and_no_value(bins, tmp_path):
     assert degraded.values[centre].mean() == pytest.approx(bins.values[centre].mean(), rel=2e-3)
 
 
+class FewFrames:
+    """A flat, then two views of three and of two frames, all bright; the flat in between was taken too."""
+
+    path = "few.h5"
+    angles_rad = np.array([0.0, 1.0, 1.0, 1.0, 0.0, 2.0, 2.0])
+    exposures_s = np.array([9.0, 1.0, 1.0, 0.5, 9.0, 1.0, 3.0])
+
+    def indices(self, key):
+        return {ImageKey.PROJECTION: np.array([1, 2, 3, 5, 6]), ImageKey.FLAT: np.array([0, 4])}[key]
+
+    def counts(self, indices):
+        return np.full((len(indices), 4, 2, 2), 30_000, np.uint16) + np.asarray(indices, np.uint16)[:, None, None, None]
+
+
+def test_frames_of_one_view_are_added_with_their_exposures_and_their_middle():
+    projections = gather_projections(FewFrames())
+    assert projections.counts[:, 0, 0, 0].tolist() == [90_006, 60_011]  # more than 16 bits hold
+    assert projections.angles_rad.tolist() == [1.0, 2.0]
+    assert projections.frames.tolist() == [2.0, 5.5]
+    assert projections.exposures_s.tolist() == [2.5, 4.0]
+
+
+def test_pixels_that_the_calibration_calls_bad_are_filled_though_they_count(bins, tmp_path, monkeypatch):
+    def with_a_liar(angle_rad, seed):
+        values = counts_of(angle_rad, seed)
+        values[:, 6, 20] = np.array([900, 600, 300, 100]) if angle_rad is None else np.array([4000, 9, 8, 7])
+        return values
+
+    def and_calls_it_bad(*arguments, **options):
+        good = calibration_of(*arguments, **options)
+        pixel_class = good.pixel_class.copy()
+        pixel_class[6, 20] = 2
+        return replace(good, pixel_class=pixel_class)
+
+    counts_of, calibration_of = counts, calibration
+    monkeypatch.setitem(globals(), "counts", with_a_liar)
+    monkeypatch.setitem(globals(), "calibration", and_calls_it_bad)
+    volume = run(reconstruct_scan(write_scan(tmp_path / "scan.h5"), window="ram-lak"))
+    centre = np.s_[:, 4:8, 15:30, 15:30]
+    np.testing.assert_allclose(volume.values[centre].mean(axis=1), bins.values[centre].mean(axis=1), atol=2e-3)
+
+
 def test_a_part_of_a_scan_is_taken_only_when_asked_for(tmp_path):
     write_scan(tmp_path / "scan.h5", is_whole=False)
     path = partial_path(tmp_path / "scan.h5")
@@ -210,6 +260,10 @@ def test_a_basis_of_other_thresholds_is_refused(bins):
     )
     with pytest.raises(CalibrationMissing, match="the basis was measured with thresholds"):
         decompose_volume(bins, other)
+    softer = replace(BASIS, tube_kvp=90.0)
+    with pytest.raises(CalibrationMissing, match="measured at 90 kVp, and the scan at 118 kVp"):
+        decompose_volume(bins, softer)
+    decompose_volume(bins, replace(BASIS, tube_kvp=PLAN.source.kvp))
     fewer = MaterialBasis(
         materials=("water",), attenuation_per_mm_per_g_cm3=np.ones((2, 1)), thresholds_kev=(18.0, 33.0)
     )
@@ -244,6 +298,14 @@ def test_the_field_of_view_is_what_every_view_sees():
     assert field_of_view(GEOMETRY, 0.5).voxel_mm == 0.5
 
 
+def test_the_field_of_view_of_a_wide_fan_touches_its_outermost_rays():
+    wide = Geometry(source_to_detector_mm=30.0, source_to_object_mm=20.0, pitch_mm=0.3, rows=60, cols=100)
+    grid = field_of_view(wide, 0.01)
+    # The ray to the detector's edge, 15 mm out and 30 mm away, passes the axis at 20 sin(atan(1/2)).
+    assert grid.shape[2] * 0.01 / 2 == pytest.approx(20 / np.sqrt(5), abs=0.01)
+    assert grid.shape[0] * 0.01 / 2 == pytest.approx(9.0 * (20 - 20 / np.sqrt(5)) / 30, abs=0.01)
+
+
 class PlainConsole:
     def track(self, work):
         return run(work)
@@ -253,6 +315,9 @@ class PlainConsole:
 
     def emit(self, figures, text, *, as_json):
         typer.echo(json.dumps(figures) if as_json else text)
+
+    def picture(self, file):
+        return file.with_suffix(".png")
 
 
 def command(*arguments: object) -> str:
@@ -294,6 +359,23 @@ def test_the_commands_refuse_wrong_values(scan, bins, tmp_path):
         with pytest.raises(WrongUsage, match=r"allowed|are for folders"):
             command(*arguments)
     assert not (tmp_path / "a.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--agents", "gold,water"), "--agents names gold; allowed: water, iodine"),
+        (("--voxel-mm", "0"), "--voxel-mm is 0.0; allowed: more than 0"),
+        (("--voxel-mm", "nan"), "--voxel-mm is nan"),
+    ],
+)
+def test_images_are_refused_with_options_that_cannot_be(tmp_path, options, message):
+    for number in (1, 2):
+        tifffile.imwrite(tmp_path / f"bin{number}.tif", np.ones((8, 8), np.float32))
+    (tmp_path / "matrix.csv").write_text("material,bin1,bin2\nwater,1,2\niodine,5,1\n")
+    with pytest.raises(WrongUsage, match=message):
+        command("decompose", tmp_path, "--matrix", tmp_path / "matrix.csv", *options, "-o", tmp_path / "m.h5")
+    assert not (tmp_path / "m.h5").exists()
 
 
 def test_a_folder_of_images_takes_its_scale(test_data):

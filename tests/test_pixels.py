@@ -26,10 +26,27 @@ def test_a_good_detector_has_no_bad_pixel() -> None:
     assert not classify(_dark(), _flats(rng)).any()
 
 
-@pytest.mark.parametrize("mean", [0.5, 3.0])
-def test_few_photons_alone_make_no_pixel_bad(mean: float) -> None:
+@pytest.mark.parametrize(("mean", "n_frames"), [(0.5, 200), (3.0, 200), (40.0, 4), (400.0, 5)])
+def test_few_photons_and_few_frames_alone_make_no_pixel_bad(mean: float, n_frames: int) -> None:
     rng = np.random.default_rng(2)
-    assert not classify(_dark(), _flats(rng, mean=mean, n_frames=200)).any()
+    assert not classify(_dark(), _flats(rng, mean=mean, n_frames=n_frames)).any()
+
+
+@pytest.mark.parametrize("mean", [0.02, 0.5, 3.0])
+def test_weak_flats_make_no_pixel_too_bright_or_too_dark_by_chance(mean: float) -> None:
+    flats = _flats(np.random.default_rng(8), mean=mean, n_frames=10)
+    assert not (classify(_dark(), flats) & (PixelClass.OVER | PixelClass.UNDER)).any()
+
+
+@pytest.mark.parametrize(("jump", "is_telegraph"), [(0.25, True), (0.08, False)])
+def test_telegraph_noise_begins_where_its_variance_is_three_times_that_of_counting(
+    jump: float, is_telegraph: bool
+) -> None:
+    mean = 900.0
+    shape = (200, 1, *SHAPE)
+    flats = np.random.default_rng(9).normal(mean, np.sqrt(mean), shape)
+    flats[::2, 0, 20, 20] *= 1 - jump  # variance over mean: 1 + 900 jump^2 / 4 / (1 - jump / 2)
+    assert bool(classify(_dark()[:, :1], flats)[20, 20] & PixelClass.TELEGRAPH) is is_telegraph
 
 
 def test_each_fault_gets_its_own_reason_and_no_neighbour_is_blamed() -> None:
@@ -62,6 +79,12 @@ def test_drift_that_all_pixels_share_is_not_telegraph_noise() -> None:
     drifting = _flats(rng, drift=0.4)
     assert (drifting[:, 0].var(axis=0) / drifting[:, 0].mean(axis=0)).min() > 3
     assert not classify(_dark(), drifting).any()
+
+
+def test_two_pixels_gone_mad_do_not_make_the_others_look_unsteady() -> None:
+    flats = _flats(np.random.default_rng(10)).astype(np.uint32)
+    flats[::2, :, 7, [5, 40]] = 400_000
+    assert np.argwhere(classify(_dark(), flats)).tolist() == [[7, 5], [7, 40]]
 
 
 def test_a_stated_dark_rate_excuses_its_own_counts_only() -> None:

@@ -125,8 +125,10 @@ def test_step_is_a_frozen_record() -> None:
         ("[detektor]\n", "detektor", "{}", "detector, source, geometry"),
         ("[geometry]\npitch = 3", "geometry.pitch", "3", "pitch_mm"),
         ("[[calibration.cells]]\nnam = 'x'", "calibration.cells.nam", "'x'", "name, material"),
-        ("[detector]\nbias_v = 'high'", "detector.bias_v", "'high'", "float"),
-        ("[scan]\nn_views = 1.5", "scan.n_views", "1.5", "int"),
+        ("[detector]\nbias_v = 'high'", "detector.bias_v", "'high'", "a number"),
+        ("[scan]\nn_views = 1.5", "scan.n_views", "1.5", "a whole number"),
+        ("[detector]\nmode = 3", "detector.mode", "3", "a text in quotes"),
+        ("[geometry]\npitch_mm = 0.11", "geometry", "source_to_detector_mm", "a whole section, or none"),
         ("[scan]\nn_views = 0", "n_views", "0", "1 to 100000"),
         ("[scan]\nsample = 'my sample'", "sample", "'my sample'", "no spaces"),
         ("[detector]\nmode = 'color'", "mode", "'color'", "colour-csm, colour-spm, fine-csm, fine-spm"),
@@ -155,6 +157,12 @@ def test_wrong_key_or_value_is_named_with_what_is_allowed(
     assert "mine.toml" in message
     for part in (key, value, allowed):
         assert part in message
+
+
+def test_a_mark_of_the_encoding_is_no_part_of_the_plan(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(b"\xef\xbb\xbf[scan]\r\nn_views = 10\r\n")
+    assert load_plan(file) == Plan(scan=ScanPlan(n_views=10))
 
 
 @pytest.mark.parametrize("content", [b"[detector\n", b"a = ", b"\xff\xfe"])

@@ -77,6 +77,14 @@ def test_the_regression_finds_slope_and_offset():
     assert noisy.r2 < 1
 
 
+def test_r2_is_the_squared_correlation():
+    statistics = vial_statistics(phantom(offset_mg_ml=20.0, noise_mg_ml=60.0), VIALS)
+    measured = [s.mean_mg_ml("iodine") for s in statistics[:3]]
+    expected = np.corrcoef([0.0, 9.0, 18.0], measured)[0, 1] ** 2
+    assert expected < 0.999
+    assert regression(statistics, "iodine").r2 == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_regression_of_one_concentration_is_refused():
     with pytest.raises(WrongUsage, match="allowed: at least 2"):
         regression(vial_statistics(phantom(), VIALS[1:2]), "iodine")

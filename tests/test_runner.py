@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import typer
 
-from acquisition.cli import acquire, convert
+from acquisition.cli import CalibrationStep, acquire, calibrate, convert
 from acquisition.convert import convert_merlin
 from acquisition.gantry import LineGantry
 from acquisition.plan import Plan, ScanPlan, StepKind, expand, plan_to_toml
@@ -260,6 +260,15 @@ def test_calibration_of_something_else_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_exposure_that_fills_the_counters_is_refused_at_once(tmp_path: Path, calibration: Calibration) -> None:
+    bench = Bench()
+    bench.n_done = 4000  # which is what every pixel of the first frame counts, of 4095
+    with pytest.raises(WrongUsage, match="100 % of the pixels count 3890 and more in 'the first frame'"):
+        run(bench, calibration, tmp_path / "scan.h5")
+    assert list(tmp_path.iterdir()) == []
+    assert bench.lines[-1] == "BEAM OFF"
+
+
 def test_unknown_sample_is_refused_before_anything_moves(tmp_path: Path, calibration: Calibration) -> None:
     bench = Bench()
     plan = msgspec.structs.replace(PLAN, scan=ScanPlan(sample="bone"))
@@ -313,9 +322,7 @@ class Listener:
 
 @pytest.fixture
 def ctx() -> typer.Context:
-    import click
-
-    return typer.Context(click.Command("mpxct"), obj=Listener())
+    return typer.Context(typer.main.get_command(typer.Typer(callback=lambda: None)), obj=Listener())
 
 
 def test_dry_run_touches_nothing(tmp_path: Path, ctx: typer.Context) -> None:
@@ -331,6 +338,21 @@ def test_scan_without_a_calibration_tells_how_to_make_one(tmp_path: Path, ctx: t
     with pytest.raises(CalibrationMissing) as caught:
         acquire(ctx, tmp_path / "plan.toml", calibration=tmp_path / name if name else None)
     assert "mpxct calibrate all" in caught.value.hint
+
+
+def test_calibrate_looks_for_its_folder_before_it_measures(tmp_path: Path, ctx: typer.Context) -> None:
+    with pytest.raises(WrongUsage, match=r"no folder .* may be written to"):
+        calibrate(ctx, CalibrationStep.ALL, device="none:", output=tmp_path / "none" / "c.h5")
+
+
+@pytest.mark.parametrize(
+    "geometry", ["rows = 64\ncols = 128\npitch_mm = 0.11", "rows = 128\ncols = 128\npitch_mm = 0.055"]
+)
+def test_a_dry_run_refuses_pixels_that_the_chip_has_not(tmp_path: Path, ctx: typer.Context, geometry: str) -> None:
+    text = f"[geometry]\nsource_to_detector_mm = 250.0\nsource_to_object_mm = 200.0\n{geometry}\n"
+    (tmp_path / "plan.toml").write_text(text)
+    with pytest.raises(WrongUsage, match=r"allowed in mode colour-csm: 128 x 128 of 0\.11 mm"):
+        acquire(ctx, tmp_path / "plan.toml", dry_run=True)
 
 
 def mib_bytes(n_frames: int, layers: tuple[int, ...]) -> bytes:
@@ -372,3 +394,13 @@ def test_damaged_merlin_file_leaves_no_scan(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match=r"run\.mib"):
         list(convert_merlin(tmp_path / "run.mib", tmp_path / "run.h5"))
     assert not (tmp_path / "run.h5").exists()
+
+
+def test_counts_that_no_scan_can_hold_leave_no_part_of_one(tmp_path: Path) -> None:
+    full = mib_bytes(2, (0,))
+    (tmp_path / "run.mib").write_bytes(full[:-2] + b"\xff\xff")  # 65535 is what a scan file writes for a lost pixel
+    with pytest.raises(BadFile, match="a count of 65535 does not fit 12 bits"):
+        list(convert_merlin(tmp_path / "run.mib", tmp_path / "run.h5"))
+    (tmp_path / "run.mib").write_bytes(full)
+    list(convert_merlin(tmp_path / "run.mib", tmp_path / "run.h5"))
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["run.h5", "run.mib"]

@@ -48,6 +48,7 @@ def make_calibration(**changes: Any) -> Calibration:
             materials=("water", "iodine"),
             attenuation_per_mm_per_g_cm3=rng.uniform(size=(4, 2)),
             thresholds_kev=(18.0, 33.0, 50.0, 75.0),
+            tube_kvp=118.0,
         ),
     )
     return replace(calibration, **changes)
@@ -125,6 +126,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         save(replace(calibration, bias_v=-1.0), path)
     assert load(path).identity == calibration.identity
+    assert [file.name for file in tmp_path.iterdir()] == ["one.h5"]
 
 
 def _foreign(path: Path) -> None:
@@ -195,6 +197,34 @@ def test_any_other_file_is_refused_in_one_sentence(tmp_path: Path, damage: Any, 
         load(tmp_path / "one.h5")
     assert "one.h5" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_spread_of_the_edges_is_that_of_the_thresholds_with_a_scale_in_their_own_kev() -> None:
+    rng = np.random.default_rng(3)
+    planes = (8, 60, 60)
+    before, after = rng.normal(60, 8, planes).astype(np.float32), rng.normal(64, 2, planes).astype(np.float32)
+    before[0] *= 9  # not in the table of lines: does not count
+    after[5] *= 9
+    calibration = make_calibration(
+        trim=np.zeros(planes, np.uint8),
+        is_masked=np.zeros(planes, bool),
+        pixel_class=np.zeros(planes[1:], np.uint8),
+        edges_before_dac=before,
+        edges_after_dac=after,
+        gain_dac_per_kev=np.array([1.0, 4.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0]),
+        lines=tuple(
+            MeasuredLine(threshold=number, source="In", energy_kev=24.6, position_dac=120.2, residual_kev=0.1)
+            for number in (1, 3)
+        ),
+    )
+    mean_square = (1 / 4**2 + 1 / 2**2) / 2
+    assert calibration.sigmas_kev == pytest.approx((8 * np.sqrt(mean_square), 2 * np.sqrt(mean_square)), rel=0.03)
+    assert np.isnan(make_calibration(lines=()).sigmas_kev).all()
+
+
+def test_the_residual_is_the_root_mean_square_of_all_lines() -> None:
+    assert make_calibration().residual_rms_kev == pytest.approx(np.sqrt((0.03**2 + 0.04**2) / 2))
+    assert np.isnan(make_calibration(lines=()).residual_rms_kev)
 
 
 def test_thresholds_go_to_the_nearest_code_and_back() -> None:

@@ -51,16 +51,17 @@ def test_a_pixel_without_a_whole_peak_has_no_edge() -> None:
     rng = np.random.default_rng(2)
     truth = np.full(SHAPE, 30.0)
     truth[0, 0, 0], truth[0, 0, 1] = -5.0, 200.0  # below the scan, and above it
+    truth[0, 5, 5], truth[0, 5, 6] = 1.0, 77.0  # cut by its first code, and by its last
     counts = _noise_scan(rng, truth)
     counts[:, 1, 3, 3] = 0
     counts[10, 1, 3, 3] = 99
     edges = noise_edges_dac(counts, DACS)
-    assert np.argwhere(np.isnan(edges)).tolist() == [[0, 0, 0], [0, 0, 1], [1, 3, 3]]
+    assert np.argwhere(np.isnan(edges)).tolist() == [[0, 0, 0], [0, 0, 1], [0, 5, 5], [0, 5, 6], [1, 3, 3]]
 
 
 def test_mean_and_sigma_are_those_of_the_good_pixels() -> None:
     edges = np.random.default_rng(3).normal(20, 3, 10_000)
-    edges[:100] = 500
+    edges[:50], edges[50:100] = 500, 60
     edges[100:200] = np.nan
     mean, sigma = mean_and_sigma(edges)
     assert mean == pytest.approx(20, abs=0.15)
@@ -81,6 +82,11 @@ def test_disc_is_the_smallest_that_reaches_the_target_from_both_sides(baseline: 
     disc = choose_disc((80, 120), *ends, sigma_dac=6.0, target_dac=15.0, n_sigma=3.5)
     assert reaches(disc)
     assert not reaches(disc - 1)
+
+
+def test_disc_stays_on_its_dac_where_nothing_reaches_far_enough() -> None:
+    ends = (16.0, 17.0), (14.0, 13.0)  # a trim step so weak that 255 is not enough
+    assert choose_disc((80, 120), *ends, sigma_dac=6.0, target_dac=15.0) == 255
 
 
 def test_trims_that_do_not_move_the_edges_are_refused() -> None:
@@ -118,11 +124,28 @@ def test_pixels_beyond_the_trim_range_and_without_any_edge_are_named() -> None:
     assert np.isnan(choice.predicted_edges_dac[3])
 
 
+def test_out_of_range_begins_beyond_half_a_step_and_its_noise() -> None:
+    lowest = np.array([100.0, 100.0, 100.0, 100.0])
+    highest = 100.0 - 31 * 4.0  # four codes a step, so the edges end at 100 and -24
+    targets = {-24.0: False, -24.0 - 0.7 * 4: False, -24.0 - 0.8 * 4: True, 100.0 + 0.8 * 4: True}
+    for target, is_out in targets.items():
+        choice = choose_trims(np.stack([lowest, np.full(4, highest)]), (0, 31), target)
+        assert (choice.is_out_of_range == is_out).all(), target
+
+
 def test_an_edge_seen_once_takes_the_median_slope_of_the_others() -> None:
-    edges = np.array([[60.0, 62.0, 70.0], [30.0, 32.0, np.nan], [0.0, 2.0, np.nan]])
+    edges = np.array(
+        [[90.0, 62.0, 60.0, 70.0], [30.0, 32.0, 28.0, np.nan], [-30.0, 2.0, -4.0, np.nan]]
+    )  # slopes of -6, -3 and -3.2
     choice = choose_trims(edges, (0, 10, 20), 31.0)
-    assert choice.trims.tolist() == [10, 10, 13]
-    assert choice.predicted_edges_dac[2] == pytest.approx(31)
+    assert choice.trims.tolist() == [10, 10, 9, 12]
+    assert choice.predicted_edges_dac[3] == pytest.approx(70 - 3.2 * 12)
+
+
+def test_edges_that_were_seen_at_one_code_only_give_no_slope() -> None:
+    edges = np.array([[60.0, np.nan], [np.nan, 30.0]])
+    with pytest.raises(CalibrationMissing, match="two trim codes"):
+        choose_trims(edges, (0, 31), 40.0)
 
 
 def test_several_codes_follow_a_curved_trim_dac() -> None:
@@ -204,6 +227,8 @@ def test_the_energy_scale_put_in_comes_out() -> None:
     assert scale.offset_dac == pytest.approx(13.0, abs=0.02)
     assert np.abs(scale.residuals_kev).max() < 0.005
     assert scale.sources == tuple(LINES)
+    means = [np.average(list(table), weights=list(table.values())) for table in LINES.values()]
+    assert scale.energies_kev == pytest.approx(means)
     assert scale.widths_dac == pytest.approx([5.0] * 4, rel=0.02)
 
 
@@ -238,11 +263,26 @@ def test_a_line_that_is_off_shows_in_the_residuals_and_is_not_hidden() -> None:
     assert int(np.argmax(np.abs(scale.residuals_kev))) == 1
     assert 0.25 < scale.residuals_kev[1] < 0.65
     assert scale.residual_rms_kev > 0.15
+    found_kev = (scale.positions_dac - scale.offset_dac) / scale.gain_dac_per_kev
+    np.testing.assert_allclose(scale.residuals_kev, found_kev - scale.energies_kev, atol=1e-9)
+
+
+def test_a_bright_source_that_is_off_does_not_outvote_the_others() -> None:
+    # Counting statistics alone would follow it, and call the three others wrong.
+    curves = [_curve(None, name, lines, (13.0, 4.3), height=3e5) for name, lines in LINES.items()]
+    seen = _curve(None, "Gd", {energy + 0.2: w for energy, w in LINES["Gd"].items()}, (13.0, 4.3), height=3e8)
+    curves[1] = SCurve(source="Gd", lines=_lines(LINES["Gd"]), dacs=seen.dacs, counts=seen.counts)
+    scale = fit_energy_scale(curves, guess=(15.0, 4.5))
+    assert int(np.argmax(scale.residuals_kev)) == 1
+    assert scale.residuals_kev[1] > 0.08
+    assert abs(scale.offset_dac + scale.gain_dac_per_kev * 75 - 13 - 4.3 * 75) / 4.3 < 0.1
 
 
 def test_the_steepest_point_is_near_the_edge() -> None:
-    curve = _curve(np.random.default_rng(5), "Am-241", LINES["Am-241"], (13.0, 4.3))
-    assert steepest_dac(curve.dacs, curve.counts) == pytest.approx(13 + 4.3 * 59.541, abs=5)
+    curve = _curve(None, "Am-241", LINES["Am-241"], (13.0, 4.3))
+    assert steepest_dac(curve.dacs, curve.counts) == pytest.approx(13 + 4.3 * 59.541, abs=1.1)  # half a step
+    noisy = _curve(np.random.default_rng(5), "Am-241", LINES["Am-241"], (13.0, 4.3))
+    assert steepest_dac(noisy.dacs, noisy.counts) == pytest.approx(13 + 4.3 * 59.541, abs=5)
     with pytest.raises(CalibrationMissing, match="do not fall"):
         steepest_dac(curve.dacs, np.ones(len(curve.dacs)))
 

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from calibration.material_basis import MaterialBasis
-from firmware_iface.errors import BadFile
+from firmware_iface.errors import BadFile, MpxctError
 from reconstruction import volume as volume_module
 from reconstruction.volume import Grid, Provenance, Volume, load_volume, read_bin_images, save_volume
 
@@ -25,6 +25,7 @@ def make(*, basis: bool = True) -> Volume:
             materials=("water", "iodine"),
             attenuation_per_mm_per_g_cm3=np.array([[0.03, 2.0], [0.02, 3.0]]),
             thresholds_kev=(18.0, 33.0),
+            tube_kvp=118.0,
         )
         if basis
         else None,
@@ -54,6 +55,7 @@ def test_a_volume_comes_back_as_it_was_saved(tmp_path, basis):
     else:
         assert loaded.basis.materials == saved.basis.materials
         assert loaded.basis.thresholds_kev == saved.basis.thresholds_kev
+        assert loaded.basis.tube_kvp == saved.basis.tube_kvp
         np.testing.assert_array_equal(
             loaded.basis.attenuation_per_mm_per_g_cm3, saved.basis.attenuation_per_mm_per_g_cm3
         )
@@ -93,7 +95,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_partial_one(tmp_path, mon
         raise OSError("no space left on device")
 
     monkeypatch.setattr(volume_module, "_write_basis", fail)
-    with pytest.raises(BadFile, match="no space left"):
+    with pytest.raises(MpxctError, match="no space left"):
         save_volume(make(), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["v.h5"]
@@ -168,6 +170,13 @@ def test_pages_of_a_file_are_slices(tmp_path):
     assert values.shape == (1, 2, 3, 4)
 
 
+def test_pages_that_are_called_planes_are_slices_too(tmp_path):
+    stack = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="rgb", planarconfig="separate")  # as some tools guess
+    _, values = read_bin_images(tmp_path)
+    np.testing.assert_array_equal(values[0], stack[:, ::-1])
+
+
 def test_wrong_folders_of_images_are_refused(tmp_path):
     with pytest.raises(BadFile, match="holds no TIFF"):
         read_bin_images(tmp_path)
@@ -175,6 +184,10 @@ def test_wrong_folders_of_images_are_refused(tmp_path):
     tifffile.imwrite(tmp_path / "bin2.tif", np.zeros((3, 5), np.float32))
     with pytest.raises(BadFile, match=r"bin2\.tif has shape \(3, 5\)"):
         read_bin_images(tmp_path)
+    tifffile.imwrite(tmp_path / "bin1.tif", np.zeros((4, 5, 3), np.uint8), photometric="rgb")
+    with pytest.raises(BadFile, match=r"bin1\.tif has shape \(4, 5, 3\) of colours; allowed: grey images"):
+        read_bin_images(tmp_path)
+    tifffile.imwrite(tmp_path / "bin1.tif", np.zeros((3, 4), np.float32))
     (tmp_path / "bin2.tif").write_bytes(b"II*\x00")
     with pytest.raises(BadFile, match=r"bin2\.tif is no readable"):
         read_bin_images(tmp_path)
