@@ -303,8 +303,18 @@ def test_a_forgotten_transport_ends_its_reader(bus: Bus) -> None:
     assert not reader_threads()
 
 
+EARLIER: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def _earlier_threads() -> None:
+    """Other tests' detectors may not have been collected yet; only the threads of this test are looked at."""
+    EARLIER.clear()
+    EARLIER.update(threading.enumerate())
+
+
 def reader_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "usb frame reader"]
+    return [thread for thread in threading.enumerate() if thread.name == "usb frame reader" and thread not in EARLIER]
 
 
 def wait_until(is_so: object) -> None:
