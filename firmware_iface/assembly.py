@@ -12,6 +12,8 @@ by 180 degrees. No gap is put between chips; the wider pixels at their edges are
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from operator import or_
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +52,7 @@ def frame_of(readouts: Iterable[Readout], configuration: Configuration, layout: 
     omrs = configuration.readouts_of(first.sequence)
     n_chips = layout[0] * layout[1]
     parts = [_planes_of(n, by_place, omrs, configuration) for n in range(n_chips)]
+    flags = reduce(or_, (each.flags for each in by_place.values()))
     return Frame(
         counts=parts[0] if n_chips == 1 else _together(parts, layout),
         thresholds=configuration.thresholds,
@@ -57,7 +60,10 @@ def frame_of(readouts: Iterable[Readout], configuration: Configuration, layout: 
         timestamp_ns=first.timestamp_ns,
         exposure_ns=first.exposure_ns,
         run_id=first.run_id,
-        was_paused=any(FrameFlag.PAUSED in readout.flags for readout in by_place.values()),
+        was_paused=FrameFlag.PAUSED in flags,
+        follows_overflow=FrameFlag.OVERFLOW in flags,
+        is_triggered=FrameFlag.TRIGGERED in flags,
+        missed_trigger=FrameFlag.TRIGGER_MISSED in flags,
     )
 
 

@@ -33,7 +33,7 @@ from firmware_iface.codec import (
     encode_pixels,
 )
 from firmware_iface.configuration import N_LINES, Configuration, PixelConfiguration
-from firmware_iface.errors import DetectorError, OurMistake, TheirMistake, TransportError, TransportTimeout
+from firmware_iface.errors import DetectorError, OurMistake, TheirMistake, TransportTimeout
 from firmware_iface.frame import Frame, Lost
 from firmware_iface.link import Link
 from firmware_iface.states import TRANSITIONS, Action, State, states_diagram
@@ -355,7 +355,7 @@ class Detector:
     def close(self) -> None:
         """Abort what runs and give the device back; a second call does nothing."""
         if self._state in {State.ACQUIRING, State.STOPPING}:
-            with suppress(TransportError, TheirMistake):  # it is going away anyhow
+            with suppress(DetectorError):  # it is going away anyhow
                 self.abort()
         with self._link.lock:
             self._do(Action.CLOSE)
@@ -384,13 +384,16 @@ class Detector:
         try:
             self._link.exchange(Opcode.START, start + b"".join(map(wire.OMR.pack, omrs)))
             for item in self._items(decoder, n_frames, silence_s):
+                if self._state is State.ABORTING:  # what had come before the abort is thrown away like what comes after
+                    continue
                 yield item if isinstance(item, Lost) else frame_of(item, configuration, self.info.layout)
         except BaseException:  # also a closed iterator and Ctrl-C: the device must stay usable
             self._abandon_run()
             raise
         finally:
-            if self._state is not State.DISCONNECTED:
-                self._do(Action.END_RUN)
+            with self._link.lock:  # another thread may close it at the same moment
+                if self._state is not State.DISCONNECTED:
+                    self._do(Action.END_RUN)
 
     def _items(self, decoder: FrameDecoder, n_frames: int, silence_s: float) -> Iterator[tuple[Readout, ...] | Lost]:
         heard_at_s = time.monotonic()
@@ -461,11 +464,9 @@ class Detector:
             )
         status = self.status()
         self._n_power_ups = status.n_power_ups
-        if status.state is BoardState.FAULT:
-            self._link.exchange(Opcode.RESET)
-        elif status.state is not BoardState.IDLE:  # somebody left without a word
-            self._link.exchange(Opcode.ABORT)
-            self._link.drain()
+        if status.state is not BoardState.IDLE:  # somebody left without a word
+            self._link.exchange(Opcode.RESET if status.state is BoardState.FAULT else Opcode.ABORT)
+            self._link.drain()  # after a reset run ids begin anew, so here leftovers are not known by theirs
         return DeviceInfo(
             serial=serial.rstrip(b"\0").decode("ascii", errors="replace"),
             firmware_version=firmware,

@@ -26,6 +26,12 @@ class Frame:
         Identity of the run, so that leftovers of a stopped run never enter the next.
     was_paused : bool
         The board waited for the host before this frame (the gap was longer, nothing was lost).
+    follows_overflow : bool
+        The board's memory was full, and it dropped frames just before this one.
+    is_triggered : bool
+        It is the first after a trigger.
+    missed_trigger : bool
+        A trigger came since the frame before while the board could not take it.
     """
 
     counts: NDArray[np.unsignedinteger]
@@ -35,6 +41,9 @@ class Frame:
     exposure_ns: int
     run_id: int
     was_paused: bool = False
+    follows_overflow: bool = False
+    is_triggered: bool = False
+    missed_trigger: bool = False
 
     def __post_init__(self) -> None:
         if self.counts.ndim != 3 or len(self.counts) != len(self.thresholds):

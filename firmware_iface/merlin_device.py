@@ -27,7 +27,7 @@ from firmware_iface.merlin import GAINS, parse_acquisition_header
 from firmware_iface.merlin_stream import ErrorCode, Expectation, FrameCollector, MessageDecoder, decode_image
 from firmware_iface.merlin_tcp import COMMAND_PORT, REPLY_TIMEOUT_S, MerlinLink
 from firmware_iface.states import TRANSITIONS, Action, State
-from firmware_iface.trigger import Trigger, TriggerOutput, TriggerStart
+from firmware_iface.trigger import Trigger, TriggerOutput, TriggerStart, TriggerStop
 
 SILENCE_S = 5.0
 """How much longer than an exposure an acquiring Merlin may be silent."""
@@ -246,7 +246,7 @@ class MerlinDetector:
         self._end_early(Action.STOP)
 
     def abort(self) -> None:
-        """End the run now; the iterator ends, and frames under way are thrown away."""
+        """End the run now, also one of an earlier client; the iterator ends, and frames under way are thrown away."""
         self._end_early(Action.ABORT)
 
     def close(self) -> None:
@@ -368,20 +368,24 @@ class MerlinDetector:
             ) from error
 
     def _is_overdue(self, silent_s: float, exposure_s: float) -> bool:
-        waits_for_trigger = self._trigger.start is not TriggerStart.INTERNAL and self._state is State.ACQUIRING
+        has_edge = self._trigger.start is not TriggerStart.INTERNAL or self._trigger.stop is not TriggerStop.INTERNAL
+        waits_for_trigger = has_edge and self._state is State.ACQUIRING
         return not waits_for_trigger and silent_s > exposure_s + SILENCE_S
 
     def _end_early(self, action: Action) -> None:
         with self._lock:
             is_running = self._state in _RUNNING
             self._do(action)
-            if not is_running:
-                return
-            if action is Action.ABORT:
-                answer = self._link.exchange("CMD", "ABORT")
-                if answer.error == ErrorCode.UNDERSTOOD:
-                    return
-            self._link.command("CMD", "STOPACQUISITION")  # older software knows no ABORT
+            if is_running:
+                self._send_end(action)
+            elif action is Action.ABORT and self._state is State.IDLE and self._status_code() == MerlinState.BUSY:
+                self._send_end(action)  # a run that an earlier client left behind
+                self._await_idle()
+
+    def _send_end(self, action: Action) -> None:
+        if action is Action.ABORT and self._link.exchange("CMD", "ABORT").error == ErrorCode.UNDERSTOOD:
+            return
+        self._link.command("CMD", "STOPACQUISITION")  # older software knows no ABORT
 
     def _abandon_run(self) -> None:
         """Leave no run on the Merlin and no images on the way, as far as the connection still can."""

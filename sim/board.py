@@ -165,6 +165,11 @@ class Board:
         """What the trigger outputs "TTL" and "LVDS" showed."""
         return self._sequencer.outputs
 
+    @property
+    def n_harmed(self) -> int:
+        """How many frames over the life of the device a full memory dropped, or the storm hit."""
+        return self._sequencer.n_harmed
+
     def plug(self) -> None:
         """Be put back on the bus for good."""
         self._sequencer.plug()

@@ -40,13 +40,18 @@ def list_instruments(ctx: typer.Context, json: Json = False) -> None:
 
     Example: mpxct sim list
     """
+    from sim.chip import SILICON_KEYS
     from sim.faults import FAULT_KEYS
     from sim.instrument import INSTRUMENTS, SPEEDS
 
     console: Console = ctx.obj
-    figures = {"instruments": list(INSTRUMENTS), "usb_speeds": list(SPEEDS), "faults": list(FAULT_KEYS)}
+    silicon = {key: list(values) for key, values in SILICON_KEYS.items()}
+    figures = {
+        "instruments": list(INSTRUMENTS), "usb_speeds": list(SPEEDS), "silicon": silicon, "faults": list(FAULT_KEYS),
+    }  # fmt: skip
     lines = [f"sim:{name}" for name in INSTRUMENTS]
-    lines.append(f"options: seed=NUMBER, usb_speed={'|'.join(SPEEDS)}")
+    lines.append(f"options: seed=NUMBER, usb_speed={'|'.join(SPEEDS)}, chips=COLUMNSxROWS, pulser_us=PERIOD:HIGH")
+    lines.append(f"silicon: {', '.join(key + '=' + '|'.join(values) for key, values in silicon.items())}")
     lines.append(f"faults: {', '.join(FAULT_KEYS)}")
     lines.append(f"for example sim:{INSTRUMENTS[0]}?seed=2&drop=17")
     console.emit(figures, "\n".join(lines), as_json=json)

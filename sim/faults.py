@@ -113,11 +113,14 @@ class Way:
         self._faults = faults
         self._random = random.Random(faults.storm_seed)
         self._held: list[Delivery] = []
+        self.n_hit = 0
+        """Frames that the storm hit so far."""
 
     def send(self, number: int, packets: Sequence[bytes]) -> list[Delivery]:
         """Return what arrives of a frame's packets, in order; `number` counts frames over the life of the device."""
         faults = self._faults
         if faults.storm_fraction and self._random.random() < faults.storm_fraction:
+            self.n_hit += 1
             return self._hit(list(packets))
         if number in faults.drop:
             return self._release([])

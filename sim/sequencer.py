@@ -31,6 +31,11 @@ _IS_RISING = {1: True, 2: False, 3: True, 4: False}
 CONTINUOUS = 1 << chip.OMR_FIELDS["CRW_SRW"].low
 _TTL, _LVDS = "TTL", "LVDS"
 _LINE_OF_CODE = {1: _TTL, 2: _TTL, 3: _LVDS, 4: _LVDS}
+_DELAYED = (TriggerOut.INPUT_TTL_DELAYED, TriggerOut.INPUT_LVDS_DELAYED)
+_LINE_OF_SOURCE = {
+    TriggerOut.INPUT_TTL: _TTL, TriggerOut.INPUT_TTL_DELAYED: _TTL,
+    TriggerOut.INPUT_LVDS: _LVDS, TriggerOut.INPUT_LVDS_DELAYED: _LVDS,
+}  # fmt: skip
 _DELAY_STEP_NS = 10
 
 
@@ -110,7 +115,7 @@ class Sequencer:
         self.now_ns = 0
         self.fault = FaultCode.NONE
         self._outbox: deque[memoryview | Hiccup] = deque()
-        self._n_made = 0  # over the life of the device
+        self._n_made = self._n_dropped = 0  # over the life of the device
         self._n_taken_bytes = 0
         self._is_replugged = False
         self._away: dict[int, int] = dict(faults.slow)
@@ -140,7 +145,7 @@ class Sequencer:
         self._run = run
         self.run_id, self.n_done = run.run_id, 0
         self._n_in_burst = 0
-        self._burst_ns = self._heard_ns = run.start_ns
+        self._burst_ns = self._heard_ns = self._shown_ns = run.start_ns
         self._flags = FrameFlag(0)
         self._is_on = True
         self._is_waiting = run.start is not TriggerStart.INTERNAL
@@ -161,6 +166,11 @@ class Sequencer:
         """Trigger by software."""
         self._is_waiting = False
         self._happen(Happening.TRIGGERED)
+
+    @property
+    def n_harmed(self) -> int:
+        """How many frames over the life of the device a full memory dropped, or the storm hit."""
+        return self._n_dropped + self._way.n_hit
 
     # The frame endpoint
 
@@ -251,6 +261,7 @@ class Sequencer:
                     self._flags |= FrameFlag.PAUSED
                     return
                 self._make_frame(is_kept=False)
+                self._n_dropped += 1
                 self._flags |= FrameFlag.OVERFLOW
             else:
                 self._make_frame(is_kept=True)
@@ -361,7 +372,7 @@ class Sequencer:
                 self._outbox.append(memoryview(each))
 
     def _show(self, opening_ns: int, closing_ns: int) -> None:
-        """Let the trigger outputs follow one frame; copies of the inputs are the inputs' own pulses."""
+        """Let the trigger outputs follow one frame, and the pulses that the inputs had since the one before."""
         run = self._run
         intervals = {
             TriggerOut.SHUTTER: (opening_ns, closing_ns),
@@ -370,7 +381,14 @@ class Sequencer:
             TriggerOut.BUSY: (run.start_ns, self.now_ns),
         }
         for line, output in self.outputs.items():
-            output.show(TriggerOut(run.settings[f"OUT_{line}"]), intervals)
+            source = TriggerOut(run.settings[f"OUT_{line}"])
+            output.show(source, intervals)
+            pulser = self._inputs.get(_LINE_OF_SOURCE.get(source, ""))
+            if pulser is not None:
+                delay_ns = run.settings[f"OUT_{line}_DELAY"] if source in _DELAYED else 0
+                for begin_ns, end_ns in pulser.pulses(self._shown_ns, self.now_ns):
+                    output.add(begin_ns + delay_ns, end_ns + delay_ns)
+        self._shown_ns = self.now_ns
 
 
 def readout_time_ns(omr: int, clock_khz: int = wire.REGISTERS["CLOCK"].initial) -> int:

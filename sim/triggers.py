@@ -47,6 +47,13 @@ class Pulser:
         first_ns = self.next_edge_ns(begin_ns, is_rising=is_rising)
         return max(-(-(end_ns - first_ns) // self.period_ns), 0)
 
+    def pulses(self, begin_ns: int, end_ns: int) -> Iterator[tuple[int, int]]:
+        """Yield from when to when it is high, for the last pulses that rise from a time until before another."""
+        first_ns = self.next_edge_ns(begin_ns, is_rising=True)
+        n_pulses = self.n_edges(begin_ns, end_ns, is_rising=True)
+        for n in range(max(n_pulses - _MAX_INTERVALS, 0), n_pulses):
+            yield first_ns + n * self.period_ns, first_ns + n * self.period_ns + self.high_ns
+
 
 class Output:
     """One trigger output: the times during which it was active, the last of them."""
@@ -63,10 +70,12 @@ class Output:
         self._intervals.clear()
 
     def show(self, source: TriggerOut, intervals: dict[TriggerOut, tuple[int, int]]) -> None:
-        """Take part of the intervals of one frame: those of the source that it follows, joined where they touch."""
-        if source not in intervals:
-            return
-        begin_ns, end_ns = intervals[source]
+        """Take that interval of one frame, if any, which is its source's."""
+        if source in intervals:
+            self.add(*intervals[source])
+
+    def add(self, begin_ns: int, end_ns: int) -> None:
+        """Take one interval, joined to the last where they touch."""
         if self._intervals and self._intervals[-1][1] >= begin_ns:
             begin_ns, _ = self._intervals.pop()
         self._intervals.append((begin_ns, end_ns))

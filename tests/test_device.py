@@ -383,6 +383,20 @@ def test_an_abort_ends_the_run_without_complaint(detector: Detector) -> None:
     detector.stop()  # too late, and no mistake
 
 
+def test_an_abort_throws_away_what_had_come_before_it(detector: Detector) -> None:
+    read = detector._link.read_frames
+
+    def several_at_once(timeout_s: float) -> memoryview:
+        return memoryview(b"".join(bytes(read(timeout_s)) for _ in range(4)))
+
+    detector._link.read_frames = several_at_once  # pyright: ignore[reportAttributeAccessIssue]
+    frames = detector.frames(100, 0.001)
+    next(frames)
+    detector.abort()
+    assert list(frames) == []
+    assert detector.state is State.IDLE
+
+
 def test_a_silent_board_is_a_timeout(detector: Detector, board: ScriptedBoard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "SILENCE_S", 0.05)
     board.count = lambda sequence, counter: 0

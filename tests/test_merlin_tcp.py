@@ -138,6 +138,22 @@ def test_soft_triggers_stop_and_abort(bench: Bench) -> None:
     assert [frame.sequence for frame in detector.frames(2, 0.001)] == [0, 1]
 
 
+def test_a_run_that_a_client_left_behind_can_be_aborted_by_the_next() -> None:
+    merlin = simulated_merlin("demo?seed=2")
+    with MerlinServer(merlin, command_port=0, data_port=0) as server:
+        gone = MerlinDetector("127.0.0.1", server.command_port, server.data_port)
+        next(frames := gone.frames(0, 0.001))
+        gone._link.close()  # it crashed, so it aborted nothing
+        with pytest.raises(Disconnected):
+            list(frames)
+        with MerlinDetector("127.0.0.1", server.command_port, server.data_port) as detector:
+            with pytest.raises(OurMistake, match="busy"):
+                detector.configure(FINE)
+            detector.abort()
+            detector.configure(FINE)
+            assert [type(item) for item in detector.frames(2, 0.001)] == [Frame, Frame]
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -15,7 +16,10 @@ import pytest
 import typer
 
 import sim.cli
+from firmware_iface.configuration import Configuration
+from firmware_iface.device import open_detector
 from firmware_iface.errors import WrongUsage
+from firmware_iface.frame import Frame
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVE = """
@@ -51,7 +55,8 @@ def test_the_list_names_instruments_and_options(capsys: pytest.CaptureFixture[st
     front_door(["sim", "list"])
     text = capsys.readouterr().out
     assert "sim:demo" in text
-    assert "unplug_after" in text
+    for option in ("unplug_after", "chips=", "pulser_us=", "first_counter=0|1"):
+        assert option in text
     front_door(["sim", "list", "--json"])
     assert "demo" in json.loads(capsys.readouterr().out)["instruments"]
 
@@ -72,6 +77,22 @@ def test_a_port_that_is_taken_is_refused() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(WrongUsage, match="usbredir"):
             front_door(["sim", "serve", "--usbredir", "--port", str(port)])
+
+
+def test_a_merlin_client_reaches_what_is_served_as_a_merlin() -> None:
+    command = [sys.executable, "-m", "mpxct", "sim", "serve", "--merlin", "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r"on ports (\d+) and (\d+)", process.stdout.readline())
+            assert found
+            with open_detector(f"merlin://127.0.0.1:{found[1]}?data_port={found[2]}") as detector:
+                detector.configure(Configuration(is_csm=False, counters=(0,)))
+                frames = list(detector.frames(3, 1e-3))
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    assert [frame.sequence for frame in frames if isinstance(frame, Frame)] == [0, 1, 2]
 
 
 @pytest.fixture
@@ -115,8 +136,6 @@ def test_a_served_device_is_pulled_and_put_back_by_word(served: tuple[subprocess
 
 
 def test_ctrl_c_ends_it_well(served: tuple[subprocess.Popen[str], int]) -> None:
-    import signal
-
     process, _ = served
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 0

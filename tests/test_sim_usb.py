@@ -11,6 +11,7 @@ import threading
 import types
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from sim.chip import SimulatedChip
 from sim.faults import NO_FAULTS, Faults
 from sim.sensor import Settings
 from sim.usb_device import SimulatedUsb, open_simulated
-from sim.usb_model import Speed, Stall, UsbDevice, configuration_descriptor, device_descriptor
+from sim.usb_model import Speed, Stall, UsbDevice, bos_descriptor, configuration_descriptor, device_descriptor
 
 READ_1 = chip.pack_register(
     chip.OMR_FIELDS, {"M": Mode.READ_COUNTER_1, "CountL": 2, "PS": 3, "ColourMode": 1, "GainMode": 1}
@@ -84,11 +85,11 @@ def control(device: UsbDevice, kind: int, request: int, value: int = 0, index: i
     return device.control(struct.pack("<BBHHH", kind, request, value, index, n_bytes if kind & 0x80 else 0))
 
 
-def page_bytes(name: str) -> bytes:
-    """Return the bytes of a line of the specification's descriptors."""
+def page_bytes(name: str, speed: Speed = Speed.HIGH) -> bytes:
+    """Return the bytes of a line of the specification's descriptors: those of the speed, if it has its own."""
     text = (Path(wire.__file__).parent / "PROTOCOL.md").read_text()
-    (line,) = re.findall(rf"^ *{re.escape(name)}  +((?:[0-9a-f]{{2}} +)*[0-9a-f]{{2}})$", text, flags=re.MULTILINE)
-    return bytes.fromhex(line)
+    lines = re.findall(rf"^ *{re.escape(name)}  +((?:[0-9a-f]{{2}} +)*[0-9a-f]{{2}})$", text, flags=re.MULTILINE)
+    return bytes.fromhex(lines[-1 if speed is Speed.SUPER else 0])
 
 
 def test_the_page_has_the_descriptors_of_high_speed(bus: SimulatedUsb) -> None:
@@ -98,6 +99,14 @@ def test_the_page_has_the_descriptors_of_high_speed(bus: SimulatedUsb) -> None:
     assert whole == page_bytes("configuration") + page_bytes("interface") + page_bytes("endpoints")
     assert control(device, 0x80, 6, 0x0200, n_bytes=9) == whole[:9]
     assert control(device, 0x80, 6, 0x0F00) == page_bytes("BOS") + page_bytes("LPM") + page_bytes("MS OS 2.0")
+
+
+def test_the_page_has_the_descriptors_of_superspeed() -> None:
+    page = partial(page_bytes, speed=Speed.SUPER)
+    assert device_descriptor(Speed.SUPER) == page("device")
+    parts = ("configuration", "interface", "endpoint 01", "endpoint 81", "endpoint 82")
+    assert configuration_descriptor(Speed.SUPER) == b"".join(map(page, parts))
+    assert bos_descriptor(Speed.SUPER) == b"".join(map(page, ("BOS", "LPM", "MS OS 2.0", "SuperSpeed")))
 
 
 @pytest.mark.parametrize("speed", list(Speed))

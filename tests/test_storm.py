@@ -48,7 +48,7 @@ def storm_of(n_frames: int) -> SimpleNamespace:
 
 def test_a_storm_makes_no_wrong_frame_and_no_silent_loss() -> None:
     storm = storm_of(3000)
-    assert (storm.n_wrong, storm.n_silent, storm.n_hangs) == (0, 0, 0)
+    assert (storm.n_wrong, storm.n_silent, storm.n_hangs, storm.n_baseless) == (0, 0, 0, 0)
     assert storm.n_right > 0
     assert storm.n_lost > 0
 
@@ -68,6 +68,16 @@ def test_the_storm_finds_a_decoder_that_tells_no_losses(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(codec.FrameDecoder, "_lose_until", silent)
     assert storm_of(1500).n_silent > 0
+
+
+def test_the_storm_finds_a_decoder_that_loses_what_came_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    damage = codec._damage
+
+    def too_strict(header: codec._FrameHeader, payload: bytearray, n_chips: int) -> str:
+        return "odd" if header.sequence % 7 == 3 else damage(header, payload, n_chips)
+
+    monkeypatch.setattr(codec, "_damage", too_strict)
+    assert storm_of(3000).n_baseless > 0
 
 
 class Instrument(RuleBasedStateMachine):
