@@ -180,6 +180,10 @@ class Board:
         while self._answer_next():
             pass
 
+    def forget_broken_command(self) -> None:
+        """Throw away the beginning of a command whose end never came."""
+        self._commands.clear()
+
     def pending_reply_bytes(self) -> int:
         """Return how many bytes of the oldest reply wait."""
         return len(self._replies[0]) if self._replies else 0

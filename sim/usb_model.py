@@ -203,8 +203,9 @@ class UsbDevice:
             self.reset()
 
     def reset(self) -> None:
-        """Reset the port: address, configuration and halts are gone, the board's state stays."""
+        """Reset the port: address, configuration, halts and a broken-off command are gone, the board's state stays."""
         with self.changed:
+            self._board.forget_broken_command()
             self.configuration = 0
             self._halted.clear()
             self.changed.notify_all()
@@ -216,9 +217,11 @@ class UsbDevice:
             self.changed.notify_all()
 
     def clear_halt(self, endpoint: int) -> None:
-        """End the STALL of an endpoint."""
+        """End the STALL of an endpoint; on the command endpoint, forget a command that broke off."""
         with self.changed:
             self.expect_present()
+            if endpoint == wire.EP_COMMAND:
+                self._board.forget_broken_command()
             self._halted.discard(endpoint)
             self.changed.notify_all()
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import types
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -248,6 +248,18 @@ def test_a_halted_endpoint_stalls_until_cleared(bus: SimulatedUsb, device: usb.c
     assert (refusal.value.errno, refusal.value.backend_error_code) == (errno.EPIPE, -9)
     device.clear_halt(0x81)
     assert len(device.read(0x81, 512)) == 12 + wire.INFO.size + 4
+
+
+@pytest.mark.parametrize("mend", [lambda d: d.clear_halt(wire.EP_COMMAND), lambda d: d.reset()], ids=["halt", "port"])
+def test_a_broken_off_command_is_forgotten(device: usb.core.Device, mend: Callable[[usb.core.Device], None]) -> None:
+    question = command(Opcode.GET_INFO)
+    device.write(wire.EP_COMMAND, command(Opcode.CHIP_TRANSACT, bytes(49_000))[:1000])
+    device.write(wire.EP_COMMAND, question)
+    with pytest.raises(usb.core.USBTimeoutError):
+        device.read(wire.EP_REPLY, 512, timeout=20)
+    mend(device)
+    device.write(wire.EP_COMMAND, question)
+    assert bytes(device.read(wire.EP_REPLY, 512, timeout=500)[:2]) == wire.REPLY_MAGIC
 
 
 def test_unknown_requests_stall_and_unknown_endpoints_do_not_exist(device: usb.core.Device) -> None:

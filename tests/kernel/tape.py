@@ -40,6 +40,9 @@ class Tape:
     def plug(self) -> None:
         """Be put back on the bus."""
 
+    def forget_broken_command(self) -> None:
+        """Nothing is kept of a command: each comes whole."""
+
     def receive(self, data: bytes) -> None:
         """Start, halt, or keep what was written for the reply."""
         if data in (GO, HALT):
