@@ -170,6 +170,62 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         _refuse_outside("thickness_mm", self.thickness_mm, 0.01, 1000, "mm")
 
 
+class BiasPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How near GND, FBK and Cas are brought to their voltages, and how many readings make one."""
+
+    tolerance_v: float = 0.004
+    n_readings: int = 3
+
+    def __post_init__(self) -> None:
+        _refuse_outside("tolerance_v", self.tolerance_v, 1e-4, 0.1, "V")
+        _refuse_outside("n_readings", self.n_readings, 1, 1000)
+
+
+EQUALISATION_METHODS = ("noise", "pulses", "source")
+
+
+class EqualisationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """By what each pixel's threshold is found: its noise, test pulses of `pulse_e` electrons, or the edge of a source.
+
+    `spacing` lets one pixel of each `spacing` x `spacing` count at a time; 0 is as close as the method allows: all at
+    once for noise and sources, every third for pulses. `pair_ev` is the sensor's energy per electron (CdTe by default).
+    """
+
+    method: str = "noise"
+    spacing: int = 0
+    max_rounds: int = 8
+    n_pulses: int = 200
+    pulse_e: float = 5000.0
+    source: str = "Am-241"
+    source_exposure_s: float = 1.0
+    pair_ev: float = 4.43
+
+    def __post_init__(self) -> None:
+        _refuse_unlisted("method", self.method, EQUALISATION_METHODS)
+        _refuse_outside("spacing", self.spacing, 0, 16)
+        if self.method == "pulses" and self.spacing in (1, 2):
+            raise ValueError(f"spacing is {self.spacing} with test pulses; allowed: 0, or 3 and more, lest sums mix")
+        _refuse_outside("max_rounds", self.max_rounds, 0, 32)
+        _refuse_outside("n_pulses", self.n_pulses, 10, 4000)
+        _refuse_outside("pulse_e", self.pulse_e, 100, 30_000, "electrons")
+        _refuse_unspeakable("source", self.source)
+        _refuse_outside("source_exposure_s", self.source_exposure_s, 1e-6, 3600, "s")
+        _refuse_outside("pair_ev", self.pair_ev, 1, 10, "eV")
+
+
+class EnergyPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the scale is checked: the tube's voltage whose end is looked for, 0 for no check, and frames per step."""
+
+    end_point_kvp: float = 80.0
+    end_point_ma: float = 0.006
+    end_point_frames: int = 8
+
+    def __post_init__(self) -> None:
+        _refuse_outside("end_point_kvp", self.end_point_kvp, 0, 160, "kVp")
+        _refuse_outside("end_point_ma", self.end_point_ma, 0, 1000, "mA")
+        _refuse_outside("end_point_frames", self.end_point_frames, 1, 10_000)
+
+
 class CalibrationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the calibration looks at, and for how long."""
 
@@ -185,6 +241,9 @@ class CalibrationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     n_dark_frames: int = 20
     n_flat_frames: int = 50
     n_cell_frames: int = 150
+    bias: BiasPlan = BiasPlan()
+    equalisation: EqualisationPlan = EqualisationPlan()
+    energy: EnergyPlan = EnergyPlan()
 
     def __post_init__(self) -> None:
         for source in self.sources:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -111,6 +111,13 @@ def refuse_foreign(calibration: Calibration, wanted: Conditions) -> None:
 
 def set_up_detector(detector: Detector, plan: Plan, calibration: Calibration, dacs: dict[str, int]) -> None:
     """Bring the detector into the state of the scan, with these DAC codes."""
+    configure(detector, plan)
+    set_dacs(detector, calibration, dacs)
+    detector.load_pixels(pixel_configuration(calibration))
+
+
+def configure(detector: Detector, plan: Plan) -> None:
+    """Let the bias and the chip's mode be those of the scan."""
     detector.set_bias(plan.detector.bias_v)
     detector.configure(
         Configuration(
@@ -121,8 +128,15 @@ def set_up_detector(detector: Detector, plan: Plan, calibration: Calibration, da
             counters=plan.detector.counters,
         )
     )
+
+
+def set_dacs(detector: Detector, calibration: Calibration, dacs: Mapping[str, int]) -> None:
+    """Set DACs of all chips alike, but for those that were tuned: these are each chip's own."""
     detector.set_dacs(dacs)
-    detector.load_pixels(pixel_configuration(calibration))
+    tuned = calibration.bias_currents
+    if tuned is not None and len(tuned.codes) > 1:
+        for number in range(len(tuned.codes)):
+            detector.set_dacs(tuned.dacs(number), number)
 
 
 def select_open_beam(gantry: Gantry, plan: Plan) -> None:
