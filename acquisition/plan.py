@@ -218,7 +218,7 @@ class EnergyPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     end_point_kvp: float = 80.0
     end_point_ma: float = 0.006
-    end_point_frames: int = 8
+    end_point_frames: int = 3
 
     def __post_init__(self) -> None:
         _refuse_outside("end_point_kvp", self.end_point_kvp, 0, 160, "kVp")

@@ -21,7 +21,7 @@ from firmware_iface.errors import TheirMistake
 
 TOLERANCE_V = 0.004
 LAST_CODE = 255
-SWEEP_CODES = tuple(range(0, LAST_CODE + 1, 15))
+N_SWEPT = 18
 FINE_CODES = 2
 """How many codes on either side of the crossing are read once more."""
 
@@ -87,7 +87,12 @@ class BiasCurrents:
         return {name: int(code) for name, code in zip(self.names, self.codes[chip_number], strict=True)}
 
 
-def search(name: str, target_v: float, *, tolerance_v: float = TOLERANCE_V) -> Search:
+def swept_codes(last_code: int = LAST_CODE) -> NDArray[np.int64]:
+    """Return the codes of a sweep: evenly spread from end to end."""
+    return np.rint(np.linspace(0, last_code, N_SWEPT)).astype(np.int64)
+
+
+def search(name: str, target_v: float, *, tolerance_v: float = TOLERANCE_V, last_code: int = LAST_CODE) -> Search:
     """Look for the code that brings a DAC nearest to a voltage.
 
     Raises
@@ -96,14 +101,14 @@ def search(name: str, target_v: float, *, tolerance_v: float = TOLERANCE_V) -> S
         The DAC does not reach the voltage, does not move, or comes no nearer than the tolerance.
     """
     swept = []
-    for code in SWEEP_CODES:
-        swept.append((yield code))
+    codes = swept_codes(last_code)
+    for code in codes:
+        swept.append((yield int(code)))
     volts = np.asarray(swept, dtype=np.float64)
-    codes = np.asarray(SWEEP_CODES)
     crossings = np.flatnonzero(np.diff(np.sign(volts - target_v)) != 0)
     if not len(crossings):
         raise TheirMistake(
-            f"{name} reads {volts.min():.3f} to {volts.max():.3f} V over its codes 0 to {LAST_CODE}; "
+            f"{name} reads {volts.min():.3f} to {volts.max():.3f} V over its codes 0 to {last_code}; "
             f"wanted: {target_v:.3f} V",
             hint="check the chip's supply and the converter at its sense pad",
         )
@@ -115,7 +120,7 @@ def search(name: str, target_v: float, *, tolerance_v: float = TOLERANCE_V) -> S
         middle = (low + high) // 2
         is_above = (yield middle) > target_v
         low, high = (low, middle) if is_above == rises else (middle, high)
-    near = range(max(low - FINE_CODES + 1, 0), min(high + FINE_CODES, LAST_CODE + 1))
+    near = range(max(low - FINE_CODES + 1, 0), min(high + FINE_CODES, last_code + 1))
     read = []
     for code in near:
         read.append((yield code))

@@ -16,7 +16,7 @@ therefore moves all edges down by a share of their energy, which no residual sho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +25,19 @@ from scipy.optimize import least_squares
 from scipy.special import erfc, ndtr
 
 from calibration.attenuation import Line
+from calibration.spectrum import emission
 from firmware_iface.errors import CalibrationMissing
 
 RELATIVE_ERROR = 0.003
 """Uncertainty of the S-curve model itself, as a share of the curve's height."""
+GROUP = 0.2
+"""Lines within this share of a source's strongest line are looked at together."""
 SMALLEST_SPREAD, WIDEST_SPREAD = 1e-3, 0.45
 """Limits of the cloud's width as a share of the pitch."""
+COMMON = ("offset", "gain", "noise", "growth")
+"""What all sources of a threshold share in the fit."""
+DIFFERENCE = 1e-6
+"""Relative step of numerical derivatives."""
 _U, _DU = np.polynomial.legendre.leggauss(32)
 _U, _DU = (_U + 1) / 2, _DU / 2
 """Nodes and weights between 0 and 1, for u = 1 - 2 q s."""
@@ -84,26 +91,6 @@ class SCurve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Shape:
-    """What an S-curve looks like beside where it stands.
-
-    Attributes
-    ----------
-    height, constant : float64
-        Counts between half the energy and the edge, without shared charge, and beyond it.
-    spread : float64
-        Width of the charge cloud as a share of the pitch.
-    width : float64
-        Standard deviation of the edge, in DAC codes.
-    """
-
-    height: np.float64
-    spread: np.float64
-    constant: np.float64
-    width: np.float64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EnergyScale:
     """Code = offset + gain * energy, for one threshold.
 
@@ -119,8 +106,12 @@ class EnergyScale:
     energies_kev, positions_dac, residuals_kev, widths_dac : (n_sources,) float64
         Mean energy of each source, where a fit of this source alone finds it, that position on the joint scale minus
         the energy, and the width of the edge.
+    blur : (float, float)
+        Noise in DAC codes, the same at every energy, and the part of the edges' width that grows with the energy, as a
+        share of it (Fano, and gains that differ); they add in squares.
     shapes : (n_sources, 4) float64
-        Height, spread, constant and width of each, the fields of `Shape`.
+        Of each: height, the counts between half the energy and the edge without shared charge; spread, the width of the
+        charge cloud as a share of the pitch; constant, the counts beyond the edge; width of the edge in codes.
     chi2_ratio : float
         Sum of squared deviations over degrees of freedom.
     """
@@ -133,6 +124,7 @@ class EnergyScale:
     positions_dac: NDArray[np.float64]
     residuals_kev: NDArray[np.float64]
     widths_dac: NDArray[np.float64]
+    blur: tuple[float, float]
     shapes: NDArray[np.float64]
     chi2_ratio: float
 
@@ -140,6 +132,11 @@ class EnergyScale:
     def residual_rms_kev(self) -> float:
         """Root mean square of the residuals."""
         return float(np.sqrt(np.mean(self.residuals_kev**2)))
+
+    def model_of(self, which: int, curve: SCurve) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+        """Return the fitted S-curve of one source as a function of codes."""
+        lines_dac = self.offset_dac + self.gain_dac_per_kev * curve.energies_kev
+        return lambda dacs: expected_counts(dacs, lines_dac, curve.shares, self.shapes[which], self.offset_dac)
 
     def sigma_kev(self, energy_kev: ArrayLike) -> NDArray[np.float64]:
         """Return the standard error of the scale at some energies, in keV."""
@@ -168,6 +165,19 @@ class EndPoint:
     def error_kev(self) -> float:
         """Found minus set."""
         return self.found_kev - self.kvp
+
+
+def line_group(source: str) -> tuple[Line, ...]:
+    """Return the strongest line of a source and those near it, which are looked at together."""
+    lines = emission(source)
+    strongest = max(lines, key=lambda line: line.fraction)
+    return tuple(line for line in lines if abs(line.energy_kev / strongest.energy_kev - 1) <= GROUP)
+
+
+def mean_kev(lines: Iterable[Line]) -> float:
+    """Return the mean energy of lines by their intensity."""
+    lines = tuple(lines)
+    return sum(line.energy_kev * line.fraction for line in lines) / sum(line.fraction for line in lines)
 
 
 def steepest_dac(curve_dacs: ArrayLike, counts: ArrayLike) -> float:
@@ -204,53 +214,68 @@ def expected_counts(
     height, spread, constant, width = shape
     spread = float(np.clip(spread, SMALLEST_SPREAD, WIDEST_SPREAD))
     got = ndtr((1 - _U) / (2 * spread))  # the share of the charge at the area u^2
-    charges_dac = offset_dac + (lines_dac - offset_dac)[:, None] * got
-    above = charges_dac - np.asarray(dacs, dtype=np.float64)[:, None, None]
-    seen = 0.5 * erfc(-above / (np.sqrt(2) * max(abs(width), 1e-3)))
-    return height * ((seen @ (2 * _U * _DU)) @ shares) + constant
+    charges_dac = offset_dac + np.multiply.outer(lines_dac - offset_dac, got).ravel()
+    weights = np.multiply.outer(shares, 2 * _U * _DU).ravel()
+    below = (np.asarray(dacs, dtype=np.float64)[:, None] - charges_dac) / (np.sqrt(2) * max(abs(width), 1e-3))
+    # einsum, not @: threads of a linear-algebra library cost more than such small products
+    return 0.5 * height * np.einsum("ij,j->i", erfc(below), weights) + constant
 
 
-def fit_energy_scale(curves: Sequence[SCurve], *, guess: tuple[float, float] | None = None) -> EnergyScale:
+def fit_energy_scale(
+    curves: Sequence[SCurve], *, guess: tuple[float, float] | None = None, like: EnergyScale | None = None
+) -> EnergyScale:
     """Fit one straight energy scale to the S-curves of several sources together.
 
-    Each source has its own intensity, spread of charge, constant and width; offset and gain are common.
+    Each source has its own intensity, spread of charge and constant; offset, gain, and how wide edges are, are common.
 
     Parameters
     ----------
     curves : two or more of different energies
     guess : (offset in DAC, gain in DAC per keV), optional
         Where to start; without it, the steepest point of each curve tells.
+    like : EnergyScale, optional
+        A scale of the same sources to start from instead.
     """
     energies = np.asarray([curve.energy_kev for curve in curves])
     if len(curves) < 2 or np.ptp(energies) == 0:
         raise ValueError(f"{len(curves)} curves cannot give a scale; allowed: two or more of different energies")
-    if guess is None:
+    if like is not None:
+        offset, gain = like.offset_dac, like.gain_dac_per_kev
+    elif guess is None:
         gain, offset = np.polyfit(energies, [steepest_dac(curve.dacs, curve.counts) for curve in curves], 1)
     else:
         offset, gain = guess
-    start = np.concatenate([[offset, gain], *(_start_of_shape(curve, gain) for curve in curves)])
-    low = np.concatenate([[-np.inf, 0.1 * gain], *([[0, SMALLEST_SPREAD, 0, 0.05]] * len(curves))])
-    high = np.concatenate([[np.inf, 10 * gain], *([[np.inf, WIDEST_SPREAD, np.inf, 8 * gain]] * len(curves))])
+    if like is None:
+        blur, shapes = np.array([0.5 * gain, 0.01]), np.stack([_start_of_shape(curve) for curve in curves])
+    else:
+        blur, shapes = np.asarray(like.blur), like.shapes[:, :3]
+    start = np.concatenate([[offset, gain], blur, shapes.ravel()])
+    low = np.concatenate([[-np.inf, 0.1 * gain, 0.05, 0], *([[0, SMALLEST_SPREAD, 0]] * len(curves))])
+    high = np.concatenate([[np.inf, 10 * gain, 8 * gain, 0.3], *([[np.inf, WIDEST_SPREAD, np.inf]] * len(curves))])
+    own = [np.r_[: len(COMMON), len(COMMON) + 3 * which : len(COMMON) + 3 * which + 3] for which in range(len(curves))]
 
-    def joint(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-        offset_dac, gain_dac = parameters[:2]
-        shapes = parameters[2:].reshape(len(curves), 4)
-        return np.concatenate(
-            [
-                _misfit(curve, offset_dac + gain_dac * curve.energies_kev, shape, offset_dac)
-                for curve, shape in zip(curves, shapes, strict=True)
-            ]
-        )
+    def misfit(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.concatenate([_misfit(curve, parameters[mine]) for curve, mine in zip(curves, own, strict=True)])
 
-    start = np.clip(start, low, high)
-    found = least_squares(joint, start, bounds=(low, high), x_scale="jac", max_nfev=400)
+    def slopes(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Differentiate each source by its own parameters only, which is most of the time saved."""
+        blocks = []
+        for curve, mine in zip(curves, own, strict=True):
+            values = parameters[mine]
+            steps = DIFFERENCE * np.maximum(np.abs(values), 0.01)
+            at, *beside = (_misfit(curve, moved) for moved in (values, *(values + np.diag(steps))))
+            block = np.zeros((len(curve.dacs), len(parameters)))
+            block[:, mine] = (np.stack(beside, axis=1) - at[:, None]) / steps
+            blocks.append(block)
+        return np.concatenate(blocks)
+
+    start = np.clip(start, low + 1e-9, high)
+    found = least_squares(misfit, start, slopes, bounds=(low, high), x_scale="jac", max_nfev=200)
     offset, gain = float(found.x[0]), float(found.x[1])
-    shapes = found.x[2:].reshape(len(curves), 4)
     freedom = max(len(found.fun) - len(found.x), 1)
     chi2_ratio = float(2 * found.cost / freedom)
-    positions = np.asarray(
-        [_position_alone(curve, offset, gain, shape) for curve, shape in zip(curves, shapes, strict=True)]
-    )
+    positions = np.asarray([_position_alone(curve, found.x[mine]) for curve, mine in zip(curves, own, strict=True)])
+    widths = _widths_dac(found.x[: len(COMMON)], energies)
     return EnergyScale(
         offset_dac=offset,
         gain_dac_per_kev=gain,
@@ -259,8 +284,9 @@ def fit_energy_scale(curves: Sequence[SCurve], *, guess: tuple[float, float] | N
         energies_kev=energies,
         positions_dac=positions,
         residuals_kev=(positions - offset) / gain - energies,
-        widths_dac=np.abs(shapes[:, 3]),
-        shapes=shapes,
+        widths_dac=widths,
+        blur=(float(found.x[2]), float(found.x[3])),
+        shapes=np.column_stack([found.x[len(COMMON) :].reshape(len(curves), 3), widths]),
         chi2_ratio=chi2_ratio,
     )
 
@@ -315,29 +341,39 @@ def find_end_point(energies_kev: ArrayLike, counts: ArrayLike, kvp: float, *, si
     return EndPoint(kvp=kvp, found_kev=float(found.x[0]), sigma_kev=float(np.sqrt(covariance[0, 0])))
 
 
-def _position_alone(curve: SCurve, offset: float, gain: float, shape: NDArray[np.float64]) -> float:
-    """Fit one source by itself; the common scale only spaces the lines inside it, and says where no charge stands."""
-    spacing = gain * (curve.energies_kev - curve.energy_kev)
+def _position_alone(curve: SCurve, parameters: NDArray[np.float64]) -> float:
+    """Fit one source by itself: where it stands, with its own height, spread and constant; all else is the joint fit's."""
+    offset, gain = parameters[:2]
+    shape = parameters[len(COMMON) :]
 
-    def alone(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _misfit(curve, parameters[0] + spacing, parameters[1:], offset)
+    def alone(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        moved = parameters.copy()
+        moved[0], moved[len(COMMON) :] = offset + values[0], values[1:]
+        return _misfit(curve, moved)
 
-    start = np.concatenate([[offset + gain * curve.energy_kev], shape])
-    low = np.array([-np.inf, 0, SMALLEST_SPREAD / 2, -1e-9, 0.02])
-    high = np.array([np.inf, np.inf, 2 * WIDEST_SPREAD, np.inf, np.inf])
-    return float(least_squares(alone, start, bounds=(low, high), x_scale="jac", max_nfev=200).x[0])
+    low = np.array([-np.inf, 0, SMALLEST_SPREAD / 2, -1e-9])
+    high = np.array([np.inf, np.inf, 2 * WIDEST_SPREAD, np.inf])
+    by = least_squares(alone, np.concatenate([[0.0], shape]), bounds=(low, high), x_scale="jac", max_nfev=100).x[0]
+    return float(offset + gain * curve.energy_kev + by)
 
 
-def _start_of_shape(curve: SCurve, gain: float) -> NDArray[np.float64]:
-    """Guess height, spread, constant and width of one source."""
+def _start_of_shape(curve: SCurve) -> NDArray[np.float64]:
+    """Guess height, spread and constant of one source."""
     constant = float(max(curve.counts.min(), 0))
-    return np.asarray([max(1.3 * (curve.counts.max() - constant), 1.0), 0.05, constant + 1e-3, max(gain, 1.0)])
+    return np.asarray([max(1.3 * (curve.counts.max() - constant), 1.0), 0.05, constant + 1e-3])
 
 
-def _misfit(
-    curve: SCurve, lines_dac: NDArray[np.float64], shape: NDArray[np.float64], offset_dac: float
-) -> NDArray[np.float64]:
-    """Return (model - counts) / sigma at each code."""
-    model = expected_counts(curve.dacs, lines_dac, curve.shares, shape, offset_dac)
+def _widths_dac(common: NDArray[np.float64], energies_kev: ArrayLike) -> NDArray[np.float64]:
+    """Return the width of edges: noise, which is the same everywhere, and what grows with the energy, in squares."""
+    _, gain, noise_dac, growth = common
+    return np.hypot(noise_dac, growth * gain * np.asarray(energies_kev))
+
+
+def _misfit(curve: SCurve, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (model - counts) / sigma at each code, for the common parameters and a height, a spread and a constant."""
+    offset, gain = parameters[:2]
+    width = _widths_dac(parameters[: len(COMMON)], curve.energy_kev)
+    shape = np.append(parameters[len(COMMON) :], width)
+    model = expected_counts(curve.dacs, offset + gain * curve.energies_kev, curve.shares, shape, offset)
     sigma = np.sqrt(np.maximum(curve.counts, 1) + (RELATIVE_ERROR * np.ptp(curve.counts)) ** 2)
     return (model - curve.counts) / sigma

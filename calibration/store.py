@@ -18,9 +18,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.bias_currents import BiasCurrents
 from calibration.conditions import Conditions, StepRecord
+from calibration.energy_scale import EndPoint
+from calibration.equalisation import Equalisation, mean_and_sigma
 from calibration.material_basis import MaterialBasis
-from calibration.thresholds import mean_and_sigma
+from calibration.pixel_scale import PixelScale
 from calibration.whole_file import whole_file
 from firmware_iface.chip import FINE_THRESHOLDS, N_THRESHOLDS
 from firmware_iface.errors import BadFile, WrongUsage
@@ -111,6 +114,13 @@ class Calibration:
     thresholds_kev : tuple of float
         Of the bins that `basis` and the flats were measured with.
     basis : MaterialBasis, optional
+    bias_currents : BiasCurrents, optional
+    equalisation : Equalisation, optional
+    scale_covariance : (n_thresholds, 2, 2) float64, optional
+        Of offset and gain of each threshold; NaN for one that was not measured.
+    pixel_scale : PixelScale, optional
+    end_point : EndPoint, optional
+        The check of the energy scale by the tube's voltage.
     """
 
     created: str
@@ -135,6 +145,11 @@ class Calibration:
     lines: tuple[MeasuredLine, ...]
     thresholds_kev: tuple[float, ...]
     basis: MaterialBasis | None = None
+    bias_currents: BiasCurrents | None = None
+    equalisation: Equalisation | None = None
+    scale_covariance: NDArray[np.float64] | None = field(default=None, metadata={"units": "DAC code and keV"})
+    pixel_scale: PixelScale | None = None
+    end_point: EndPoint | None = None
 
     def __post_init__(self) -> None:
         n_thresholds = N_THRESHOLDS if self.is_colour else FINE_THRESHOLDS

@@ -219,7 +219,7 @@ def _describe_calibration(calibration: Calibration) -> dict[str, Any]:
 
 
 def _describe_threshold(calibration: Calibration, number: int) -> dict[str, Any]:
-    from calibration.thresholds import mean_and_sigma
+    from calibration.equalisation import mean_and_sigma
 
     gain = float(calibration.gain_dac_per_kev[number])
     _, sigma = mean_and_sigma(calibration.edges_after_dac[number])

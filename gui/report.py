@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from acquisition.scan_file import Event
 from calibration.pixels import PixelClass
 from calibration.store import Calibration
-from calibration.thresholds import mean_and_sigma
+from calibration.equalisation import mean_and_sigma
 from firmware_iface.errors import WrongUsage
 from gui.colour import GREY, colours_of
 from gui.picture import INK, SMALL_PT, SOFT_INK, calibration_figure, name_of, png_bytes, write_whole

@@ -12,7 +12,7 @@ import numpy as np
 
 from acquisition.calibrate.exposures import Instrument, Work, configure
 from acquisition.plan import BiasPlan, Plan
-from calibration.bias_currents import LAST_CODE, SWEEP_CODES, BiasCurrents, Tuned, search
+from calibration.bias_currents import LAST_CODE, BiasCurrents, Tuned, search, swept_codes
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.chip import OPERATING_POINT_V
@@ -46,7 +46,7 @@ def bias(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work:
         tolerance_v=wanted.tolerance_v,
         codes=np.asarray([[found[name].code for name in names] for found, _ in tuned]),
         voltage_v=np.asarray([[read[name] for name in names] for _, read in tuned]),
-        swept_codes=np.asarray(SWEEP_CODES),
+        swept_codes=swept_codes(),
         swept_v=np.asarray([[found[name].swept_v for name in names] for found, _ in tuned]),
     )
     return replace(calibration, dacs={**calibration.dacs, **record.dacs(0)}, bias_currents=record)

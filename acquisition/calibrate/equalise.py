@@ -1,96 +1,76 @@
-"""The step `equalise`: bring the noise peaks of all thresholds to one code.
+"""The step `equalise`: bring every pixel's thresholds to one code, in the scan's own mode.
 
 # Ref: order and codes: EXCALIBUR calibration, dexter and Merlin manual v0.7 p43-45 (reference on the Medipix3RX,
-#      section 8; its addendum, section 5): noise peaks at 1 ms, target 15, DAC_Disc from two settings, trims spread
-#      over the matrix so that not all pixels are noisy at once, then one step up or down where it helps.
-# Ref: nominal gain 8.81 DAC/keV in SHGM (EXCALIBUR) times 7 fF over the feedback capacitance of the mode.
+#      section 8; its addendum, section 5): target 15, DAC_Disc from two settings, trims spread over the matrix so that not
+#      all pixels are noisy at once, then one step up or down where it helps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.calibrate.exposures import HIGHEST_CODE, Instrument, Work, frame, matrix
+from acquisition.calibrate.edges import Edges, Planes, edges_of, nominal_gain
+from acquisition.calibrate.exposures import HIGHEST_CODE, Instrument, Work, set_dacs
 from acquisition.plan import Plan
-from calibration import thresholds
+from calibration import equalisation
+from calibration.equalisation import Equalisation, TrimFault
 from calibration.pixels import PixelClass
 from calibration.progress import Progress
 from calibration.store import Calibration
-from firmware_iface.chip import COLS, FEEDBACK_FF, N_THRESHOLDS, ROWS, TRIM_CODES, Gain
-from firmware_iface.device import Configuration, Detector
-from firmware_iface.errors import WrongUsage
+from firmware_iface.chip import TRIM_CODES
+from firmware_iface.device import Detector
 
-LOWEST_TARGET_DAC = 15.0
 TRIAL_DISCS = (60, 120)
 MIDDLE_TRIM = TRIM_CODES // 2
 MEASURED_TRIMS = (0, 8, 16, 24, 31)
-SHGM_DAC_PER_KEV = 8.81
-QUIET_SHARE = 3e-3
-"""A noise scan is over when fewer pixels than this share count anything."""
-
-NoiseScan = Callable[[str, NDArray[np.uint8], range], Generator[Progress, None, NDArray[np.float32]]]
-"""Stage name, trims and codes to noise peaks."""
+NEAR_DAC = 15
+"""How far from the target pixels are looked for once they have their trims."""
 
 
 def equalise(instrument: Instrument, plan: Plan, calibration: Calibration, *, target_dac: float | None = None) -> Work:
-    """Bring the noise peaks of all eight thresholds to one code; the energy scale is then still nominal.
+    """Bring the edges of all thresholds to one code; the energy scale is then still nominal.
 
-    Noise peaks are measured at the middle trim (the figure before), DAC_DiscL and DAC_DiscH are chosen, five trim
-    codes spread over the matrix are measured, the best is chosen by interpolation, tried one step further, and
-    measured again.
+    Edges are measured at the middle trim (the figure before), DAC_DiscL and DAC_DiscH are chosen, five trim codes spread
+    over the matrix are measured and the best is chosen by interpolation. Then single steps are tried until no pixel comes
+    closer, and all is measured once more, independently of what was chosen by.
 
     Parameters
     ----------
     target_dac : float, optional
         Where to bring them. By default where they stand at the middle trim, which asks the least of the trims and so
-        allows the finest steps; but not so low that a peak is cut by the end of the DAC.
+        allows the finest steps; but not so low that an edge is cut by the end of the DAC.
     """
-    detector, exposure_s = instrument.detector, plan.calibration.equalisation_exposure_s
-    _refuse_fine_pitch(plan)
-    instrument.gantry.beam(False)
+    detector, wanted = instrument.detector, plan.calibration.equalisation
+    planes = calibration.trim.shape
     detector.set_bias(plan.detector.bias_v)
-    detector.configure(
-        Configuration(
-            is_colour=True,
-            is_csm=plan.detector.is_csm,
-            gain=Gain[plan.detector.gain],
-            depth_bits=12,
-            counters=(0, 1),
-            is_equalization=True,
-        )
-    )
-    planes = (N_THRESHOLDS, ROWS // 2, COLS // 2)
-
-    def scan(stage: str, trim: NDArray[np.uint8], codes: range) -> Generator[Progress, None, NDArray[np.float32]]:
-        return (yield from _noise_scan(detector, stage, trim, codes, exposure_s))
-
-    before = yield from scan(
-        "noise before", np.full(planes, MIDDLE_TRIM, dtype=np.uint8), range(0, HIGHEST_CODE + 1, 2)
-    )
+    set_dacs(detector, calibration, calibration.dacs)
+    edges = edges_of(instrument, plan)
+    yield from edges.prepare()
+    before = yield from edges.scan("before", np.full(planes, MIDDLE_TRIM, dtype=np.uint8), None)
     if target_dac is None:
-        target_dac = max(LOWEST_TARGET_DAC, round(thresholds.mean_and_sigma(before)[0]))
-    discs = yield from _choose_discs(detector, scan, target_dac, planes)
-    detector.set_dacs(discs)
-    edges = yield from _measure_trims(scan, planes, range(0, HIGHEST_CODE + 1, 3))
-    choice = thresholds.choose_trims(edges, MEASURED_TRIMS, target_dac)
+        target_dac = float(max(edges.lowest_dac, round(equalisation.mean_and_sigma(before)[0])))
+    detector.set_dacs((yield from _choose_discs(detector, edges, target_dac, planes)))
+    measured = yield from _measure_trims(edges, planes)
+    step_dac = equalisation.trim_steps_dac(measured, MEASURED_TRIMS)
+    choice = equalisation.choose_trims(measured, MEASURED_TRIMS, target_dac)
+    near = range(max(round(target_dac) - NEAR_DAC, 0), min(round(target_dac) + NEAR_DAC, HIGHEST_CODE) + 1)
+    trim, n_rounds = yield from _refine(edges, choice.trims, near, target_dac, wanted.max_rounds)
+    after = yield from edges.scan("after", trim, near)
+    if wanted.method == "pulses":
+        detector.set_test_pulses(0)
 
-    near = range(max(round(target_dac) - 15, 0), round(target_dac) + 16)
-    trim = choice.trims
-    measured = yield from scan("check", trim, near)
-    trial = thresholds.refine_trims(trim, measured, target_dac)
-    is_better = thresholds.is_closer((yield from scan("refine", trial, near)), measured, target_dac)
-    trim = np.where(is_better, trial, trim)
-    after = yield from scan("noise after", trim, near)
-
-    used = _used_thresholds(plan)
-    pixel_class = np.zeros(planes[1:], dtype=np.uint8)
-    pixel_class[choice.is_out_of_range[used].any(axis=0)] |= np.uint8(PixelClass.OUT_OF_TRIM)
-    pixel_class[np.isnan(after[used]).any(axis=0)] |= np.uint8(PixelClass.NO_EDGE)
-    nominal = SHGM_DAC_PER_KEV * FEEDBACK_FF[Gain.SHGM] / FEEDBACK_FF[Gain[plan.detector.gain]]
+    fault = equalisation.trim_faults(choice, after, target_dac, step_dac)
+    used = fault[_used_thresholds(plan)]
+    pixel_class = np.zeros(planes[1:], dtype=calibration.pixel_class.dtype)
+    pixel_class[np.isin(used, (TrimFault.TOO_HIGH, TrimFault.TOO_LOW)).any(axis=0)] |= PixelClass.OUT_OF_TRIM.value
+    pixel_class[(used == TrimFault.NO_EDGE).any(axis=0)] |= PixelClass.NO_EDGE.value
+    mean_before, sigma_before = _spreads(before)
+    mean_after, sigma_after = _spreads(after)
+    gain = nominal_gain(plan)
     return replace(
         calibration,
         dacs=dict(detector.dacs),
@@ -100,18 +80,34 @@ def equalise(instrument: Instrument, plan: Plan, calibration: Calibration, *, ta
         target_dac=target_dac,
         edges_before_dac=before,
         edges_after_dac=after,
-        offset_dac=np.asarray([thresholds.mean_and_sigma(plane)[0] for plane in after]),
-        gain_dac_per_kev=np.full(N_THRESHOLDS, nominal),
+        offset_dac=mean_after - gain * edges.energy_kev,
+        gain_dac_per_kev=np.full(planes[0], gain),
         lines=(),
+        scale_covariance=None,
+        pixel_scale=None,
+        end_point=None,
+        equalisation=Equalisation(
+            method=wanted.method,
+            energy_kev=edges.energy_kev,
+            pair_kev=wanted.pair_ev * 1e-3,
+            mean_before_dac=mean_before,
+            mean_after_dac=mean_after,
+            sigma_before_dac=sigma_before,
+            sigma_after_dac=sigma_after,
+            step_dac=step_dac,
+            n_rounds=n_rounds,
+            trim_histogram=np.stack([np.bincount(plane.ravel(), minlength=TRIM_CODES) for plane in trim]),
+            fault=fault,
+        ),
     )
 
 
 def _choose_discs(
-    detector: Detector, scan: NoiseScan, target_dac: float, planes: tuple[int, ...]
+    detector: Detector, edges: Edges, target_dac: float, planes: tuple[int, ...]
 ) -> Generator[Progress, None, dict[str, int]]:
     """Measure mean edges with two strengths of the trim DACs, and return the strengths to use.
 
-    Half of the pixels stand at trim 0 and half at the middle, like a chessboard; the highest trim, whose peaks may lie
+    Half of the pixels stand at trim 0 and half at the middle, like a chessboard; the highest trim, whose edges may lie
     below the DAC's range, follows by a straight line.
     """
     is_middle = np.indices(planes).sum(axis=0) % 2 == 1
@@ -120,64 +116,59 @@ def _choose_discs(
     sigma_dac = 0.0
     for disc in TRIAL_DISCS:
         detector.set_dacs({"DAC_DiscL": disc, "DAC_DiscH": disc})
-        trim = np.where(is_middle, MIDDLE_TRIM, 0).astype(np.uint8)
-        edges = yield from scan(f"DAC_Disc {disc}", trim, range(0, HIGHEST_CODE + 1, 4))
+        found = yield from edges.scan(f"DAC_Disc {disc}", np.where(is_middle, MIDDLE_TRIM, 0).astype(np.uint8), None)
         for side in (0, 1):
-            here, middle = edges[side::2], is_middle[side::2]
-            at_0, sigma = thresholds.mean_and_sigma(here[~middle])
-            at_middle, _ = thresholds.mean_and_sigma(here[middle])
+            here, middle = found[side::2], is_middle[side::2]
+            at_0, sigma = equalisation.mean_and_sigma(here[~middle])
+            at_middle, _ = equalisation.mean_and_sigma(here[middle])
             lowest[side].append(at_0)
             highest[side].append(at_0 + (at_middle - at_0) * (TRIM_CODES - 1) / MIDDLE_TRIM)
             sigma_dac = max(sigma_dac, sigma)
     return {
-        name: thresholds.choose_disc(
+        name: equalisation.choose_disc(
             TRIAL_DISCS, lowest[side], highest[side], sigma_dac=sigma_dac, target_dac=target_dac
         )
         for side, name in enumerate(("DAC_DiscL", "DAC_DiscH"))
     }
 
 
-def _measure_trims(
-    scan: NoiseScan, planes: tuple[int, ...], codes: range
-) -> Generator[Progress, None, NDArray[np.float32]]:
-    """Measure the noise peak of every pixel at each of MEASURED_TRIMS: (n_trims, 8, rows, cols) float32."""
+def _measure_trims(edges: Edges, planes: tuple[int, ...]) -> Planes:
+    """Measure the edge of every pixel at each of MEASURED_TRIMS: (n_trims, n_thresholds, rows, cols) float32."""
     n_trims = len(MEASURED_TRIMS)
-    edges = np.full((n_trims, *planes), np.nan, dtype=np.float32)
+    found = np.full((n_trims, *planes), np.nan, dtype=np.float32)
     _, row, col = np.indices(planes)
     for shift in range(n_trims):
         which = (row + col + shift) % n_trims
-        found = yield from scan(f"trims {shift + 1}/{n_trims}", np.asarray(MEASURED_TRIMS, np.uint8)[which], codes)
-        np.put_along_axis(edges, which[None], found[None], axis=0)
-    return edges
+        here = yield from edges.scan(f"trims {shift + 1}/{n_trims}", np.asarray(MEASURED_TRIMS, np.uint8)[which], None)
+        np.put_along_axis(found, which[None], here[None], axis=0)
+    return found
 
 
-def _noise_scan(
-    detector: Detector, stage: str, trim: NDArray[np.uint8], codes: range, exposure_s: float
-) -> Generator[Progress, None, NDArray[np.float32]]:
-    """Scan all eight thresholds together over the noise, until no more is seen: edges (8, rows, cols) float32."""
-    detector.load_pixels(matrix(trim, np.zeros(trim.shape, dtype=bool)))
-    taken: list[NDArray[np.unsignedinteger]] = []
-    has_counted = np.zeros(trim.shape, dtype=bool)
-    n_quiet = 0
-    for done, code in enumerate(codes):
-        yield Progress(stage, done, len(codes))
-        detector.set_dacs({f"Threshold{number}": code for number in range(N_THRESHOLDS)})
-        counts = frame(detector, exposure_s).counts
-        taken.append(counts)
-        has_counted |= counts > 0
-        n_quiet = n_quiet + 1 if np.count_nonzero(counts) < QUIET_SHARE * counts.size else 0
-        if n_quiet == 4 and has_counted.mean() > 0.5:
-            break
-    return thresholds.noise_edges_dac(np.stack(taken), codes[: len(taken)])
+def _refine(
+    edges: Edges, trim: NDArray[np.uint8], near: range, target_dac: float, max_rounds: int
+) -> Generator[Progress, None, tuple[NDArray[np.uint8], int]]:
+    """Try single steps until no pixel comes closer to the target: the trims, and how many rounds it took.
+
+    An edge moves one way with its trim; so a pixel whose step did not help is at its best and rests.
+    """
+    closest = yield from edges.scan("check", trim, near)
+    is_resting = np.zeros(trim.shape, dtype=bool)
+    for done in range(max_rounds):
+        trial = np.where(is_resting, trim, equalisation.refine_trims(trim, closest, target_dac))
+        found = yield from edges.scan(f"refine, round {done + 1}", trial, near)
+        is_better = (trial != trim) & equalisation.is_closer(found, closest, target_dac)
+        closest, trim = np.where(is_better, found, closest), np.where(is_better, trial, trim)
+        is_resting |= ~is_better
+        if not is_better.any():
+            return trim, done + 1
+    return trim, max_rounds
+
+
+def _spreads(edges_dac: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and spread of the edges of each threshold, without outliers."""
+    found = np.asarray([equalisation.mean_and_sigma(plane) for plane in edges_dac])
+    return found[:, 0], found[:, 1]
 
 
 def _used_thresholds(plan: Plan) -> list[int]:
     return sorted({*plan.detector.thresholds, *((0,) if plan.detector.is_csm else ())})
-
-
-def _refuse_fine_pitch(plan: Plan) -> None:
-    if not plan.detector.is_colour:
-        raise WrongUsage(
-            f"mode {plan.detector.mode} cannot be calibrated here; allowed: colour-csm, colour-spm",
-            hint="choose a colour mode in the plan",
-        )

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from acquisition.calibrate.bias import bias
 from acquisition.calibrate.energy import energy
 from acquisition.calibrate.equalise import equalise
 from acquisition.calibrate.exposures import (
@@ -29,7 +30,7 @@ from calibration.conditions import StepRecord, differences
 from calibration.spectrum import emission
 from calibration.store import Calibration, software_version
 from firmware_iface.chip import COLS, FINE_THRESHOLDS, N_THRESHOLDS, ROWS, TRIM_CODES
-from firmware_iface.errors import CalibrationMissing, WrongUsage
+from firmware_iface.errors import CalibrationMissing, OurMistake, WrongUsage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,8 @@ class Step:
         Steps that must have been done.
     is_in_all : bool
         Whether `all` runs it.
+    is_skippable : bool
+        `all` goes on without it where the device cannot do it.
     run : callable
         (instrument, plan, calibration so far) to a generator of progress that returns the better calibration.
     """
@@ -52,12 +55,14 @@ class Step:
     does: str
     needs: tuple[str, ...] = ()
     is_in_all: bool = True
+    is_skippable: bool = False
     run: Callable[[Instrument, Plan, Calibration], Work]
 
 
 STEPS: Mapping[str, Step] = {
     step.name: step
     for step in (
+        Step(name="bias", does="bring GND, FBK and Cas to their voltages", is_skippable=True, run=bias),
         Step(name="equalise", does="bring all pixels' thresholds together", run=equalise),
         Step(name="energy", does="put thresholds to keV by sources with lines", needs=("equalise",), run=energy),
         Step(name="pixels", does="judge every pixel, and switch off those that fire", needs=("equalise",), run=pixels),
@@ -71,8 +76,13 @@ def calibrate_all(instrument: Instrument, plan: Plan) -> Work:
     _refuse_unknown(instrument.gantry, plan)
     calibration = begin(instrument, plan)
     for step in STEPS.values():
-        if step.is_in_all:
+        if not step.is_in_all:
+            continue
+        try:
             calibration = yield from run_step(step, instrument, plan, calibration)
+        except OurMistake:
+            if not step.is_skippable:
+                raise
     return calibration
 
 

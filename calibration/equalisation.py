@@ -1,23 +1,22 @@
-"""Where thresholds stand: noise peaks per pixel, the trims that bring them together, and codes to keV by S-curves.
+"""Where the noise of each pixel stands, the trims that bring all pixels together, and how well they then stand.
 
 # Ref: noise peak against the threshold code, DAC_Disc from two settings so that the trim-0 mean stands 3.2 to 3.7 sigma
 #      above the target, one more code lowers the peak: EXCALIBUR calibration and dexter, reference on the Medipix3RX,
 #      sections 5.1 and 8; Merlin manual v0.7 p43-45. That the highest trim must reach as far below is our addition.
-# Ref: S-curve of lines as error functions with a slope below the edge for shared charge: reference on spectral CT,
-#      section 5; goal of 0.15 keV: KTH 2015, IEEE Trans. Med. Imaging 34, 788, as quoted there.
+# Ref: test pulses equalise too: dexter, the same section 8.2. The area under a falling S-curve over its height is where
+#      it falls, whatever its shape: integration by parts.
+# Ref: the best code is at most half a step away, a uniform law of sigma = step / sqrt(12): the quantisation limit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import least_squares
-from scipy.special import erfc
 
-from calibration.attenuation import Line
 from firmware_iface.chip import TRIM_CODES
 from firmware_iface.errors import CalibrationMissing
 
@@ -28,8 +27,66 @@ PEAK_FLOOR = 0.05
 DISC_SIGMA = 3.5
 """How many sigma above the target the mean edge at trim 0 shall stand; the sources use 3.2 to 3.7."""
 DISC_CODES = 256
-RELATIVE_ERROR = 0.003
-"""Uncertainty of the S-curve model itself, as a share of the curve's height: the law of shared charge is not linear."""
+
+
+class TrimFault(IntEnum):
+    """Why a discriminator could not be equalised; 0: it could."""
+
+    NONE = 0
+    NO_EDGE = 1
+    TOO_HIGH = 2
+    """Its edge stays above the target at every trim code."""
+    TOO_LOW = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Equalisation:
+    """How an equalisation went; one value per threshold.
+
+    Attributes
+    ----------
+    method : str
+        "noise", "pulses" or "source".
+    energy_kev : float
+        Charge at whose edge the pixels were brought together, as the energy of a photon; 0 for noise.
+    pair_kev : float
+        Energy per electron in the sensor, for figures in electrons.
+    mean_before_dac, mean_after_dac, sigma_before_dac, sigma_after_dac : (n_thresholds,) float64
+        Edges at the middle trim and at the chosen ones: mean and spread over the pixels, without outliers.
+    step_dac : (n_thresholds,) float64
+        Root mean square of the pixels' measured trim steps.
+    n_rounds : int
+        Rounds of single steps until no pixel came closer.
+    trim_histogram : (n_thresholds, 32) int64
+        How many pixels have each trim code.
+    fault : (n_thresholds, rows, cols) uint8
+        Values of `TrimFault`.
+    """
+
+    method: str
+    energy_kev: float
+    pair_kev: float
+    mean_before_dac: NDArray[np.float64]
+    mean_after_dac: NDArray[np.float64]
+    sigma_before_dac: NDArray[np.float64]
+    sigma_after_dac: NDArray[np.float64]
+    step_dac: NDArray[np.float64]
+    n_rounds: int
+    trim_histogram: NDArray[np.int64] = field(metadata={"units": "pixels"})
+    fault: NDArray[np.uint8] = field(metadata={"units": "reason"})
+
+    @property
+    def limit_dac(self) -> NDArray[np.float64]:
+        """Spread that the trims' own steps leave, if every pixel gets its best code: (n_thresholds,) float64."""
+        return self.step_dac / np.sqrt(12)
+
+    def in_kev(self, dac: NDArray[np.float64], gain_dac_per_kev: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a spread of each threshold in keV."""
+        return dac / gain_dac_per_kev
+
+    def in_electrons(self, dac: NDArray[np.float64], gain_dac_per_kev: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a spread of each threshold in electrons."""
+        return dac / gain_dac_per_kev / self.pair_kev
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,82 +105,6 @@ class TrimChoice:
     trims: NDArray[np.uint8]
     predicted_edges_dac: NDArray[np.float32]
     is_out_of_range: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SCurve:
-    """Counts of one threshold against its code, under one source.
-
-    Attributes
-    ----------
-    source : str
-    lines : tuple of Line
-        The source's lines that lie inside the scan; their fractions count relative to each other.
-    dacs : (n_steps,) float64
-    counts : (n_steps,) float64
-        Sum over the pixels, as counted.
-    """
-
-    source: str
-    lines: tuple[Line, ...]
-    dacs: NDArray[np.float64]
-    counts: NDArray[np.float64]
-
-    def __post_init__(self) -> None:
-        if not self.lines or min(line.fraction for line in self.lines) < 0:
-            raise ValueError(
-                f"{self.source} has the lines {self.lines}; allowed: one or more, none of negative fraction"
-            )
-        if self.dacs.shape != self.counts.shape or self.dacs.ndim != 1 or len(self.dacs) < 6:
-            raise ValueError(
-                f"the scan of {self.source} has {self.dacs.shape} codes and {self.counts.shape} counts; "
-                "allowed: as many of both, 6 or more"
-            )
-
-    @property
-    def energies_kev(self) -> NDArray[np.float64]:
-        """Energy of each line: (n_lines,) float64."""
-        return np.asarray([line.energy_kev for line in self.lines])
-
-    @property
-    def shares(self) -> NDArray[np.float64]:
-        """Intensity of each line as a share of the source: (n_lines,) float64."""
-        fractions = np.asarray([line.fraction for line in self.lines])
-        return fractions / fractions.sum()
-
-    @property
-    def energy_kev(self) -> float:
-        """Mean energy of the lines, by their intensity."""
-        return float(self.shares @ self.energies_kev)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class EnergyScale:
-    """Code = offset + gain * energy, for one threshold.
-
-    The residuals tell how well the sources agree with one another. What moves all edges alike, by a constant or by a
-    share of the energy, they cannot show: it becomes a part of offset and gain.
-
-    Attributes
-    ----------
-    sources : tuple of str
-    energies_kev, positions_dac, residuals_kev, widths_dac : (n_sources,) float64
-        Mean energy of each source, where a fit of this source alone finds it, that position on the joint scale minus
-        the energy, and the width of the edge.
-    """
-
-    offset_dac: float
-    gain_dac_per_kev: float
-    sources: tuple[str, ...]
-    energies_kev: NDArray[np.float64]
-    positions_dac: NDArray[np.float64]
-    residuals_kev: NDArray[np.float64]
-    widths_dac: NDArray[np.float64]
-
-    @property
-    def residual_rms_kev(self) -> float:
-        """Root mean square of the residuals."""
-        return float(np.sqrt(np.mean(self.residuals_kev**2)))
 
 
 def noise_edges_dac(
@@ -284,88 +265,74 @@ def _complete(
     return np.where(is_seen, edges, line).astype(np.float32)
 
 
-def steepest_dac(curve_dacs: ArrayLike, counts: ArrayLike) -> float:
-    """Return the code where an S-curve falls fastest, from a smoothed difference: a first guess of the edge."""
-    dacs, values = np.asarray(curve_dacs, dtype=np.float64), np.asarray(counts, dtype=np.float64)
-    fall = -np.convolve(np.diff(values), (0.25, 0.5, 0.25), mode="valid")
-    if len(fall) == 0 or fall.max() <= 0:
-        raise CalibrationMissing(
-            "the counts do not fall anywhere in the scan", hint="check that the source is in the beam, and the range"
-        )
-    middles = (dacs[1:] + dacs[:-1]) / 2
-    return float(middles[1 + int(np.argmax(fall))])
+def falling_edges_dac(
+    counts: NDArray[np.number], dacs: ArrayLike, n_pulses: int, *, window_dac: float
+) -> NDArray[np.float32]:
+    """Return where the counts of test pulses fall from all to none: the area under the curve, seen from above.
 
-
-def fit_energy_scale(curves: Sequence[SCurve], *, guess: tuple[float, float] | None = None) -> EnergyScale:
-    """Fit one straight energy scale to the S-curves of several sources together.
-
-    Each source has its own intensity, slope below the edge, constant and width; offset and gain are common.
+    From the highest code down, the first step that half of the pulses pass marks the edge; only what lies within the
+    window around it is looked at, so that the noise further below does not matter.
 
     Parameters
     ----------
-    curves : two or more of different energies
-    guess : (offset in DAC, gain in DAC per keV), optional
-        Where to start; without it, the steepest point of each curve tells.
+    counts : (n_steps, ...) number
+    dacs : (n_steps,) number
+        Codes of the scan, rising and evenly spaced.
+    n_pulses : int
+        How many pulses came at each step.
+    window_dac : float
+        Half the width of what is looked at: several times the noise.
+
+    Returns
+    -------
+    edges : (...) float32
+        NaN where the pulses are not seen, or where the window does not lie inside the scan.
     """
-    energies = np.asarray([curve.energy_kev for curve in curves])
-    if len(curves) < 2 or np.ptp(energies) == 0:
-        raise ValueError(f"{len(curves)} curves cannot give a scale; allowed: two or more of different energies")
-    if guess is None:
-        gain, offset = np.polyfit(energies, [steepest_dac(curve.dacs, curve.counts) for curve in curves], 1)
-    else:
-        offset, gain = guess
-    start = [_start_of_shape(curve, offset, gain) for curve in curves]
-
-    def joint(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-        shapes = parameters[2:].reshape(len(curves), 4)
-        return np.concatenate(
-            [
-                _misfit(curve, parameters[0] + parameters[1] * curve.energies_kev, shape)
-                for curve, shape in zip(curves, shapes, strict=True)
-            ]
-        )
-
-    found = least_squares(joint, np.concatenate([[offset, gain], *start]), x_scale="jac", method="trf", max_nfev=400)
-    offset, gain = float(found.x[0]), float(found.x[1])
-    shapes = found.x[2:].reshape(len(curves), 4)
-    positions = np.asarray(
-        [_position_alone(curve, offset, gain, shape) for curve, shape in zip(curves, shapes, strict=True)]
+    codes = np.asarray(dacs, dtype=np.float64)
+    step = float(codes[1] - codes[0])
+    share = np.minimum(np.asarray(counts, dtype=np.float64) / n_pulses, 1)
+    reach = max(int(np.ceil(window_dac / step)), 1)
+    is_passed = share >= 0.5
+    last = len(codes) - 1 - np.argmax(is_passed[::-1], axis=0)
+    is_inside = is_passed.any(axis=0) & (last >= reach) & (last + reach < len(codes))
+    first = np.clip(last - reach, 0, len(codes) - 1)
+    area_from = np.cumsum(share[::-1], axis=0)[::-1]
+    inside = np.take_along_axis(area_from, first[None], axis=0)[0] - np.where(
+        last + reach + 1 < len(codes),
+        np.take_along_axis(area_from, np.minimum(last + reach + 1, len(codes) - 1)[None], axis=0)[0],
+        0,
     )
-    return EnergyScale(
-        offset_dac=offset,
-        gain_dac_per_kev=gain,
-        sources=tuple(curve.source for curve in curves),
-        energies_kev=energies,
-        positions_dac=positions,
-        residuals_kev=(positions - offset) / gain - energies,
-        widths_dac=np.abs(shapes[:, 3]),
-    )
+    edges = codes[first] - 0.5 * step + step * inside
+    return np.where(is_inside, edges, np.nan).astype(np.float32)
 
 
-def _position_alone(curve: SCurve, offset: float, gain: float, shape: NDArray[np.float64]) -> float:
-    """Fit one source by itself; the common gain only spaces the lines inside it."""
-    spacing = gain * (curve.energies_kev - curve.energy_kev)
-
-    def alone(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _misfit(curve, parameters[0] + spacing, parameters[1:])
-
-    start = np.concatenate([[offset + gain * curve.energy_kev], shape])
-    return float(least_squares(alone, start, x_scale="jac", max_nfev=200).x[0])
+def trim_steps_dac(edges_dac: NDArray[np.floating], codes: Sequence[int]) -> NDArray[np.float64]:
+    """Return the rms step of the trims of each threshold from edges (n_measured, n_thresholds, rows, cols)."""
+    lowest, highest = edges_dac[0].astype(np.float64), edges_dac[-1].astype(np.float64)
+    step = (highest - lowest) / (codes[-1] - codes[0])
+    return np.sqrt(np.nanmean(step**2, axis=(1, 2)))
 
 
-def _start_of_shape(curve: SCurve, offset: float, gain: float) -> NDArray[np.float64]:
-    """Guess height, relative slope per code, constant and width of one source."""
-    constant = float(curve.counts.min())
-    inside = curve.dacs < offset + gain * curve.energies_kev.min()
-    height = float(np.median(curve.counts[inside]) if inside.any() else curve.counts.max()) - constant
-    return np.asarray([max(height, 1.0), 0.0, constant, max(gain, 1.0)])
+def trim_faults(
+    choice: TrimChoice, edges_dac: NDArray[np.floating], target_dac: float, step_dac: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Return why a discriminator could not be equalised, from its choice and its edge afterwards.
 
+    Parameters
+    ----------
+    edges_dac : (n_thresholds, rows, cols) float
+    step_dac : (n_thresholds,) float64
 
-def _misfit(curve: SCurve, edges_dac: NDArray[np.float64], shape: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (model - counts) / sigma at each code; shape is (height, slope per code, constant, width)."""
-    height, slope, constant, width = shape
-    below = edges_dac - curve.dacs[:, None]
-    steps = 0.5 * erfc(-below / (np.sqrt(2) * max(abs(width), 1e-3)))
-    model = height * ((1 + slope * np.maximum(below, 0)) * steps) @ curve.shares + constant
-    sigma = np.sqrt(np.maximum(curve.counts, 1) + (RELATIVE_ERROR * np.ptp(curve.counts)) ** 2)
-    return (model - curve.counts) / sigma
+    Returns
+    -------
+    fault : (n_thresholds, rows, cols) uint8
+        Values of `TrimFault`.
+    """
+    fault = np.zeros(edges_dac.shape, dtype=np.uint8)
+    off = edges_dac - target_dac
+    is_off = np.abs(off) > 1.5 * step_dac[:, None, None]
+    is_far = choice.is_out_of_range | is_off
+    fault[is_far & (off > 0)] = TrimFault.TOO_HIGH
+    fault[is_far & (off <= 0)] = TrimFault.TOO_LOW
+    fault[~np.isfinite(edges_dac)] = TrimFault.NO_EDGE
+    return fault
