@@ -188,7 +188,7 @@ class EqualisationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """By what each pixel's threshold is found: its noise, test pulses of `pulse_e` electrons, or the edge of a source.
 
     `spacing` lets one pixel of each `spacing` x `spacing` count at a time; 0 is as close as the method allows: all at
-    once for noise and sources, every third for pulses. `pair_ev` is the sensor's energy per electron (CdTe by default).
+    once, but for pulses in charge summing every third. `pair_ev` is the sensor's energy per electron (CdTe by default).
     """
 
     method: str = "noise"
@@ -203,8 +203,6 @@ class EqualisationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def __post_init__(self) -> None:
         _refuse_unlisted("method", self.method, EQUALISATION_METHODS)
         _refuse_outside("spacing", self.spacing, 0, 16)
-        if self.method == "pulses" and self.spacing in (1, 2):
-            raise ValueError(f"spacing is {self.spacing} with test pulses; allowed: 0, or 3 and more, lest sums mix")
         _refuse_outside("max_rounds", self.max_rounds, 0, 32)
         _refuse_outside("n_pulses", self.n_pulses, 10, 4000)
         _refuse_outside("pulse_e", self.pulse_e, 100, 30_000, "electrons")

@@ -38,9 +38,11 @@ COMMON = ("offset", "gain", "noise", "growth")
 """What all sources of a threshold share in the fit."""
 DIFFERENCE = 1e-6
 """Relative step of numerical derivatives."""
-_U, _DU = np.polynomial.legendre.leggauss(32)
-_U, _DU = (_U + 1) / 2, _DU / 2
-"""Nodes and weights between 0 and 1, for u = 1 - 2 q s."""
+FULLEST = 5.0
+"""Beyond so many widths of the cloud from the border a pixel gets it all."""
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+_NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
+"""Between 0 and 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -213,9 +215,12 @@ def expected_counts(
     """
     height, spread, constant, width = shape
     spread = float(np.clip(spread, SMALLEST_SPREAD, WIDEST_SPREAD))
-    got = ndtr((1 - _U) / (2 * spread))  # the share of the charge at the area u^2
+    deepest = min(FULLEST, 0.5 / spread)  # in widths of the cloud, from the border to the pixel's middle
+    q = deepest * _NODES
+    got = np.append(ndtr(q), 1.0)
+    area = np.append(4 * spread * (1 - 2 * spread * q) * deepest * _WEIGHTS, (1 - 2 * spread * deepest) ** 2)
     charges_dac = offset_dac + np.multiply.outer(lines_dac - offset_dac, got).ravel()
-    weights = np.multiply.outer(shares, 2 * _U * _DU).ravel()
+    weights = np.multiply.outer(shares, area).ravel()
     below = (np.asarray(dacs, dtype=np.float64)[:, None] - charges_dac) / (np.sqrt(2) * max(abs(width), 1e-3))
     # einsum, not @: threads of a linear-algebra library cost more than such small products
     return 0.5 * height * np.einsum("ij,j->i", erfc(below), weights) + constant

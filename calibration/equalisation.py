@@ -307,10 +307,20 @@ def falling_edges_dac(
 
 
 def trim_steps_dac(edges_dac: NDArray[np.floating], codes: Sequence[int]) -> NDArray[np.float64]:
-    """Return the rms step of the trims of each threshold from edges (n_measured, n_thresholds, rows, cols)."""
-    lowest, highest = edges_dac[0].astype(np.float64), edges_dac[-1].astype(np.float64)
-    step = (highest - lowest) / (codes[-1] - codes[0])
-    return np.sqrt(np.nanmean(step**2, axis=(1, 2)))
+    """Return the rms step of the trims of each threshold, (n_thresholds,) float64.
+
+    Parameters
+    ----------
+    edges_dac : (n_measured, n_thresholds, rows, cols) float
+        Edge at each measured code; where one was not seen, the codes beside it tell.
+    """
+    gaps = np.diff(np.asarray(codes, dtype=np.float64))[:, None, None, None]
+    rise = np.diff(edges_dac.astype(np.float64), axis=0)
+    is_seen = np.isfinite(rise)
+    span = np.sum(np.where(is_seen, gaps, 0), axis=0)
+    step = np.divide(np.sum(rise, axis=0, where=is_seen), span, out=np.zeros(span.shape), where=span > 0)
+    n_pixels = np.maximum(np.count_nonzero(span, axis=(1, 2)), 1)
+    return np.sqrt(np.sum(step**2, axis=(1, 2)) / n_pixels)
 
 
 def trim_faults(

@@ -25,7 +25,9 @@ MINIMUM_COUNTS = 30
 """Fewer counts of a pixel in a whole scan tell nothing."""
 GRID_STEP_DAC = 0.5
 CHUNK = 8192
-EM_ROUNDS = 30
+EM_ROUNDS = 300
+EM_PIXELS = 3000
+"""As many pixels are enough to tell what pixels are like."""
 OUTLIER_SIGMA = 6.0
 """Pixels further than this from the others in robust sigma do not shape what pixels are taken to be like."""
 FEWEST = 1e-12
@@ -186,7 +188,7 @@ def fit_lines(
     information, told = information / widening, told / widening
     mean, spread = _population(alone[is_line], information[is_line], told[is_line])
     precision = np.linalg.pinv(spread)
-    covariance = np.linalg.pinv(information + precision, hermitian=True)
+    covariance = np.linalg.inv(information + precision)
     parameters = np.einsum("pij,pj->pi", covariance, told + precision @ mean)
     parameters[~is_known.any(axis=0)] = np.nan
     return Lines(parameters=parameters, covariance=covariance, chi2_ratio=chi2_ratio)
@@ -199,11 +201,12 @@ def _population(
     centre = np.median(alone, axis=0)
     width = 1.4826 * np.median(np.abs(alone - centre), axis=0) + FEWEST
     is_usual = (np.abs(alone - centre) < OUTLIER_SIGMA * width).all(axis=1)
-    information, told = information[is_usual], told[is_usual]
+    every = slice(None, None, max(1, np.count_nonzero(is_usual) // EM_PIXELS))
+    information, told = information[is_usual][every], told[is_usual][every]
     mean, spread = centre, np.diag(width**2)
     for _ in range(EM_ROUNDS):
         precision = np.linalg.pinv(spread)
-        left = np.linalg.pinv(information + precision, hermitian=True)
+        left = np.linalg.inv(information + precision)
         guess = np.einsum("pij,pj->pi", left, told + precision @ mean)
         mean = guess.mean(axis=0)
         from_mean = guess - mean

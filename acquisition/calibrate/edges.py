@@ -133,15 +133,16 @@ class NoiseEdges:
 
 @dataclass(slots=True)
 class PulseEdges:
-    """The code at which half of the test pulses pass; every third pixel at a time, so that sums hold one charge."""
+    """The code at which half of the test pulses pass; in charge summing every third pixel at a time, lest sums mix."""
 
     instrument: Instrument
     plan: Plan
     energy_kev: float = 0.0
     lowest_dac: float = 0.0
+    _at_dac: float = 0.0
 
     def prepare(self) -> Generator[Progress, None, None]:
-        """Choose the mode, put the pulses' level to their charge by the sense DAC, and let them come."""
+        """Choose the mode, put the pulses' level to their charge by the sense DAC, and see where they are counted."""
         detector, wanted = self.instrument.detector, self.plan.calibration.equalisation
         self.instrument.gantry.beam(False)
         detector.configure(equalisation_configuration(self.plan, is_test_pulsed=True))
@@ -160,25 +161,46 @@ class PulseEdges:
         detector.set_test_pulses(wanted.n_pulses, PULSE_PERIOD_S)
         self.energy_kev = wanted.pulse_e * wanted.pair_ev * 1e-3
         self.lowest_dac = 0.5 * self.energy_kev * nominal_gain(self.plan)
+        shape = _planes(self.plan)
+        (counts_here, *_) = _patterns(shape, self._spacing)
+        codes = range(round(self.lowest_dac), HIGHEST_CODE + 1, 4)
+        window_dac = PULSE_WINDOW_KEV * nominal_gain(self.plan)
+        taken = yield from self._count("find pulses", np.full(shape, 16, dtype=np.uint8), counts_here, codes)
+        found = falling_edges_dac(taken, codes, wanted.n_pulses, window_dac=window_dac)
+        self._at_dac, _ = mean_and_sigma(found)
+
+    @property
+    def _spacing(self) -> int:
+        return self.plan.calibration.equalisation.spacing or (PULSE_SPACING if self.plan.detector.is_csm else 1)
 
     def scan(self, stage: str, trim: NDArray[np.uint8], codes: range | None) -> Planes:
         """Scan over the pulses' edge, one pattern of pixels after the other."""
-        detector, wanted = self.instrument.detector, self.plan.calibration.equalisation
-        spacing = wanted.spacing or PULSE_SPACING
         window_dac = PULSE_WINDOW_KEV * nominal_gain(self.plan)
+        at = round(self._at_dac)
+        if codes is None:
+            steps = range(max(at - SPREAD_DAC, 0), min(at + SPREAD_DAC, HIGHEST_CODE) + 1, 3)
+        else:
+            steps = _wider(codes, window_dac)
         edges = np.full(trim.shape, np.nan, dtype=np.float32)
-        steps = range(0, HIGHEST_CODE + 1, 2) if codes is None else _wider(codes, window_dac)
-        for which, counts_here in enumerate(_patterns(trim.shape, spacing)):
-            detector.load_pixels(
-                matrix(trim, np.broadcast_to(~counts_here, trim.shape), _in_matrix(counts_here, len(trim)))
-            )
-            taken = []
-            for done, code in enumerate(steps):
-                yield Progress(_named(stage, which, spacing), done, len(steps))
-                detector.set_dacs(_all_thresholds(code))
-                taken.append(frame(detector, (wanted.n_pulses + 1) * PULSE_PERIOD_S).counts[:, counts_here])
-            edges[:, counts_here] = falling_edges_dac(np.stack(taken), steps, wanted.n_pulses, window_dac=window_dac)
+        n_pulses = self.plan.calibration.equalisation.n_pulses
+        for which, counts_here in enumerate(_patterns(trim.shape, self._spacing)):
+            taken = yield from self._count(_named(stage, which, self._spacing), trim, counts_here, steps)
+            edges[:, counts_here] = falling_edges_dac(taken, steps, n_pulses, window_dac=window_dac)
         return edges
+
+    def _count(
+        self, stage: str, trim: NDArray[np.uint8], counts_here: NDArray[np.bool_], codes: range
+    ) -> Generator[Progress, None, NDArray[np.unsignedinteger]]:
+        """Count the pulses of one pattern at every code: (n_codes, n_thresholds, n_pixels)."""
+        detector, n_pulses = self.instrument.detector, self.plan.calibration.equalisation.n_pulses
+        is_masked = np.broadcast_to(~counts_here, trim.shape)
+        detector.load_pixels(matrix(trim, is_masked, _in_matrix(counts_here, len(trim))))
+        taken = []
+        for done, code in enumerate(codes):
+            yield Progress(stage, done, len(codes))
+            detector.set_dacs(_all_thresholds(code))
+            taken.append(frame(detector, (n_pulses + 1) * PULSE_PERIOD_S).counts[:, counts_here])
+        return np.stack(taken)
 
 
 @dataclass(slots=True)
@@ -198,7 +220,7 @@ class SourceEdges:
         detector.set_bias(self.plan.detector.bias_v)
         noise = NoiseEdges(self.instrument, self.plan)
         yield from noise.prepare()
-        shape = (N_THRESHOLDS, ROWS // 2, COLS // 2) if self.plan.detector.is_colour else (FINE_THRESHOLDS, ROWS, COLS)
+        shape = _planes(self.plan)
         middle = np.full(shape, 16, dtype=np.uint8)
         self._baseline_dac, _ = mean_and_sigma((yield from noise.scan("noise", middle, None)))
         self.energy_kev = mean_kev(line_group(wanted.source))
@@ -254,6 +276,10 @@ class SourceEdges:
                 )
                 edges[:, counts_here] = (at + shift).reshape(counts.shape[1:])
         return edges
+
+
+def _planes(plan: Plan) -> tuple[int, int, int]:
+    return (N_THRESHOLDS, ROWS // 2, COLS // 2) if plan.detector.is_colour else (FINE_THRESHOLDS, ROWS, COLS)
 
 
 def _patterns(planes: tuple[int, ...], spacing: int) -> Generator[NDArray[np.bool_], None, None]:
