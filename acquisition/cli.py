@@ -28,6 +28,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file tha
 class CalibrationStep(StrEnum):
     """What `mpxct calibrate` can do; each step builds on those before it."""
 
+    BIAS = "bias"
     EQUALISE = "equalise"
     ENERGY = "energy"
     PIXELS = "pixels"
@@ -160,13 +161,18 @@ def calibrate(
     device: Device = "usb:",
     plan: Annotated[Path | None, typer.Option(help="Plan with the mode, thresholds, sources and cells.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Calibration file.")] = Path("calibration.h5"),
+    tables: Annotated[
+        Path | None, typer.Option(help="equalise: predict trims from tables thresholdMeansN.txt; no detector.")
+    ] = None,
+    highest_trim: Annotated[int, typer.Option(help="equalise --tables: the trim of the tables' fourth column.")] = 15,
     overwrite: Overwrite = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Calibrate the detector, step by step or in one go, into one file.
 
-    `all` makes a new file, and so does a first step; the other steps update the file that is there.
+    `all` makes a new file, and so does a first step; the other steps update the file that is there. `equalise --tables`
+    only says what spread the trims that follow from measured tables leave.
 
     Example: mpxct calibrate all --device sim:demo -o calibration.h5
     """
@@ -176,6 +182,9 @@ def calibrate(
     from calibration.store import load, save
 
     console: Console = ctx.obj
+    if tables is not None:
+        _equalise_tables(console, step, tables, highest_trim, as_json=json)
+        return
     planned = load_plan(plan) if plan is not None else Plan()
     refuse_foreign_pixels(planned)
     is_all = step is CalibrationStep.ALL
@@ -194,8 +203,21 @@ def calibrate(
             work = steps.run_step(steps.STEPS[step], instrument, planned, known, is_forced=force)
         result = console.track(work)
     save(result, output)
-    figures = {"path": str(output), **_figures(result)}
+    figures = {"path": str(output), "report": str(console.report(output)), **_figures(result)}
     console.emit(figures, "\n".join(f"{name:<22} {value}" for name, value in figures.items()), as_json=json)
+
+
+def _equalise_tables(
+    console: Console, step: CalibrationStep, tables: Path, highest_trim: int, *, as_json: bool
+) -> None:
+    from calibration import trim_tables
+
+    if step is not CalibrationStep.EQUALISE:
+        raise WrongUsage(f"--tables with step {step.value}; allowed: equalise")
+    if not 1 <= highest_trim <= 255:
+        raise WrongUsage(f"--highest-trim is {highest_trim}; allowed: 1 to 255, such as 15 or 31")
+    found = trim_tables.figures(tables, highest_trim=highest_trim)
+    console.emit({"chips": found}, trim_tables.text(found), as_json=as_json)
 
 
 def _figures(calibration: Calibration) -> dict[str, object]:
@@ -203,12 +225,19 @@ def _figures(calibration: Calibration) -> dict[str, object]:
     import numpy as np
 
     before_kev, after_kev = calibration.sigmas_kev
+    equalised, end_point = calibration.equalisation, calibration.end_point
+    limit_kev = None if equalised is None else equalised.limit_dac / calibration.gain_dac_per_kev
+    used = sorted({line.threshold for line in calibration.lines})
     return {
         "identity": calibration.identity,
         "steps": [record.step for record in calibration.history],
         "sigma_before_kev": round(before_kev, 3) if calibration.lines else None,
         "sigma_after_kev": round(after_kev, 3) if calibration.lines else None,
+        "sigma_limit_kev": round(float(np.sqrt(np.mean(limit_kev[used] ** 2))), 3)
+        if limit_kev is not None and used
+        else None,
         "residual_rms_kev": round(calibration.residual_rms_kev, 3) if calibration.lines else None,
+        "end_point_error_kev": round(end_point.error_kev, 3) if end_point else None,
         "n_bad_pixels": int(np.count_nonzero(calibration.is_bad)),
         "materials": list(calibration.basis.materials) if calibration.basis else None,
     }

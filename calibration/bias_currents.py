@@ -4,8 +4,8 @@ A search asks for codes and is sent voltages, so that it needs no device: first 
 is within reach at all and where, then halving between the two neighbours, then the codes around the crossing once more,
 each of which has to be read several times.
 
-# Ref: 0.65, 0.90, 0.85 V, in this order, tolerance 4 mV, starts 145, 190, 180: EXCALIBUR `excaliburtestappinterface` and
-#      `docs/userguide.rst`, reference on the Medipix3RX, section 4.3; 0.01 V in its `definitions.py` 20-24.
+# Ref: 0.65, 0.90, 0.85 V, in this order, tolerance 4 mV, starts 145, 190, 180: EXCALIBUR `excaliburtestappinterface`
+#      and `docs/userguide.rst`, reference on the Medipix3RX, section 4.3; 0.01 V in its `definitions.py` 20-24.
 # Ref: to be repeated on each chip and in each mode: Merlin manual v0.7 p42. That manual names no tolerance.
 """
 
@@ -103,7 +103,8 @@ def search(name: str, target_v: float, *, tolerance_v: float = TOLERANCE_V, last
     swept = []
     codes = swept_codes(last_code)
     for code in codes:
-        swept.append((yield int(code)))
+        read_v = yield int(code)
+        swept.append(read_v)
     volts = np.asarray(swept, dtype=np.float64)
     crossings = np.flatnonzero(np.diff(np.sign(volts - target_v)) != 0)
     if not len(crossings):
@@ -123,7 +124,8 @@ def search(name: str, target_v: float, *, tolerance_v: float = TOLERANCE_V, last
     near = range(max(low - FINE_CODES + 1, 0), min(high + FINE_CODES, last_code + 1))
     read = []
     for code in near:
-        read.append((yield code))
+        read_v = yield code
+        read.append(read_v)
     slope, at_zero = np.polyfit(near, read, 1)  # a line through them reads less noise than the nearest one does
     best = int(np.clip(round((target_v - at_zero) / slope), near[0], near[-1])) if slope else low
     voltage_v = yield best

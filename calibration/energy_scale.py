@@ -3,13 +3,13 @@
 A threshold counts a photon whose charge, or what a pixel got of it, lies above. Where the charge of a photon at the
 distance x from a straight border is shared, a pixel gets the share Phi(x / s) of it, Phi being the normal law; so above
 the share t stands the photon if x > s Phi^-1(t), and a square pixel counts the area (1 - 2 q s)^2, q = Phi^-1(t), with
-lengths in units of the pitch. That bends the S-curve far more just below the edge than a straight slope can, and a straight slope
-therefore moves all edges down by a share of their energy, which no residual shows.
+lengths in units of the pitch. That bends the S-curve far more just below the edge than a straight slope can, and a
+straight slope therefore moves all edges down by a share of their energy, which no residual shows.
 
 # Ref: S-curve of lines as error functions with a slope below the edge for shared charge, each mode for itself:
 #      reference on spectral CT, section 5; its goal of 0.15 keV: KTH 2015, IEEE Trans. Med. Imaging 34, 788.
-# Ref: a cloud that diffuses is normal: reference on spectral CT, section 4.3. The square's area is then geometry; that a
-#      corner's pixel gets the product of two shares, not the smaller one, is left out.
+# Ref: a cloud that diffuses is normal: reference on spectral CT, section 4.3. The square's area is then geometry; that
+#      a corner's pixel gets the product of two shares, not the smaller one, is left out.
 # Ref: end point of a tube as a check: the same section 5. Near it a thick target's photons grow in proportion to the
 #      distance from it: H. A. Kramers 1923, Phil. Mag. 46, 836.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -275,7 +276,8 @@ def fit_energy_scale(
         return np.concatenate(blocks)
 
     start = np.clip(start, low + 1e-9, high)
-    found = least_squares(misfit, start, slopes, bounds=(low, high), x_scale="jac", max_nfev=200)
+    solve: Any = least_squares  # its types know no function for the derivatives
+    found = solve(misfit, start, jac=slopes, bounds=(low, high), x_scale="jac", max_nfev=200)
     offset, gain = float(found.x[0]), float(found.x[1])
     freedom = max(len(found.fun) - len(found.x), 1)
     chi2_ratio = float(2 * found.cost / freedom)
@@ -347,7 +349,7 @@ def find_end_point(energies_kev: ArrayLike, counts: ArrayLike, kvp: float, *, si
 
 
 def _position_alone(curve: SCurve, parameters: NDArray[np.float64]) -> float:
-    """Fit one source by itself: where it stands, with its own height, spread and constant; all else is the joint fit's."""
+    """Fit one source by itself: where it stands, with its own height, spread and constant; the rest is joint."""
     offset, gain = parameters[:2]
     shape = parameters[len(COMMON) :]
 

@@ -1,12 +1,12 @@
 """Each pixel's own energy scale from few counts: where its edges stand against the chip's, and the line through them.
 
-A pixel's S-curve has the shape of the chip's, shifted, and an intensity of its own. Given how many it counted in the whole
-scan, how these spread over the steps depends on the shift alone; so the likelihood of the shift needs no intensity, and
-its maximum over a grid is the global one, however few the counts.
+A pixel's S-curve has the shape of the chip's, shifted, and an intensity of its own. Given how many it counted in the
+whole scan, how these spread over the steps depends on the shift alone; so the likelihood of the shift needs no
+intensity, and its maximum over a grid is the global one, however few the counts.
 
-Offset and gain then follow by least squares with the shifts' own errors, drawn towards what pixels of this chip are like
-as far as the pixel's own counts leave open (empirical Bayes): with many counts nothing is drawn, with none the pixel is
-taken for a mean one, and the stated errors say so.
+Offset and gain then follow by least squares with the shifts' own errors, drawn towards what pixels of this chip are
+like as far as the pixel's own counts leave open (empirical Bayes): with many counts nothing is drawn, with none the
+pixel is taken for a mean one, and the stated errors say so.
 
 # Ref: a Poisson sample given its sum is multinomial; Fisher information of a shift: textbook (Cowan 1998, Statistical
 #      Data Analysis, sections 2.3 and 6). Empirical Bayes by EM: Dempster, Laird, Rubin 1977, J. R. Stat. Soc. B 39, 1.
@@ -85,7 +85,7 @@ class Lines:
 def shift_grid(reach_dac: float) -> NDArray[np.float64]:
     """Return the shifts that `edge_shifts` tries, up to a reach on either side."""
     n = int(np.ceil(reach_dac / GRID_STEP_DAC))
-    return GRID_STEP_DAC * np.arange(-n, n + 1)
+    return GRID_STEP_DAC * np.arange(-n, n + 1, dtype=np.float64)
 
 
 def edge_shifts(
@@ -139,8 +139,8 @@ def registered(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lay the S-curves of all pixels over one another and add them up: codes and counts, (n,) float64 both.
 
-    Each pixel's counts move by its shift into steps as wide as those of the scan; each step is scaled to the number of pixels.
-    Pixels whose shift is NaN are left out, and so are steps that few pixels reach.
+    Each pixel's counts move by its shift into steps as wide as those of the scan; each step is scaled to the number of
+    pixels. Pixels whose shift is NaN are left out, and so are steps that few pixels reach.
     """
     is_known = np.isfinite(shift_dac)
     moved = dacs[:, None] - shift_dac[None, is_known]
@@ -221,7 +221,7 @@ def _chi2_ratio(
     weight: NDArray[np.float64],
     is_known: NDArray[np.bool_],
 ) -> float:
-    """Return the typical squared deviation per degree of freedom, from the median over pixels with three edges or more."""
+    """Return the typical squared deviation per degree of freedom, by the median over pixels of three edges or more."""
     freedom = is_known.sum(axis=0) - 2
     is_told = (freedom > 0) & np.isfinite(lines).all(axis=1)
     if not is_told.any():

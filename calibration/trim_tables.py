@@ -2,8 +2,8 @@
 
 The prediction uses the two thresholds only. Where a table also holds the trim that others chose and the threshold they
 then measured, these columns check the prediction, and never make it: where our code is theirs, their measurement says
-how far a straight line between two trims is from the truth. A second figure, named as such, learns the trim DAC's common
-curve from one half of the pixels and is judged on the other.
+how far a straight line between two trims is from the truth. A second figure, named as such, learns the trim DAC's
+common curve from one half of the pixels and is judged on the other.
 
 # Ref: columns x, y, THL at trim 0, THL at trim 15, chosen 4-bit trim, THL afterwards: Vindaar/TimepixAnalysis
 #      @961ee290, `thresholdMeansN.txt`; sigma of 4.41 and 1.96 DAC after the published equalisation: reference on
@@ -46,8 +46,8 @@ class TrimTable:
         The trim that others chose, and the threshold they measured with it; NaN where the table does not say.
     highest_trim : int
     n_broken, n_repeated, n_dead, n_missing : int
-        Lines that are no pixel, pixels named twice (the first counts), pixels without a threshold at either end or whose
-        trim moves it the wrong way, and pixels of the matrix that the table lacks.
+        Lines that are no pixel, pixels named twice (the first counts), pixels without a threshold at either end or
+        whose trim moves it the wrong way, and pixels of the matrix that the table lacks.
     """
 
     chip: str
@@ -111,8 +111,8 @@ class TrimCheck:
         Spread of their measured thresholds over these pixels.
     residual_mean_dac, residual_sigma_dac, residual_robust_sigma_dac : float
         Measured minus predicted over these pixels: mean, standard deviation, and 1.4826 times the median distance from
-        the median, which outliers do not move. It holds the non-linearity of the trims and the noise of the measurement,
-        which cannot be told apart here.
+        the median, which outliers do not move. It holds the non-linearity of the trims and the noise of the
+        measurement, which cannot be told apart here.
     sigma_with_residuals_dac : float
         Expected spread and residuals added in squares: what a measurement after loading these trims should show.
     curve_dac : (n_codes,) float64
@@ -299,9 +299,7 @@ def figures(folder: str | Path, *, highest_trim: int = HIGHEST_TRIM) -> dict[str
         }
         checked = check(table, prediction)
         if checked is not None:
-            of_chip |= {
-                name: getattr(checked, name) for name in TrimCheck.__dataclass_fields__ if name != "curve_dac"
-            }
+            of_chip |= {name: getattr(checked, name) for name in TrimCheck.__dataclass_fields__ if name != "curve_dac"}
         found[chip] = of_chip
     return found
 
@@ -351,9 +349,7 @@ def _numbers(rows: list[str]) -> tuple[NDArray[np.float64], int]:
     return np.asarray(pixels, dtype=np.float64).reshape(-1, 6), n_broken
 
 
-def _curve_dac(
-    table: TrimTable, off_line: NDArray[np.float64], is_used: NDArray[np.bool_]
-) -> NDArray[np.float64]:
+def _curve_dac(table: TrimTable, off_line: NDArray[np.float64], is_used: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the median distance from the straight line at each code: (n_codes,) float64."""
     curve = np.full(table.highest_trim + 1, np.nan)
     for code in range(table.highest_trim + 1):

@@ -1,4 +1,4 @@
-"""The search for DAC codes by voltage: it finds the best code of any monotone DAC, through noise, or refuses in words."""
+"""The search for DAC codes by voltage finds the best code of any monotone DAC, through noise, or refuses in words."""
 
 from __future__ import annotations
 

@@ -13,9 +13,10 @@ import pytest
 from scipy.special import ndtr
 
 from acquisition.calibrate import exposures, steps
+from acquisition.cli import CalibrationStep
 from acquisition.plan import CalibrationPlan, EnergyPlan, Plan
-from calibration.equalisation import mean_and_sigma
 from calibration.attenuation import linear_attenuation_per_mm, material, solution
+from calibration.equalisation import mean_and_sigma
 from calibration.material_basis import path_factors
 from calibration.pixels import PixelClass
 from calibration.progress import Progress
@@ -356,3 +357,10 @@ def test_what_is_not_there_is_refused_before_anything_is_measured(changes: dict[
     with pytest.raises(WrongUsage, match=message):
         next(steps.calibrate_all(bench, msgspec.structs.replace(PLAN, calibration=section)))
     assert bench.n_frames == 0
+
+
+def test_the_command_line_knows_every_step() -> None:
+    assert [step.value for step in CalibrationStep] == [*steps.STEPS, "all"]
+    for step in steps.STEPS.values():
+        order = list(steps.STEPS)
+        assert all(order.index(name) < order.index(step.name) for name in step.needs), step.name

@@ -1,6 +1,6 @@
 """Laws of the energy scale: what photons put in comes out, with errors that are what they say.
 
-The photons are drawn one by one on a square pixel that shares their charge with its neighbours; the estimator integrates.
+The photons are drawn one by one on a square pixel that shares their charge; the estimator integrates.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Laws of the pixels' own scales: shifts come out of few counts with honest errors, and lines lean on the others' as told."""
+"""Laws of the pixels' own scales: few counts give shifts with honest errors, and lines lean on the others'."""
 
 from __future__ import annotations
 

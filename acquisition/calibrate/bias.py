@@ -38,7 +38,8 @@ def bias(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work:
     detector.set_dacs(calibration.dacs)
     tuned: list[tuple[Mapping[str, Tuned], Mapping[str, float]]] = []
     for number in range(detector.info.n_chips):
-        tuned.append((yield from _tune_chip(detector, number, wanted)))
+        chip = yield from _tune_chip(detector, number, wanted)
+        tuned.append(chip)
     names = tuple(OPERATING_POINT_V)
     record = BiasCurrents(
         names=names,
@@ -56,6 +57,7 @@ def _tune_chip(
     detector: Detector, number: int, wanted: BiasPlan
 ) -> Generator[Progress, None, tuple[dict[str, Tuned], dict[str, float]]]:
     """Tune one chip: what was found of each DAC, and what all of them read at the end."""
+    off: dict[str, float] = {}
     for _ in range(PASSES):
         found: dict[str, Tuned] = {}
         for done, (name, target_v) in enumerate(OPERATING_POINT_V.items()):

@@ -1,7 +1,7 @@
-"""Where each pixel's thresholds stand, measured in one of three ways: by noise, by test pulses, by the edge of a source.
+"""Where each pixel's thresholds stand, measured in one of three ways: by noise, by test pulses, by a source's edge.
 
-All three give one code per discriminator. `spacing` lets few pixels count at a time: the others are masked, and a scan is
-made for each of the spacing x spacing patterns.
+All three give one code per discriminator. `spacing` lets few pixels count at a time: the others are masked, and a scan
+is made for each of the spacing x spacing patterns.
 
 # Ref: noise peak at 1 ms, spacing, test pulses of 2222 e- and more from TP_REF 0.3 V, 3.204e-5 V per electron, spacing:
 #      dexter and Merlin manual v0.7 p20, p43-45; reference on the Medipix3RX, sections 7.1 and 8.

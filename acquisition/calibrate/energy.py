@@ -34,7 +34,6 @@ from calibration.equalisation import mean_and_sigma
 from calibration.pixel_scale import PixelScale, edge_shifts, fit_lines, registered, shift_grid
 from calibration.progress import Progress
 from calibration.store import Calibration, MeasuredLine
-from firmware_iface.chip import N_THRESHOLDS
 from firmware_iface.device import Detector
 from firmware_iface.errors import CalibrationMissing, WrongUsage
 
@@ -62,8 +61,8 @@ def energy(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work
 
     The first source is looked for over a wide range, which mends the nominal gain; then each is scanned finely. The
     curves of the pixels are laid over one another before the chip's scale is fitted, so that their differences do not
-    blur it. Thresholds that are not read (Threshold0 arbitrates) take offset and gain from those that are, the offset moved by how far
-    their noise stands from the others'.
+    blur it. Thresholds that are not read (Threshold0 arbitrates) take offset and gain from those that are, the offset
+    moved by how far their noise stands from the others'.
     """
     set_up_detector(instrument.detector, plan, calibration, parked_dacs(calibration, plan))
     instrument.gantry.select_sample(None)
@@ -192,9 +191,7 @@ def _shifts(
     found = []
     for which, (scan, is_quiet, curve) in enumerate(zip(scans, quiet, curves, strict=True)):
         reach_dac = SHIFT_KEV * scale.gain_dac_per_kev + 0.1 * (scan.codes[-1] - scan.codes[0])
-        shift, sigma = edge_shifts(
-            scan.counts[:, row], scan.codes, scale.model_of(which, curve), shift_grid(reach_dac)
-        )
+        shift, sigma = edge_shifts(scan.counts[:, row], scan.codes, scale.model_of(which, curve), shift_grid(reach_dac))
         found.append((np.where(is_quiet, shift, np.nan), sigma))
     return found
 
@@ -205,9 +202,7 @@ def _check_end_point(
     """Look where the tube's spectrum ends, with the highest threshold that is read; None beyond the DAC's range."""
     wanted, number = plan.calibration.energy, plan.detector.thresholds[-1]
     try:
-        first, last = (
-            calibration.threshold_dac(number, share * wanted.end_point_kvp) for share in END_POINT_SHARES
-        )
+        first, last = (calibration.threshold_dac(number, share * wanted.end_point_kvp) for share in END_POINT_SHARES)
     except WrongUsage:
         return None
     codes = range(first, last + 1, max(1, (last - first) // END_POINT_STEPS))

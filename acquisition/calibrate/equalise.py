@@ -1,8 +1,8 @@
 """The step `equalise`: bring every pixel's thresholds to one code, in the scan's own mode.
 
 # Ref: order and codes: EXCALIBUR calibration, dexter and Merlin manual v0.7 p43-45 (reference on the Medipix3RX,
-#      section 8; its addendum, section 5): target 15, DAC_Disc from two settings, trims spread over the matrix so that not
-#      all pixels are noisy at once, then one step up or down where it helps.
+#      section 8; its addendum, section 5): target 15, DAC_Disc from two settings, trims spread over the matrix so that
+#      not all pixels are noisy at once, then one step up or down where it helps.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ NEAR_DAC = 15
 def equalise(instrument: Instrument, plan: Plan, calibration: Calibration, *, target_dac: float | None = None) -> Work:
     """Bring the edges of all thresholds to one code; the energy scale is then still nominal.
 
-    Edges are measured at the middle trim (the figure before), DAC_DiscL and DAC_DiscH are chosen, five trim codes spread
-    over the matrix are measured and the best is chosen by interpolation. Then single steps are tried until no pixel comes
-    closer, and all is measured once more, independently of what was chosen by.
+    Edges are measured at the middle trim (the figure before), DAC_DiscL and DAC_DiscH are chosen, five trim codes
+    spread over the matrix are measured and the best is chosen by interpolation. Then single steps are tried until no
+    pixel comes closer, and all is measured once more, independently of what was chosen by.
 
     Parameters
     ----------
