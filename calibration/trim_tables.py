@@ -241,7 +241,7 @@ def predict(table: TrimTable, *, curve_dac: NDArray[np.float64] | None = None) -
         return best, lowest + best * step + bend[best]
 
     middle = np.median(lowest + MIDDLE_SHARE * table.highest_trim * step)
-    candidates = middle + np.linspace(-1.5, 1.5, 13) * float(np.abs(np.median(step)))
+    candidates = middle + np.linspace(-0.5, 0.5, 11) * float(np.abs(np.median(step)))
     target = float(min(candidates, key=lambda candidate: edges(candidate)[1].std()))
     trims, at = edges(target)
     return TrimPrediction(
