@@ -38,7 +38,7 @@ from firmware_iface.configuration import N_LINES, Configuration, PixelConfigurat
 from firmware_iface.errors import DetectorError, OurMistake, TheirMistake, TransportTimeout
 from firmware_iface.frame import Frame, Lost
 from firmware_iface.link import Link
-from firmware_iface.states import TRANSITIONS, Action, State, states_diagram
+from firmware_iface.states import TRANSITIONS, Action, State, states_diagram, step
 from firmware_iface.transport import Transport, as_transport, open_plugin
 from firmware_iface.trigger import Trigger, TriggerOutput
 from firmware_iface.wire import BoardState, Capability, FaultCode, Opcode, TriggerStop
@@ -339,7 +339,7 @@ class Detector:
         exposure_ns = round(exposure_s * 1e9)
         if n_frames < 0 or exposure_ns < 1:
             raise ValueError(f"{n_frames} frames of {exposure_s} s; allowed: 0 or more, of at least 1 ns")
-        self._expect(Action.ACQUIRE)
+        step(self._state, Action.ACQUIRE)
         return self._run(n_frames, exposure_ns)
 
     def trigger(self) -> None:
@@ -540,18 +540,9 @@ class Detector:
         if capability not in self.info.capabilities:
             raise OurMistake(f"board {self.info.serial} has not got {what}")
 
-    def _expect(self, action: Action) -> State:
-        """Return where an action leads; refuse it if it leads nowhere."""
-        allowed = TRANSITIONS[self._state]
-        if action not in allowed:
-            names = ", ".join(known.name for known in allowed)
-            hint = "open the detector again" if self._state is State.DISCONNECTED else "wait for the run, or stop it"
-            raise OurMistake(f"cannot {action.name} while {self._state.name}; allowed: {names}", hint=hint)
-        return allowed[action]
-
     def _do(self, action: Action) -> None:
         with self._changing:
-            self._state = self._expect(action)
+            self._state = step(self._state, action)
 
 
 def _kelvin(millikelvin: int) -> float:

@@ -265,6 +265,17 @@ def test_a_broken_off_command_is_forgotten(device: usb.core.Device, mend: Callab
     assert bytes(device.read(wire.EP_REPLY, 512, timeout=500)[:2]) == wire.REPLY_MAGIC
 
 
+def test_the_page_has_the_request_that_aborts(bus: SimulatedUsb, device: usb.core.Device) -> None:
+    page = (Path(wire.__file__).parent / "PROTOCOL.md").read_text()
+    (setup,) = re.findall(r"^(40 22(?: 00){6})$", page, flags=re.MULTILINE)
+    device.write(0x01, start(0))
+    device.read(0x82, 512)
+    assert bus.device.control(bytes.fromhex(setup)) == b""
+    with pytest.raises(usb.core.USBTimeoutError):
+        device.read(0x82, 512, timeout=5)
+    assert (wire.ABORT_REQUEST, Opcode.ABORT) == (0x22, 0x22)
+
+
 def test_a_kernel_clears_the_command_endpoint_by_a_request(bus: SimulatedUsb, device: usb.core.Device) -> None:
     question = command(Opcode.GET_INFO)
     device.write(wire.EP_COMMAND, command(Opcode.CHIP_TRANSACT, bytes(49_000))[:1000])
