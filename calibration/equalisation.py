@@ -339,10 +339,12 @@ def trim_faults(
         Values of `TrimFault`.
     """
     fault = np.zeros(edges_dac.shape, dtype=np.uint8)
-    off = edges_dac - target_dac
+    is_seen = np.isfinite(edges_dac)
+    off = np.where(is_seen, edges_dac, choice.predicted_edges_dac) - target_dac
     is_off = np.abs(off) > 1.5 * step_dac[:, None, None]
     is_far = choice.is_out_of_range | is_off
     fault[is_far & (off > 0)] = TrimFault.TOO_HIGH
     fault[is_far & (off <= 0)] = TrimFault.TOO_LOW
-    fault[~np.isfinite(edges_dac)] = TrimFault.NO_EDGE
+    # far from the target an edge may have been seen before, and not where all others stand now
+    fault[~is_seen & ~(choice.is_out_of_range & np.isfinite(off))] = TrimFault.NO_EDGE
     return fault

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.calibrate.edges import Edges, Planes, edges_of, nominal_gain
+from acquisition.calibrate.edges import Edges, NoiseEdges, Planes, edges_of, nominal_gain
 from acquisition.calibrate.exposures import HIGHEST_CODE, Instrument, Work, set_dacs
 from acquisition.plan import Plan
 from calibration import equalisation
@@ -48,12 +48,19 @@ def equalise(instrument: Instrument, plan: Plan, calibration: Calibration, *, ta
     planes = calibration.trim.shape
     detector.set_bias(plan.detector.bias_v)
     set_dacs(detector, calibration, calibration.dacs)
-    edges = edges_of(instrument, plan)
+    middle = np.full(planes, MIDDLE_TRIM, dtype=np.uint8)
+    edges: Edges = NoiseEdges(instrument, plan)
     yield from edges.prepare()
-    before = yield from edges.scan("before", np.full(planes, MIDDLE_TRIM, dtype=np.uint8), None)
+    before = yield from edges.scan("noise", middle, None)
+    by_noise = max(edges.lowest_dac, round(equalisation.mean_and_sigma(before)[0]))
+    # How far trims reach is the same at every charge, and noise is quickest to find when it is far away.
+    detector.set_dacs((yield from _choose_discs(detector, edges, by_noise, planes)))
+    if wanted.method != "noise":
+        edges = edges_of(instrument, plan)
+        yield from edges.prepare()
+        before = yield from edges.scan("before", middle, None)
     if target_dac is None:
         target_dac = float(max(edges.lowest_dac, round(equalisation.mean_and_sigma(before)[0])))
-    detector.set_dacs((yield from _choose_discs(detector, edges, target_dac, planes)))
     measured = yield from _measure_trims(edges, planes)
     step_dac = equalisation.trim_steps_dac(measured, MEASURED_TRIMS)
     choice = equalisation.choose_trims(measured, MEASURED_TRIMS, target_dac)
