@@ -174,8 +174,8 @@ def _step(name: str, pixels: Pixels, plan: Plan, calibration: Calibration | None
     ("mode", "options"),
     [
         ("fine-spm", {}),
-        ("fine-csm", {}),
-        ("colour-spm", {"spacing": 2}),
+        pytest.param("fine-csm", {}, marks=pytest.mark.slow),
+        pytest.param("colour-spm", {"spacing": 2}, marks=pytest.mark.slow),
         ("colour-spm", {"method": "pulses"}),
         ("fine-spm", {"method": "source", "source": "Am-241"}),
     ],

@@ -28,7 +28,7 @@ from acquisition.runner import open_instrument
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.chip import COLS, OPERATING_POINT_V, PITCH_MM, ROWS, Gain
-from sim.instrument import chip_of, scene_of
+from sim.instrument import chips_of, scene_of
 from sim.sensor import Settings
 
 THRESHOLDS_KEV: Mapping[str, tuple[float, ...]] = {
@@ -124,7 +124,7 @@ class Truth:
 def truth_of(calibration: Calibration) -> Truth:
     """Look into the simulator at the settings of a calibration."""
     name = "demo" if calibration.is_colour else "fine"
-    _, sensor = chip_of(name, 1, scene_of(name, 1))
+    ((_, sensor),) = chips_of(name, {}, scene_of(name, 1))
     settings = Settings(
         threshold_dac=np.full(len(calibration.trim), 511),
         trim=calibration.trim,
@@ -205,7 +205,7 @@ def _rms(values: Sequence[float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="one mode, fewer sources and rounds")
     parser.add_argument("--only", default="", help="run the studies whose name holds this word")

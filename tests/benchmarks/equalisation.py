@@ -55,7 +55,7 @@ def _rms(values: object) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tables", type=Path, help="folder with tables thresholdMeansN.txt, at any depth")
     parser.add_argument("--mode", default="colour-csm", help="mode of the simulated chip")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
