@@ -5,6 +5,8 @@ The same address gives the same instrument, and the same data for the same comma
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -32,6 +34,16 @@ FIRST_CHIP = 5
 """Number in the name of the first chip; the others of an assembly follow."""
 _SEEDS_APART = 1_000_000_007
 SPEEDS = {"high": Speed.HIGH, "super": Speed.SUPER}
+GEOMETRY_KEYS: Mapping[str, str] = {
+    "offset_u_mm": "offset_u_mm",
+    "offset_v_mm": "offset_v_mm",
+    "roll_deg": "roll_rad",
+    "tilt_u_deg": "tilt_u_rad",
+    "tilt_v_deg": "tilt_v_rad",
+    "source_to_detector_mm": "source_to_detector_mm",
+    "source_to_object_mm": "source_to_object_mm",
+}
+"""Options that put source and detector elsewhere than a plan says: the truth that a calibration is to find."""
 
 
 def simulated_device(address: str) -> UsbDevice:
@@ -41,7 +53,8 @@ def simulated_device(address: str) -> UsbDevice:
     ----------
     address : str
         Name of the instrument and its options, such as ``demo?seed=2&drop=17&unplug_after=100``; ``chips=2x2`` or
-        ``chips=4x1`` for an assembly, ``pulser_us=1000:100`` for pulses of 100 us every 1000 us on the TTL input.
+        ``chips=4x1`` for an assembly, ``pulser_us=1000:100`` for pulses of 100 us every 1000 us on the TTL input,
+        ``offset_u_mm=0.13&roll_deg=0.4`` for a detector that stands elsewhere than it should (`GEOMETRY_KEYS`).
 
     Raises
     ------
@@ -55,7 +68,7 @@ def simulated_device(address: str) -> UsbDevice:
             hint="for example sim:demo or sim:demo?seed=2",
         )
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    known = ("seed", "usb_speed", "chips", "pulser_us", *SILICON_KEYS, *FAULT_KEYS)
+    known = ("seed", "usb_speed", "chips", "pulser_us", *GEOMETRY_KEYS, *SILICON_KEYS, *FAULT_KEYS)
     unknown = sorted(set(query) - set(known))
     if unknown:
         raise WrongUsage(f"unknown option {', '.join(unknown)} in {address!r}; known: {', '.join(known)}")
@@ -63,22 +76,26 @@ def simulated_device(address: str) -> UsbDevice:
     speed = _speed_of(query.pop("usb_speed", "high"))
     layout = _layout_of(query.pop("chips", "1x1"))
     inputs = _inputs_of(query.pop("pulser_us", ""))
+    misplaced = _misplaced_of(query)
     silicon = silicon_of_query(query)
     faults = faults_of_query(query)
 
-    gantry = scene_of(parts.path, seed)
+    gantry = scene_of(parts.path, seed, misplaced)
     serial = f"{parts.path.upper()}-{seed}"
     chips = [chip_of(parts.path, seed, gantry, number, silicon)[0] for number in range(layout[0] * layout[1])]
     board = Board(chips, gantry.line, serial, faults, layout=layout, inputs=inputs)
     return UsbDevice(board, serial, speed=speed)
 
 
-def scene_of(name: str, seed: int) -> Gantry:
-    """Return what stands before the sensor of an instrument."""
+def scene_of(name: str, seed: int, misplaced: Mapping[str, float] | None = None) -> Gantry:
+    """Return what stands before the sensor of an instrument; `misplaced` are fields of its geometry."""
     from sim.gantry import GEOMETRY, Gantry  # the scene costs tables and kernels: only for who opens it
 
-    pixels = _pixels_of(name)
-    return Gantry(seed=seed, geometry=replace(GEOMETRY, **pixels) if pixels else GEOMETRY)
+    try:
+        geometry = replace(GEOMETRY, **_pixels_of(name), **(misplaced or {}))
+    except ValueError as refused:
+        raise WrongUsage(str(refused)) from refused
+    return Gantry(seed=seed, geometry=geometry)
 
 
 def chip_of(
@@ -123,6 +140,21 @@ def _speed_of(text: str) -> Speed:
     if text not in SPEEDS:
         raise WrongUsage(f"usb_speed is {text!r}; allowed: {', '.join(SPEEDS)}")
     return SPEEDS[text]
+
+
+def _misplaced_of(query: dict[str, str]) -> dict[str, float]:
+    """Take the geometry's options out of a query, as fields of a `Geometry`."""
+    changes = {}
+    for key in sorted(set(query) & set(GEOMETRY_KEYS)):
+        text = query.pop(key)
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise WrongUsage(f"{key} is {text!r}; allowed: a finite number")
+        changes[GEOMETRY_KEYS[key]] = math.radians(value) if key.endswith("_deg") else value
+    return changes
 
 
 def _layout_of(text: str) -> tuple[int, int]:
