@@ -103,6 +103,12 @@ class Terminal:
 
         return draw(file, file.with_suffix(".png"))
 
+    def report(self, file: Path) -> Path:
+        """Write the report of a calibration file beside it, under its own name."""
+        from gui.cli import write_report
+
+        return write_report(file, file.with_suffix(".html"))
+
 
 app = typer.Typer(
     name="mpxct",
@@ -135,7 +141,7 @@ def demo(
 
     Example: mpxct demo --out demo
     """
-    from acquisition.calibrate import calibrate_all
+    from acquisition.calibrate.steps import calibrate_all
     from acquisition.plan import Plan
     from acquisition.runner import open_instrument, run_scan
     from calibration import store

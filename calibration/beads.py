@@ -122,7 +122,7 @@ def _find_peaks(images: NDArray, n_beads: int, radius_px: float) -> tuple[NDArra
 def _fit_template(
     images: NDArray, view: NDArray[np.intp], at_px: NDArray, radius_px: float, is_good: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Move each shadow to where the mean shadow, on a plane of background, fits best: positions, and rms of the rest."""
+    """Move each shadow to where the mean shadow, on a plane of background, fits best: positions, rms of the rest."""
     half = int(np.ceil(radius_px + MARGIN_PX))
     row, col = (axis.ravel() for axis in np.mgrid[-half : half + 1, -half : half + 1])
     base = np.rint(at_px).astype(np.intp)
