@@ -156,8 +156,11 @@ def _fit_template(
         distance = np.hypot(x, y) / scale[:, None]
         above = (values - linear[:, 1:2] - linear[:, 2:3] * x - linear[:, 3:] * y) / np.maximum(linear[:, :1], 1e-3)
         profile = _mean_profile(distance, above, weights * linear[:, :1].clip(0) ** 2, radius_px)
-    rest = weights * linear[:, :1] * (above - _at(profile, distance))
-    return base + shift, np.sqrt((rest**2).sum(axis=1) / np.maximum(weights.sum(axis=1), 1))
+    x, y = col - shift[:, :1], row - shift[:, 1:]
+    shadow = linear[:, :1] * _at(profile, np.hypot(x, y) / scale[:, None])
+    rest = weights * (values - shadow - linear[:, 1:2] - linear[:, 2:3] * x - linear[:, 3:] * y)
+    middle = np.asarray(base + shift, dtype=np.float64)
+    return middle, np.sqrt((rest**2).sum(axis=1) / np.maximum(weights.sum(axis=1), 1))
 
 
 def _rings(radius_px: float) -> NDArray[np.float64]:

@@ -10,24 +10,20 @@ to the axis, and the kernels need no tilts.
 #      of Computerized Tomographic Imaging, chapter 3, equation 61, as scikit-image's `iradon` has it.
 # Ref: windows: Shepp and Logan 1974, IEEE Trans. Nucl. Sci. 21 (3), 21 (sinc); Harris 1978, Proc. IEEE 66, 51 (Hann,
 #      Hamming); cosine as in scikit-image's `iradon`. A test compares all with it.
-# Ref: one plane seen from one point is mapped to another by a homography: Hartley and Zisserman 2004, Multiple View
-#      Geometry, chapter 2; between pixels the image is a cubic of Catmull and Rom: Keys 1981, IEEE Trans. Acoust. 29,
-#      1153.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import scipy.fft
-import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
-from calibration.geometry import TILTS, Geometry
+from calibration.geometry import Geometry
+from calibration.levelling import level, upright
 from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
 from reconstruction import backend
@@ -136,63 +132,14 @@ def fdk(
     weights = angular_weights_rad(angles)
     gain = ramp_filter(geometry.cols, geometry.pitch_mm / geometry.magnification, window)
     poses = np.stack([np.cos(angles), np.sin(angles), weights / 2], axis=1)
-    upright = replace(geometry, **dict.fromkeys(TILTS, 0.0))
-    level = upright_from_tilted(geometry) if geometry.is_tilted else None
-    filter_rows = _RowFilter(upright, gain, use_gpu=use_gpu)
-    volume = (_GpuVolume if use_gpu else _CpuVolume)(upright, grid, len(line_integrals))
+    filter_rows = _RowFilter(upright(geometry), gain, use_gpu=use_gpu)
+    volume = (_GpuVolume if use_gpu else _CpuVolume)(upright(geometry), grid, len(line_integrals))
     yield Progress("back-projection", 0, len(angles))
     for first in range(0, len(angles), VIEWS_PER_BLOCK):
         block = slice(first, min(first + VIEWS_PER_BLOCK, len(angles)))
-        seen = line_integrals[:, block]
-        volume.add(filter_rows(seen if level is None else _resampled(seen, level), first), poses[block])
+        volume.add(filter_rows(level(line_integrals[:, block], geometry), first), poses[block])
         yield Progress("back-projection", block.stop, len(angles))
     return volume.result()
-
-
-def upright_from_tilted(geometry: Geometry) -> scipy.sparse.csr_array:
-    """Return the matrix that turns an image of a tilted detector into that of an upright one with the same centre.
-
-    Beyond the edge of the tilted detector the image goes on as it is at the edge.
-
-    Returns
-    -------
-    matrix : (rows * cols, rows * cols) float32, sparse
-        Sixteen neighbours for each pixel.
-    """
-    rows, cols = geometry.rows, geometry.cols
-    pose = replace(geometry, **dict.fromkeys(TILTS, 0.0)).views(0.0)
-    row, col = np.indices((rows, cols)).reshape(2, -1, 1)
-    u_mm, v_mm = (col - (cols - 1) / 2) * pose.u_mm, (row - (rows - 1) / 2) * pose.v_mm
-    met = geometry.views(0.0).shadows_px(pose.detector_mm + u_mm + v_mm)[0]
-    col_shares, cols_met = _cubic_neighbours(met[:, 0] + (cols - 1) / 2, cols)
-    row_shares, rows_met = _cubic_neighbours(met[:, 1] + (rows - 1) / 2, rows)
-    shares = (row_shares[:, :, None] * col_shares[:, None, :]).astype(np.float32)
-    places = rows_met[:, :, None] * cols + cols_met[:, None, :]
-    starts = np.arange(0, shares.size + 1, 16)
-    return scipy.sparse.csr_array((shares.ravel(), places.ravel(), starts), shape=(rows * cols, rows * cols))
-
-
-def _cubic_neighbours(at: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Return the shares and the places of the four nodes around each point: (n_points, 4) twice."""
-    at = np.clip(at, 0, n - 1)
-    low = np.floor(at)
-    t = (at - low)[:, None]
-    shares = np.concatenate(
-        [
-            ((2 - t) * t - 1) * t / 2,
-            ((3 * t - 5) * t * t + 2) / 2,
-            ((4 - 3 * t) * t + 1) * t / 2,
-            (t - 1) * t * t / 2,
-        ],
-        axis=1,
-    )
-    return shares, np.clip(low.astype(np.intp)[:, None] + np.arange(-1, 3), 0, n - 1)
-
-
-def _resampled(block: NDArray[np.float32], level: Any) -> NDArray[np.float32]:
-    """Apply the matrix to every image of a block (n_bins, n_views, rows, cols)."""
-    images = np.asarray(block, np.float32).reshape(-1, level.shape[1])
-    return np.ascontiguousarray((level @ images.T).T).reshape(block.shape)
 
 
 def _check(line_integrals: NDArray[np.float32], angles: NDArray[np.float64], geometry: Geometry, grid: Grid) -> None:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from skimage.transform import iradon
 
 from calibration.geometry import Geometry
+from calibration.levelling import level, upright
 from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
-from reconstruction.fdk import WINDOWS, angular_weights_rad, fdk, ramp_filter, upright_from_tilted
+from reconstruction.fdk import WINDOWS, angular_weights_rad, fdk, ramp_filter
 from reconstruction.kernels import backproject_cpu
 from reconstruction.volume import Grid
 
@@ -164,14 +165,20 @@ def test_a_tilted_detector_changes_nothing(tilts):
 
 def test_levelling_keeps_what_is_straight_and_upright():
     tilted = replace(GEOMETRY, roll_rad=0.05, tilt_u_rad=0.1, tilt_v_rad=-0.1)
-    level = upright_from_tilted(tilted)
-    np.testing.assert_allclose(level @ np.ones(tilted.rows * tilted.cols), 1, atol=1e-6)
+    np.testing.assert_allclose(level(np.ones((2, 64, 72)), tilted), 1, atol=1e-6)
+    assert upright(tilted) == GEOMETRY
+    assert level(slopes_of(GEOMETRY), GEOMETRY).shape == (64, 72)
     # A picture that is painted on the rays' directions looks the same to both detectors.
-    slopes, upright = ((ray[0, ..., 0] / ray[0, ..., 1]) for _, ray in (rays(tilted, [0.0]), rays(GEOMETRY, [0.0])))
-    found = (level @ slopes.ravel()).reshape(slopes.shape)
+    found, expected = level(slopes_of(tilted), tilted), slopes_of(GEOMETRY)
     inner = np.s_[8:-8, 8:-8]
-    np.testing.assert_allclose(found[inner], upright[inner], atol=1e-5)
-    assert np.abs(slopes - upright)[inner].max() > 2e-3
+    np.testing.assert_allclose(found[inner], expected[inner], atol=1e-5)
+    assert np.abs(slopes_of(tilted) - expected)[inner].max() > 2e-3
+
+
+def slopes_of(geometry):
+    """How much each ray goes along x for each step along y."""
+    _, along = rays(geometry, [0.0])
+    return along[0, ..., 0] / along[0, ..., 1]
 
 
 def test_a_detector_shifted_by_whole_pixels_sees_the_same_shadows_elsewhere():
