@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -85,6 +86,18 @@ class Alignment:
         """Return the standard error of one parameter, in its own unit."""
         return float(self.standard_errors[self.parameters.index(parameter)])
 
+    @property
+    def figures(self) -> dict[str, object]:
+        """What was found, for people and scripts: lengths in mm and angles in degrees, each with its standard error."""
+        figures: dict[str, object] = {}
+        for name, error in zip(self.parameters, self.standard_errors.tolist(), strict=True):
+            value, is_angle = float(getattr(self.geometry, name)), name.endswith("_rad")
+            figures[name.replace("_rad", "_deg")] = {
+                "value": round(float(np.rad2deg(value)) if is_angle else value, 5),
+                "standard_error": float(f"{np.rad2deg(error) if is_angle else error:.2g}"),
+            }
+        return {**figures, "residual_rms_px": round(self.residual_rms_px, 4), "method": self.method}
+
 
 def refuse_few_views(angles_rad: ArrayLike) -> NDArray[np.float64]:
     """Return the angles as they are, or refuse a scan that leaves too much of the circle empty."""
@@ -138,11 +151,12 @@ def align_beads(
     if length_mm is None and "source_to_object_mm" in found:
         found.remove("source_to_object_mm")
     fit = _Fit(tracks, angles, nominal, found, length_mm)
+    slopes: Any = fit.jacobian  # SciPy's own types allow names only
     rough = optimize.least_squares(
-        fit.rests_px, fit.start(), jac=fit.jacobian, x_scale="jac", loss="soft_l1", f_scale=ROUGH_PX
+        fit.rests_px, fit.start(), jac=slopes, x_scale="jac", loss="soft_l1", f_scale=ROUGH_PX
     )
     fit.drop_outliers(rough.x)
-    final = optimize.least_squares(fit.rests_px, rough.x, jac=fit.jacobian, x_scale="jac", xtol=1e-10, ftol=1e-10)
+    final = optimize.least_squares(fit.rests_px, rough.x, jac=slopes, x_scale="jac", xtol=1e-10, ftol=1e-10)
     n_freedom = 2 * int(fit.is_used.sum()) - len(final.x)
     if n_freedom < 1 or not final.success:
         raise WrongUsage(

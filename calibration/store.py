@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.alignment import Alignment
 from calibration.conditions import Conditions, StepRecord
 from calibration.material_basis import MaterialBasis
 from calibration.thresholds import mean_and_sigma
@@ -111,6 +112,8 @@ class Calibration:
     thresholds_kev : tuple of float
         Of the bins that `basis` and the flats were measured with.
     basis : MaterialBasis, optional
+    alignment : Alignment, optional
+        Where source and detector are; scans and reconstructions take it instead of their plan's geometry.
     """
 
     created: str
@@ -135,6 +138,7 @@ class Calibration:
     lines: tuple[MeasuredLine, ...]
     thresholds_kev: tuple[float, ...]
     basis: MaterialBasis | None = None
+    alignment: Alignment | None = None
 
     def __post_init__(self) -> None:
         n_thresholds = N_THRESHOLDS if self.is_colour else FINE_THRESHOLDS
