@@ -1,30 +1,31 @@
 """Where source and detector are in truth, from the tracks of beads.
 
-Seven numbers make a `Geometry` once the pixels are known. Beads of unknown places tell all of them but one: to enlarge
-the object and its distance to the source together changes no shadow. One known length, between the lowest and the
-highest bead, tells that one too; without it `source_to_object_mm` stays as it was.
+Seven numbers make a `Geometry` once the pixels are known. Beads of unknown places tell all of them but two:
 
-What is nearly degenerate, the standard errors tell: in a narrow fan both out-of-plane tilts change the shadows in the
-second order only, and ``tilt_v_rad`` does it almost like a move of the detector along its columns with the axis after
-it; the distance to the detector shows by perspective alone.
+- ``source_to_object_mm``: to enlarge the object and its distance to the source together changes no shadow. One known
+  length, between the lowest and the highest bead, tells it; without one it stays as it was.
+- ``tilt_u_rad``: a detector whose top leans to the source shows what an upright one shows of beads that are moved by
+  x -> x (1 + tilt z / source_to_object), by 1.5 um a degree 4 mm from the middle at 200 mm. Only its cosine differs. It
+  stays as it was unless asked for, and what it is wrong by harms a volume as little.
+
+What else is weak, the standard errors tell: in a narrow fan ``tilt_v_rad`` changes shadows in the second order only,
+and both distances together show by perspective alone, far worse than the magnification, their ratio.
 
 # Ref: Fourier series of each track as the closed start (axis and roll from the means, bead from the first harmonic):
 #      von Smekal et al. 2004, Med. Phys. 31, 3242; Yang et al. 2006, Med. Phys. 33, 1695.
 # Ref: beads of unknown places, what stays ambiguous, and the weakness of the tilts: Graetz 2018, arXiv 1808.03337;
 #      ellipses of tracks, and what they tell: Noo et al. 2000, Phys. Med. Biol. 45, 3489.
 # Ref: all places and the pose together, by least squares on the image: Hartley and Zisserman 2004, Multiple View
-#      Geometry, chapter 18 (bundle adjustment), appendix 6 (covariance).
+#      Geometry, chapter 18 (bundle adjustment), appendix 6 (damped normal equations, covariance).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize
 
 from calibration.beads import Shadows
 from calibration.geometry import Geometry
@@ -40,12 +41,16 @@ PARAMETERS = (
     "tilt_v_rad",
 )
 """What can be found; in this order."""
+FOUND_BY_BEADS = tuple(name for name in PARAMETERS if name != "tilt_u_rad")
 FEWEST_BEADS = 3
 WIDEST_GAP_RAD = np.pi / 2
 """Tracks with a wider hole in the circle of views tell the distances no more."""
 OUTLIER_SIGMA = 5.0
 ROUGH_PX = 0.5
 """Rests up to here count in full in the first, robust, fit."""
+MOST_STEPS = 60
+DIFFERENCE = 1e-6
+"""Step of numerical derivatives, in mm or rad."""
 HELD_BY = 1e4
 """Weight of the known length in the fit, in pixels for its whole relative error: it is met, not fitted."""
 
@@ -120,7 +125,7 @@ def align_beads(
     *,
     length_mm: float | None = None,
     length_error_mm: float = 0.0,
-    parameters: Sequence[str] = PARAMETERS,
+    parameters: Sequence[str] = FOUND_BY_BEADS,
 ) -> Alignment:
     """Find the geometry, and with it the place of every bead, that put the shadows where they were seen.
 
@@ -151,22 +156,18 @@ def align_beads(
     if length_mm is None and "source_to_object_mm" in found:
         found.remove("source_to_object_mm")
     fit = _Fit(tracks, angles, nominal, found, length_mm)
-    slopes: Any = fit.jacobian  # SciPy's own types allow names only
-    rough = optimize.least_squares(
-        fit.rests_px, fit.start(), jac=slopes, x_scale="jac", loss="soft_l1", f_scale=ROUGH_PX
-    )
-    fit.drop_outliers(rough.x)
-    final = optimize.least_squares(fit.rests_px, rough.x, jac=slopes, x_scale="jac", xtol=1e-10, ftol=1e-10)
-    n_freedom = 2 * int(fit.is_used.sum()) - len(final.x)
-    if n_freedom < 1 or not final.success:
+    rough = fit.solve(fit.start(), is_robust=True)
+    fit.drop_outliers(rough)
+    final = fit.solve(rough)
+    n_freedom = 2 * int(fit.is_used.sum()) - len(final)
+    if n_freedom < 1:
         raise WrongUsage(
-            f"{int(fit.is_used.sum())} shadows do not tell {len(final.x)} unknowns",
+            f"{int(fit.is_used.sum())} shadows do not tell {len(final)} unknowns",
             hint="take more views of the bead phantom",
         )
-    variance_px2 = float((fit.rests_px(final.x, is_held=False) ** 2).sum()) / n_freedom
-    covariance = np.linalg.pinv(final.jac.T @ final.jac) * variance_px2
-    errors = np.sqrt(np.diag(covariance))[: len(found)]
-    geometry = fit.geometry(final.x)
+    variance_px2 = float((fit.rests_px(final, is_held=False) ** 2).sum()) / n_freedom
+    errors = fit.errors_per_px(final)[: len(found)] * np.sqrt(variance_px2)
+    geometry = fit.geometry(final)
     if length_mm is not None and "source_to_object_mm" in found:
         place = found.index("source_to_object_mm")
         errors[place] = np.hypot(errors[place], geometry.source_to_object_mm * length_error_mm / length_mm)
@@ -245,26 +246,58 @@ class _Fit:
         stretch = np.linalg.norm(beads_mm[high] - beads_mm[low]) / self.length_mm
         return np.append(rests, float(HELD_BY * (stretch - 1)))
 
-    def jacobian(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def solve(self, x: NDArray[np.float64], *, is_robust: bool = False) -> NDArray[np.float64]:
+        """Return the numbers that leave least of the shadows, from a start; robust: large rests count linearly."""
+        damping, rests = 1e-3, self.rests_px(x)
+        for _ in range(MOST_STEPS):
+            shares = 1 / np.sqrt(1 + (rests / ROUGH_PX) ** 2) if is_robust else np.ones_like(rests)
+            jacobian = self._jacobian(x, rests) * np.sqrt(shares)[:, None]
+            scale = np.maximum(np.linalg.norm(jacobian, axis=0), 1e-12)
+            jacobian /= scale
+            normal, downhill = jacobian.T @ jacobian, jacobian.T @ (np.sqrt(shares) * rests)
+            while damping < 1e9:
+                step = -np.linalg.solve(normal + damping * np.eye(len(x)), downhill) / scale
+                tried = self.rests_px(x + step)
+                gain = _cost(rests, is_robust) - _cost(tried, is_robust)
+                if gain >= 0:
+                    break
+                damping *= 8
+            else:
+                break
+            x, rests, damping = x + step, tried, damping / 8
+            if gain <= 1e-9 * _cost(rests, is_robust):
+                break
+        return x
+
+    def errors_per_px(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the standard error of each number for rests of one pixel."""
+        jacobian = self._jacobian(x, self.rests_px(x))
+        scale = np.maximum(np.linalg.norm(jacobian, axis=0), 1e-12)
+        jacobian /= scale
+        return np.sqrt(np.diag(np.linalg.pinv(jacobian.T @ jacobian, hermitian=True))) / scale
+
+    def _jacobian(self, x: NDArray[np.float64], rests: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the derivatives of the rests: one difference for each number of the geometry, three for all beads."""
         n_found, n_beads = len(self.found), len(self.tracks)
         bead = np.repeat(self.bead[self.is_used], 2)
-        jacobian = np.zeros((len(self.rests_px(x)), len(x)))
+        jacobian = np.zeros((len(rests), len(x)))
+
+        def slope(places: Sequence[int] | NDArray[np.intp]) -> NDArray[np.float64]:
+            step = np.zeros_like(x)
+            step[places] = DIFFERENCE
+            return (self.rests_px(x + step) - rests) / DIFFERENCE
+
         for column in range(n_found):
-            jacobian[:, column] = self._slope(x, [column])
+            jacobian[:, column] = slope([column])
         for axis in range(3):  # no bead moves another's shadow
             places = n_found + axis + 3 * np.arange(n_beads)
-            jacobian[np.arange(len(bead)), places[bead]] = self._slope(x, places)[: len(bead)]
-            if self._is_scaled:
-                for end in self.ends:
-                    jacobian[-1, places[end]] = self._slope(x, [int(places[end])])[-1]
+            jacobian[np.arange(len(bead)), places[bead]] = slope(places)[: len(bead)]
+        if self._is_scaled and self.length_mm is not None:
+            low, high = (x[n_found + 3 * end : n_found + 3 * end + 3] for end in self.ends)
+            along = HELD_BY * (high - low) / np.linalg.norm(high - low) / self.length_mm
+            for end, sign in zip(self.ends, (-1, 1), strict=True):
+                jacobian[-1, n_found + 3 * end : n_found + 3 * end + 3] = sign * along
         return jacobian
-
-    def _slope(self, x: NDArray[np.float64], places: Sequence[int] | NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return the central difference of the rests when these numbers grow together."""
-        step = np.zeros_like(x)
-        step[places] = 1e-5
-        return (self.rests_px(x + step) - self.rests_px(x - step)) / 2e-5
 
     @property
     def _is_scaled(self) -> bool:
@@ -274,3 +307,8 @@ class _Fit:
         """Leave out shadows that lie further off than noise explains."""
         rests = np.abs(self.rests_px(x, is_held=False)).reshape(-1, 2).max(axis=1)
         self.is_used &= rests < OUTLIER_SIGMA * max(1.4826 * float(np.median(rests)), 1e-6)
+
+
+def _cost(rests: NDArray[np.float64], is_robust: bool) -> float:
+    squares = rests**2
+    return float((2 * ROUGH_PX**2 * (np.sqrt(1 + squares / ROUGH_PX**2) - 1) if is_robust else squares).sum())

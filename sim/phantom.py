@@ -234,6 +234,8 @@ CELL_THICKNESS_MM = 8.0
 RING_RADIUS_MM, VIAL_RADIUS_MM, BODY_RADIUS_MM, HEIGHT_MM = 3.1, 0.9, 5.0, 16.0
 N_BEADS, BEAD_RADIUS_MM, HELIX_RADIUS_MM, HELIX_TURNS, BEAD_LENGTH_MM = 12, 0.3, 4.0, 3, 8.8
 """The bead phantom; its length is from the lowest bead's centre to the highest's, which stand above each other."""
+BEAD_BODY_RADIUS_MM = 6.5
+"""Wider than the field: no wall stands behind a bead's edge."""
 
 
 def vials_phantom() -> Phantom:
@@ -273,7 +275,7 @@ def beads_phantom() -> Phantom:
         )
         for azimuth, height in zip(azimuth_rad, z_mm, strict=True)
     )
-    body = Cylinder(material=material("pmma"), inserts=beads, radius_mm=BODY_RADIUS_MM, height_mm=HEIGHT_MM)
+    body = Cylinder(material=material("pmma"), inserts=beads, radius_mm=BEAD_BODY_RADIUS_MM, height_mm=HEIGHT_MM)
     return Phantom(solids=(body,))
 
 
