@@ -27,6 +27,8 @@ N_ROUNDS = 4
 STEPS_PER_ROUND = 3
 WORST_FIT = 4.0
 """A shadow whose fit leaves more than this many times the usual rest is of two beads, or of something else."""
+LEAST_HEIGHT = 2.0
+"""Height of a bead's smoothed shadow, in units of one pixel's noise; noise itself reaches about 1."""
 FEWEST_SIGHTINGS = 8
 MOST_MISSED = 4
 """Views in a row in which a bead may be hidden before its track is given up; it may be found again later."""
@@ -109,7 +111,7 @@ def _find_peaks(images: NDArray, n_beads: int, radius_px: float) -> tuple[NDArra
     heights = [values[(n_beads - 1) // 2] if len(values) > n_beads // 2 else 0.0 for values, _, _ in found]
     usual = float(np.median(heights))
     noise = np.median(np.abs(np.diff(images, axis=2))) / 0.954  # of differences of two, for a normal distribution
-    if not usual > 3 * noise / radius_px:
+    if not usual > LEAST_HEIGHT * noise:
         raise WrongUsage(
             f"{n_beads} beads of {radius_px:.3g} pixels radius do not stand out of the noise in most views",
             hint="put the bead phantom into the beam, expose longer, or mend calibration.beads in the plan",

@@ -36,7 +36,7 @@ FURTHEST_SHARE = 0.15
 """How far from the middle of the detector the axis is looked for, as a share of the columns, on either side."""
 COARSE_PX = 1.0
 N_STEPS = 12
-BLUR_PX = 0.7
+BLUR_PX = 1.2
 """Of every row before rays are compared: interpolation of unblurred noise would favour some shifts over others."""
 LEAST_PAIRS = 60
 WORST_ERROR_PX = 0.25
