@@ -192,7 +192,7 @@ def test_a_missing_phantom_is_told(plan):
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("demo?roll_deg=x", "a finite number"),
+        ("demo?roll_deg=x", "DEGREES"),
         ("demo?roll_deg=80", "roll_rad"),
         ("demo?source_to_object_mm=300", "object <= detector"),
         ("demo?tilt=3", "tilt_u_deg"),

@@ -1,8 +1,8 @@
 """Hidden misalignments of the simulated scanner, found by the bead phantom and by opposing rays of a scan.
 
 Each misalignment is drawn at random: distances within 2 mm, offsets within 0.8 mm (u) and 0.4 mm (v), roll and
-tilt about v within 1 and 2 degrees. The scene's photons above 18 keV are counted with Poisson noise at the plan's exposure; the
-beads go through the finder, the vials through the scan's own alignment. Aim: 0.1 pixel and 0.05 degrees.
+tilt about v within 1 and 2 degrees. The scene's photons above 18 keV are counted with Poisson noise at the plan's
+exposure; the beads go through the finder, the vials through the scan's own alignment. Aim: 0.1 pixel, 0.05 degrees.
 
     python tests/benchmarks/alignment.py [--json] [--quick]
 """
