@@ -99,7 +99,7 @@ def rows(case: int, how: str, truth: Geometry, found: Alignment) -> list[dict[st
             unit, factor, aim = "degree", math.degrees(1), AIM_DEG
         elif name.startswith("offset"):
             unit, factor, aim = "pixel", 1 / truth.pitch_mm, AIM_PX
-        true, value = getattr(truth, name) * factor, getattr(found.geometry, name) * factor
+        true, value = float(getattr(truth, name) * factor), float(getattr(found.geometry, name) * factor)
         table.append(
             {
                 "case": case, "by": how, "parameter": name.rsplit("_", 1)[0], "unit": unit, "truth": true,
