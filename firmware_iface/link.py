@@ -57,7 +57,7 @@ class Link:
         self._transport = transport
         self._lose = lose
         self._replies = ReplyDecoder()
-        self._tag = 0
+        self._tag = time.monotonic_ns() // 1000 % (1 << 16)  # so that none is the tag of a reply left by another program
         self._is_closing = False
 
     def exchange(self, opcode: Opcode, payload: bytes = b"") -> bytes:
