@@ -119,12 +119,12 @@ def _serial_of(device: Any) -> str | None:
     return device.serial_number if device.iSerialNumber else None
 
 
-def open_detector(serial: str) -> dict[str, object]:
-    """Open the detector and keep it open."""
+def open_detector(serial: str, query: str = "") -> dict[str, object]:
+    """Open the detector and keep it open; a query such as ?async=1 chooses the driver."""
     from firmware_iface.device import Detector
     from firmware_iface.usb_transport import open_libusb
 
-    transport = open_libusb(serial)
+    transport = open_libusb(serial + query)
     detector = Detector(transport)
     OPEN[serial], TRANSPORTS[serial] = detector, transport
     return {"serial": detector.info.serial, "firmware_version": detector.info.firmware_version}
