@@ -7,9 +7,8 @@ other the axis is found anew: that its places lie on a slanted line tells the ro
 that roll, and compared again, until nothing turns any more. Rays out of the source's plane meet only
 nearly; what they see of an object that changes along the axis is noise to the method, and is counted as such.
 
-# Ref: opposed rays of a fan: Kak and Slaney 1988, Principles of Computerized Tomographic Imaging, chapter 3.5; the
-#      shift and the roll from them: Yang et al. 2013, Nucl. Instrum. Meth. A 731, cited with a comparison of methods by
-#      Guerrero et al. 2023, arXiv 2310.09567.
+# Ref: opposed rays of a fan: Kak and Slaney 1988, Principles of Computerized Tomographic Imaging, chapter 3.5; a
+#      comparison of methods for shift and roll: Guerrero et al. 2023, arXiv 2310.09567.
 """
 
 from __future__ import annotations
