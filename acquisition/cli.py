@@ -33,6 +33,7 @@ class CalibrationStep(StrEnum):
     ENERGY = "energy"
     PIXELS = "pixels"
     MATERIALS = "materials"
+    GEOMETRY = "geometry"
     ALL = "all"
 
 
@@ -240,6 +241,7 @@ def _figures(calibration: Calibration) -> dict[str, object]:
         "end_point_error_kev": round(end_point.error_kev, 3) if end_point else None,
         "n_bad_pixels": int(np.count_nonzero(calibration.is_bad)),
         "materials": list(calibration.basis.materials) if calibration.basis else None,
+        "alignment": calibration.alignment.figures if calibration.alignment else None,
     }
 
 

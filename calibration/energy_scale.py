@@ -109,7 +109,7 @@ class EnergyScale:
     energies_kev, positions_dac, residuals_kev, widths_dac : (n_sources,) float64
         Mean energy of each source, where a fit of this source alone finds it, that position on the joint scale minus
         the energy, and the width of the edge.
-    blur : (float, float)
+    blur : (2,) float64
         Noise in DAC codes, the same at every energy, and the part of the edges' width that grows with the energy, as a
         share of it (Fano, and gains that differ); they add in squares.
     shapes : (n_sources, 4) float64
@@ -127,7 +127,7 @@ class EnergyScale:
     positions_dac: NDArray[np.float64]
     residuals_kev: NDArray[np.float64]
     widths_dac: NDArray[np.float64]
-    blur: tuple[float, float]
+    blur: NDArray[np.float64]
     shapes: NDArray[np.float64]
     chi2_ratio: float
 
@@ -254,7 +254,7 @@ def fit_energy_scale(
     if like is None:
         blur, shapes = np.array([0.5 * gain, 0.01]), np.stack([_start_of_shape(curve) for curve in curves])
     else:
-        blur, shapes = np.asarray(like.blur), like.shapes[:, :3]
+        blur, shapes = like.blur, like.shapes[:, :3]
     start = np.concatenate([[offset, gain], blur, shapes.ravel()])
     low = np.concatenate([[-np.inf, 0.1 * gain, 0.05, 0], *([[0, SMALLEST_SPREAD, 0]] * len(curves))])
     high = np.concatenate([[np.inf, 10 * gain, 8 * gain, 0.3], *([[np.inf, WIDEST_SPREAD, np.inf]] * len(curves))])
@@ -292,7 +292,7 @@ def fit_energy_scale(
         positions_dac=positions,
         residuals_kev=(positions - offset) / gain - energies,
         widths_dac=widths,
-        blur=(float(found.x[2]), float(found.x[3])),
+        blur=found.x[2:4],
         shapes=np.column_stack([found.x[len(COMMON) :].reshape(len(curves), 3), widths]),
         chi2_ratio=chi2_ratio,
     )

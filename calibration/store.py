@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.alignment import Alignment
 from calibration.bias_currents import BiasCurrents
 from calibration.conditions import Conditions, StepRecord
 from calibration.energy_scale import EndPoint
@@ -121,6 +122,8 @@ class Calibration:
     pixel_scale : PixelScale, optional
     end_point : EndPoint, optional
         The check of the energy scale by the tube's voltage.
+    alignment : Alignment, optional
+        Where source and detector are; scans and reconstructions take it instead of their plan's geometry.
     """
 
     created: str
@@ -150,6 +153,7 @@ class Calibration:
     scale_covariance: NDArray[np.float64] | None = field(default=None, metadata={"units": "DAC code and keV"})
     pixel_scale: PixelScale | None = None
     end_point: EndPoint | None = None
+    alignment: Alignment | None = None
 
     def __post_init__(self) -> None:
         n_thresholds = N_THRESHOLDS if self.is_colour else FINE_THRESHOLDS

@@ -30,7 +30,7 @@ from calibration.geometry import Geometry
 from calibration.spectrum import emission, transmission, tube_spectrum
 from firmware_iface import chip
 from firmware_iface.errors import MpxctError, WrongUsage
-from sim.phantom import CELLS_MG_ML, Insert, Phantom, cell, vials_phantom
+from sim.phantom import CELLS_MG_ML, Insert, Phantom, beads_phantom, cell, vials_phantom
 from sim.photons import expected_photons, flood
 
 IDENTITY = "mpxct,simulated gantry,1"
@@ -62,7 +62,7 @@ class Gantry:
     seed : int
         Draws the ripple of the tube.
     geometry : Geometry
-        Where source and detector are.
+        Where source and detector are in truth, whatever a plan takes them for.
     """
 
     def __init__(self, seed: int = 1, geometry: Geometry = GEOMETRY) -> None:
@@ -70,6 +70,7 @@ class Gantry:
         self._rng = np.random.default_rng(seed)
         self._samples: dict[str, Phantom] = {"vials": vials_phantom()}
         self._samples |= {f"cell-{name}": cell(name) for name in CELLS_MG_ML}
+        self._samples["beads"] = beads_phantom()
         self._angle_deg = 0.0
         self._sample: str | None = None
         self._source = TUBE

@@ -212,7 +212,7 @@ class SourceEdges:
     energy_kev: float = 0.0
     lowest_dac: float = 0.0
     _baseline_dac: float = 0.0
-    _gain: float = 1.0
+    _gain_dac_per_kev: float = 1.0
 
     def prepare(self) -> Generator[Progress, None, None]:
         """Find the noise, which is where no charge stands; then the edge above it, which mends the nominal gain."""
@@ -236,14 +236,14 @@ class SourceEdges:
                 yield Progress(f"find {wanted.source}", done, len(codes))
                 detector.set_dacs(_all_thresholds(code))
                 sums.append(frame(detector, wanted.source_exposure_s).counts.sum(dtype=np.float64))
-        self._gain = (steepest_dac(codes, sums) - self._baseline_dac) / self.energy_kev
-        self.lowest_dac = self._baseline_dac + 0.7 * self._gain * self.energy_kev
+        self._gain_dac_per_kev = (steepest_dac(codes, sums) - self._baseline_dac) / self.energy_kev
+        self.lowest_dac = self._baseline_dac + 0.7 * self._gain_dac_per_kev * self.energy_kev
 
     def scan(self, stage: str, trim: NDArray[np.uint8], codes: range | None) -> Planes:
         """Scan over the edge under the beam; before pixels are equalised, over all places where it may stand."""
         detector, wanted = self.instrument.detector, self.plan.calibration.equalisation
-        at = round(self._baseline_dac + self._gain * self.energy_kev)
-        margin = round(2 * self._gain)
+        at = round(self._baseline_dac + self._gain_dac_per_kev * self.energy_kev)
+        margin = round(2 * self._gain_dac_per_kev)
         if codes is None:
             codes = range(max(at - SPREAD_DAC, 0), min(at + SPREAD_DAC, HIGHEST_CODE) + 1, 3)
         else:
@@ -251,8 +251,8 @@ class SourceEdges:
         lines = line_group(wanted.source)
         energies = np.asarray([line.energy_kev for line in lines])
         shares = np.asarray([line.fraction for line in lines])
-        lines_dac = at + self._gain * (energies - self.energy_kev)
-        shape = np.array([1.0, 0.05 if self.plan.detector.is_csm else 0.1, 1e-3, max(self._gain, 1.0)])
+        lines_dac = at + self._gain_dac_per_kev * (energies - self.energy_kev)
+        shape = np.array([1.0, 0.05 if self.plan.detector.is_csm else 0.1, 1e-3, max(self._gain_dac_per_kev, 1.0)])
 
         def expected(dacs: NDArray[np.float64]) -> NDArray[np.float64]:
             return expected_counts(dacs, lines_dac, shares / shares.sum(), shape, self._baseline_dac)

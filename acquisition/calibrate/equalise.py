@@ -84,7 +84,7 @@ def equalise(instrument: Instrument, plan: Plan, calibration: Calibration, *, ta
         trim=trim,
         is_masked=np.zeros(planes, dtype=bool),
         pixel_class=pixel_class,
-        target_dac=target_dac,
+        target_dac=float(target_dac),
         edges_before_dac=before,
         edges_after_dac=after,
         offset_dac=mean_after - gain * edges.energy_kev,

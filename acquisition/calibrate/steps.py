@@ -21,6 +21,7 @@ from acquisition.calibrate.exposures import (
     refuse_foreign,
     wanted_conditions,
 )
+from acquisition.calibrate.geometry import geometry
 from acquisition.calibrate.materials import materials
 from acquisition.calibrate.pixels import pixels
 from acquisition.gantry import Gantry
@@ -67,6 +68,13 @@ STEPS: Mapping[str, Step] = {
         Step(name="energy", does="put thresholds to keV by sources with lines", needs=("equalise",), run=energy),
         Step(name="pixels", does="judge every pixel, and switch off those that fire", needs=("equalise",), run=pixels),
         Step(name="materials", does="measure materials behind cells", needs=("energy", "pixels"), run=materials),
+        Step(
+            name="geometry",
+            does="find distances, offsets and tilts by beads",
+            needs=("energy", "pixels"),
+            is_in_all=False,
+            run=geometry,
+        ),
     )
 }
 
