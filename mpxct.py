@@ -135,7 +135,7 @@ def demo(
 
     Example: mpxct demo --out demo
     """
-    from acquisition.calibrate import calibrate_all
+    from acquisition.calibrate.steps import calibrate_all
     from acquisition.plan import Plan
     from acquisition.runner import open_instrument, run_scan
     from calibration import store

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 Device = Annotated[str, typer.Option("--device", envvar="MPXCT_DEVICE", help="URL of the detector: usb: or sim:demo.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Use a calibration of another chip, mode, gain, bias or temperature."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists already.")]
 
 
@@ -90,6 +94,7 @@ def acquire(
     output: Annotated[Path, typer.Option("--output", "-o", help="Scan file to write.")] = Path("scan.h5"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and time the plan; touch nothing.")] = False,
     overwrite: Overwrite = False,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Run a scan as planned, into one file.
@@ -108,7 +113,7 @@ def acquire(
     from acquisition.runner import open_instrument, run_scan
 
     with open_instrument(device) as instrument:
-        summary = console.track(run_scan(instrument, planned, measured, output, overwrite=overwrite))
+        summary = console.track(run_scan(instrument, planned, measured, output, overwrite=overwrite, is_forced=force))
     figures = {
         "path": str(summary.path),
         "status": summary.status.value,
@@ -156,40 +161,37 @@ def calibrate(
     plan: Annotated[Path | None, typer.Option(help="Plan with the mode, thresholds, sources and cells.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Calibration file.")] = Path("calibration.h5"),
     overwrite: Overwrite = False,
+    force: Force = False,
     json: Json = False,
 ) -> None:
-    """Calibrate the detector: equalise its pixels, find its energy scale, judge its pixels, measure materials.
+    """Calibrate the detector, step by step or in one go, into one file.
 
-    `all` and `equalise` make a new file; the other steps update the one that is there.
+    `all` makes a new file, and so does a first step; the other steps update the file that is there.
 
     Example: mpxct calibrate all --device sim:demo -o calibration.h5
     """
-    from acquisition import calibrate as steps
+    from acquisition.calibrate import steps
     from acquisition.plan import Plan, load_plan, refuse_foreign_pixels
     from acquisition.runner import open_instrument
-    from calibration.store import save
+    from calibration.store import load, save
 
     console: Console = ctx.obj
     planned = load_plan(plan) if plan is not None else Plan()
     refuse_foreign_pixels(planned)
-    is_new = step in (CalibrationStep.ALL, CalibrationStep.EQUALISE)
-    if is_new and output.exists() and not overwrite:
+    is_all = step is CalibrationStep.ALL
+    if is_all and output.exists() and not overwrite:
         raise WrongUsage(f"{output} exists already", hint="choose another name, or allow overwriting (--overwrite)")
     if not os.access(output.parent, os.W_OK):
         raise WrongUsage(f"{output} cannot be written: no folder {output.parent} may be written to")
-    before = None if is_new else _load_calibration(output)
+    before = load(output) if output.exists() and not is_all else None
+    if before is None and not is_all and steps.STEPS[step].needs:
+        before = _load_calibration(output)
     with open_instrument(device) as instrument:
-        if step is CalibrationStep.ALL:
+        if is_all:
             work = steps.calibrate_all(instrument, planned)
-        elif before is None:
-            work = steps.equalise(instrument, planned)
         else:
-            continue_with = {
-                CalibrationStep.ENERGY: steps.energy,
-                CalibrationStep.PIXELS: steps.pixels,
-                CalibrationStep.MATERIALS: steps.materials,
-            }
-            work = continue_with[step](instrument, planned, before)
+            known = before or steps.begin(instrument, planned)
+            work = steps.run_step(steps.STEPS[step], instrument, planned, known, is_forced=force)
         result = console.track(work)
     save(result, output)
     figures = {"path": str(output), **_figures(result)}
@@ -203,6 +205,7 @@ def _figures(calibration: Calibration) -> dict[str, object]:
     before_kev, after_kev = calibration.sigmas_kev
     return {
         "identity": calibration.identity,
+        "steps": [record.step for record in calibration.history],
         "sigma_before_kev": round(before_kev, 3) if calibration.lines else None,
         "sigma_after_kev": round(after_kev, 3) if calibration.lines else None,
         "residual_rms_kev": round(calibration.residual_rms_kev, 3) if calibration.lines else None,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from acquisition.calibrate import operating_dacs
+from acquisition.calibrate.exposures import operating_dacs
 from acquisition.scan import ImageKey, Readout
 from acquisition.scan_file import Scan, read_scan
 from calibration.progress import Progress

@@ -5,23 +5,29 @@ While a scan runs, one thread only talks to the device: the stream's reader. The
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from acquisition.calibrate import operating_dacs, refuse_full, set_up_detector
+from acquisition.calibrate.exposures import (
+    operating_dacs,
+    refuse_foreign,
+    refuse_full,
+    set_up_detector,
+    wanted_conditions,
+)
 from acquisition.gantry import Gantry, LineGantry
 from acquisition.plan import Plan, Step, StepKind, expand, refuse_foreign_pixels
 from acquisition.scan import ImageKey, ScanStatus, readout_of
 from acquisition.scan_file import ScanWriter
 from acquisition.stream import FrameStream
+from calibration.conditions import differences
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.device import Detector, open_detector
-from firmware_iface.errors import CalibrationMissing, DataLost, TransportError, WrongUsage
+from firmware_iface.errors import DataLost, TransportError, WrongUsage
 from firmware_iface.frame import Frame, Lost
 
 TUBE = "TUBE"
@@ -63,51 +69,41 @@ def open_instrument(url: str) -> Iterator[Instrument]:
         instrument.close()
 
 
-def refuse_unfit(plan: Plan, calibration: Calibration) -> None:
-    """Refuse a plan that the chip cannot run, or that the calibration was not made for; nothing moves here.
+def prepare(
+    instrument: Instrument, plan: Plan, calibration: Calibration, *, is_forced: bool = False
+) -> tuple[str, ...]:
+    """Bring chip, gantry and tube into the state of the scan, the beam still off.
+
+    Parameters
+    ----------
+    is_forced : bool
+        Take a calibration that was made under other conditions all the same.
+
+    Returns
+    -------
+    tuple of str
+        In what the conditions differ from those of the calibration; nothing unless it is forced.
 
     Raises
     ------
     WrongUsage
-        The plan's pixels are not the chip's in this mode.
+        The plan's pixels are not the chip's in this mode, or there is no such sample.
     CalibrationMissing
-        The calibration is of another mode, gain or bias.
+        The calibration is of another chip, mode, gain, bias or temperature, and it is not forced.
     """
     refuse_foreign_pixels(plan)
-    detector = plan.detector
-    planned = (detector.gain, detector.is_csm, detector.is_colour)
-    measured = (calibration.gain, calibration.is_csm, calibration.is_colour)
-    if planned != measured or not math.isclose(detector.bias_v, calibration.bias_v, abs_tol=0.5):
-        raise CalibrationMissing(
-            f"the calibration {calibration.identity} is for (gain, charge summing, colour) {measured} at "
-            f"{calibration.bias_v:g} V; the plan wants {planned} at {detector.bias_v:g} V",
-            hint="calibrate with this plan: mpxct calibrate all --plan PLAN.toml",
-        )
-
-
-def prepare(instrument: Instrument, plan: Plan, calibration: Calibration) -> None:
-    """Bring chip, gantry and tube into the state of the scan, the beam still off.
-
-    Raises
-    ------
-    WrongUsage, CalibrationMissing
-        As `refuse_unfit`; also an unknown sample, and a calibration of another chip.
-    """
-    refuse_unfit(plan, calibration)
     detector, gantry = instrument.detector, instrument.gantry
     samples = gantry.samples()
     if plan.scan.sample not in samples:
         raise WrongUsage(f"the sample changer has no {plan.scan.sample!r}; it has {', '.join(samples)}")
-    chip_id = str(detector.chip_id())
-    if calibration.chip_id != chip_id:
-        raise CalibrationMissing(
-            f"the calibration {calibration.identity} is of chip {calibration.chip_id}; this is chip {chip_id}",
-            hint="calibrate this chip: mpxct calibrate all",
-        )
+    wanted = wanted_conditions(detector, plan)
+    if not is_forced:
+        refuse_foreign(calibration, wanted)
     gantry.beam(False)
     set_up_detector(detector, plan, calibration, operating_dacs(calibration, plan))
     gantry.select_source(TUBE)
     gantry.set_tube(plan.source.kvp, plan.source.current_ma)
+    return differences(calibration.conditions, wanted)
 
 
 def run_scan(
@@ -117,6 +113,7 @@ def run_scan(
     path: str | Path,
     *,
     overwrite: bool = False,
+    is_forced: bool = False,
     on_newest: Callable[[Frame], None] | None = None,
 ) -> Generator[Progress, None, ScanSummary]:
     """Run a whole scan into a file; a step of progress for each frame.
@@ -126,6 +123,8 @@ def run_scan(
 
     Parameters
     ----------
+    is_forced : bool
+        Scan even with a calibration made under other conditions; the file's events say in what they differ.
     on_newest : callable, optional
         Gets the newest frame now and then, for a live view; frames may be skipped.
 
@@ -136,7 +135,6 @@ def run_scan(
     DataLost
         The device went away in the middle, or the disk is full; the message tells how many frames are in which file.
     """
-    refuse_unfit(plan, calibration)
     began_s = time.monotonic()
     with ScanWriter(
         path,
@@ -149,7 +147,8 @@ def run_scan(
         overwrite=overwrite,
     ) as writer:
         try:
-            prepare(instrument, plan, calibration)
+            for difference in prepare(instrument, plan, calibration, is_forced=is_forced):
+                writer.event("forced", f"the calibration was made under other conditions: {difference}")
             yield from _expose(instrument, plan, writer, on_newest)
         except BaseException as error:
             n_whole = writer.n_frames - writer.n_lost

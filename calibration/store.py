@@ -7,24 +7,51 @@ forget a field that another holds.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.conditions import Conditions, StepRecord
 from calibration.material_basis import MaterialBasis
 from calibration.thresholds import mean_and_sigma
 from calibration.whole_file import whole_file
-from firmware_iface.chip import N_THRESHOLDS
+from firmware_iface.chip import FINE_THRESHOLDS, N_THRESHOLDS
 from firmware_iface.errors import BadFile, WrongUsage
 
 FORMAT = "mpxct calibration"
-VERSION = 1
+VERSION = 2
 THRESHOLD_CODES = 512
+
+UNITS: Mapping[str, str] = {
+    "_dac_per_kev": "DAC code/keV",
+    "_per_mm_per_g_cm3": "1/mm per g/cm3",
+    "_per_mm": "1/mm",
+    "_per_s": "1/s",
+    "_mg_ml": "mg/mL",
+    "_g_cm3": "g/cm3",
+    "_mm": "mm",
+    "_kev": "keV",
+    "_kvp": "kV",
+    "_dac": "DAC code",
+    "_rad": "rad",
+    "_ma": "mA",
+    "_px": "pixel",
+    "_s": "s",
+    "_v": "V",
+    "_e": "electron",
+    "_k": "K",
+}
+"""What a field's name ends in, and the units that its dataset states; the first that fits. All else is a number."""
+
+R = TypeVar("R")
+Content = dict[str, tuple[str | NDArray[np.generic], str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,24 +81,31 @@ class MeasuredLine:
 class Calibration:
     """What was measured of one detector in one mode; arrays have one plane per threshold, in their order.
 
+    Fields that are None belong to steps that have not been done.
+
     Attributes
     ----------
     created : str
         Date and time, ISO 8601 in UTC.
     software, device, chip_id, gain : str
         Version of mpxct, the device's own description, the chip's identity, and the gain mode's name.
+    temperature_k : float, optional
+        Of the sensor when the calibration was begun; None where it cannot be measured.
+    history : tuple of StepRecord
+        The steps that were done, in their order.
     dacs : mapping of str to int
         Every DAC as set, thresholds included.
-    trim : (8, rows, cols) uint8
-    is_masked : (8, rows, cols) bool
+    trim : (n_thresholds, rows, cols) uint8
+        8 thresholds in colour mode, 2 in fine pitch.
+    is_masked : (n_thresholds, rows, cols) bool
         Pixels switched off in the chip, because they fire without a photon.
     pixel_class : (rows, cols) uint8
         Bits of `calibration.pixels.PixelClass`; 0 is a good pixel.
     target_dac : float
         Where the equalisation brought the noise peaks.
-    edges_before_dac, edges_after_dac : (8, rows, cols) float32
+    edges_before_dac, edges_after_dac : (n_thresholds, rows, cols) float32
         Noise peaks at the middle trim and at the chosen trim; NaN where none was seen.
-    offset_dac, gain_dac_per_kev : (8,) float64
+    offset_dac, gain_dac_per_kev : (n_thresholds,) float64
         Energy scale of each threshold: code = offset + gain * energy.
     lines : tuple of MeasuredLine
     thresholds_kev : tuple of float
@@ -87,10 +121,12 @@ class Calibration:
     is_csm: bool
     is_colour: bool
     bias_v: float
+    temperature_k: float | None = None
+    history: tuple[StepRecord, ...] = ()
     dacs: Mapping[str, int]
-    trim: NDArray[np.uint8]
+    trim: NDArray[np.uint8] = field(metadata={"units": "code"})
     is_masked: NDArray[np.bool_]
-    pixel_class: NDArray[np.uint8]
+    pixel_class: NDArray[np.uint8] = field(metadata={"units": "bits"})
     target_dac: float
     edges_before_dac: NDArray[np.float32]
     edges_after_dac: NDArray[np.float32]
@@ -101,15 +137,28 @@ class Calibration:
     basis: MaterialBasis | None = None
 
     def __post_init__(self) -> None:
-        planes = (N_THRESHOLDS, *self.pixel_class.shape)
+        n_thresholds = N_THRESHOLDS if self.is_colour else FINE_THRESHOLDS
+        planes = (n_thresholds, *self.pixel_class.shape)
         for name in ("trim", "is_masked", "edges_before_dac", "edges_after_dac"):
             shape = getattr(self, name).shape
             if shape != planes:
                 raise ValueError(f"{name} has shape {shape}; allowed: {planes}")
-        if self.offset_dac.shape != (N_THRESHOLDS,) or self.gain_dac_per_kev.shape != (N_THRESHOLDS,):
-            raise ValueError(f"the energy scale has shape {self.offset_dac.shape}; allowed: ({N_THRESHOLDS},)")
+        if self.offset_dac.shape != (n_thresholds,) or self.gain_dac_per_kev.shape != (n_thresholds,):
+            raise ValueError(f"the energy scale has shape {self.offset_dac.shape}; allowed: ({n_thresholds},)")
         if not (self.gain_dac_per_kev > 0).all():
             raise ValueError(f"the gains are {self.gain_dac_per_kev} DAC per keV; allowed: above 0")
+
+    @property
+    def conditions(self) -> Conditions:
+        """How the detector stood when the calibration was begun."""
+        return Conditions(
+            chip_id=self.chip_id,
+            gain=self.gain,
+            is_csm=self.is_csm,
+            is_colour=self.is_colour,
+            bias_v=self.bias_v,
+            temperature_k=self.temperature_k,
+        )
 
     @property
     def identity(self) -> str:
@@ -222,7 +271,7 @@ def read_group(group: h5py.Group) -> Calibration:
             f"this calibration has version {version}; allowed: {VERSION}", hint="calibrate again with this version"
         )
     try:
-        calibration = _from_group(group)
+        calibration = _record(Calibration, group)
     except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
         raise BadFile(f"the calibration is incomplete or inconsistent ({error})", hint="calibrate again") from error
     if calibration.identity != group.attrs.get("identity"):
@@ -230,96 +279,107 @@ def read_group(group: h5py.Group) -> Calibration:
     return calibration
 
 
-def _content(calibration: Calibration) -> dict[str, tuple[str | NDArray[np.generic], str]]:
-    """Return every value of a calibration by its path in the file, as text or little-endian array, with its units."""
-    c = calibration
-    content: dict[str, tuple[str | NDArray[np.generic], str]] = {
-        name: (getattr(c, name), "text") for name in ("created", "software", "device", "chip_id", "gain")
-    }
-    content |= {
-        "is_csm": (np.asarray(c.is_csm), "bool"),
-        "is_colour": (np.asarray(c.is_colour), "bool"),
-        "bias_v": (np.asarray(c.bias_v, "<f8"), "V"),
-        "trim": (np.asarray(c.trim, "u1"), "code"),
-        "is_masked": (np.asarray(c.is_masked, "?"), "bool"),
-        "pixel_class": (np.asarray(c.pixel_class, "u1"), "bits"),
-        "target_dac": (np.asarray(c.target_dac, "<f8"), "DAC code"),
-        "edges_before_dac": (np.asarray(c.edges_before_dac, "<f4"), "DAC code"),
-        "edges_after_dac": (np.asarray(c.edges_after_dac, "<f4"), "DAC code"),
-        "offset_dac": (np.asarray(c.offset_dac, "<f8"), "DAC code"),
-        "gain_dac_per_kev": (np.asarray(c.gain_dac_per_kev, "<f8"), "DAC code/keV"),
-        "thresholds_kev": (np.asarray(c.thresholds_kev, "<f8"), "keV"),
-        "lines/threshold": (np.asarray([line.threshold for line in c.lines], "<i4"), "number"),
-        "lines/source": ("\n".join(line.source for line in c.lines), "text"),
-        "lines/energy_kev": (np.asarray([line.energy_kev for line in c.lines], "<f8"), "keV"),
-        "lines/position_dac": (np.asarray([line.position_dac for line in c.lines], "<f8"), "DAC code"),
-        "lines/residual_kev": (np.asarray([line.residual_kev for line in c.lines], "<f8"), "keV"),
-    }
-    content |= {f"dacs/{name}": (np.asarray(code, "<i4"), "DAC code") for name, code in c.dacs.items()}
-    if c.basis is not None:
-        content |= {
-            "basis/materials": ("\n".join(c.basis.materials), "text"),
-            "basis/attenuation": (np.asarray(c.basis.attenuation_per_mm_per_g_cm3, "<f8"), "1/mm per g/cm3"),
-            "basis/thresholds_kev": (np.asarray(c.basis.thresholds_kev, "<f8"), "keV"),
-        }
-        if c.basis.tube_kvp is not None:
-            content["basis/tube_kvp"] = (np.asarray(c.basis.tube_kvp, "<f8"), "kV")
+def _content(record: Any, prefix: str = "") -> Content:
+    """Return every value of a record by its path in the file, as text or little-endian array, with its units.
+
+    A record inside becomes a folder, a tuple of records a folder of columns; what is None or empty is left out.
+    """
+    content: Content = {}
+    for each in fields(record):
+        value, path = getattr(record, each.name), prefix + each.name
+        if value is None or (isinstance(value, tuple) and not value):
+            continue
+        if is_dataclass(value):
+            content |= _content(value, f"{path}/")
+        elif isinstance(value, Mapping):
+            content |= {f"{path}/{key}": (_little_endian(item), _units(each)) for key, item in value.items()}
+        elif _is_records(value):
+            for column in fields(value[0]):
+                column_value = _joined([getattr(row, column.name) for row in value])
+                content[f"{path}/{column.name}"] = (column_value, _units(column))
+        else:
+            content[path] = (_joined(value) if isinstance(value, tuple) else _little_endian(value), _units(each))
     return content
+
+
+def _is_records(value: object) -> bool:
+    return isinstance(value, tuple) and bool(value) and is_dataclass(value[0])
+
+
+def _joined(values: Sequence[Any]) -> str | NDArray[np.generic]:
+    """Turn a row of plain values into one array, texts into one text with a line each."""
+    return "\n".join(values) if values and isinstance(values[0], str) else _little_endian(np.asarray(values))
+
+
+def _little_endian(value: Any) -> str | NDArray[np.generic]:
+    if isinstance(value, str):
+        return value
+    array = np.asarray(value)
+    return array.astype(array.dtype.newbyteorder("<"))
+
+
+def _units(of: Field[Any]) -> str:
+    """Return the units of a field: those it states, or those that its name ends in."""
+    if "units" in of.metadata:
+        return of.metadata["units"]
+    matching = [units for suffix, units in UNITS.items() if of.name.endswith(suffix)]
+    return matching[0] if matching else "1"
 
 
 def _describe(value: str | NDArray[np.generic]) -> str:
     return "text" if isinstance(value, str) else f"{value.dtype.str}{value.shape}"
 
 
-def _from_group(group: h5py.Group) -> Calibration:
-    lines = zip(
-        _array(group, "lines/threshold").tolist(),
-        _texts(group, "lines/source"),
-        _array(group, "lines/energy_kev").tolist(),
-        _array(group, "lines/position_dac").tolist(),
-        _array(group, "lines/residual_kev").tolist(),
-        strict=True,
-    )
-    return Calibration(
-        created=_text(group, "created"),
-        software=_text(group, "software"),
-        device=_text(group, "device"),
-        chip_id=_text(group, "chip_id"),
-        gain=_text(group, "gain"),
-        is_csm=bool(_array(group, "is_csm")),
-        is_colour=bool(_array(group, "is_colour")),
-        bias_v=float(_array(group, "bias_v")),
-        dacs={name: int(_array(group, f"dacs/{name}")) for name in _names(group, "dacs")},
-        trim=_array(group, "trim"),
-        is_masked=_array(group, "is_masked"),
-        pixel_class=_array(group, "pixel_class"),
-        target_dac=float(_array(group, "target_dac")),
-        edges_before_dac=_array(group, "edges_before_dac"),
-        edges_after_dac=_array(group, "edges_after_dac"),
-        offset_dac=_array(group, "offset_dac"),
-        gain_dac_per_kev=_array(group, "gain_dac_per_kev"),
-        lines=tuple(
-            MeasuredLine(threshold=number, source=source, energy_kev=energy, position_dac=dac, residual_kev=residual)
-            for number, source, energy, dac, residual in lines
-        ),
-        thresholds_kev=tuple(_array(group, "thresholds_kev").tolist()),
-        basis=_read_basis(group) if "basis" in group else None,
-    )
+def _record(kind: type[R], group: h5py.Group) -> R:
+    """Build a record from the folder that `_content` made of it."""
+    hints = get_type_hints(kind)
+    values = {each.name: _value(hints[each.name], group, each.name) for each in fields(kind)}  # pyright: ignore[reportArgumentType]
+    return kind(**values)
 
 
-def _read_basis(group: h5py.Group) -> MaterialBasis:
-    return MaterialBasis(
-        materials=tuple(_texts(group, "basis/materials")),
-        attenuation_per_mm_per_g_cm3=_array(group, "basis/attenuation"),
-        thresholds_kev=tuple(_array(group, "basis/thresholds_kev").tolist()),
-        tube_kvp=float(_array(group, "basis/tube_kvp")) if "basis/tube_kvp" in group else None,
-    )
+def _value(hint: Any, group: h5py.Group, name: str) -> Any:
+    if get_origin(hint) in (Union, UnionType):
+        inner = next(each for each in get_args(hint) if each is not NoneType)
+        return _value(inner, group, name) if name in group else None
+    if is_dataclass(hint):
+        return _record(hint, _folder(group, name))  # pyright: ignore[reportArgumentType]
+    if get_origin(hint) is tuple:
+        return _tuple(get_args(hint)[0], group, name)
+    if get_origin(hint) is Mapping:
+        return {key: _array(group, f"{name}/{key}").item() for key in _names(group, name)}
+    if hint is str:
+        return _text(group, name)
+    array = _array(group, name)
+    return hint(array) if hint in (bool, int, float) else array
+
+
+def _tuple(kind: Any, group: h5py.Group, name: str) -> tuple[Any, ...]:
+    if name not in group:
+        return ()
+    if not is_dataclass(kind):
+        return _column(kind, group, name)
+    hints = get_type_hints(kind)
+    columns = [_column(hints[column.name], group, f"{name}/{column.name}") for column in fields(kind)]
+    names = [column.name for column in fields(kind)]
+    return tuple(kind(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))  # pyright: ignore[reportCallIssue]
+
+
+def _column(kind: Any, group: h5py.Group, name: str) -> tuple[Any, ...]:
+    if kind is str:
+        return tuple(_text(group, name).split("\n"))
+    return tuple(_array(group, name).tolist())
 
 
 def _names(group: h5py.Group, name: str) -> list[str]:
     """Return what a subgroup holds; one that would hold nothing is not written."""
-    inner = group.get(name)
-    return list(inner) if isinstance(inner, h5py.Group) else []
+    return list(_folder(group, name)) if name in group else []
+
+
+def _folder(group: h5py.Group, name: str) -> h5py.Group:
+    folder = group[name]
+    if not isinstance(folder, h5py.Group):
+        raise TypeError(f"{name} is a {type(folder).__name__}; allowed: a group")
+    return folder
 
 
 def _array(group: h5py.Group, name: str) -> NDArray:
@@ -328,10 +388,6 @@ def _array(group: h5py.Group, name: str) -> NDArray:
 
 def _text(group: h5py.Group, name: str) -> str:
     return str(_dataset(group, name).asstr()[()])
-
-
-def _texts(group: h5py.Group, name: str) -> list[str]:
-    return _text(group, name).split("\n") if _text(group, name) else []
 
 
 def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:

@@ -25,6 +25,8 @@ ROWS = COLS = 256
 PITCH_MM = 0.055
 COLOUR_PITCH_MM = 0.110
 N_THRESHOLDS = 8
+FINE_THRESHOLDS = 2
+"""Thresholds of a 55 um pixel in fine pitch; in colour mode a cluster has them all."""
 TRIM_CODES = 32
 MATRIX_HALF_ROWS = 128
 """The configuration is loaded in two halves: a whole-matrix load does not work on the RX."""

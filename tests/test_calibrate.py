@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from acquisition import calibrate
+from acquisition.calibrate import equalise, exposures, steps
 from acquisition.plan import CalibrationPlan, Plan
 from calibration import thresholds
 from calibration.attenuation import linear_attenuation_per_mm, material, solution
@@ -55,6 +55,7 @@ class Bench:
 
     seed: int = 1
     lose_every: int = 0
+    sensor_k: float = 305.0
     baseline_dac: float = 40.0
     dacs: dict[str, int] = field(default_factory=lambda: dict(DEFAULT_DACS))
     info: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(serial="NUMBERS-1"))
@@ -91,6 +92,9 @@ class Bench:
 
     def chip_id(self) -> str:
         return "W1_A1"
+
+    def health(self) -> SimpleNamespace:
+        return SimpleNamespace(sensor_k=self.sensor_k)
 
     def configure(self, configuration: Configuration) -> None:
         self.configuration = configuration
@@ -194,6 +198,10 @@ def _run(work: Generator[Progress, None, Calibration]) -> Calibration:
         assert 0 <= step.done < step.total, step
 
 
+def _step(name: str, bench: Bench, calibration: Calibration, plan: Plan = PLAN, **options: Any) -> Calibration:
+    return _run(steps.run_step(steps.STEPS[name], bench, plan, calibration, **options))
+
+
 @pytest.fixture(scope="module")
 def bench() -> Bench:
     return Bench()
@@ -201,20 +209,20 @@ def bench() -> Bench:
 
 @pytest.fixture(scope="module")
 def equalised(bench: Bench) -> Calibration:
-    return _run(calibrate.equalise(bench, PLAN))
+    return _step("equalise", bench, steps.begin(bench, PLAN))
 
 
 @pytest.fixture(scope="module")
 def whole(bench: Bench, equalised: Calibration) -> Calibration:
-    calibration = _run(calibrate.energy(bench, PLAN, equalised))
-    calibration = _run(calibrate.pixels(bench, PLAN, calibration))
-    return _run(calibrate.materials(bench, PLAN, calibration))
+    calibration = _step("energy", bench, equalised)
+    calibration = _step("pixels", bench, calibration)
+    return _step("materials", bench, calibration)
 
 
 def test_equalisation_brings_the_true_thresholds_together(bench: Bench, equalised: Calibration) -> None:
     assert bench.n_frames < 600
     bench.dacs |= equalised.dacs
-    bench.load_pixels(calibrate.pixel_configuration(equalised))
+    bench.load_pixels(exposures.pixel_configuration(equalised))
     edges, is_live = bench.edges_dac(), ~np.broadcast_to(bench.is_dead, PLANES)
     step_dac = equalised.dacs["DAC_DiscL"] * 0.95 / 16
     assert thresholds.mean_and_sigma(equalised.edges_before_dac)[1] == pytest.approx(9, rel=0.05)
@@ -229,8 +237,8 @@ def test_equalisation_brings_the_true_thresholds_together(bench: Bench, equalise
 
 def test_a_low_baseline_is_equalised_to_the_lowest_target() -> None:
     bench = Bench(baseline_dac=8.0, seed=4)
-    calibration = _run(calibrate.equalise(bench, PLAN))
-    assert calibration.target_dac == calibrate.LOWEST_TARGET_DAC
+    calibration = _step("equalise", bench, steps.begin(bench, PLAN))
+    assert calibration.target_dac == equalise.LOWEST_TARGET_DAC
     assert thresholds.mean_and_sigma(calibration.edges_after_dac)[1] < 1.5
 
 
@@ -239,8 +247,8 @@ def test_the_energy_scale_is_the_one_put_in(bench: Bench, whole: Calibration) ->
     assert {line.threshold for line in whole.lines} == set(read)
     assert whole.residual_rms_kev < 0.15
     assert whole.gain_dac_per_kev == pytest.approx([GAIN_DAC_PER_KEV] * 8, rel=0.01)
-    bench.load_pixels(calibrate.pixel_configuration(whole))
-    bench.dacs |= calibrate.operating_dacs(whole, PLAN)
+    bench.load_pixels(exposures.pixel_configuration(whole))
+    bench.dacs |= exposures.operating_dacs(whole, PLAN)
     true_kev = np.median(bench.thresholds_kev(), axis=(1, 2))
     assert true_kev[read] == pytest.approx(PLAN.detector.thresholds_kev, abs=0.3)
     assert true_kev[0] == pytest.approx(PLAN.detector.arbitration_kev, abs=0.3)
@@ -268,7 +276,7 @@ def test_the_basis_is_the_attenuation_of_the_liquids(whole: Calibration) -> None
 
 
 def test_planes_go_to_their_own_pixels_and_back(whole: Calibration) -> None:
-    pixels = calibrate.pixel_configuration(whole)
+    pixels = exposures.pixel_configuration(whole)
     for pair, (row, col) in enumerate(SUBPIXELS):
         np.testing.assert_array_equal(pixels.trim_l[row::2, col::2], whole.trim[2 * pair])
         np.testing.assert_array_equal(pixels.trim_h[row::2, col::2], whole.trim[2 * pair + 1])
@@ -283,22 +291,43 @@ def test_every_run_is_taken_to_its_end(bench: Bench, whole: Calibration) -> None
 
 def test_lost_frames_are_taken_again(whole: Calibration) -> None:
     bench = Bench(lose_every=7)
-    calibration = _run(calibrate.pixels(bench, PLAN, whole))
+    calibration = _step("pixels", bench, whole)
     assert calibration.pixel_class.shape == PLANES[1:]
     with pytest.raises(DataLost, match="stayed lost after 3 attempts"):
-        _run(calibrate.pixels(Bench(lose_every=1), PLAN, whole))
+        _step("pixels", Bench(lose_every=1), whole)
 
 
 def test_a_calibration_of_another_mode_is_not_continued(bench: Bench, whole: Calibration) -> None:
     plan = msgspec.structs.replace(PLAN, detector=msgspec.structs.replace(PLAN.detector, gain="LGM"))
-    with pytest.raises(CalibrationMissing, match="made in gain HGM"):
-        next(calibrate.energy(bench, plan, whole))
+    with pytest.raises(CalibrationMissing, match="gain HGM, now LGM"):
+        _step("energy", bench, whole, plan)
+
+
+def test_a_step_tells_which_other_it_needs(bench: Bench) -> None:
+    with pytest.raises(CalibrationMissing, match="the step materials needs energy and pixels first"):
+        _step("materials", bench, steps.begin(bench, PLAN))
+
+
+def test_the_history_tells_each_step_and_how_warm_it_was(whole: Calibration) -> None:
+    assert [record.step for record in whole.history] == ["equalise", "energy", "pixels", "materials"]
+    assert {record.mode for record in whole.history} == {"colour-csm"}
+    assert [record.temperature_k for record in whole.history] == [305.0] * 4
+    assert not any(record.is_forced for record in whole.history)
+
+
+def test_a_warmer_detector_is_refused_unless_forced(whole: Calibration) -> None:
+    warm = Bench(sensor_k=308.0)
+    with pytest.raises(CalibrationMissing, match=r"sensor at 31.9 C, now \+3.0 K \(allowed: 2 K\)"):
+        _step("pixels", warm, whole)
+    assert warm.n_frames == 0
+    forced = _step("pixels", warm, whole, is_forced=True)
+    assert forced.history[-1].is_forced
 
 
 def test_full_counters_are_refused(whole: Calibration) -> None:
     plan = msgspec.structs.replace(PLAN, detector=msgspec.structs.replace(PLAN.detector, exposure_s=20.0))
     with pytest.raises(WrongUsage, match="where the counters end"):
-        _run(calibrate.materials(Bench(), plan, whole))
+        _step("materials", Bench(), whole, plan)
 
 
 WATER = PLAN.calibration.cells[0]
@@ -320,11 +349,12 @@ def test_what_is_not_there_is_refused_before_anything_is_measured(changes: dict[
     bench = Bench()
     section = msgspec.structs.replace(PLAN.calibration, **changes)
     with pytest.raises(WrongUsage, match=message):
-        next(calibrate.calibrate_all(bench, msgspec.structs.replace(PLAN, calibration=section)))
+        next(steps.calibrate_all(bench, msgspec.structs.replace(PLAN, calibration=section)))
     assert bench.n_frames == 0
 
 
 def test_fine_pitch_is_refused() -> None:
     detector = msgspec.structs.replace(PLAN.detector, mode="fine-csm", thresholds_kev=(20.0,))
+    bench, plan = Bench(), msgspec.structs.replace(PLAN, detector=detector)
     with pytest.raises(WrongUsage, match="allowed: colour-csm, colour-spm"):
-        next(calibrate.equalise(Bench(), msgspec.structs.replace(PLAN, detector=detector)))
+        _step("equalise", bench, steps.begin(bench, plan), plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -52,9 +53,13 @@ class Bench:
         self.pose = {"ROT": "?", "SAMP": "?"}
         self.refuse: Mapping[str, str] = {}
         self.is_open = True
+        self.sensor_k = 305.0
 
     def chip_id(self) -> str:
         return "W1"
+
+    def health(self) -> Any:
+        return SimpleNamespace(sensor_k=self.sensor_k)
 
     def configure(self, configuration: object) -> None:
         self.configuration = configuration
@@ -246,7 +251,7 @@ def test_gantry_that_refuses_stops_the_scan_safely(tmp_path: Path, calibration: 
     [
         ({"gain": "SHGM"}, CalibrationMissing, "SHGM"),
         ({"bias_v": 100.0}, CalibrationMissing, "100 V"),
-        ({"is_csm": False}, CalibrationMissing, "charge summing"),
+        ({"is_csm": False}, CalibrationMissing, "mode colour-spm, now colour-csm"),
         ({"chip_id": "W2"}, CalibrationMissing, "W2"),
     ],
 )
@@ -258,6 +263,17 @@ def test_calibration_of_something_else_is_refused(
         run(bench, dataclasses.replace(calibration, **changes), tmp_path / "scan.h5")
     assert "BEAM ON" not in bench.lines
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forced_scan_says_what_does_not_hold(tmp_path: Path, calibration: Calibration) -> None:
+    bench = Bench()
+    cold = dataclasses.replace(calibration, temperature_k=299.0)
+    with pytest.raises(CalibrationMissing, match=r"sensor at 25.9 C, now \+6.0 K"):
+        run(bench, cold, tmp_path / "scan.h5")
+    run(bench, cold, tmp_path / "scan.h5", is_forced=True)
+    forced = [event.text for event in read_scan(tmp_path / "scan.h5").events if event.kind == "forced"]
+    assert len(forced) == 1
+    assert "now +6.0 K" in forced[0]
 
 
 def test_an_exposure_that_fills_the_counters_is_refused_at_once(tmp_path: Path, calibration: Calibration) -> None:

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from calibration.conditions import StepRecord
 from calibration.material_basis import MaterialBasis
 from calibration.store import Calibration, MeasuredLine, load, read_group, save, write_group
 from firmware_iface.chip import DEFAULT_DACS
@@ -30,6 +31,20 @@ def make_calibration(**changes: Any) -> Calibration:
         is_csm=True,
         is_colour=True,
         bias_v=-300.0,
+        temperature_k=305.0,
+        history=tuple(
+            StepRecord(
+                step=step,
+                created="2024-05-01T12:00:00+00:00",
+                software="0.1",
+                mode="colour-csm",
+                gain="HGM",
+                bias_v=-300.0,
+                temperature_k=305.5,
+                is_forced=step == "energy",
+            )
+            for step in ("equalise", "energy")
+        ),
         dacs=dict(DEFAULT_DACS),
         trim=rng.integers(0, 32, planes).astype(np.uint8),
         is_masked=rng.uniform(size=planes) < 0.1,
@@ -66,7 +81,10 @@ def _assert_same(first: Any, second: Any) -> None:
             assert one == other, field.name
 
 
-@pytest.mark.parametrize("changes", [{}, {"basis": None}, {"lines": (), "thresholds_kev": ()}, {"chip_id": ""}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"basis": None}, {"lines": (), "thresholds_kev": ()}, {"chip_id": ""}, {"temperature_k": None, "history": ()}],
+)
 def test_what_is_saved_is_loaded(tmp_path: Path, changes: dict[str, Any]) -> None:
     calibration = make_calibration(**changes)
     save(calibration, tmp_path / "one.h5")
@@ -185,7 +203,7 @@ def _missing(path: Path) -> None:
         (_empty, "missing, foreign or truncated"),
         (_truncated, "missing, foreign or truncated"),
         (_other_hdf5, "not a calibration"),
-        (_newer, "version 99; allowed: 1"),
+        (_newer, "version 99; allowed: 2"),
         (_incomplete, "incomplete or inconsistent"),
         (_inconsistent, "incomplete or inconsistent"),
         (_changed, "identity does not match"),

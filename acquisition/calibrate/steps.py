@@ -1,0 +1,162 @@
+"""The steps of a calibration in their order, what each needs, and how they are run: all, or one upon a file.
+
+Each step takes the calibration so far and returns a better one; what it did is added to the calibration's history.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from acquisition.calibrate.energy import energy
+from acquisition.calibrate.equalise import equalise
+from acquisition.calibrate.exposures import (
+    Instrument,
+    Work,
+    refuse_foreign,
+    wanted_conditions,
+)
+from acquisition.calibrate.materials import materials
+from acquisition.calibrate.pixels import pixels
+from acquisition.gantry import Gantry
+from acquisition.plan import Plan
+from calibration.attenuation import material
+from calibration.conditions import StepRecord, differences
+from calibration.spectrum import emission
+from calibration.store import Calibration, software_version
+from firmware_iface.chip import COLS, FINE_THRESHOLDS, N_THRESHOLDS, ROWS, TRIM_CODES
+from firmware_iface.errors import CalibrationMissing, WrongUsage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step.
+
+    Attributes
+    ----------
+    does : str
+        What it does, in a few words.
+    needs : tuple of str
+        Steps that must have been done.
+    is_in_all : bool
+        Whether `all` runs it.
+    run : callable
+        (instrument, plan, calibration so far) to a generator of progress that returns the better calibration.
+    """
+
+    name: str
+    does: str
+    needs: tuple[str, ...] = ()
+    is_in_all: bool = True
+    run: Callable[[Instrument, Plan, Calibration], Work]
+
+
+STEPS: Mapping[str, Step] = {
+    step.name: step
+    for step in (
+        Step(name="equalise", does="bring all pixels' thresholds together", run=equalise),
+        Step(name="energy", does="put thresholds to keV by sources with lines", needs=("equalise",), run=energy),
+        Step(name="pixels", does="judge every pixel, and switch off those that fire", needs=("equalise",), run=pixels),
+        Step(name="materials", does="measure materials behind cells", needs=("energy", "pixels"), run=materials),
+    )
+}
+
+
+def calibrate_all(instrument: Instrument, plan: Plan) -> Work:
+    """Run every step in its order and return the whole calibration."""
+    _refuse_unknown(instrument.gantry, plan)
+    calibration = begin(instrument, plan)
+    for step in STEPS.values():
+        if step.is_in_all:
+            calibration = yield from run_step(step, instrument, plan, calibration)
+    return calibration
+
+
+def run_step(
+    step: Step, instrument: Instrument, plan: Plan, calibration: Calibration, *, is_forced: bool = False
+) -> Work:
+    """Run one step upon what is known so far, and note it in the history.
+
+    Parameters
+    ----------
+    is_forced : bool
+        Go on even if the calibration was begun under other conditions.
+
+    Raises
+    ------
+    CalibrationMissing
+        A step that it needs has not been done, or the calibration is of another chip, mode, gain, bias or temperature.
+    """
+    done = {record.step for record in calibration.history}
+    missing = [name for name in step.needs if name not in done]
+    if missing:
+        raise CalibrationMissing(
+            f"the step {step.name} needs {' and '.join(missing)} first",
+            hint=f"mpxct calibrate {missing[0]}, or all steps at once: mpxct calibrate all",
+        )
+    now = wanted_conditions(instrument.detector, plan)
+    is_foreign = bool(differences(calibration.conditions, now))
+    if is_foreign and not is_forced:
+        refuse_foreign(calibration, now)
+    better = yield from step.run(instrument, plan, calibration)
+    record = StepRecord(
+        step=step.name,
+        created=_now(),
+        software=software_version(),
+        mode=now.mode,
+        gain=now.gain,
+        bias_v=now.bias_v,
+        temperature_k=math.nan if now.temperature_k is None else now.temperature_k,
+        is_forced=is_foreign,
+    )
+    return replace(better, history=(*calibration.history, record))
+
+
+def begin(instrument: Instrument, plan: Plan) -> Calibration:
+    """Return what is known of a detector before any step: its identity and conditions, and nothing measured."""
+    detector = instrument.detector
+    now = wanted_conditions(detector, plan)
+    n_thresholds, rows, cols = (N_THRESHOLDS, ROWS // 2, COLS // 2) if now.is_colour else (FINE_THRESHOLDS, ROWS, COLS)
+    planes = (n_thresholds, rows, cols)
+    return Calibration(
+        created=_now(),
+        software=software_version(),
+        device=detector.info.serial,
+        chip_id=now.chip_id,
+        gain=now.gain,
+        is_csm=now.is_csm,
+        is_colour=now.is_colour,
+        bias_v=now.bias_v,
+        temperature_k=now.temperature_k,
+        dacs=dict(detector.dacs),
+        trim=np.full(planes, TRIM_CODES // 2, dtype=np.uint8),
+        is_masked=np.zeros(planes, dtype=bool),
+        pixel_class=np.zeros((rows, cols), dtype=np.uint8),
+        target_dac=math.nan,
+        edges_before_dac=np.full(planes, np.nan, dtype=np.float32),
+        edges_after_dac=np.full(planes, np.nan, dtype=np.float32),
+        offset_dac=np.zeros(n_thresholds),
+        gain_dac_per_kev=np.ones(n_thresholds),
+        lines=(),
+        thresholds_kev=plan.detector.thresholds_kev,
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _refuse_unknown(gantry: Gantry, plan: Plan) -> None:
+    """Refuse sources and cells that are not there, or of which nothing is known, before time is spent on the others."""
+    for source in plan.calibration.sources:
+        emission(source)
+        if source not in gantry.sources():
+            raise WrongUsage(f"there is no source {source!r}; there are {', '.join(gantry.sources())}")
+    for cell in plan.calibration.cells:
+        material(cell.material)
+        if cell.name not in gantry.samples():
+            raise WrongUsage(f"the sample changer has no {cell.name!r}; it has {', '.join(gantry.samples())}")
