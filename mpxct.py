@@ -103,6 +103,12 @@ class Terminal:
 
         return draw(file, file.with_suffix(".png"))
 
+    def report(self, file: Path) -> Path:
+        """Write the report of a calibration file beside it, under its own name."""
+        from gui.cli import write_report
+
+        return write_report(file, file.with_suffix(".html"))
+
 
 app = typer.Typer(
     name="mpxct",

@@ -194,7 +194,7 @@ def calibrate(
             work = steps.run_step(steps.STEPS[step], instrument, planned, known, is_forced=force)
         result = console.track(work)
     save(result, output)
-    figures = {"path": str(output), **_figures(result)}
+    figures = {"path": str(output), "report": str(console.report(output)), **_figures(result)}
     console.emit(figures, "\n".join(f"{name:<22} {value}" for name, value in figures.items()), as_json=json)
 
 

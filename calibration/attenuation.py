@@ -5,8 +5,6 @@ of every absorption edge, so that no edge is smeared; exactly at an edge the val
 
 # Ref: cross sections, edges, fluorescence yields, jump ratios and lines: W. T. Elam, B. D. Ravel, J. R. Sieber 2002,
 #      Radiat. Phys. Chem. 63, 121; densities and molar masses of elements: xraydb 4.5.8 (CC0); both baked in `data/`.
-# Ref: air (dry, near sea level), cortical bone, skeletal muscle, adipose: NIST, X-Ray Mass Attenuation Coefficients,
-#      table 2, the tissues after ICRU Report 44; compounds' densities: NIST and xraydb `materials.dat`.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from calibration.shelf import FORMULAS, MIXTURES
 from firmware_iface.errors import WrongUsage
 
 Process = Literal["photo", "coherent", "incoherent", "total"]
@@ -29,33 +28,6 @@ Process = Literal["photo", "coherent", "incoherent", "total"]
 LOWEST_KEV, HIGHEST_KEV = 1.0, 160.0
 MG_ML_PER_G_CM3 = 1000.0
 """Concentrations are in mg/mL where people read and write them, and in g/cm3 everywhere else."""
-
-FORMULAS: Mapping[str, tuple[str, float]] = {
-    "water": ("H2O", 1.0),
-    "pmma": ("C5H8O2", 1.19),
-    "polyethylene": ("CH2", 0.93),
-    "polycarbonate": ("C16H14O3", 1.20),
-    "kapton": ("C22H10N2O5", 1.42),
-    "hydroxyapatite": ("Ca10(PO4)6(OH)2", 3.16),
-    "cdte": ("CdTe", 5.85),
-    "czt": ("Cd0.9Zn0.1Te", 5.78),
-    "gaas": ("GaAs", 5.32),
-}
-"""Compounds by name: formula, density in g/cm3."""
-
-MIXTURES: Mapping[str, tuple[Mapping[int, float], float]] = {
-    "air": ({6: 0.000124, 7: 0.755268, 8: 0.231781, 18: 0.012827}, 0.00120479),
-    "adipose": ({1: 0.114, 6: 0.598, 7: 0.007, 8: 0.278, 11: 0.001, 16: 0.001, 17: 0.001}, 0.95),
-    "muscle": (
-        {1: 0.102, 6: 0.143, 7: 0.034, 8: 0.71, 11: 0.001, 15: 0.002, 16: 0.003, 17: 0.001, 19: 0.004},
-        1.05,
-    ),
-    "bone": (
-        {1: 0.034, 6: 0.155, 7: 0.042, 8: 0.435, 11: 0.001, 12: 0.002, 15: 0.103, 16: 0.003, 20: 0.225},
-        1.92,
-    ),
-}
-"""Mixtures by name: mass fraction of each Z, density in g/cm3."""
 
 BRITISH = {"aluminium": "aluminum", "caesium": "cesium", "sulphur": "sulfur"}
 

@@ -38,3 +38,7 @@ class Console(Protocol):
     def picture(self, file: Path) -> Path:
         """Draw a file of ours beside it, under its own name, and return the picture's path."""
         ...
+
+    def report(self, file: Path) -> Path:
+        """Write the report of a calibration file beside it, under its own name, and return the report's path."""
+        ...

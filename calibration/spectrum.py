@@ -31,6 +31,8 @@ from firmware_iface.errors import WrongUsage
 ELECTRON_REST_KEV = 510.99895
 ELECTRON_RADIUS_CM = 2.8179403e-13
 AIR_ELECTRONS_PER_G = 0.49919 * 6.0221408e23
+REFERENCE_MM = 1000.0
+"""Where the baked spectra are stated."""
 ANODE_DEG = 12.0
 """Default anode angle: a choice, common in micro-focus and medical tubes; a scanner's own goes into its plan."""
 
@@ -64,8 +66,10 @@ def tube_spectrum(
     energies_kev: ArrayLike,
     filters: Mapping[str, float] | None = None,
     anode_deg: float = ANODE_DEG,
+    *,
+    distance_mm: float = REFERENCE_MM,
 ) -> NDArray[np.float64]:
-    """Return the photons of a tungsten tube in each energy bin, at 1 m.
+    """Return the photons of a tungsten tube in each energy bin, at a distance from its focal spot.
 
     The model has bins of 1 keV, from 1 keV to the tube's voltage; other bins get their share of each, so photons are
     conserved on any grid and characteristic lines are spread over 1 keV. Whole kVp are the model's own; between
@@ -78,11 +82,14 @@ def tube_spectrum(
         Centres of the energy bins: a uniform grid upwards, two or more.
     filters : thickness in mm of each filter, by material name, the air path included
     anode_deg : anode angle, 6 to 22
+    distance_mm : where the photons are counted; fluence falls with its square
 
     Returns
     -------
-    (n,) float64, photons per mm2 per mAs at 1 m from the focal spot
+    (n,) float64, photons per mm2 per mAs
     """
+    if not distance_mm > 0:
+        raise WrongUsage(f"photons cannot be counted at {distance_mm:g} mm from the focal spot; allowed: above 0")
     centres_kev, width_kev = _uniform_grid(energies_kev)
     model_kev = _table()["energy_kev"]
     photons = _unfiltered(kvp, anode_deg) * transmission(filters or {}, model_kev)
@@ -90,7 +97,7 @@ def tube_spectrum(
     edges_kev = np.minimum(np.append(model_kev - 0.5, model_kev[-1] + 0.5), kvp)
     wanted_kev = np.append(centres_kev - width_kev / 2, centres_kev[-1] + width_kev / 2)
     below = np.interp(wanted_kev, edges_kev, np.append(0.0, np.cumsum(photons)))
-    return np.diff(below)
+    return np.diff(below) * (REFERENCE_MM / distance_mm) ** 2
 
 
 def _uniform_grid(energies_kev: ArrayLike) -> tuple[NDArray[np.float64], float]:

@@ -10,6 +10,7 @@ Only the iterator reads the stream of frames and only it ends a run, so no run's
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -112,6 +113,7 @@ class Detector:
 
     def __init__(self, transport: Transport) -> None:
         self._state = State.DISCONNECTED
+        self._changing = threading.RLock()  # never waits for the board, as the link may
         self._link = Link(transport, lambda: self._do(Action.LOSE))
         self._has_dacs = self._has_pixels = False
         self._n_power_ups: int | None = None
@@ -346,20 +348,32 @@ class Detector:
 
     def stop(self) -> None:
         """End the run after the present frame; the iterator gives what was taken, and ends."""
-        self._end_early(Action.STOP, Opcode.STOP)
+        with self._link.lock:
+            with self._changing:
+                is_running = self._state not in {State.IDLE, State.DISCONNECTED}
+                self._do(Action.STOP)
+            if is_running:
+                self._link.exchange(Opcode.STOP)
 
     def abort(self) -> None:
-        """End the run now; the iterator ends, and frames under way are thrown away."""
-        self._end_early(Action.ABORT, Opcode.ABORT)
+        """End the run now; the iterator ends, and frames under way are thrown away.
+
+        It does not wait for what another thread asks of the board, be it a line to a stage that turns.
+        """
+        with self._link.aborting:
+            with self._changing:
+                is_running = self._state not in {State.IDLE, State.DISCONNECTED}
+                self._do(Action.ABORT)
+            if is_running:
+                self._link.abort()
 
     def close(self) -> None:
         """Abort what runs and give the device back; a second call does nothing."""
         if self._state in {State.ACQUIRING, State.STOPPING}:
             with suppress(DetectorError):  # it is going away anyhow
                 self.abort()
-        with self._link.lock:
-            self._do(Action.CLOSE)
-            self._link.close()
+        self._do(Action.CLOSE)
+        self._link.close()
 
     def __enter__(self) -> Detector:
         return self
@@ -382,7 +396,8 @@ class Detector:
         silence_s = float("inf") if is_gated else exposure_ns * 1e-9 + SILENCE_S
         self._do(Action.ACQUIRE)
         try:
-            self._link.exchange(Opcode.START, start + b"".join(map(wire.OMR.pack, omrs)))
+            if not self._start(start + b"".join(map(wire.OMR.pack, omrs))):
+                return
             for item in self._items(decoder, n_frames, silence_s):
                 if self._state is State.ABORTING:  # what had come before the abort is thrown away like what comes after
                     continue
@@ -391,9 +406,24 @@ class Detector:
             self._abandon_run()
             raise
         finally:
-            with self._link.lock:  # another thread may close it at the same moment
+            with self._link.aborting, self._changing:  # another thread may close it at the same moment
                 if self._state is not State.DISCONNECTED:
                     self._do(Action.END_RUN)
+
+    def _start(self, run: bytes) -> bool:
+        """Start the run once no other command waits; False where it was aborted before."""
+        while not self._link.lock.acquire(timeout=_POLL_S):
+            if self._state is State.ABORTING:
+                return False
+        try:
+            if self._state is State.ABORTING:
+                return False
+            self._link.exchange(Opcode.START, run)
+        finally:
+            self._link.lock.release()
+        if self._state is State.ABORTING:  # it may have overtaken the start, which then began what was to end
+            self._link.abort()
+        return True
 
     def _items(self, decoder: FrameDecoder, n_frames: int, silence_s: float) -> Iterator[tuple[Readout, ...] | Lost]:
         heard_at_s = time.monotonic()
@@ -403,8 +433,15 @@ class Detector:
                 heard_at_s = time.monotonic()
                 yield from decoder.receive(data)
                 continue
-            asked_at_s = time.monotonic()  # a board may take its time to answer, and frames may come meanwhile
-            status = self.status()
+            if self._state is State.ABORTING:  # the board has nothing more, and may have no time to say so
+                return
+            if not self._link.lock.acquire(timeout=_POLL_S):  # another command waits, and frames may come meanwhile
+                continue
+            try:
+                asked_at_s = time.monotonic()  # a board may take its time to answer
+                status = self.status()
+            finally:
+                self._link.lock.release()
             if status.state is BoardState.FAULT:
                 yield from self._rest(decoder)
                 self._do(Action.LOSE)
@@ -416,9 +453,8 @@ class Detector:
                 heard_at_s = time.monotonic()  # a trigger may be long in coming
             if status.state is BoardState.IDLE:
                 yield from self._rest(decoder)
-                if self._state is not State.ABORTING:
-                    n_done = status.n_frames_done
-                    yield from decoder.finish(n_done if self._state is State.STOPPING or n_frames == 0 else n_frames)
+                n_done = status.n_frames_done
+                yield from decoder.finish(n_done if self._state is State.STOPPING or n_frames == 0 else n_frames)
                 return
             if asked_at_s - heard_at_s > silence_s:
                 raise TransportTimeout(
@@ -437,15 +473,8 @@ class Detector:
             return
         # What ended the run is what the caller must hear of; frames of this run id will be skipped anyhow.
         with suppress(DetectorError):
-            self._link.exchange(Opcode.ABORT)
+            self._link.abort()
             self._link.drain()
-
-    def _end_early(self, action: Action, opcode: Opcode) -> None:
-        with self._link.lock:
-            is_running = self._state not in {State.IDLE, State.DISCONNECTED}
-            self._do(action)
-            if is_running:
-                self._link.exchange(opcode)
 
     # Below: chips, registers and states
 
@@ -513,7 +542,7 @@ class Detector:
         return allowed[action]
 
     def _do(self, action: Action) -> None:
-        with self._link.lock:
+        with self._changing:
             self._state = self._expect(action)
 
 

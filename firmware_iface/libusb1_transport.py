@@ -23,14 +23,16 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from firmware_iface.errors import Disconnected, Stalled, TransportError
-from firmware_iface.usb_errors import error_of, no_board
-from firmware_iface.wire import EP_COMMAND, EP_FRAMES, EP_REPLY, PRODUCT_ID, VENDOR_ID
+from firmware_iface.usb_errors import error_of, expect_all_sent, forgetting_the_rest, no_board
+from firmware_iface.wire import ABORT_REQUEST, EP_COMMAND, EP_FRAMES, EP_REPLY, PRODUCT_ID, VENDOR_ID
 
 TRANSFER_BYTES = 1 << 20
 N_TRANSFERS = 6
 """Two boards then stay under the 16 MB that Linux lends to all USB transfers together."""
 REPLY_BUFFER_BYTES = 1 << 18
 WRITE_TIMEOUT_S = 5.0
+CONTROL_TIMEOUT_S = 5.0
+VENDOR_OUT = 0x40
 POLL_S = 0.1
 INTERFACE = 0
 _SETTLE_S = 2.0
@@ -83,12 +85,21 @@ class Libusb1Transport:
         self._stop_posted = weakref.finalize(self, self._posted.stop)
 
     def write(self, data: bytes) -> None:
-        """Send one command."""
+        """Send one command; where the board did not take all of it, let it forget the rest."""
         handle = self._open_handle
-        with _told_as_ours(self._binding, "sending a command", handle, EP_COMMAND):
+        with forgetting_the_rest(self.forget_command), _told_as_ours(self._binding, "sending a command"):
             n_sent = handle.bulkWrite(EP_COMMAND, data, _milliseconds(WRITE_TIMEOUT_S))
-        if n_sent != len(data):
-            raise TransportError(f"the device took {n_sent} of {len(data)} bytes of a command")
+            expect_all_sent(n_sent, len(data))
+
+    def forget_command(self) -> None:
+        """Clear the halt of the command endpoint, which lets the board forget a command that broke off."""
+        with _told_as_ours(self._binding, "clearing the command endpoint"):
+            self._open_handle.clearHalt(EP_COMMAND)
+
+    def abort(self) -> None:
+        """Make the vendor request that aborts the run beside the commands."""
+        with _told_as_ours(self._binding, "aborting"):
+            self._open_handle.controlWrite(VENDOR_OUT, ABORT_REQUEST, 0, 0, b"", _milliseconds(CONTROL_TIMEOUT_S))
 
     def read_reply(self, timeout_s: float) -> bytes:
         """Return one transfer of the reply endpoint."""
@@ -274,6 +285,7 @@ def _open(binding: Any, context: Any, serial: str) -> Any:
             if handle.getConfiguration() == 0:  # selecting it again is a light reset of the device
                 handle.setConfiguration(1)
             handle.claimInterface(INTERFACE)
+            handle.clearHalt(EP_COMMAND)  # a program that was killed may have left half a command
         except BaseException:
             handle.close()
             raise

@@ -1,4 +1,7 @@
-"""Commands and their replies over a transport: one at a time, whoever asks; refusals are errors that say whose."""
+"""Commands and their replies over a transport: one at a time, whoever asks; refusals are errors that say whose.
+
+Aborting goes beside the commands: it waits neither for another thread's reply nor for the board's.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,9 @@ LINE_TIMEOUT_S = 120.0
 """A line to the gantry is answered when the stage has arrived."""
 MAX_HICCUPS = 16
 """How many times running an endpoint may stall, or give nothing, before it counts as broken, or as silent."""
+MAX_COMMAND_TRIES = 3
+"""How often a command is sent of which the board did not take all."""
+_POLL_S = 0.25  # a blocked read hears no Ctrl-C and no closing, so it must be short
 _DRAIN_S = 0.05
 _MAX_DRAIN_READS = 64
 _STATUS_NAMES: Mapping[int, str] = {status.value: status.name for status in Status}
@@ -46,10 +52,13 @@ class Link:
     def __init__(self, transport: Transport, lose: Callable[[], object]) -> None:
         self.lock = threading.RLock()
         """Held while one command waits for its reply."""
+        self.aborting = threading.RLock()
+        """Held while an abort is under way, beside the commands: a late one must not hit the next run."""
         self._transport = transport
         self._lose = lose
         self._replies = ReplyDecoder()
         self._tag = 0
+        self._is_closing = False
 
     def exchange(self, opcode: Opcode, payload: bytes = b"") -> bytes:
         """Send a command and return the payload of its reply.
@@ -62,7 +71,7 @@ class Link:
         with self.lock:
             self._tag = (self._tag + 1) % (1 << 16)
             try:
-                self._transport.write(encode_command(opcode, self._tag, payload))
+                self._send(encode_command(opcode, self._tag, payload))
                 reply = self._await_reply(opcode)
             except Disconnected:
                 self._lose()
@@ -75,6 +84,23 @@ class Link:
         if reply.status == Status.BAD_CRC:
             raise TransportError(message, hint="check the cable")
         raise (OurMistake if reply.status in _OUR_MISTAKES else TheirMistake)(message)
+
+    def abort(self) -> None:
+        """End the board's run at once, whatever commands wait; it has ended when this returns.
+
+        Raises
+        ------
+        TransportError
+            The board could not be reached.
+        """
+        with self.aborting:
+            try:
+                self._transport.abort()
+            except Stalled:  # it does not know the request
+                self.exchange(Opcode.ABORT)
+            except Disconnected:
+                self._lose()
+                raise
 
     def ask(self, opcode: Opcode, layout: struct.Struct, payload: bytes = b"") -> tuple[Any, ...]:
         """Send a command whose reply has a layout, and return its fields."""
@@ -108,17 +134,34 @@ class Link:
                 return
 
     def close(self) -> None:
-        """Give the transport back; a second call does nothing."""
-        self._transport.close()
+        """Give the transport back, also from under a command that waits; a second call does nothing."""
+        self._is_closing = True
+        with self.lock:
+            self._transport.close()
+
+    def _send(self, packet: bytes) -> None:
+        """Send a command, again where the board did not take all of it: it has forgotten what it took."""
+        for n in range(MAX_COMMAND_TRIES):
+            try:
+                self._transport.write(packet)
+                return
+            except (Stalled, TransportTimeout) as error:
+                if n == MAX_COMMAND_TRIES - 1:
+                    raise TransportError(
+                        f"a command of {len(packet)} bytes broke off {MAX_COMMAND_TRIES} times: {error}",
+                        hint="check the cable and the board's power; what was taken of it is forgotten",
+                    ) from error
 
     def _await_reply(self, opcode: Opcode) -> Reply:
         timeout_s = LINE_TIMEOUT_S if opcode is Opcode.AUXILIARY else REPLY_TIMEOUT_S
         deadline_s = time.monotonic() + timeout_s
         n_stalls = 0
-        with suppress(TransportTimeout):
-            while (left_s := deadline_s - time.monotonic()) > 0:
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            if self._is_closing:
+                raise Disconnected("the detector is being closed", hint="open it again")
+            with suppress(TransportTimeout):
                 try:
-                    data = self._transport.read_reply(left_s)
+                    data = self._transport.read_reply(min(left_s, _POLL_S))
                 except Stalled:
                     n_stalls += 1
                     if n_stalls >= MAX_HICCUPS:
@@ -128,6 +171,8 @@ class Link:
                     if (reply.opcode, reply.tag) == (opcode, self._tag):  # others answer commands given up before
                         return reply
         self._replies = ReplyDecoder()  # half a reply must not stand before the next one
+        with suppress(TransportError):  # nor half a command, should the board wait for its rest
+            self._transport.forget_command()
         raise TransportTimeout(
             f"the board did not answer {opcode.name} in {timeout_s:g} s", hint="check the cable and the board's power"
         )

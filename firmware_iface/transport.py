@@ -23,7 +23,27 @@ class Transport(Protocol):
     """Bytes out, and bytes in on two ways that do not block each other; errors are those of `TransportError`."""
 
     def write(self, data: bytes) -> None:
-        """Send one command."""
+        """Send one command.
+
+        Raises
+        ------
+        Stalled, TransportTimeout
+            The board did not take all of it, and has forgotten what it took: it may be sent again.
+        """
+        ...
+
+    def forget_command(self) -> None:
+        """Let the board throw away what it has of commands that it has not begun to execute."""
+        ...
+
+    def abort(self) -> None:
+        """Let the board abort its run at once, beside the commands; it has done so when this returns.
+
+        Raises
+        ------
+        Stalled
+            The board does not know such a request.
+        """
         ...
 
     def read_reply(self, timeout_s: float) -> bytes:

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from firmware_iface.errors import Disconnected, Stalled, TransportError, TransportTimeout
 from firmware_iface.wire import PRODUCT_ID, VENDOR_ID
@@ -57,6 +59,30 @@ def error_of(number: int | None, doing: str, cause: object) -> TransportError:
             hint="raise the limit: echo 64 | sudo tee /sys/module/usbcore/parameters/usbfs_memory_mb",
         )
     return TransportError(f"USB failed while {doing}: {cause}")
+
+
+def expect_all_sent(n_sent: int, n_bytes: int) -> None:
+    """Refuse a write of which the board took a part only: its time ran out in the middle.
+
+    Raises
+    ------
+    TransportTimeout
+    """
+    if n_sent != n_bytes:
+        raise TransportTimeout(f"the device took {n_sent} of {n_bytes} bytes of a command")
+
+
+@contextmanager
+def forgetting_the_rest(forget_command: Callable[[], object]) -> Iterator[None]:
+    """Let the board forget what it took of a command, where sending it fails; or it takes the next one for its rest."""
+    try:
+        yield
+    except Disconnected:
+        raise
+    except BaseException:  # also Ctrl-C in the middle of it
+        with suppress(TransportError):  # the failure itself is what the caller must hear of
+            forget_command()
+        raise
 
 
 def no_board(serial: str, address: str) -> Disconnected:

@@ -26,8 +26,8 @@ import usb.util
 from usb.backend import IBackend
 
 from firmware_iface.errors import Disconnected, Stalled, TransportError, TransportTimeout, WrongUsage
-from firmware_iface.usb_errors import PLUG_HINT, error_of, no_board
-from firmware_iface.wire import EP_COMMAND, EP_FRAMES, EP_REPLY, PRODUCT_ID, VENDOR_ID
+from firmware_iface.usb_errors import PLUG_HINT, error_of, expect_all_sent, forgetting_the_rest, no_board
+from firmware_iface.wire import ABORT_REQUEST, EP_COMMAND, EP_FRAMES, EP_REPLY, PRODUCT_ID, VENDOR_ID
 
 if TYPE_CHECKING:
     from firmware_iface.libusb1_transport import Libusb1Transport
@@ -37,6 +37,8 @@ FRAME_BUFFER_BYTES = 1 << 20
 N_FRAME_BUFFERS = 8
 REPLY_BUFFER_BYTES = 1 << 18
 WRITE_TIMEOUT_S = 5.0
+CONTROL_TIMEOUT_S = 5.0
+VENDOR_OUT = 0x40
 POLL_S = 0.1
 """How long one read of the reader thread waits, and so how long closing may take."""
 INTERFACE = 0
@@ -89,12 +91,21 @@ class UsbTransport:
         self._stop_reader = weakref.finalize(self, self._reader.stop)
 
     def write(self, data: bytes) -> None:
-        """Send one command."""
+        """Send one command; where the board did not take all of it, let it forget the rest."""
         device = self._open_device
-        with _told_as_ours("sending a command", device, EP_COMMAND):
+        with forgetting_the_rest(self.forget_command), _told_as_ours("sending a command"):
             n_sent = device.write(EP_COMMAND, data, _milliseconds(WRITE_TIMEOUT_S))
-        if n_sent != len(data):
-            raise TransportError(f"the device took {n_sent} of {len(data)} bytes of a command")
+            expect_all_sent(n_sent, len(data))
+
+    def forget_command(self) -> None:
+        """Clear the halt of the command endpoint, which lets the board forget a command that broke off."""
+        with _told_as_ours("clearing the command endpoint"):
+            self._open_device.clear_halt(EP_COMMAND)
+
+    def abort(self) -> None:
+        """Make the vendor request that aborts the run beside the commands."""
+        with _told_as_ours("aborting"):
+            self._open_device.ctrl_transfer(VENDOR_OUT, ABORT_REQUEST, 0, 0, None, _milliseconds(CONTROL_TIMEOUT_S))
 
     def read_reply(self, timeout_s: float) -> bytes:
         """Return one transfer of the reply endpoint."""
@@ -326,6 +337,7 @@ def _set_up(device: Any) -> None:
         if device.is_kernel_driver_active(INTERFACE):
             device.detach_kernel_driver(INTERFACE)
     usb.util.claim_interface(device, INTERFACE)
+    device.clear_halt(EP_COMMAND)  # a program that was killed may have left half a command
 
 
 def _read(device: Any, endpoint: int, buffer: array[int], timeout_s: float, doing: str) -> int:

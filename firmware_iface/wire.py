@@ -30,6 +30,9 @@ MS_OS_20_REQUEST, MS_OS_20_INDEX = 0x20, 7
 """bRequest that the board chose, and wIndex that asks for the descriptor set."""
 DEVICE_INTERFACE_GUID = "{12CA0DA6-43C9-4AC9-BEF8-EAF89C3A4B9A}"
 
+ABORT_REQUEST = 0x22
+"""bRequest of the vendor request (to the device, no data) that aborts beside the commands; the number of `ABORT`."""
+
 # Packets
 COMMAND_MAGIC, REPLY_MAGIC, FRAME_MAGIC = b"mC", b"mR", b"MPXF"
 COMMAND_HEADER = struct.Struct("<2sBBHHI")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firmware_iface.errors import BadFile
+from firmware_iface.errors import BadFile, WrongUsage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,8 @@ def register(app: typer.Typer) -> None:
 def view(
     ctx: typer.Context,
     file: File,
-    png: Annotated[Path, typer.Option("--png", help="Picture to write.")],
+    png: Annotated[Path | None, typer.Option("--png", help="Picture to write.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Report of a calibration to write.")] = None,
     frame: Annotated[int | None, typer.Option(help="Frame of a scan or of a Merlin file, from 0.")] = None,
     slice_index: Annotated[int | None, typer.Option("--slice", help="Slice of a volume, from 0 at the bottom.")] = None,
     slab_mm: Annotated[
@@ -41,13 +42,19 @@ def view(
     ] = 1.0,
     json: Annotated[bool, typer.Option("--json", help="Print what was drawn as one JSON object.")] = False,
 ) -> None:
-    """Draw a file as a labelled picture; what kind of file it is, its content tells.
+    """Draw a file as a labelled picture, or a calibration as a report; what kind of file it is, its content tells.
 
     Example: mpxct view materials.h5 --png materials.png --slice 40
     """
     console: Console = ctx.obj
-    path = draw(file, png, frame=frame, slice_index=slice_index, slab_mm=slab_mm)
-    console.emit({"file": str(file), "picture": str(path)}, f"{path}", as_json=json)
+    if png is None and html is None:
+        raise WrongUsage("nothing to write", hint="name a picture, --png FILE, or a calibration's report, --html FILE")
+    made = {}
+    if png is not None:
+        made["picture"] = str(draw(file, png, frame=frame, slice_index=slice_index, slab_mm=slab_mm))
+    if html is not None:
+        made["report"] = str(write_report(file, html))
+    console.emit({"file": str(file), **made}, "\n".join(made.values()), as_json=json)
 
 
 def info(
@@ -73,6 +80,16 @@ def draw(
 
     kind, content = open_any(file)
     return save_png(_figure_of(kind, content, frame, slice_index, slab_mm), png)
+
+
+def write_report(file: Path, html: Path) -> Path:
+    """Write the report of a calibration file."""
+    from gui.calibration_report import save_calibration_report
+
+    kind, content = open_any(file)
+    if kind != "calibration":
+        raise WrongUsage(f"{file} is a {kind}; a report can be made of a calibration", hint="draw it: --png FILE")
+    return save_calibration_report(content, html)
 
 
 def open_any(path: Path) -> tuple[str, Any]:
@@ -200,9 +217,11 @@ def _describe_calibration(calibration: Calibration) -> dict[str, Any]:
         "software": c.software,
         "device": c.device,
         "chip_id": c.chip_id,
-        "mode": f"{'colour' if c.is_colour else 'fine'}-{'csm' if c.is_csm else 'spm'}",
+        "mode": c.conditions.mode,
         "gain": c.gain,
         "bias_v": c.bias_v,
+        "temperature_k": c.temperature_k,
+        "history": [asdict(record) for record in c.history],
         "thresholds_kev": list(c.thresholds_kev),
         "target_dac": c.target_dac,
         "residual_rms_kev": c.residual_rms_kev if c.lines else None,

@@ -97,8 +97,9 @@ class Board:
     ----------
     chips : SimulatedChip or sequence of SimulatedChip
         At most 8, by their number.
-    auxiliary : callable of str to str
-        The serial line to the gantry's controllers: one line in, one line out.
+    auxiliary : callable of str to str or None
+        The serial line to the gantry's controllers: one line in, one line out; None where the answer comes later, by
+        `answer_line`.
     serial : str
         Serial number, 16 ASCII characters at most.
     faults : Faults
@@ -112,7 +113,7 @@ class Board:
     def __init__(
         self,
         chips: SimulatedChip | Sequence[SimulatedChip],
-        auxiliary: Callable[[str], str],
+        auxiliary: Callable[[str], str | None],
         serial: str,
         faults: Faults = NO_FAULTS,
         *,
@@ -131,10 +132,12 @@ class Board:
         self._serial = serial
         self._commands = bytearray()
         self._replies: deque[bytes] = deque()
+        self._line_tag: int | None = None
+        """Of the AUXILIARY whose answer is still to come; meanwhile other commands wait."""
         self._n_power_ups = 0
         self._sequencer = Sequencer(self._chips, faults, inputs or {}, self._happened)
         self._power_up()
-        self._handlers: Mapping[Opcode, Callable[[bytes], bytes]] = {
+        self._handlers: Mapping[Opcode, Callable[[bytes], bytes | None]] = {
             Opcode.GET_INFO: self._get_info,
             Opcode.GET_STATUS: self._get_status,
             Opcode.RESET: self._reset,
@@ -177,11 +180,22 @@ class Board:
     def receive(self, data: bytes) -> None:
         """Take bytes of the command endpoint, in any chunks, and answer every command that is complete."""
         self._commands += data
-        while self._answer_next():
-            pass
+        self._answer_all()
+
+    def answer_line(self, text: str) -> None:
+        """Take what the gantry's controllers answer to the line that waits; nothing where none does any more."""
+        tag, self._line_tag = self._line_tag, None
+        if tag is not None:
+            self._reply(Opcode.AUXILIARY, tag, Status.OK, text.encode())
+            self._answer_all()
+
+    def abort(self) -> None:
+        """End the run at once, beside the commands: those that wait go on waiting."""
+        self._state = TRANSITIONS[self._state, Opcode.ABORT]
+        self._abort(b"")
 
     def forget_broken_command(self) -> None:
-        """Throw away the beginning of a command whose end never came."""
+        """Throw away what came of commands that are not begun: the end of the last may never come."""
         self._commands.clear()
 
     def pending_reply_bytes(self) -> int:
@@ -217,6 +231,10 @@ class Board:
 
     # Commands
 
+    def _answer_all(self) -> None:
+        while self._line_tag is None and self._answer_next():
+            pass
+
     def _answer_next(self) -> bool:
         """Answer the oldest command in the buffer; False when it is not complete yet."""
         start = self._commands.find(wire.COMMAND_MAGIC)
@@ -246,10 +264,13 @@ class Board:
         except ChipRefused as refusal:
             self._reply(opcode, tag, Status.CHIP_REFUSED, str(refusal).encode())
         else:
-            self._reply(opcode, tag, Status.OK, payload)
+            if payload is None:
+                self._line_tag = tag
+            else:
+                self._reply(opcode, tag, Status.OK, payload)
         return True
 
-    def _obey(self, version: int, opcode: int, payload: bytes) -> bytes:
+    def _obey(self, version: int, opcode: int, payload: bytes) -> bytes | None:
         if version != wire.VERSION or opcode not in self._handlers:
             known = ", ".join(f"{code:#04x}" for code in Opcode)
             raise _Refused(
@@ -272,6 +293,7 @@ class Board:
     def _power_up(self) -> None:
         self._n_power_ups = (self._n_power_ups + 1) % (1 << 16)
         self._state = BoardState.IDLE
+        self._line_tag = None
         self._registers = {name: each.initial for name, each in wire.REGISTERS.items() if each.is_writable}
         self._sequencer.forget()
 
@@ -421,12 +443,13 @@ class Board:
         self._sequencer.fire()
         return b""
 
-    def _pass_on(self, payload: bytes) -> bytes:
+    def _pass_on(self, payload: bytes) -> bytes | None:
         try:
             line = payload.decode()
         except UnicodeDecodeError:
             raise _Refused(Status.OUT_OF_RANGE, "the line is not UTF-8 text") from None
-        return self._auxiliary(line).encode()
+        answer = self._auxiliary(line)
+        return None if answer is None else answer.encode()
 
 
 def _register_at(address: int) -> str:

@@ -61,6 +61,8 @@ class Faults:
         The chip does not answer the readout.
     brown_out : frozenset of int
         The board's supply fails for a moment instead of this frame: it starts again with nothing set.
+    break_command : frozenset of int
+        Transfers of the command endpoint, by their number over the life of the device: it stalls in the middle.
     slow : mapping of int to int
         Before this frame is read, the host is away for the time of so many frames.
     unplug_after : int or None
@@ -83,6 +85,7 @@ class Faults:
     short: frozenset[int] = frozenset()
     hang: frozenset[int] = frozenset()
     brown_out: frozenset[int] = frozenset()
+    break_command: frozenset[int] = frozenset()
     slow: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     unplug_after: int | None = None
     unplug_at: int | None = None
@@ -198,6 +201,7 @@ STORM_KINDS = (
 )  # fmt: skip
 _FRAME_SETS = (
     "drop", "corrupt", "truncate", "duplicate", "reorder", "garbage", "stall", "zero", "short", "hang", "brown_out",
+    "break_command",
 )  # fmt: skip
 FAULT_KEYS = (*_FRAME_SETS, "slow", "unplug_after", "unplug_at", "storm", "storm_seed")
 
@@ -243,7 +247,7 @@ def faults_of_query(query: Mapping[str, str]) -> Faults:
 def _numbers(key: str, value: str) -> list[int]:
     words = value.split(",")
     if not all(word.isascii() and word.isdigit() for word in words):
-        raise WrongUsage(f"{key} is {value!r}; allowed: frame numbers from 0, separated by commas")
+        raise WrongUsage(f"{key} is {value!r}; allowed: numbers from 0, separated by commas")
     return [int(word) for word in words]
 
 

@@ -19,7 +19,7 @@ from sim.chip import SILICON_KEYS, Silicon, SimulatedChip, silicon_of_query
 from sim.faults import FAULT_KEYS, faults_of_query
 from sim.sensor import Settings
 from sim.triggers import Pulser
-from sim.usb_model import Speed, UsbDevice
+from sim.usb_model import SlowLine, Speed, UsbDevice
 
 if TYPE_CHECKING:
     from sim.gantry import Gantry
@@ -41,7 +41,8 @@ def simulated_device(address: str) -> UsbDevice:
     ----------
     address : str
         Name of the instrument and its options, such as ``demo?seed=2&drop=17&unplug_after=100``; ``chips=2x2`` or
-        ``chips=4x1`` for an assembly, ``pulser_us=1000:100`` for pulses of 100 us every 1000 us on the TTL input.
+        ``chips=4x1`` for an assembly, ``pulser_us=1000:100`` for pulses of 100 us every 1000 us on the TTL input,
+        ``line_s=2`` for a gantry whose every answer takes 2 s of real time.
 
     Raises
     ------
@@ -55,7 +56,7 @@ def simulated_device(address: str) -> UsbDevice:
             hint="for example sim:demo or sim:demo?seed=2",
         )
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    known = ("seed", "usb_speed", "chips", "pulser_us", *SILICON_KEYS, *FAULT_KEYS)
+    known = ("seed", "usb_speed", "chips", "pulser_us", "line_s", *SILICON_KEYS, *FAULT_KEYS)
     unknown = sorted(set(query) - set(known))
     if unknown:
         raise WrongUsage(f"unknown option {', '.join(unknown)} in {address!r}; known: {', '.join(known)}")
@@ -63,14 +64,19 @@ def simulated_device(address: str) -> UsbDevice:
     speed = _speed_of(query.pop("usb_speed", "high"))
     layout = _layout_of(query.pop("chips", "1x1"))
     inputs = _inputs_of(query.pop("pulser_us", ""))
+    line_s = _line_s_of(query.pop("line_s", "0"))
     silicon = silicon_of_query(query)
     faults = faults_of_query(query)
 
     gantry = scene_of(parts.path, seed)
     serial = f"{parts.path.upper()}-{seed}"
     chips = [chip_of(parts.path, seed, gantry, number, silicon)[0] for number in range(layout[0] * layout[1])]
-    board = Board(chips, gantry.line, serial, faults, layout=layout, inputs=inputs)
-    return UsbDevice(board, serial, speed=speed)
+    line = SlowLine(gantry.line, line_s) if line_s else gantry.line
+    board = Board(chips, line, serial, faults, layout=layout, inputs=inputs)
+    device = UsbDevice(board, serial, speed=speed, broken_writes=faults.break_command)
+    if isinstance(line, SlowLine):
+        line.device = device
+    return device
 
 
 def scene_of(name: str, seed: int) -> Gantry:
@@ -131,6 +137,16 @@ def _layout_of(text: str) -> tuple[int, int]:
     if len(words) != 2 or len(numbers) != 2 or (numbers[1], numbers[0]) not in LAYOUTS:
         raise WrongUsage(f"chips is {text!r}; allowed: 1x1 to 8x1 for a row, or 2x2")
     return numbers[1], numbers[0]
+
+
+def _line_s_of(text: str) -> float:
+    try:
+        line_s = float(text)
+    except ValueError:
+        line_s = -1.0
+    if not 0 <= line_s <= 60:
+        raise WrongUsage(f"line_s is {text!r}; allowed: 0 to 60 seconds from a line to its answer")
+    return line_s
 
 
 def _inputs_of(text: str) -> dict[str, Pulser]:

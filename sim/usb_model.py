@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from enum import IntEnum
 from functools import partial
 
@@ -90,7 +90,7 @@ ENDPOINTS = (wire.EP_COMMAND, wire.EP_REPLY, wire.EP_FRAMES)
 
 _VENDOR_SPECIFIC, _BULK, _ENGLISH_US = 0xFF, 2, 0x0409
 TO_HOST = 0x80
-_VENDOR_IN, _TO_ENDPOINT, _ENDPOINT_HALT = 0xC0, 0x02, 0
+_VENDOR_IN, _VENDOR_OUT, _TO_ENDPOINT, _ENDPOINT_HALT = 0xC0, 0x40, 0x02, 0
 _KIND_BITS, _STANDARD = 0x60, 0
 
 
@@ -156,9 +156,13 @@ class UsbDevice:
     serial : str
         Serial number string; the same as the board's.
     speed : Speed
+    broken_writes : set of int
+        Transfers of the command endpoint, by their number from 0, in whose middle it stalls.
     """
 
-    def __init__(self, board: Board, serial: str, *, speed: Speed = Speed.HIGH) -> None:
+    def __init__(
+        self, board: Board, serial: str, *, speed: Speed = Speed.HIGH, broken_writes: Set[int] = frozenset()
+    ) -> None:
         self.speed = speed
         self.changed = threading.Condition()
         """Notified whenever there may be something new to read; holding it keeps everything else away."""
@@ -166,6 +170,9 @@ class UsbDevice:
         self._board = board
         self._is_pulled = False
         self._halted: set[int] = set()
+        self.broken_writes = set(broken_writes)
+        """Transfers of the command endpoint, by their number, in whose middle it stalls."""
+        self.n_writes = 0
         self._strings = {1: MANUFACTURER, 2: PRODUCT, 3: serial}
         self._sources: dict[int, tuple[Callable[[], int], Callable[[int], bytes | memoryview]]] = {
             wire.EP_REPLY: (board.pending_reply_bytes, board.take_reply_bytes),
@@ -188,6 +195,12 @@ class UsbDevice:
     def is_gone(self) -> bool:
         """Whether the device is not on the bus."""
         return self._is_pulled or self._board.is_unplugged
+
+    def answer_line(self, text: str) -> None:
+        """Take the answer of the gantry's controllers to the line that waits for it."""
+        with self.changed:
+            self._board.answer_line(text)
+            self.changed.notify_all()
 
     def unplug(self) -> None:
         """Pull the plug; the board keeps its state, for its power comes from elsewhere."""
@@ -263,6 +276,10 @@ class UsbDevice:
             self.expect_present()
             if kind == _VENDOR_IN and request == wire.MS_OS_20_REQUEST and index == wire.MS_OS_20_INDEX:
                 return MS_OS_20_SET[:n_bytes]
+            if (kind, request, value, index, n_bytes) == (_VENDOR_OUT, wire.ABORT_REQUEST, 0, 0, 0):
+                self._board.abort()
+                self.changed.notify_all()
+                return b""
             is_short = not kind & TO_HOST and len(data) != n_bytes
             if kind & _KIND_BITS != _STANDARD or request not in set(Request) or is_short:
                 raise Stall
@@ -277,6 +294,11 @@ class UsbDevice:
         """
         with self.changed:
             self._expect_usable(endpoint, (wire.EP_COMMAND,))
+            number, self.n_writes = self.n_writes, self.n_writes + 1
+            if number in self.broken_writes:
+                self._board.receive(bytes(data[: len(data) // 2]))
+                self.halt(endpoint)
+                raise Stall
             self._board.receive(bytes(data))
             self.changed.notify_all()
         return len(data)
@@ -335,8 +357,7 @@ class UsbDevice:
             _TO_ENDPOINT,
             _ENDPOINT_HALT,
         ):
-            (self._halted.discard if request is Request.CLEAR_FEATURE else self._halted.add)(index)
-            self.changed.notify_all()
+            (self.clear_halt if request is Request.CLEAR_FEATURE else self.halt)(index)
         elif request is Request.SET_INTERFACE and value != 0:
             raise Stall
         return b""
@@ -361,3 +382,31 @@ class UsbDevice:
             raise NoSuchEndpoint
         if endpoint in self._halted:
             raise Stall
+
+
+class SlowLine:
+    """Controllers of a gantry that take real time: a stage that turns.
+
+    Parameters
+    ----------
+    line : callable of str to str
+        What they do and answer once the time is over.
+    delay_s : float
+        From a line to its answer.
+    """
+
+    def __init__(self, line: Callable[[str], str], delay_s: float) -> None:
+        self._line, self._delay_s = line, delay_s
+        self.device: UsbDevice | None = None
+        """Whose board waits for the answers."""
+
+    def __call__(self, text: str) -> None:
+        """Take a line; its answer comes to the device by itself."""
+        timer = threading.Timer(self._delay_s, self._arrive, (text,))
+        timer.daemon = True
+        timer.start()
+
+    def _arrive(self, text: str) -> None:
+        assert self.device is not None
+        with self.device.changed:  # the scene must not move under an exposure
+            self.device.answer_line(self._line(text))

@@ -16,6 +16,7 @@ from calibration.attenuation import (
     material,
     solution,
 )
+from calibration.shelf import FORMULAS, MIXTURES
 from firmware_iface.errors import WrongUsage
 
 
@@ -29,6 +30,9 @@ from firmware_iface.errors import WrongUsage
         ("pmma", [30, 60, 100], [0.3032, 0.1924, 0.1641]),
         ("muscle", [30, 60, 100], [0.3783, 0.2048, 0.1693]),
         ("adipose", [30, 60, 100], [0.3063, 0.1974, 0.1688]),
+        ("soft tissue", [30, 60, 100], [0.3790, 0.2048, 0.1693]),
+        ("lung", [30, 60, 100], [0.3815, 0.2053, 0.1695]),
+        ("polyethylene", [30, 60, 100], [0.2706, 0.1970, 0.1719]),
     ],
 )
 def test_attenuation_is_that_of_nist(name: str, energies_kev: list[float], nist_cm2_g: list[float]) -> None:
@@ -40,6 +44,17 @@ def test_densities_are_those_of_the_tables() -> None:
     stated |= {"cdte": 5.85, "kapton": 1.42, "polycarbonate": 1.2}  # xraydb
     stated |= {"hydroxyapatite": 3.16}  # the mineral
     assert {name: material(name).density_g_cm3 for name in stated} == pytest.approx(stated, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [*FORMULAS, *MIXTURES])
+def test_every_material_on_the_shelf_is_whole_and_attenuates_as_matter_does(name: str) -> None:
+    known = material(name)
+    assert np.isclose(sum(fraction for _, fraction in known.mass_fractions), 1.0, atol=1e-6)
+    falling = mass_attenuation_cm2_g(name, [100.0, 120.0, 150.0])
+    assert (np.diff(falling) < 0).all() or any(z > 56 for z, _ in known.mass_fractions)
+    # All matter but hydrogen has about half an electron per nucleon, so at 150 keV light matter is alike.
+    if max(z for z, fraction in known.mass_fractions if fraction > 0.05) <= 20:
+        assert mass_attenuation_cm2_g(name, [150.0])[0] == pytest.approx(0.143, rel=0.1)
 
 
 @pytest.mark.parametrize("symbol", ["H", "C", "Al", "Cd", "Te", "I", "Gd", "W", "Fr", "U"])

@@ -13,6 +13,7 @@ import pytest
 from scipy.special import ndtr
 
 from acquisition.calibrate import equalise, exposures, steps
+from acquisition.cli import CalibrationStep
 from acquisition.plan import CalibrationPlan, Plan
 from calibration import thresholds
 from calibration.attenuation import linear_attenuation_per_mm, material, solution
@@ -358,3 +359,10 @@ def test_fine_pitch_is_refused() -> None:
     bench, plan = Bench(), msgspec.structs.replace(PLAN, detector=detector)
     with pytest.raises(WrongUsage, match="allowed: colour-csm, colour-spm"):
         _step("equalise", bench, steps.begin(bench, plan), plan)
+
+
+def test_the_command_line_knows_every_step() -> None:
+    assert [step.value for step in CalibrationStep] == [*steps.STEPS, "all"]
+    for step in steps.STEPS.values():
+        order = list(steps.STEPS)
+        assert all(order.index(name) < order.index(step.name) for name in step.needs), step.name

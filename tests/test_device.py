@@ -18,6 +18,7 @@ from firmware_iface.device import Detector, State, open_detector, states_diagram
 from firmware_iface.errors import (
     Disconnected,
     OurMistake,
+    Stalled,
     TheirMistake,
     TransportError,
     TransportTimeout,
@@ -46,6 +47,9 @@ class ScriptedBoard:
         self.fault, self.n_power_ups = 0, 9
         self.registers: dict[int, int] = {}
         self.is_closed = self.is_mute = False
+        self.knows_abort_request = True
+        self.n_forgotten = 0
+        self.breaks: list[Exception] = []
         self._replies: list[bytes] = []
 
     # The transport
@@ -53,6 +57,8 @@ class ScriptedBoard:
     def write(self, data: bytes) -> None:
         if self.is_closed:
             raise Disconnected("closed")
+        if self.breaks:
+            raise self.breaks.pop(0)
         magic, version, opcode, tag, zero, n_payload = struct.unpack_from("<2sBBHHI", data)
         assert (magic, version, zero, n_payload) == (b"mC", 2, 0, len(data) - 16)
         assert struct.unpack("<I", data[-4:]) == (zlib.crc32(data[:-4]),)
@@ -76,6 +82,15 @@ class ScriptedBoard:
         if self.n_done == self.n_frames:
             self.state = IDLE
         return memoryview(packets)
+
+    def forget_command(self) -> None:
+        self.n_forgotten += 1
+
+    def abort(self) -> None:
+        if not self.knows_abort_request:
+            raise Stalled("no such request")
+        self.sent.append((0x22, b""))
+        self.state = IDLE
 
     def close(self) -> None:
         self.is_closed = True
@@ -375,12 +390,31 @@ def test_a_stop_ends_an_endless_run_after_what_was_taken(detector: Detector, boa
     assert detector.state is State.IDLE
 
 
-def test_an_abort_ends_the_run_without_complaint(detector: Detector) -> None:
+@pytest.mark.parametrize("knows_request", [True, False])
+def test_an_abort_ends_the_run_without_complaint(detector: Detector, board: ScriptedBoard, knows_request: bool) -> None:
+    board.knows_abort_request = knows_request
     frames = detector.frames(100, 0.001)
     next(frames)
     detector.abort()
     assert list(frames) == []
+    assert (board.opcodes().count(0x22), board.state) == (1, IDLE)
     detector.stop()  # too late, and no mistake
+
+
+def test_an_abort_that_overtakes_the_start_ends_the_run_all_the_same(detector: Detector, board: ScriptedBoard) -> None:
+    list(detector.frames(1, 0.001))
+    obey = board.obey
+
+    def abort_first(opcode: int, payload: bytes) -> bytes:
+        if opcode == 0x20:
+            detector.abort()
+        return obey(opcode, payload)
+
+    board.obey = abort_first
+    assert list(detector.frames(0, 0.001)) == []
+    assert (board.state, detector.state) == (IDLE, State.IDLE)
+    board.obey = obey
+    assert len(list(detector.frames(2, 0.001))) == 2
 
 
 def test_an_abort_throws_away_what_had_come_before_it(detector: Detector) -> None:
@@ -475,8 +509,28 @@ def test_a_board_that_does_not_answer_is_a_timeout(detector: Detector, board: Sc
     board.is_mute = True
     with pytest.raises(TransportTimeout, match="GET_STATUS"):
         detector.status()
+    assert board.n_forgotten == 1, "it may wait for the rest of a command"
     board.is_mute = False
     assert detector.status().run_id == 41
+
+
+@pytest.mark.parametrize("breaks", [[Stalled("stalled")], [TransportTimeout("took 5 of 9"), Stalled("stalled")]])
+def test_a_command_that_broke_off_is_sent_again(
+    detector: Detector, board: ScriptedBoard, breaks: list[Exception]
+) -> None:
+    board.sent.clear()
+    board.breaks = list(breaks)
+    assert detector.status().run_id == 41
+    assert board.opcodes() == [0x02]
+
+
+def test_a_command_that_breaks_off_every_time_is_an_error_in_words(detector: Detector, board: ScriptedBoard) -> None:
+    board.breaks = [TransportTimeout("the device took 1000 of 49184 bytes of a command")] * 3
+    with pytest.raises(TransportError, match=r"broke off 3 times: .* 1000 of 49184") as caught:
+        detector.load_pixels(PixelConfiguration())
+    assert "forgotten" in caught.value.hint
+    assert detector.state is State.IDLE
+    detector.load_pixels(PixelConfiguration())
 
 
 def test_diagram_in_the_specification_is_the_one_of_the_table() -> None:

@@ -23,6 +23,7 @@ from sim.usb_model import (
     MANUFACTURER,
     MS_OS_20_SET,
     PRODUCT,
+    SlowLine,
     Speed,
     UsbDevice,
     bos_descriptor,
@@ -39,6 +40,8 @@ IMPORTS_TIMEOUT_S = 150.0
 """Numba's import takes a processor that is emulated half a minute, and more where others work too."""
 N_SCENES = 7
 N_FRAMES = 500
+LINE_S = 6.0
+"""From a line to the gantry to its answer."""
 
 
 class Scene:
@@ -85,7 +88,9 @@ class Bus:
 
 
 def a_device(scene: Scene, serial: str, speed: Speed) -> UsbDevice:
-    return UsbDevice(Board(SimulatedChip(scene), lambda line: f"OK {line}", serial), serial, speed=speed)
+    line = SlowLine(lambda text: f"OK {text}", LINE_S)
+    line.device = UsbDevice(Board(SimulatedChip(scene), line, serial), serial, speed=speed)
+    return line.device
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +217,21 @@ def test_an_abort_from_another_thread_ends_the_run(opened: Bus) -> None:
     assert run["frames"] == opened.scene.expected(first, len(run["frames"]))
     first = opened.scene.n_exposures
     assert opened.do("frames", n_frames=5)["frames"] == opened.scene.expected(first, 5)
+
+
+def test_an_abort_does_not_wait_for_a_turning_stage(opened: Bus) -> None:
+    told = opened.do("abort_during_line", after_s=0.5)
+    assert told["answer"] == "OK ROT 90"
+    assert told["abort_s"] < LINE_S / 2
+    assert told["frames_s"] < told["line_s"]
+    assert opened.do("status")["state"] == "IDLE"
+
+
+def test_a_command_that_broke_off_is_sent_again(opened: Bus) -> None:
+    opened.device.broken_writes.add(opened.device.n_writes)
+    n_before = opened.device.n_writes
+    assert opened.do("chip_id") == "W529_F5"
+    assert opened.device.n_writes == n_before + 2
 
 
 def test_a_pulled_plug_is_told_and_a_replugged_device_found_again(opened: Bus) -> None:

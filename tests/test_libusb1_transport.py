@@ -90,6 +90,9 @@ class Board:
         self.posted: list[Transfer] = []
         self.cancelled: set[Transfer] = set()
         self.n_transfers = 0
+        self.cut: Exception | None = None
+        self.cleared: list[int] = []
+        self.requests: list[tuple[int, int, int, int, bytes]] = []
 
     # As a device
 
@@ -131,12 +134,19 @@ class Board:
 
     def clearHalt(self, endpoint: int) -> None:
         self.befalls = None
+        self.cleared.append(endpoint)
+
+    def controlWrite(self, kind: int, request: int, value: int, index: int, data: bytes, timeout: int) -> int:
+        self.requests.append((kind, request, value, index, data))
+        return len(data)
 
     def getTransfer(self) -> Transfer:
         self.n_transfers += 1
         return Transfer(self)
 
     def bulkWrite(self, endpoint: int, data: bytes, timeout: int) -> int:
+        if self.cut is not None:
+            raise self.cut
         self.received += data
         return len(data)
 
@@ -241,6 +251,25 @@ def test_replies(board: Board, link: Libusb1Transport) -> None:
     assert link.read_reply(0.1) == b"half"
     with pytest.raises(TransportTimeout):
         link.read_reply(0.1)
+
+
+@pytest.mark.parametrize(("error", "kind"), [(USBErrorTimeout(-7), TransportTimeout), (USBError(-9), Stalled)])
+def test_a_cut_command_is_forgotten_by_the_board(
+    board: Board, link: Libusb1Transport, error: Exception, kind: type[TransportError]
+) -> None:
+    assert board.cleared == [0x01], "a program that was killed may have left half a command"
+    board.cut = error
+    with pytest.raises(kind):
+        link.write(b"command")
+    assert board.cleared == [0x01, 0x01]
+    board.cut = None
+    link.write(b"again")
+    assert board.received == b"again"
+
+
+def test_an_abort_is_a_request_beside_the_commands(board: Board, link: Libusb1Transport) -> None:
+    link.abort()
+    assert board.requests == [(0x40, 0x22, 0, 0, b"")]
 
 
 def test_frames_come_in_order_and_in_pieces_of_any_size(board: Board, link: Libusb1Transport) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from acquisition.scan_file import Event
+from calibration.conditions import StepRecord
+from gui.calibration_report import calibration_html, save_calibration_report
 from gui.report import ReportData, fits_of, report_html, save_report
 from reconstruction.quality import Vial, VialStatistics
 from tests.test_picture import calibration
@@ -150,3 +153,23 @@ def test_it_is_written_whole(tmp_path):
     path = save_report(full(), tmp_path / "report.html")
     assert Page(path.read_text(encoding="utf-8")).text == Page(report_html(full())).text
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_calibration_has_a_report_of_its_own(tmp_path):
+    measured = calibration()
+    text = save_calibration_report(measured, tmp_path / "c.html").read_text()
+    page = Page(text)
+    assert measured.identity in page.text
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(http|//|file)|url\(|@import|<script", text)
+    for title in ("Steps", "Equalisation", "Energy scale", "Bad pixels"):
+        assert title in page.text
+
+
+def test_the_report_tells_forced_steps():
+    forced = StepRecord(
+        step="energy", created="2026-01-02", software="1", mode="fine-spm", gain="LGM", bias_v=300.0,
+        temperature_k=300.15, is_forced=True,
+    )  # fmt: skip
+    text = Page(calibration_html(replace(calibration(), history=(forced,)))).text
+    assert "fine-spm, LGM, 300 V, 27.0 °C" in text
+    assert "forced, under other conditions" in text

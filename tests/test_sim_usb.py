@@ -8,6 +8,7 @@ import re
 import struct
 import sys
 import threading
+import time
 import types
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,13 +24,13 @@ from numpy.typing import NDArray
 from firmware_iface import chip, wire
 from firmware_iface.chip import Mode
 from firmware_iface.errors import WrongUsage
-from firmware_iface.wire import Opcode
+from firmware_iface.wire import BoardState, Opcode
 from sim.board import Board
 from sim.chip import SimulatedChip
 from sim.faults import NO_FAULTS, Faults
 from sim.sensor import Settings
 from sim.usb_device import SimulatedUsb, open_simulated
-from sim.usb_model import Speed, Stall, UsbDevice, bos_descriptor, configuration_descriptor, device_descriptor
+from sim.usb_model import SlowLine, Speed, Stall, UsbDevice, bos_descriptor, configuration_descriptor, device_descriptor
 
 READ_1 = chip.pack_register(
     chip.OMR_FIELDS, {"M": Mode.READ_COUNTER_1, "CountL": 2, "PS": 3, "ColourMode": 1, "GainMode": 1}
@@ -262,6 +263,33 @@ def test_a_broken_off_command_is_forgotten(device: usb.core.Device, mend: Callab
     assert bytes(device.read(wire.EP_REPLY, 512, timeout=500)[:2]) == wire.REPLY_MAGIC
 
 
+def test_a_kernel_clears_the_command_endpoint_by_a_request(bus: SimulatedUsb, device: usb.core.Device) -> None:
+    question = command(Opcode.GET_INFO)
+    device.write(wire.EP_COMMAND, command(Opcode.CHIP_TRANSACT, bytes(49_000))[:1000])
+    control(bus.device, 2, 1, 0, wire.EP_COMMAND)
+    device.write(wire.EP_COMMAND, question)
+    assert bytes(device.read(wire.EP_REPLY, 512, timeout=500)[:2]) == wire.REPLY_MAGIC
+
+
+def test_an_abort_goes_beside_a_line_that_waits(bus: SimulatedUsb) -> None:
+    line = SlowLine(str.upper, 0.3)
+    bus = SimulatedUsb(UsbDevice(Board(SimulatedChip(front_end), line, "TEST-1"), "TEST-1"))
+    line.device = bus.device
+    device = device_on(bus)
+    device.write(0x01, start(0) + command(Opcode.AUXILIARY, b"rot 90", tag=5) + command(Opcode.GET_STATUS, tag=6))
+    device.read(0x81, 512)
+    began_s = time.monotonic()
+    device.ctrl_transfer(0x40, wire.ABORT_REQUEST, 0, 0, None)
+    assert time.monotonic() - began_s < 0.1
+    with pytest.raises(usb.core.USBTimeoutError):
+        device.read(0x82, 512, timeout=5)
+    assert bytes(device.read(0x81, 512))[4:-4] == b"\5\0\0\0\6\0\0\0ROT 90", "the line is answered in its turn"
+    status = bytes(device.read(0x81, 512))
+    assert (status[4], status[12]) == (6, BoardState.IDLE), "and what came behind it after that"
+    with pytest.raises(usb.core.USBError):
+        device.ctrl_transfer(0x40, wire.ABORT_REQUEST, 1, 0, None)
+
+
 def test_unknown_requests_stall_and_unknown_endpoints_do_not_exist(device: usb.core.Device) -> None:
     with pytest.raises(usb.core.USBError) as refusal:
         device.ctrl_transfer(0xC0, 0x42, 0, 0, 8)
@@ -406,6 +434,9 @@ def test_an_assembly_is_chips_of_one_wafer() -> None:
         "demo?usb_speed=low",
         "demo?pulser_us=5",
         "demo?pulser_us=5:9",
+        "demo?line_s=x",
+        "demo?line_s=nan",
+        "demo?break_command=x",
     ],
 )
 def test_wrong_addresses_say_what_is_known(address: str) -> None:

@@ -191,3 +191,10 @@ def test_air_takes_up_the_energy_that_nist_says() -> None:
     np.testing.assert_allclose(
         _energy_transfer_cm2_g(energies_kev), [0.5389, 0.1537, 0.03041, 0.02325, 0.02496], rtol=0.006
     )
+
+
+def test_fluence_falls_with_the_square_of_the_distance() -> None:
+    near, far = (tube_spectrum(100, MODEL_KEV, {"aluminium": 2.0}, distance_mm=mm) for mm in (250.0, 1000.0))
+    np.testing.assert_allclose(near, 16 * far)
+    with pytest.raises(WrongUsage, match="above 0"):
+        tube_spectrum(100, MODEL_KEV, distance_mm=0)

@@ -42,6 +42,10 @@ class Board:
         self.reply_timeouts_ms: list[int] = []
         self.buffers: list[int] = []
         self.is_forbidden = self.has_driver = False
+        self.takes: list[int] = []
+        """How many bytes it takes of the next writes."""
+        self.cleared: list[int] = []
+        self.requests: list[tuple[int, int, int, int]] = []
 
 
 class Bus(usb.backend.IBackend):
@@ -111,6 +115,7 @@ class Bus(usb.backend.IBackend):
 
     def clear_halt(self, dev_handle: Board, ep: int) -> None:
         dev_handle.halted.discard(ep)
+        dev_handle.cleared.append(ep)
 
     def is_kernel_driver_active(self, dev_handle: Board, intf: int) -> bool:
         return dev_handle.has_driver
@@ -123,6 +128,9 @@ class Bus(usb.backend.IBackend):
     ) -> int:
         if dev_handle.is_forbidden:
             raise usb.core.USBError("Access denied", -3, errno.EACCES)
+        if not bmRequestType & 0x80:
+            dev_handle.requests.append((bmRequestType, bRequest, wValue, wIndex))
+            return 0
         text = dev_handle.serial.encode("utf-16-le") if wValue & 0xFF else struct.pack("<H", 0x0409)
         answer = (bytes([len(text) + 2, 3]) + text)[: len(data)]
         memoryview(data).cast("B")[: len(answer)] = answer
@@ -131,8 +139,11 @@ class Bus(usb.backend.IBackend):
     def bulk_write(self, dev_handle: Board, ep: int, intf: int, data: array, timeout: int) -> int:
         self.fail(dev_handle)
         assert ep == 0x01
-        dev_handle.received += data.tobytes()
-        return len(data)
+        if ep in dev_handle.halted:
+            raise usb.core.USBError("Pipe error", -9, errno.EPIPE)
+        n_taken = min(dev_handle.takes.pop(0), len(data)) if dev_handle.takes else len(data)
+        dev_handle.received += data.tobytes()[:n_taken]
+        return n_taken
 
     def bulk_read(self, dev_handle: Board, ep: int, intf: int, buff: array, timeout: int) -> int:
         if ep == 0x81:
@@ -353,6 +364,31 @@ def test_each_errno_is_told_as_ours(
     if number != errno.ETIMEDOUT:
         with pytest.raises(kind):
             link.read_frames(1024, 1.0)
+
+
+def test_opening_lets_the_board_forget_half_a_command_of_a_program_that_was_killed(
+    board: Board, link: UsbTransport
+) -> None:
+    assert board.cleared == [0x01]
+
+
+def test_a_cut_command_is_forgotten_by_the_board(board: Board, link: UsbTransport) -> None:
+    board.cleared.clear()
+    board.takes = [3]
+    with pytest.raises(TransportTimeout, match="3 of 7 bytes"):
+        link.write(b"command")
+    board.halted.add(0x01)
+    with pytest.raises(Stalled):
+        link.write(b"command")
+    assert board.cleared == [0x01, 0x01]
+    link.write(b"again")
+    assert board.received == b"comagain"
+
+
+def test_an_abort_is_a_request_beside_the_commands(board: Board, link: UsbTransport) -> None:
+    link.abort()
+    assert board.requests == [(0x40, 0x22, 0, 0)]
+    assert board.received == b""
 
 
 @pytest.mark.parametrize("endpoint", [0x81, 0x82])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import threading
+import time
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -9,16 +12,18 @@ import pytest
 from numpy.typing import NDArray
 
 from firmware_iface.chip import Gain
-from firmware_iface.device import Configuration, Detector, PixelConfiguration
+from firmware_iface.codec import encode_command
+from firmware_iface.device import Configuration, Detector, PixelConfiguration, State
 from firmware_iface.errors import Disconnected
 from firmware_iface.frame import Frame, Lost
 from firmware_iface.usb_transport import UsbTransport
+from firmware_iface.wire import Opcode
 from sim.board import Board
 from sim.chip import SimulatedChip
 from sim.faults import NO_FAULTS, Faults
 from sim.sensor import Settings
 from sim.usb_device import SimulatedUsb
-from sim.usb_model import UsbDevice
+from sim.usb_model import SlowLine, UsbDevice
 
 EXPOSURE_S = 2e-3
 PLANES = {(0,): (0, 2, 4, 6), (1,): (1, 3, 5, 7), (0, 1): tuple(range(8))}
@@ -154,6 +159,82 @@ def test_runs_follow_each_other_after_an_early_end(detector: Detector, scene: Sc
     for frame, events in zip(after, scene.events[n_before:], strict=True):
         assert isinstance(frame, Frame)
         np.testing.assert_array_equal(frame.counts, events[1::2])
+
+
+def test_an_abort_does_not_wait_for_a_turning_stage() -> None:
+    line, scene = SlowLine(str.lower, 1.5), Scene(most=4095)
+    line.device = UsbDevice(Board(SimulatedChip(scene), line, "WALK-1"), "WALK-1")
+    with Detector(UsbTransport(SimulatedUsb(line.device), "walk")) as detector:
+        answers: list[tuple[str, float]] = []
+
+        def turn() -> None:
+            answers.append((detector.auxiliary("ROT 90"), time.monotonic()))
+
+        frames = detector.frames(0, EXPOSURE_S)
+        next(frames)
+        stage = threading.Thread(target=turn)
+        stage.start()
+        next(frames)
+        began_s = time.monotonic()
+        detector.abort()
+        aborted_s = time.monotonic()
+        assert list(frames) == []
+        ended_s = time.monotonic()
+        assert stage.is_alive(), "the stage turns still, so nothing waited for it"
+        assert (aborted_s - began_s, ended_s - began_s) < (0.2, 1.0)
+        assert detector.state is State.IDLE
+        assert line.device.control(struct.pack("<BBHHH", 0x80, 8, 0, 0, 1)) == b"\1"
+        n_before = len(scene.events)
+        after = list(detector.frames(2, EXPOSURE_S))  # which waits for the line, as commands go one at a time
+        stage.join()
+        assert answers[0][0] == "rot 90"
+        assert [frame.sequence for frame in after if isinstance(frame, Frame)] == [0, 1]
+        assert len(scene.events) == n_before + 2
+
+
+def test_closing_does_not_wait_for_a_turning_stage() -> None:
+    line = SlowLine(str.lower, 20.0)
+    line.device = UsbDevice(Board(SimulatedChip(Scene(most=1)), line, "WALK-1"), "WALK-1")
+    detector, told = Detector(UsbTransport(SimulatedUsb(line.device), "walk")), []
+
+    def turn() -> None:
+        try:
+            detector.auxiliary("ROT 90")
+        except Disconnected as error:
+            told.append(str(error))
+
+    stage = threading.Thread(target=turn)
+    stage.start()
+    while line.device.n_writes < 3:
+        time.sleep(0.001)
+    began_s = time.monotonic()
+    detector.close()
+    stage.join()
+    assert time.monotonic() - began_s < 5
+    assert told == ["the detector is being closed"]
+
+
+@pytest.mark.parametrize("first", range(2, 8))
+def test_a_load_that_broke_off_is_done_again(scene: Scene, first: int) -> None:
+    board = Board(SimulatedChip(scene), lambda line: line, "WALK-1")
+    device = UsbDevice(board, "WALK-1", broken_writes=frozenset({first, first + 1}))
+    rng = np.random.default_rng(first)
+    pixels = PixelConfiguration(trim_h=rng.integers(0, 32, (256, 256), dtype=np.uint8))
+    with Detector(UsbTransport(SimulatedUsb(device), "walk")) as detector:
+        detector.load_pixels(pixels)
+        np.testing.assert_array_equal(detector.read_pixels(), pixels.words)
+        list(detector.frames(1, EXPOSURE_S))
+        assert device.n_writes > first + 1
+        np.testing.assert_array_equal(scene.settings[0].trim[1], pixels.trim_h[1::2, 1::2])
+
+
+def test_half_a_command_of_a_program_that_was_killed_does_not_deafen_the_next(scene: Scene) -> None:
+    bus = SimulatedUsb(UsbDevice(Board(SimulatedChip(scene), str.upper, "WALK-1"), "WALK-1"))
+    killed = UsbTransport(bus)
+    killed.write(encode_command(Opcode.CHIP_TRANSACT, 1, bytes(49_168))[:20_000])
+    killed.close()
+    with Detector(UsbTransport(bus)) as detector:
+        assert detector.chip_id() == "W529_F5"
 
 
 def test_words_loaded_into_the_pixels_read_back(detector: Detector) -> None:

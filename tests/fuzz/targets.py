@@ -12,7 +12,7 @@ import random
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,8 @@ from firmware_iface.merlin_stream import Expectation, FrameCollector, MessageDec
 RUN_ID, OTHER_RUN_ID = 7, 8
 OMR_1_BIT = 0x000800300064  # read counter 1: 8 lines, 1 bit, colour, CSM, HGM, no info header
 MAX_PACKETS = 12
+MAX_CHUNKS = 16
+"""A stream is cut into no more: single bytes where it is short. More would take most of the time and find the same."""
 MAX_PIXEL_BYTES = 1 << 16
 _BEFORE_CRC = struct.Struct("<4sHHIIQQQQBBBBII")
 _Item = tuple[Readout, ...] | Lost
@@ -50,6 +52,15 @@ class Cursor:
 
     def number(self, n_bytes: int = 1) -> int:
         return int.from_bytes(self.take(n_bytes), "little")
+
+
+def chunks_of(stream: bytes, n_bytes: int) -> Iterator[bytes]:
+    """Cut a stream into chunks of so many bytes; from the front, for what is behind the last is one more."""
+    for n in range(MAX_CHUNKS):
+        if chunk := stream[n * n_bytes : (n + 1) * n_bytes]:
+            yield chunk
+    if rest := stream[MAX_CHUNKS * n_bytes :]:
+        yield rest
 
 
 # Frame packets
@@ -126,14 +137,12 @@ def fuzz_frames(data: bytes) -> None:
     n_readouts, n_chips = 1 + (options & 1), 1 + (options >> 2 & 1)
     stream, whole = spell_frames(program)
 
-    def decoded(chunk: int) -> list[_Item]:
+    def decoded(chunks: Iterable[bytes]) -> list[_Item]:
         decoder = FrameDecoder(RUN_ID, n_frames, n_readouts, n_chips)
-        items = [
-            item for start in range(0, len(stream), chunk) for item in decoder.receive(stream[start : start + chunk])
-        ]
+        items = [item for each in chunks for item in decoder.receive(each)]
         return [*items, *decoder.finish(n_frames or max(32, decoder.n_accounted))]
 
-    items = decoded(len(stream) or 1)
+    items = decoded([stream])
     check_told_once(items, n_frames or 32)
     for item in items:
         if not isinstance(item, Lost):
@@ -141,8 +150,8 @@ def fuzz_frames(data: bytes) -> None:
     if whole is not None and n_readouts == n_chips == 1:
         told = [item[0].sequence for item in items if not isinstance(item, Lost)]
         assert told == [sequence for sequence in whole if not n_frames or sequence < n_frames], (told, whole)
-    if options & 2:  # single bytes only where the stream is short
-        assert outline(decoded(max(chunk, len(stream) // 128, 1))) == outline(items), "chunks matter"
+    if options & 2:
+        assert outline(decoded(chunks_of(stream, chunk))) == outline(items), "chunks matter"
 
 
 def check_told_once(items: Sequence[_Item | Frame], n_frames: int) -> None:
@@ -195,7 +204,7 @@ def reply_packet(reply: Reply) -> bytes:
 def fuzz_replies(data: bytes) -> None:
     """Every reply that is told stands in the stream, and all whole ones come where no forged beginning hides them."""
     program = Cursor(data)
-    chunk = program.number() or 1
+    chunk = program.number()
     parts: list[bytes] = []
     whole: list[Reply] = []
     is_simple = True
@@ -229,7 +238,7 @@ def fuzz_replies(data: bytes) -> None:
     if is_simple:
         assert replies == whole
     decoder = ReplyDecoder()
-    chunked = [r for at in range(0, len(stream), chunk) for r in decoder.receive(stream[at : at + chunk])]
+    chunked = [reply for each in chunks_of(stream, chunk) for reply in decoder.receive(each)]
     assert chunked == replies, "chunks matter"
 
 
@@ -287,22 +296,22 @@ def spell_messages(program: Cursor) -> tuple[bytes, list[bytes] | None]:
 def fuzz_merlin_stream(data: bytes) -> None:
     """Every message stands in the stream, and every exposure is told once and in order, whatever the images tell."""
     program = Cursor(data)
-    options, n_frames, chunk = program.number(), program.number() % 32, program.number() or 1
+    options, n_frames, chunk = program.number(), program.number() % 32, program.number()
     stream, bodies = spell_messages(program)
 
-    def decoded(chunk: int) -> list[bytes]:
+    def decoded(chunks: Iterable[bytes]) -> list[bytes]:
         decoder = MessageDecoder(completes_answers=bool(options & 1))
-        came = [each for at in range(0, len(stream), chunk) for each in decoder.receive(stream[at : at + chunk])]
+        came = [message for each in chunks for message in decoder.receive(each)]
         came += decoder.flush()
         assert sum(message.n_skipped + len(message.body) for message in came) <= len(stream)
         return [message.body for message in came]
 
-    messages = decoded(len(stream) or 1)
+    messages = decoded([stream])
     for body in messages:
         assert b"," + body in stream, "a message that nobody sent"
     if bodies is not None and not options & 1:
         assert messages == bodies
-    assert decoded(max(chunk, len(stream) // 64)) == messages, "chunks matter"  # single bytes where it is short
+    assert decoded(chunks_of(stream, chunk)) == messages, "chunks matter"
 
     thresholds = (0, 1) if options & 2 else (0,)
     expected = Expectation(run_id=RUN_ID, n_frames=n_frames, thresholds=thresholds, has_one_threshold=bool(options & 4))

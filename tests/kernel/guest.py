@@ -192,6 +192,34 @@ def abort_soon(serial: str, after_s: float) -> dict[str, object]:
     return result
 
 
+def abort_during_line(serial: str, after_s: float) -> dict[str, object]:
+    """Take frames while a line to the gantry waits, and abort; return how long each took to end."""
+    detector, began_s = OPEN[serial], time.monotonic()
+    told: dict[str, object] = {}
+
+    def turn() -> None:
+        told["answer"] = detector.auxiliary("ROT 90")
+        told["line_s"] = time.monotonic() - began_s
+
+    def abort() -> None:
+        called_s = time.monotonic()
+        detector.abort()
+        told["abort_s"] = time.monotonic() - called_s
+
+    iterator = detector.frames(0, 1e-3)
+    next(iterator)
+    threads = [threading.Thread(target=turn), threading.Timer(after_s, abort)]
+    for thread in threads:
+        thread.start()
+    began_s = time.monotonic()
+    for _ in iterator:
+        pass
+    told["frames_s"] = time.monotonic() - began_s
+    for thread in threads:
+        thread.join()
+    return told
+
+
 def stream(serial: str, query: str, seconds: float) -> dict[str, object]:
     """Read the frames of a tape (`tests/kernel/tape.py`) as fast as the USB stack gives them, undecoded."""
     from firmware_iface.usb_transport import open_libusb
@@ -217,7 +245,7 @@ REQUESTS: dict[str, Callable[..., object]] = {
     each.__name__: each
     for each in (
         load, attach, seen, control, open_detector, close_detector, status, chip_id, set_bias, read_nothing,
-        read_reply, frames, abort_soon, stream,
+        read_reply, frames, abort_soon, abort_during_line, stream,
     )
 }  # fmt: skip
 
