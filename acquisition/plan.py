@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, get_args
 
 import msgspec
 
+from acquisition.beam_plan import CountRatePlan, ResponsePlan, WedgePlan
 from calibration.geometry import Geometry
 from firmware_iface.chip import COLOUR_PITCH_MM, COLS, DEPTH_CODES, PITCH_MM, ROWS, Gain
 from firmware_iface.errors import WrongUsage
@@ -185,6 +186,9 @@ class CalibrationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     n_dark_frames: int = 20
     n_flat_frames: int = 50
     n_cell_frames: int = 150
+    wedge: WedgePlan = WedgePlan()
+    count_rate: CountRatePlan = CountRatePlan()
+    response: ResponsePlan = ResponsePlan()
 
     def __post_init__(self) -> None:
         for source in self.sources:

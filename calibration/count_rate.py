@@ -24,8 +24,8 @@ counter 10 % (`tests/test_count_rate.py`): a hard beam overlaps by other charges
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,6 +40,8 @@ PEAK_SHARE = 0.98
 FLOOR = 5e-4
 """Relative error of a point of the mean curve that is no counting statistics: the ripple of the tube's output."""
 ITERATIONS = 8
+THRESHOLD_KEV = 0.5
+"""Thresholds that differ by less are the same for the count rate."""
 
 _Curve = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
@@ -102,7 +104,7 @@ class CountRate:
     dead_time_sigma_relative: float
     currents_ma: NDArray[np.float64]
     rates_per_s: NDArray[np.float64]
-    true_rates_per_s_ma: NDArray[np.float64]
+    true_rates_per_s_ma: NDArray[np.float64] = field(metadata={"units": "1/s/mA"})
     laws: tuple[str, ...]
     bic: NDArray[np.float64]
     residual_relative: NDArray[np.float64]
@@ -118,6 +120,11 @@ class CountRate:
             )
         if not self.highest_rate_per_s > 0 or not (self.dead_time_ratio > 0).all():
             raise ValueError("the highest rate and every dead time ratio; allowed: above 0")
+
+    def is_for(self, thresholds_kev: Sequence[float]) -> bool:
+        """Whether it was measured at these thresholds: what overlaps add depends on where they stand."""
+        mine = self.thresholds_kev
+        return len(mine) == len(thresholds_kev) and bool(np.abs(mine - thresholds_kev).max() <= THRESHOLD_KEV)
 
     def counted_share(self, true_rate_per_s: ArrayLike) -> NDArray[np.float64]:
         """Return counted over true events of the first counter in the mean pixel, at a true rate."""

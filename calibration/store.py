@@ -19,7 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.conditions import Conditions, StepRecord
+from calibration.count_rate import CountRate
 from calibration.material_basis import MaterialBasis
+from calibration.response import Response
+from calibration.thickness import EquivalentThickness, StepWedge
 from calibration.thresholds import mean_and_sigma
 from calibration.whole_file import whole_file
 from firmware_iface.chip import FINE_THRESHOLDS, N_THRESHOLDS
@@ -111,6 +114,10 @@ class Calibration:
     thresholds_kev : tuple of float
         Of the bins that `basis` and the flats were measured with.
     basis : MaterialBasis, optional
+    count_rate : CountRate, optional
+    wedge : StepWedge, optional
+    thickness : EquivalentThickness, optional
+    response : Response, optional
     """
 
     created: str
@@ -135,6 +142,10 @@ class Calibration:
     lines: tuple[MeasuredLine, ...]
     thresholds_kev: tuple[float, ...]
     basis: MaterialBasis | None = None
+    count_rate: CountRate | None = None
+    wedge: StepWedge | None = None
+    thickness: EquivalentThickness | None = None
+    response: Response | None = None
 
     def __post_init__(self) -> None:
         n_thresholds = N_THRESHOLDS if self.is_colour else FINE_THRESHOLDS

@@ -30,6 +30,45 @@ FLOOR = 3e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StepWedge:
+    """What the mean good pixel counts behind plates of known thickness.
+
+    Attributes
+    ----------
+    plates : tuple of str
+    materials : tuple of str
+    layers_mm : (n_plates, n_materials) float64
+        Along the mean ray.
+    thresholds_kev : (n_bins,) float64
+        Where the thresholds stood.
+    open_beam : (n_bins,) float64
+        Mean counts of a frame in each bin.
+    counts : (n_plates, n_bins) float64
+        The same behind each plate, the drift taken out.
+    open_beam_sigma_relative : (n_bins,) float64
+    sigma_relative : (n_plates, n_bins) float64
+        Relative standard errors.
+    """
+
+    plates: tuple[str, ...]
+    materials: tuple[str, ...]
+    layers_mm: NDArray[np.float64]
+    thresholds_kev: NDArray[np.float64]
+    open_beam: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    open_beam_sigma_relative: NDArray[np.float64]
+    sigma_relative: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        n_plates, n_bins = len(self.plates), len(self.thresholds_kev)
+        if self.layers_mm.shape != (n_plates, len(self.materials)) or self.counts.shape != (n_plates, n_bins):
+            raise ValueError(
+                f"layers {self.layers_mm.shape} and counts {self.counts.shape} of {n_plates} plates, "
+                f"{len(self.materials)} materials and {n_bins} bins; allowed: (plates, materials) and (plates, bins)"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EquivalentThickness:
     """Each pixel's and bin's way from signal to thickness.
 

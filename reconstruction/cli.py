@@ -40,6 +40,9 @@ def _reconstruct(
     ] = "hann",
     gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="Default: the GPU when there is one.")] = None,
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Take an interrupted scan too.")] = False,
+    linearise: Annotated[
+        bool, typer.Option("--linearise", help="Take out beam hardening by the calibration's step wedge.")
+    ] = False,
     as_json: AS_JSON = False,
 ) -> None:
     """Reconstruct a volume of every energy bin from a scan.
@@ -65,6 +68,7 @@ def _reconstruct(
             window=window,
             use_gpu=backend.has_gpu() if gpu is None else gpu,
             allow_partial=allow_partial,
+            linearise=linearise,
         )
     )
     save_volume(volume, output)

@@ -97,7 +97,7 @@ def equalise(instrument: Instrument, plan: Plan, calibration: Calibration, *, ta
         trim=trim,
         is_masked=np.zeros(planes, dtype=bool),
         pixel_class=pixel_class,
-        target_dac=target_dac,
+        target_dac=float(target_dac),
         edges_before_dac=before,
         edges_after_dac=after,
         offset_dac=np.asarray([thresholds.mean_and_sigma(plane)[0] for plane in after]),
