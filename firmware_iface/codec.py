@@ -153,6 +153,8 @@ class FrameDecoder:
         self._n_parts = n_readouts * n_chips
         self._n_chips = n_chips
         self._pending = bytearray()
+        self._n_wanted = 0
+        """Bytes that must be pending before the packet at their front can be judged."""
         self._next = 0
         self._parts: list[Readout] = []
         self._is_at_end = False
@@ -188,6 +190,9 @@ class FrameDecoder:
 
     def _frames(self) -> Iterator[tuple[Readout, ...] | Lost]:
         pending = self._pending
+        if len(pending) < self._n_wanted and not self._is_at_end:
+            return
+        self._n_wanted = 0
         while _seek(pending, wire.FRAME_MAGIC) and len(pending) >= wire.FRAME_HEADER.size:
             header = _FrameHeader.read(pending)
             # Leftovers of another run are searched too, byte by byte: an abort may have cut one short.
@@ -196,6 +201,7 @@ class FrameDecoder:
                 continue
             end = wire.FRAME_HEADER.size + header.n_payload
             if len(pending) < end and not self._is_at_end:
+                self._n_wanted = end
                 return
             payload = pending[wire.FRAME_HEADER.size : end]
             damage = _damage(header, payload, self._n_chips)

@@ -10,6 +10,7 @@ Only the iterator reads the stream of frames and only it ends a run, so no run's
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -37,7 +38,7 @@ from firmware_iface.configuration import N_LINES, Configuration, PixelConfigurat
 from firmware_iface.errors import DetectorError, OurMistake, TheirMistake, TransportTimeout
 from firmware_iface.frame import Frame, Lost
 from firmware_iface.link import Link
-from firmware_iface.states import TRANSITIONS, Action, State, states_diagram
+from firmware_iface.states import TRANSITIONS, Action, State, states_diagram, step
 from firmware_iface.transport import Transport, as_transport, open_plugin
 from firmware_iface.trigger import Trigger, TriggerOutput
 from firmware_iface.wire import BoardState, Capability, FaultCode, Opcode, TriggerStop
@@ -92,7 +93,7 @@ class DeviceStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceHealth:
-    """What the board measures of itself."""
+    """What the board measures of itself; a temperature without a sensor is nan."""
 
     board_k: float
     fpga_k: float
@@ -166,16 +167,16 @@ class Detector:
             n_power_ups=n_power_ups,
             run_id=run_id,
             n_frames_done=n_done,
-            temperature_k=temperature_mk / 1000,
+            temperature_k=_kelvin(temperature_mk),
             bias_v=bias_mv / 1000,
         )
 
     def health(self) -> DeviceHealth:
         """Return temperatures and bias as they are measured; reading them talks to the board only."""
         return DeviceHealth(
-            board_k=self.read_register("TEMPERATURE_BOARD") / 1000,
-            fpga_k=self.read_register("TEMPERATURE_FPGA") / 1000,
-            sensor_k=self.read_register("TEMPERATURE_SENSOR") / 1000,
+            board_k=_kelvin(self.read_register("TEMPERATURE_BOARD")),
+            fpga_k=_kelvin(self.read_register("TEMPERATURE_FPGA")),
+            sensor_k=_kelvin(self.read_register("TEMPERATURE_SENSOR")),
             bias_v=self.read_register("BIAS_MEASURED") / 1000,
             bias_current_na=self.read_register("BIAS_CURRENT"),
         )
@@ -338,7 +339,7 @@ class Detector:
         exposure_ns = round(exposure_s * 1e9)
         if n_frames < 0 or exposure_ns < 1:
             raise ValueError(f"{n_frames} frames of {exposure_s} s; allowed: 0 or more, of at least 1 ns")
-        self._expect(Action.ACQUIRE)
+        step(self._state, Action.ACQUIRE)
         return self._run(n_frames, exposure_ns)
 
     def trigger(self) -> None:
@@ -388,7 +389,9 @@ class Detector:
         elif not self._has_dacs:
             self.set_dacs({})
         configuration = self.configuration
-        run_id = (self.status().run_id + 1) % (1 << 32)
+        status = self.status()
+        self._expect_no_fault(status)  # an aborted run may have left it unseen
+        run_id = (status.run_id + 1) % (1 << 32)
         omrs = configuration.readouts
         start = wire.START.pack(run_id, n_frames, exposure_ns, 0, len(omrs))
         decoder = FrameDecoder(run_id, n_frames, len(configuration.readouts_of(0)), self.info.n_chips)
@@ -433,9 +436,9 @@ class Detector:
                 heard_at_s = time.monotonic()
                 yield from decoder.receive(data)
                 continue
-            if self._state is State.ABORTING:  # the board has nothing more, and may have no time to say so
-                return
             if not self._link.lock.acquire(timeout=_POLL_S):  # another command waits, and frames may come meanwhile
+                if self._state is State.ABORTING:  # nothing more does, and the board has no time to say so
+                    return
                 continue
             try:
                 asked_at_s = time.monotonic()  # a board may take its time to answer
@@ -444,17 +447,14 @@ class Detector:
                 self._link.lock.release()
             if status.state is BoardState.FAULT:
                 yield from self._rest(decoder)
-                self._do(Action.LOSE)
-                raise TheirMistake(
-                    f"the board ended the run in a fault: {status.fault.name}",
-                    hint="open the detector again: that resets the board",
-                )
+                self._expect_no_fault(status)
             if status.state is BoardState.ARMED:
                 heard_at_s = time.monotonic()  # a trigger may be long in coming
             if status.state is BoardState.IDLE:
                 yield from self._rest(decoder)
-                n_done = status.n_frames_done
-                yield from decoder.finish(n_done if self._state is State.STOPPING or n_frames == 0 else n_frames)
+                if self._state is not State.ABORTING:
+                    n_done = status.n_frames_done
+                    yield from decoder.finish(n_done if self._state is State.STOPPING or n_frames == 0 else n_frames)
                 return
             if asked_at_s - heard_at_s > silence_s:
                 raise TransportTimeout(
@@ -466,6 +466,14 @@ class Detector:
         """Yield what came between the last read and the status."""
         while not decoder.is_complete and (data := self._link.read_frames(_POLL_S)):
             yield from decoder.receive(data)
+
+    def _expect_no_fault(self, status: DeviceStatus) -> None:
+        if status.state is BoardState.FAULT:
+            self._do(Action.LOSE)
+            raise TheirMistake(
+                f"the board ended the run in a fault: {status.fault.name}",
+                hint="open the detector again: that resets the board",
+            )
 
     def _abandon_run(self) -> None:
         """Leave no run on the board and no frames on the way, as far as the transport still can."""
@@ -532,18 +540,14 @@ class Detector:
         if capability not in self.info.capabilities:
             raise OurMistake(f"board {self.info.serial} has not got {what}")
 
-    def _expect(self, action: Action) -> State:
-        """Return where an action leads; refuse it if it leads nowhere."""
-        allowed = TRANSITIONS[self._state]
-        if action not in allowed:
-            names = ", ".join(known.name for known in allowed)
-            hint = "open the detector again" if self._state is State.DISCONNECTED else "wait for the run, or stop it"
-            raise OurMistake(f"cannot {action.name} while {self._state.name}; allowed: {names}", hint=hint)
-        return allowed[action]
-
     def _do(self, action: Action) -> None:
         with self._changing:
-            self._state = self._expect(action)
+            self._state = step(self._state, action)
+
+
+def _kelvin(millikelvin: int) -> float:
+    """Return a temperature in K; nan where the board has no sensor."""
+    return math.nan if millikelvin == wire.NO_READING else millikelvin / 1000
 
 
 def _register(name: str) -> wire.Register:

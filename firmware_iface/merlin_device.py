@@ -26,7 +26,7 @@ from firmware_iface.frame import Frame, Lost
 from firmware_iface.merlin import GAINS, parse_acquisition_header
 from firmware_iface.merlin_stream import ErrorCode, Expectation, FrameCollector, MessageDecoder, decode_image
 from firmware_iface.merlin_tcp import COMMAND_PORT, REPLY_TIMEOUT_S, MerlinLink
-from firmware_iface.states import TRANSITIONS, Action, State
+from firmware_iface.states import Action, State, step
 from firmware_iface.trigger import Trigger, TriggerOutput, TriggerStart, TriggerStop
 
 SILENCE_S = 5.0
@@ -238,7 +238,7 @@ class MerlinDetector:
         """
         if not 0 <= n_frames <= MOST_FRAMES or exposure_s < 1e-6:
             raise ValueError(f"{n_frames} frames of {exposure_s} s; allowed: 0 to {MOST_FRAMES}, of at least 1e-6 s")
-        self._expect(Action.ACQUIRE)
+        step(self.state, Action.ACQUIRE)
         return self._run(n_frames, exposure_s, on_armed)
 
     def stop(self) -> None:
@@ -420,17 +420,9 @@ class MerlinDetector:
         is_known = not answer.error and answer.value.strip() in {str(state.value) for state in MerlinState}
         return int(answer.value) if is_known else _UNKNOWN_STATUS
 
-    def _expect(self, action: Action) -> State:
-        allowed = TRANSITIONS[self.state]
-        if action not in allowed:
-            names = ", ".join(known.name for known in allowed)
-            hint = "open the detector again" if self._state is State.DISCONNECTED else "wait for the run, or stop it"
-            raise OurMistake(f"cannot {action.name} while {self._state.name}; allowed: {names}", hint=hint)
-        return allowed[action]
-
     def _do(self, action: Action) -> None:
         with self._lock:
-            self._state = self._expect(action)
+            self._state = step(self.state, action)
 
 
 def _settings_of(configuration: Configuration) -> dict[str, int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum, auto
 
+from firmware_iface.errors import OurMistake
+
 
 class State(Enum):
     """Where the detector stands, as the host knows it."""
@@ -57,6 +59,22 @@ TRANSITIONS: Mapping[State, Mapping[Action, State]] = {
     State.STOPPING: {Action.ASK: State.STOPPING, **_RUNNING},
     State.ABORTING: {Action.ASK: State.ABORTING, **_RUNNING, Action.STOP: State.ABORTING},
 }
+
+
+def step(state: State, action: Action) -> State:
+    """Return where an action leads.
+
+    Raises
+    ------
+    OurMistake
+        It leads nowhere.
+    """
+    allowed = TRANSITIONS[state]
+    if action not in allowed:
+        names = ", ".join(known.name for known in allowed)
+        hint = "open the detector again" if state is State.DISCONNECTED else "wait for the run, or stop it"
+        raise OurMistake(f"cannot {action.name} while {state.name}; allowed: {names}", hint=hint)
+    return allowed[action]
 
 
 def states_diagram() -> str:

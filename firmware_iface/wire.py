@@ -127,6 +127,8 @@ ALL_CHIPS = 0xFF
 """As the chip of a transaction: all chips get the same bits, and none answers any."""
 SENSE = struct.Struct("<i")
 """Reply to READ_SENSE: the voltage at the sense pad in uV."""
+NO_READING = -(1 << 31)
+"""What a temperature reads where its sensor is missing."""
 READ_REGISTER = struct.Struct("<H")
 REGISTER_VALUE = struct.Struct("<i")
 WRITE_REGISTER = struct.Struct("<Hi")

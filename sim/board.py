@@ -53,10 +53,12 @@ TRANSITIONS: Mapping[tuple[BoardState, Opcode | Happening], BoardState] = {
         for state in (BoardState.ACQUIRING, BoardState.ARMED)
         for opcode in (Opcode.GET_INFO, Opcode.GET_STATUS, Opcode.READ_REGISTER, Opcode.AUXILIARY)
     },
+    (BoardState.ACQUIRING, Opcode.STOP): BoardState.ACQUIRING,  # until the present frame has ended
+    (BoardState.ARMED, Opcode.STOP): BoardState.IDLE,
     **{
         (state, opcode): BoardState.IDLE
         for state in (BoardState.ACQUIRING, BoardState.ARMED)
-        for opcode in (Opcode.STOP, Opcode.ABORT, Opcode.RESET)
+        for opcode in (Opcode.ABORT, Opcode.RESET)
     },
     (BoardState.ACQUIRING, Happening.BURST_ENDED): BoardState.ARMED,
     (BoardState.ACQUIRING, Happening.RUN_ENDED): BoardState.IDLE,
@@ -425,9 +427,11 @@ class Board:
         return b""
 
     def _stop(self, payload: bytes) -> bytes:
-        """End the run; a frame of which the host has read a part is already whole, and stays to be read."""
+        """End the run; a frame is made at once, so that none is under way, and those that were made stay to be read."""
         _expect_length(payload, 0)
         self._sequencer.stop()
+        if self._state is BoardState.ACQUIRING:
+            self._happened(Happening.RUN_ENDED)
         return b""
 
     def _abort(self, payload: bytes) -> bytes:

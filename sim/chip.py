@@ -15,16 +15,15 @@ silicon is an option with a default (`Silicon`) or refused in words (`ChipRefuse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from firmware_iface import chip
 from firmware_iface.chip import Mode
-from firmware_iface.errors import DetectorError, WrongUsage
+from firmware_iface.errors import DetectorError
 from sim import sense
 from sim.pixels import FAST, SERIAL
 from sim.sensor import Settings
@@ -105,25 +104,6 @@ SILICON_KEYS: Mapping[str, Mapping[str, object]] = {
     "pulse_groups": {"columns": "columns", "rows": "rows"},
 }
 """What an address may say about the silicon, such as ``saturates=0``."""
-
-
-def silicon_of_query(query: MutableMapping[str, str]) -> Silicon:
-    """Take what concerns the silicon out of an address's query.
-
-    Raises
-    ------
-    WrongUsage
-        A value that cannot be.
-    """
-    chosen: dict[str, Any] = {}
-    for key, values in SILICON_KEYS.items():
-        text = query.pop(key, None)
-        if text is None:
-            continue
-        if text not in values:
-            raise WrongUsage(f"{key} is {text!r}; allowed: {', '.join(values)}")
-        chosen[key] = values[text]
-    return Silicon(**chosen)
 
 
 def bytes_in(omr: int) -> int:

@@ -40,20 +40,17 @@ def list_instruments(ctx: typer.Context, json: Json = False) -> None:
 
     Example: mpxct sim list
     """
-    from sim.chip import SILICON_KEYS
     from sim.faults import FAULT_KEYS
-    from sim.instrument import INSTRUMENTS, SPEEDS
+    from sim.instrument import BOARD_OPTIONS, INSTRUMENT_OPTIONS, INSTRUMENTS
 
     console: Console = ctx.obj
-    silicon = {key: list(values) for key, values in SILICON_KEYS.items()}
-    figures = {
-        "instruments": list(INSTRUMENTS), "usb_speeds": list(SPEEDS), "silicon": silicon, "faults": list(FAULT_KEYS),
-    }  # fmt: skip
+    kinds = {"instrument": INSTRUMENT_OPTIONS, "board": BOARD_OPTIONS}
+    allowed = {kind: {key: option.allowed for key, option in options.items()} for kind, options in kinds.items()}
     lines = [f"sim:{name}" for name in INSTRUMENTS]
-    lines.append(f"options: seed=NUMBER, usb_speed={'|'.join(SPEEDS)}, chips=COLUMNSxROWS, pulser_us=PERIOD:HIGH")
-    lines.append(f"silicon: {', '.join(key + '=' + '|'.join(values) for key, values in silicon.items())}")
+    lines += [f"{kind}: {', '.join(f'{key}={text}' for key, text in of.items())}" for kind, of in allowed.items()]
     lines.append(f"faults: {', '.join(FAULT_KEYS)}")
     lines.append(f"for example sim:{INSTRUMENTS[0]}?seed=2&drop=17")
+    figures = {"instruments": list(INSTRUMENTS), "options": allowed, "faults": list(FAULT_KEYS)}
     console.emit(figures, "\n".join(lines), as_json=json)
 
 

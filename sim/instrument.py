@@ -5,8 +5,9 @@ The same address gives the same instrument, and the same data for the same comma
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from firmware_iface import chip
 from firmware_iface.errors import WrongUsage
 from sim.board import LAYOUTS, Board
-from sim.chip import SILICON_KEYS, Silicon, SimulatedChip, silicon_of_query
+from sim.chip import SILICON_KEYS, Silicon, SimulatedChip
 from sim.faults import FAULT_KEYS, faults_of_query
 from sim.sensor import Settings
+from sim.specimen import FrontEnd
 from sim.triggers import Pulser
 from sim.usb_model import SlowLine, Speed, UsbDevice
 
@@ -31,7 +33,150 @@ DEFAULT_SEED = 1
 FIRST_CHIP = 5
 """Number in the name of the first chip; the others of an assembly follow."""
 _SEEDS_APART = 1_000_000_007
-SPEEDS = {"high": Speed.HIGH, "super": Speed.SUPER}
+_MAX_LINE_S = 60.0
+_SPEEDS = {"high": Speed.HIGH, "super": Speed.SUPER}
+
+
+# What an address may say
+
+
+class Option(NamedTuple):
+    """What an address may say under one key, in words, and how it is read; ValueError or KeyError refuse it."""
+
+    allowed: str
+    read: Callable[[str], Any]
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise ValueError
+    return int(text)
+
+
+def _layout(text: str) -> tuple[int, int]:
+    columns, rows = map(_number, text.split("x"))
+    if (rows, columns) not in LAYOUTS:
+        raise ValueError
+    return rows, columns
+
+
+def _pulser(text: str) -> Pulser:
+    period_us, high_us = map(_number, text.split(":"))
+    return Pulser(period_ns=1000 * period_us, high_ns=1000 * high_us)
+
+
+def _line_s(text: str) -> float:
+    line_s = float(text)
+    if not 0 <= line_s <= _MAX_LINE_S:
+        raise ValueError
+    return line_s
+
+
+def _temperature_c(text: str) -> float:
+    temperature_c = float(text)
+    if not -50 <= temperature_c <= 125:
+        raise ValueError
+    return temperature_c
+
+
+def _front_end(text: str) -> FrontEnd:
+    shgm, hgm, lgm, slgm = (float(word) for word in text.split(","))
+    if not all(0 < share < 100 for share in (shgm, hgm, lgm, slgm)):
+        raise ValueError
+    return FrontEnd(gain_noise_relative=(shgm, hgm, lgm, slgm))
+
+
+def _choice(*values: str) -> Option:
+    return Option("|".join(values), {value: value for value in values}.__getitem__)
+
+
+def _flag() -> Option:
+    return Option("0|1", {"0": False, "1": True}.__getitem__)
+
+
+SEED = Option("NUMBER", _number)
+INPUT_OPTIONS: Mapping[str, Option] = {
+    "pulser_us": Option("PERIOD:HIGH", _pulser),
+    "pulser_lvds_us": Option("PERIOD:HIGH", _pulser),
+}
+"""Generators of pulses on the trigger inputs, TTL and LVDS, in us."""
+BOARD_OPTIONS: Mapping[str, Option] = {
+    "usb_speed": Option("|".join(_SPEEDS), _SPEEDS.__getitem__),
+    "chips": Option("1x1 to 8x1|2x2", _layout),
+    "line_s": Option(f"SECONDS to {_MAX_LINE_S:g}", _line_s),
+}
+SENSOR_OPTIONS: Mapping[str, Option] = {
+    "gain_noise_relative": Option("SHGM,HGM,LGM,SLGM", _front_end),
+    "bonded_subpixel": Option("0|1|2|3", {str(n): n for n in range(4)}.__getitem__),
+    "cluster_pulse": _choice("bonded", "sum"),
+    "collects_holes": _flag(),
+}
+"""What no source settles about sensor and front end."""
+CHIP_OPTIONS: Mapping[str, Option] = {"temperature_c": Option("-50 to 125", _temperature_c), "bit_serial": _flag()}
+"""How warm the chips are, and whether they count event by event and are read clock by clock: the same bits, slowly."""
+SILICON_OPTIONS: Mapping[str, Option] = {
+    key: Option("|".join(values), values.__getitem__) for key, values in SILICON_KEYS.items()
+}
+INSTRUMENT_OPTIONS: Mapping[str, Option] = {
+    "seed": SEED, **INPUT_OPTIONS, **CHIP_OPTIONS, **SILICON_OPTIONS, **SENSOR_OPTIONS,
+}  # fmt: skip
+"""What scene, chips and sensors may be, whatever reads them out."""
+
+
+def read_address(
+    address: str, options: Mapping[str, Option], others: Iterable[str] = ()
+) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """Take an address apart.
+
+    Parameters
+    ----------
+    options : mapping of str to Option
+        What it may say.
+    others : iterable of str
+        Keys that somebody else reads.
+
+    Returns
+    -------
+    name : str
+        Of the instrument.
+    chosen : dict
+        What was read, by its key; nothing of what is not said.
+    rest : dict
+        What stands under the other keys.
+
+    Raises
+    ------
+    WrongUsage
+        A name or an option that is not known, or a value that cannot be.
+    """
+    parts = urlsplit(address)
+    if parts.path not in INSTRUMENTS:
+        raise WrongUsage(
+            f"there is no simulated instrument {parts.path!r}; known: {', '.join(INSTRUMENTS)}",
+            hint="for example sim:demo or sim:demo?seed=2",
+        )
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    known = (*options, *others)
+    if unknown := sorted(set(query) - set(known)):
+        raise WrongUsage(f"unknown option {', '.join(unknown)} in {address!r}; known: {', '.join(known)}")
+    chosen: dict[str, Any] = {}
+    for key in options:
+        if key in query:
+            text = query.pop(key)
+            try:
+                chosen[key] = options[key].read(text)
+            except (ValueError, KeyError):
+                raise WrongUsage(f"{key} is {text!r}; allowed: {options[key].allowed}") from None
+    return parts.path, chosen, query
+
+
+def inputs_of(chosen: Mapping[str, Any]) -> dict[str, Pulser]:
+    """Return what an address connects to the trigger inputs "TTL" and "LVDS"."""
+    lines = zip(("TTL", "LVDS"), INPUT_OPTIONS, strict=True)
+    return {line: chosen[key] for line, key in lines if key in chosen}
+
+
+# What it makes
 
 
 def simulated_device(address: str) -> UsbDevice:
@@ -49,64 +194,103 @@ def simulated_device(address: str) -> UsbDevice:
     WrongUsage
         A name or an option that is not known, or a value that cannot be.
     """
-    parts = urlsplit(address)
-    if parts.path not in INSTRUMENTS:
-        raise WrongUsage(
-            f"there is no simulated instrument {parts.path!r}; known: {', '.join(INSTRUMENTS)}",
-            hint="for example sim:demo or sim:demo?seed=2",
-        )
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    known = ("seed", "usb_speed", "chips", "pulser_us", "line_s", *SILICON_KEYS, *FAULT_KEYS)
-    unknown = sorted(set(query) - set(known))
-    if unknown:
-        raise WrongUsage(f"unknown option {', '.join(unknown)} in {address!r}; known: {', '.join(known)}")
-    seed = _seed_of(query.pop("seed", str(DEFAULT_SEED)))
-    speed = _speed_of(query.pop("usb_speed", "high"))
-    layout = _layout_of(query.pop("chips", "1x1"))
-    inputs = _inputs_of(query.pop("pulser_us", ""))
-    line_s = _line_s_of(query.pop("line_s", "0"))
-    silicon = silicon_of_query(query)
-    faults = faults_of_query(query)
+    name, chosen, fault_query = read_address(address, {**INSTRUMENT_OPTIONS, **BOARD_OPTIONS}, FAULT_KEYS)
+    faults = faults_of_query(fault_query)
+    seed, layout, line_s = chosen.get("seed", DEFAULT_SEED), chosen.get("chips", (1, 1)), chosen.get("line_s", 0.0)
 
-    gantry = scene_of(parts.path, seed)
-    serial = f"{parts.path.upper()}-{seed}"
-    chips = [chip_of(parts.path, seed, gantry, number, silicon)[0] for number in range(layout[0] * layout[1])]
+    gantry = scene_of(name, seed, layout)
+    serial = f"{name.upper()}-{seed}"
+    chips = [chip_ for chip_, _ in chips_of(name, chosen, gantry, layout)]
     line = SlowLine(gantry.line, line_s) if line_s else gantry.line
-    board = Board(chips, line, serial, faults, layout=layout, inputs=inputs)
+    board = Board(chips, line, serial, faults, layout=layout, inputs=inputs_of(chosen))
+    speed = chosen.get("usb_speed", Speed.HIGH)
     device = UsbDevice(board, serial, speed=speed, broken_writes=faults.break_command)
     if isinstance(line, SlowLine):
         line.device = device
     return device
 
 
-def scene_of(name: str, seed: int) -> Gantry:
-    """Return what stands before the sensor of an instrument."""
+def scene_of(name: str, seed: int, layout: tuple[int, int] = (1, 1)) -> Gantry:
+    """Return what stands before the sensors of an instrument, whose chips stand side by side around its centre."""
     from sim.gantry import GEOMETRY, Gantry  # the scene costs tables and kernels: only for who opens it
 
-    pixels = _pixels_of(name)
-    return Gantry(seed=seed, geometry=replace(GEOMETRY, **pixels) if pixels else GEOMETRY)
+    geometry = replace(GEOMETRY, **_pixels_of(name))
+    rows, columns = layout
+    return Gantry(seed=seed, geometry=replace(geometry, rows=geometry.rows * rows, cols=geometry.cols * columns))
 
 
-def chip_of(
-    name: str, seed: int, gantry: Gantry, number: int = 0, silicon: Silicon | None = None
+class Light:
+    """What falls on each chip of an assembly: one exposure of the whole, cut up.
+
+    Parameters
+    ----------
+    gantry : Gantry
+        Whose geometry has the pixels of the whole assembly.
+    layout : (rows, columns)
+        How the chips stand.
+    """
+
+    def __init__(self, gantry: Gantry, layout: tuple[int, int]) -> None:
+        self._gantry, self._layout = gantry, layout
+        self._exposed = set(range(layout[0] * layout[1]))
+
+    def on(self, number: int, duration_s: float) -> tuple[NDArray[np.float32] | None, NDArray[np.float64]]:
+        """Return the mean photons on one chip, as the chip lies, and their energies.
+
+        The chips are exposed together, one call each; a chip's next call is the next exposure.
+        """
+        if number in self._exposed:
+            self._photons, self._energies_kev = self._gantry.photons(duration_s)
+            self._exposed.clear()
+        self._exposed.add(number)
+        if self._photons is None:
+            return None, self._energies_kev
+        row, column = divmod(number, self._layout[1])
+        rows, cols = (n // of for n, of in zip(self._photons.shape[1:], self._layout, strict=True))
+        part = self._photons[:, row * rows : (row + 1) * rows, column * cols : (column + 1) * cols]
+        return part[:, ::-1, ::-1] if row else part, self._energies_kev  # the upper row is turned by 180 degrees
+
+
+def chips_of(
+    name: str, chosen: Mapping[str, Any], gantry: Gantry, layout: tuple[int, int] = (1, 1)
+) -> list[tuple[SimulatedChip, Sensor]]:
+    """Return the chips of an assembly by their number, each with its own sensor.
+
+    Parameters
+    ----------
+    chosen : mapping
+        What the address says of seed, chips, silicon and sensors.
+    """
+    light = Light(gantry, layout)
+    silicon = Silicon(**{key: chosen[key] for key in SILICON_OPTIONS if key in chosen})
+    return [_chip_of(name, chosen, silicon, light, number) for number in range(layout[0] * layout[1])]
+
+
+def _chip_of(
+    name: str, chosen: Mapping[str, Any], silicon: Silicon, light: Light, number: int
 ) -> tuple[SimulatedChip, Sensor]:
-    """Return one chip with its own sensor; each of an assembly sees the scene as if it stood there alone."""
     from sim.sensor import Sensor
 
+    seed = chosen.get("seed", DEFAULT_SEED)
     own_seed = seed + number * _SEEDS_APART
-    sensor = Sensor(seed=own_seed, **_pixels_of(name))
+    options = {key: chosen[key] for key in SENSOR_OPTIONS if key in chosen}
+    if "gain_noise_relative" in options:
+        options["front_end"] = options.pop("gain_noise_relative")
+    sensor = Sensor(seed=own_seed, **_pixels_of(name), **options)
     rng = np.random.default_rng((own_seed, 1))  # not the sequence that drew the pixels' truth
     pulse_rng = np.random.default_rng((own_seed, 2))
 
     def front_end(duration_s: float, settings: Settings) -> NDArray[np.uint32]:
-        photons, energies_kev = gantry.photons(duration_s)
+        photons, energies_kev = light.on(number, duration_s)
         return sensor.expose(photons, energies_kev, duration_s, settings, rng)
 
     def injection(n: int, charge_e: NDArray[np.float32], settings: Settings) -> NDArray[np.uint32]:
         return sensor.inject(n, charge_e, settings, pulse_rng)
 
+    of_chip = {"temperature_c": "temperature_c", "bit_serial": "is_bit_serial"}
+    extra = {argument: chosen[key] for key, argument in of_chip.items() if key in chosen}
     chip_id = chip_id_of(seed, FIRST_CHIP + number)
-    return SimulatedChip(front_end, chip_id=chip_id, silicon=silicon, injection=injection), sensor
+    return SimulatedChip(front_end, chip_id=chip_id, silicon=silicon, injection=injection, **extra), sensor
 
 
 def _pixels_of(name: str) -> dict[str, Any]:
@@ -117,43 +301,3 @@ def chip_id_of(seed: int, number: int = FIRST_CHIP) -> int:
     """Give every seed its own chip: another wafer of the same letter; seed 1 is W529_F5."""
     wafer, letter = (528 + seed) % 4096, 6
     return wafer << 8 | letter << 4 | number
-
-
-def _seed_of(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise WrongUsage(f"seed is {text!r}; allowed: a whole number from 0 to 999999999")
-    return int(text)
-
-
-def _speed_of(text: str) -> Speed:
-    if text not in SPEEDS:
-        raise WrongUsage(f"usb_speed is {text!r}; allowed: {', '.join(SPEEDS)}")
-    return SPEEDS[text]
-
-
-def _layout_of(text: str) -> tuple[int, int]:
-    words = text.split("x")
-    numbers = [int(word) for word in words if word.isascii() and word.isdigit()]
-    if len(words) != 2 or len(numbers) != 2 or (numbers[1], numbers[0]) not in LAYOUTS:
-        raise WrongUsage(f"chips is {text!r}; allowed: 1x1 to 8x1 for a row, or 2x2")
-    return numbers[1], numbers[0]
-
-
-def _line_s_of(text: str) -> float:
-    try:
-        line_s = float(text)
-    except ValueError:
-        line_s = -1.0
-    if not 0 <= line_s <= 60:
-        raise WrongUsage(f"line_s is {text!r}; allowed: 0 to 60 seconds from a line to its answer")
-    return line_s
-
-
-def _inputs_of(text: str) -> dict[str, Pulser]:
-    if not text:
-        return {}
-    words = text.split(":")
-    numbers = [int(word) for word in words if word.isascii() and word.isdigit()]
-    if len(words) != 2 or len(numbers) != 2 or not 0 < numbers[1] < numbers[0]:
-        raise WrongUsage(f"pulser_us is {text!r}; allowed: PERIOD:HIGH in us, such as 1000:100")
-    return {"TTL": Pulser(period_ns=numbers[0] * 1000, high_ns=numbers[1] * 1000)}

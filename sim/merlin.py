@@ -3,13 +3,14 @@
 A pure state machine like the board: an image is made when it is asked for, time advances by exposures and readouts.
 
 What the specification leaves open, and what is done here: images are numbered one by one (or exposures, by option);
-SOFTTRIGGER without a run that waits for it is understood and does nothing; there are no trigger inputs, so a run that
-starts by an edge waits until it is stopped. Settings without a meaning here (flat-field and dead-time correction,
-files) take their neutral value only; the commands NOISEEQUALISATION and FLATFIELDCORRECTION, which the manual's list
-lacks, are answered as unknown.
+SOFTTRIGGER without a run that waits for it is understood and does nothing; a run that waits for an edge on an input to
+which nothing is connected waits until it is stopped; edges that come during an exposure or readout are lost. Settings
+without a meaning here (flat-field and dead-time correction, files) take their neutral value only; the commands
+NOISEEQUALISATION and FLATFIELDCORRECTION, which the manual's list lacks, are answered as unknown.
 
 # Ref: commands, ranges, answers, error codes: Merlin EPICS interface specification 2.0 sections 3 to 6 and Merlin
 #      manual v0.7 p49 to 56 (medipix3rx reference 9.1); settings that exclude each other: manual p16, p32, p35, p51.
+# Ref: what edges do, the exposure time as de-bounce of a stop, one frame per trigger with it: manual p36 to 38.
 # Ref: acquisition header and frame header: specification 7.2, 7.3; LiberTEM-live @73287359 `test_headers.py`.
 """
 
@@ -24,6 +25,7 @@ from firmware_iface.chip import Gain
 from sim.chip import ChipRefused
 from sim.merlin_chip import Counting, Image, MerlinChip
 from sim.merlin_text import HeaderFacts, acquisition_header, frame_header, message, pixels
+from sim.triggers import Pulser
 
 VERSION = "0.75.4"
 BOARD_TEMPERATURE_C = 24.7
@@ -49,10 +51,21 @@ class Status(IntEnum):
 
 
 class Trigger(IntEnum):
-    """Values of TRIGGERSTART that mean something without trigger inputs."""
+    """Values of TRIGGERSTART, and but for the last of TRIGGERSTOP."""
 
     INTERNAL = 0
+    RISING_TTL = 1
+    FALLING_TTL = 2
+    RISING_LVDS = 3
+    FALLING_LVDS = 4
     SOFTWARE = 5
+
+
+_LINES: Mapping[Trigger, tuple[str, bool]] = {
+    Trigger.RISING_TTL: ("TTL", True), Trigger.FALLING_TTL: ("TTL", False),
+    Trigger.RISING_LVDS: ("LVDS", True), Trigger.FALLING_LVDS: ("LVDS", False),
+}  # fmt: skip
+"""Input, and whether the edge rises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,10 +195,20 @@ class Merlin:
         Nanoseconds since 1970 when it is switched on.
     numbers_exposures : bool
         All images of one exposure bear one sequence number.
+    inputs : mapping of str to Pulser
+        What is connected to the trigger inputs "TTL" and "LVDS".
     """
 
-    def __init__(self, chip_: MerlinChip, *, now_ns: int = 0, numbers_exposures: bool = False) -> None:
+    def __init__(
+        self,
+        chip_: MerlinChip,
+        *,
+        now_ns: int = 0,
+        numbers_exposures: bool = False,
+        inputs: Mapping[str, Pulser] | None = None,
+    ) -> None:
         self._chip = chip_
+        self._inputs = inputs or {}
         self._now_ns = now_ns
         self._numbers_exposures = numbers_exposures
         self._values = {name: setting.initial for name, setting in SETTINGS.items()}
@@ -242,15 +265,27 @@ class Merlin:
     def next_exposure(self) -> Exposure | None:
         """Return the exposure that is to be made now; it must be delivered before anything else is asked for."""
         run = self._run
-        if run is None or run.n_released == 0 or self._is_exposing:
+        if run is None or self._is_exposing:
             return None
+        opened_ns = self._now_ns
+        if run.n_released == 0:
+            edge_ns = self._edge_ns("TRIGGERSTART", self._now_ns)
+            if edge_ns is None:
+                return None
+            opened_ns, run.n_released = edge_ns, int(self._values["NUMFRAMESPERTRIGGER"])
+        closing_ns = opened_ns + round(float(self._values["ACQUISITIONTIME"]) * 1e6)
+        if self._trigger_of("TRIGGERSTOP") is not Trigger.INTERNAL:
+            closing_ns = self._edge_ns("TRIGGERSTOP", closing_ns)
+            if closing_ns is None:
+                return None  # the shutter stays open
+        self._now_ns = opened_ns
         self._is_exposing = True
         if run.scan_kev is not None:
             self._values[f"THRESHOLD{self._values['THSCAN']}"] = f"{next(run.scan_kev):g}"
         return Exposure(
             run=run,
-            opened_ns=self._now_ns,
-            duration_ns=round(float(self._values["ACQUISITIONTIME"]) * 1e6),
+            opened_ns=opened_ns,
+            duration_ns=closing_ns - opened_ns,
             thresholds_kev=self._thresholds_kev if run.scan_kev is not None else (),
         )
 
@@ -355,12 +390,15 @@ class Merlin:
     def _begin(self, n_frames: int, scan_kev: Iterator[float] | None) -> Error:
         if self.status is Status.BUSY:
             return Error.BUSY
+        is_closed_by_edge = self._trigger_of("TRIGGERSTOP") is not Trigger.INTERNAL
+        if is_closed_by_edge and self._values["NUMFRAMESPERTRIGGER"] != "1":
+            return Error.OUT_OF_RANGE
         try:
             self._chip.set_up(self._counting, self._thresholds_kev)
         except ChipRefused:
             return Error.OUT_OF_RANGE
         self._n_frames = n_frames
-        is_internal = self._values["TRIGGERSTART"] == str(Trigger.INTERNAL.value)
+        is_internal = self._trigger_of("TRIGGERSTART") is Trigger.INTERNAL
         self._run = _Run(
             n_left=n_frames or None,
             n_released=None if is_internal else 0,
@@ -387,9 +425,18 @@ class Merlin:
 
     def _trigger(self) -> Error:
         run = self._run
-        if run is not None and self._values["TRIGGERSTART"] == str(Trigger.SOFTWARE.value):
+        if run is not None and self._trigger_of("TRIGGERSTART") is Trigger.SOFTWARE:
             run.n_released = (run.n_released or 0) + int(self._values["NUMFRAMESPERTRIGGER"])
         return Error.UNDERSTOOD
+
+    def _trigger_of(self, name: str) -> Trigger:
+        return Trigger(int(self._values[name]))
+
+    def _edge_ns(self, name: str, after_ns: int) -> int | None:
+        """Return the next edge that a setting waits for; None where nothing gives one."""
+        line, is_rising = _LINES.get(self._trigger_of(name), ("", True))
+        pulser = self._inputs.get(line)
+        return None if pulser is None else pulser.next_edge_ns(after_ns, is_rising=is_rising)
 
     def _readout_ns(self, counting: Counting) -> int:
         n_readouts = 2 if counting.depth_bits == 24 else len(counting.counters)
@@ -406,6 +453,7 @@ class Merlin:
             n_frames=self._n_frames,
             frames_per_trigger=int(self._values["NUMFRAMESPERTRIGGER"]),
             trigger_start=int(self._values["TRIGGERSTART"]),
+            trigger_stop=int(self._values["TRIGGERSTOP"]),
             bias_v=float(self._values["HVBIAS"]),
             now_ns=self._now_ns,
             version=VERSION,

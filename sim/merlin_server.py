@@ -12,15 +12,14 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
-from urllib.parse import parse_qsl, urlsplit
 
 from firmware_iface.chip import Gain
 from firmware_iface.errors import OurMistake, WrongUsage
-from sim.instrument import DEFAULT_SEED, INSTRUMENTS, chip_of, scene_of
+from sim.instrument import DEFAULT_SEED, INSTRUMENT_OPTIONS, Option, chips_of, inputs_of, read_address, scene_of
 from sim.merlin import Merlin
 from sim.merlin_chip import EnergyScale, MerlinChip
 
@@ -200,8 +199,14 @@ def _closed(client: socket.socket) -> None:
     client.close()
 
 
+MERLIN_OPTIONS: Mapping[str, Option] = {
+    **INSTRUMENT_OPTIONS, "numbers_exposures": Option("0|1", {"0": False, "1": True}.__getitem__),
+}  # fmt: skip
+"""What an address may say of an instrument that a Merlin reads out: it has one chip."""
+
+
 def simulated_merlin(address: str, *, scene: Sequence[str] = SCENE, numbers_exposures: bool = False) -> Merlin:
-    """Build the instrument of an address such as ``demo?seed=2``, with a Merlin as its readout.
+    """Build the instrument of an address such as ``demo?seed=2&pulser_us=1000:100``, with a Merlin as its readout.
 
     Parameters
     ----------
@@ -213,16 +218,9 @@ def simulated_merlin(address: str, *, scene: Sequence[str] = SCENE, numbers_expo
     WrongUsage
         An instrument, an option or a line to the gantry that is not known.
     """
-    parts = urlsplit(address)
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    text = query.pop("seed", str(DEFAULT_SEED))
-    if parts.path not in INSTRUMENTS or query or not (text.isascii() and text.isdigit()):
-        raise WrongUsage(
-            f"there is no simulated instrument {address!r} for a Merlin; known: {', '.join(INSTRUMENTS)}",
-            hint="for example demo or demo?seed=2",
-        )
-    gantry = scene_of(parts.path, int(text))
-    chip_, sensor = chip_of(parts.path, int(text), gantry)
+    name, chosen, _ = read_address(address, MERLIN_OPTIONS)
+    gantry = scene_of(name, chosen.get("seed", DEFAULT_SEED))
+    ((chip_, sensor),) = chips_of(name, chosen, gantry)
     for line in scene:
         if (reply := gantry.line(line)).startswith("ERR"):
             raise WrongUsage(f"the scene's line {line!r} was answered by {reply!r}")
@@ -232,7 +230,12 @@ def simulated_merlin(address: str, *, scene: Sequence[str] = SCENE, numbers_expo
     )
     readout = MerlinChip(chip_, scale)
     readout.expose(WARM_UP_S)  # the sensor's tables are made now, and not while a client waits for its first image
-    return Merlin(readout, now_ns=time.time_ns(), numbers_exposures=numbers_exposures)
+    return Merlin(
+        readout,
+        now_ns=time.time_ns(),
+        numbers_exposures=chosen.get("numbers_exposures", numbers_exposures),
+        inputs=inputs_of(chosen),
+    )
 
 
 def serve(

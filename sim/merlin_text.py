@@ -34,6 +34,7 @@ class HeaderFacts:
     n_frames: int
     frames_per_trigger: int
     trigger_start: int
+    trigger_stop: int
     bias_v: float
     now_ns: int
     version: str
@@ -69,7 +70,7 @@ def acquisition_header(facts: HeaderFacts, kind: str) -> bytes:
         "Frames in Acquisition (Number)": str(facts.n_frames),
         "Frames per Trigger (Number)": str(facts.frames_per_trigger),
         "Trigger Start (Positive, Negative, Internal)": _TRIGGERS.get(facts.trigger_start, "Internal"),
-        "Trigger Stop (Positive, Negative, Internal)": "Internal",
+        "Trigger Stop (Positive, Negative, Internal)": _TRIGGERS.get(facts.trigger_stop, "Internal"),
         "Sensor Bias (V)": f"{facts.bias_v:g} V",
         "Sensor Polarity (Positive, Negative)": "Negative",
         "Temperature (C)": f"FPGA Temp {FPGA_TEMPERATURE_C:.6f} Deg C",

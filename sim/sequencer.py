@@ -144,7 +144,7 @@ class Sequencer:
             each.fast_clear()  # continuous read/write begins anew, with counter 1
         self._run = run
         self.run_id, self.n_done = run.run_id, 0
-        self._n_in_burst = 0
+        self._n_in_burst = self._held_ns = 0
         self._burst_ns = self._heard_ns = self._shown_ns = run.start_ns
         self._flags = FrameFlag(0)
         self._is_on = True
@@ -257,7 +257,11 @@ class Sequencer:
                 return
             if n >= memory:
                 if when_full is WhenFull.PAUSE:
-                    self.now_ns += (self.now_ns - began_ns) * (n_frames - n) // n
+                    pause_ns = (self.now_ns - began_ns) * (n_frames - n) // n
+                    if self._run.is_continuous:  # a counter always counts, so the frame that is open gets longer
+                        self._held_ns = pause_ns
+                    else:
+                        self.now_ns += pause_ns
                     self._flags |= FrameFlag.PAUSED
                     return
                 self._make_frame(is_kept=False)
@@ -279,6 +283,7 @@ class Sequencer:
         if closing_ns is None:
             self._is_stuck = True  # the shutter stays open, for an edge that nobody gives
             return
+        closing_ns, self._held_ns = closing_ns + self._held_ns, 0
         try:
             packets = self._expose(number, opening_ns, closing_ns - opening_ns)
         except ChipRefused:
@@ -289,6 +294,7 @@ class Sequencer:
             return
         except BrownOut:
             self._n_made += 1
+            self.now_ns = 0
             self._happen(Happening.BROWNED_OUT)
             return
         self._n_made += 1

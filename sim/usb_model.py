@@ -352,6 +352,7 @@ class UsbDevice:
             if value not in (0, 1):
                 raise Stall
             self.configuration = value
+            self._board.forget_broken_command()
             self._halted.clear()
         elif request in (Request.CLEAR_FEATURE, Request.SET_FEATURE) and (kind, value) == (
             _TO_ENDPOINT,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import zlib
-from dataclasses import asdict
 from itertools import product
-from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -19,7 +16,8 @@ from firmware_iface.bitplanes import colour_planes, decode_matrix
 from firmware_iface.chip import Mode
 from firmware_iface.configuration import Configuration
 from sim.board import Board
-from sim.chip import SILICON_KEYS, Silicon, SimulatedChip, silicon_of_query
+from sim.chip import Silicon, SimulatedChip
+from sim.instrument import SILICON_OPTIONS, read_address
 from sim.pixels import FAST, SERIAL
 from sim.sensor import Settings
 
@@ -201,18 +199,10 @@ def test_sense_codes_are_the_manuals() -> None:
     assert set(chip.DAC_FIELDS) < set(chip.SENSE_CODES)
 
 
-def test_the_page_lists_every_option_of_the_silicon_with_its_default() -> None:
-    page = (Path(__file__).resolve().parents[1] / "firmware_iface" / "PROTOCOL.md").read_text()
-    listed = dict(re.findall(r"^\| `(\w+)` \| `?(\w+)`? \| .* \| `sim.chip.Silicon`, address \|$", page, re.MULTILINE))
-    defaults = asdict(Silicon())
-    assert {name: SILICON_KEYS[name][text] for name, text in listed.items()} == defaults
-    assert SILICON_KEYS.keys() == defaults.keys()
-
-
 def test_an_address_chooses_the_silicon() -> None:
-    query = {"saturates": "0", "spoiled_half": "zeros", "seed": "3"}
-    assert silicon_of_query(query) == Silicon(saturates=False, spoiled_half="zeros")
-    assert query == {"seed": "3"}
+    name, chosen, rest = read_address("demo?saturates=0&spoiled_half=zeros&drop=3", SILICON_OPTIONS, ("drop",))
+    assert Silicon(**chosen) == Silicon(saturates=False, spoiled_half="zeros")
+    assert (name, rest) == ("demo", {"drop": "3"})
 
 
 # The fast path and the serial one

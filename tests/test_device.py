@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -162,6 +163,13 @@ def test_it_says_what_it_is(detector: Detector) -> None:
     status = detector.status()
     assert (status.temperature_k, status.bias_v, status.run_id) == (300.15, -450.0, 41)
     assert detector.auxiliary("ROT 12.5") == "OK ROT 12.5"
+
+
+def test_a_temperature_without_a_sensor_is_no_number(detector: Detector, board: ScriptedBoard) -> None:
+    board.registers = {0x20: 300_150, 0x24: -(1 << 31)}
+    health = detector.health()
+    assert health.board_k == 300.15
+    assert math.isnan(health.fpga_k)
 
 
 def test_no_chip_is_told(detector: Detector, board: ScriptedBoard) -> None:

@@ -18,6 +18,7 @@ from sim.merlin import SETTINGS, Merlin, Status
 from sim.merlin_chip import EnergyScale, MerlinChip
 from sim.merlin_server import MerlinServer, serve, simulated_merlin
 from sim.sensor import Settings
+from sim.triggers import Pulser
 
 NOW_NS = 1_589_813_509_971_626_178
 
@@ -31,10 +32,11 @@ def marked(duration_s: float, settings: Settings) -> NDArray[np.uint32]:
     return (1000 * planes + rows + 3 * cols + round(duration_s * 1000)).astype(np.uint32)
 
 
-def merlin_of(front_end=marked, *, numbers_exposures: bool = False, **settings: object) -> Merlin:
-    merlin = Merlin(
-        MerlinChip(SimulatedChip(front_end), EnergyScale()), now_ns=NOW_NS, numbers_exposures=numbers_exposures
-    )
+def merlin_of(
+    front_end=marked, *, numbers_exposures: bool = False, inputs: dict[str, Pulser] | None = None, **settings: object
+) -> Merlin:
+    chip_ = MerlinChip(SimulatedChip(front_end), EnergyScale())
+    merlin = Merlin(chip_, now_ns=NOW_NS, numbers_exposures=numbers_exposures, inputs=inputs)
     for name, value in settings.items():
         assert merlin.answer(f"SET,{name},{value}") == f"SET,{name},0"
     return merlin
@@ -185,8 +187,61 @@ def test_soft_triggers_release_their_frames() -> None:
     assert merlin.status is Status.IDLE
 
 
-def test_edges_never_come() -> None:
-    merlin = merlin_of(TRIGGERSTART=1)
+PULSES = Pulser(period_ns=10_000_000, high_ns=3_000_000)
+
+
+def opening_and_exposure_ns(bodies: list[bytes]) -> list[tuple[int, int]]:
+    """Return when in its second each exposure began, and how long it was."""
+    found = []
+    for body in bodies:
+        _, _, tail = body[:384].decode().partition("MQ1A,")
+        moment, exposure, *_ = tail.split(",")
+        found.append((int(moment[-10:-1]), int(exposure.removesuffix("ns"))))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "after_rise_ns"), [(1, "TTL", 0), (2, "TTL", 3), (3, "LVDS", 0), (4, "LVDS", 3)]
+)
+def test_edges_start_bursts(code: int, line: str, after_rise_ns: int) -> None:
+    merlin = merlin_of(inputs={line: PULSES}, NUMFRAMESTOACQUIRE=5, NUMFRAMESPERTRIGGER=2, TRIGGERSTART=code)
+    merlin.answer("CMD,STARTACQUISITION")
+    hdr, *frames = messages(merlin)
+    times = opening_and_exposure_ns(frames)
+    assert [exposure_ns for _, exposure_ns in times] == [1_000_000] * 5
+    openings = [opened_ns for opened_ns, _ in times]
+    assert [openings[n] % 10_000_000 for n in (0, 2, 4)] == [after_rise_ns * 1_000_000] * 3
+    assert [openings[n + 1] - openings[n] for n in (0, 2)] == [1_000_000 + 821_733] * 2
+    assert [(openings[n + 2] - openings[n]) % 1_000_000_000 for n in (0, 2)] == [10_000_000] * 2
+    word = {0: "Positive", 3: "Negative"}[after_rise_ns]
+    assert parse_acquisition_header(hdr)["Trigger Start (Positive, Negative, Internal)"] == word
+    assert merlin.status is Status.IDLE
+
+
+def test_a_gate_is_open_from_rise_to_fall_and_a_stop_comes_no_earlier_than_the_exposure() -> None:
+    merlin = merlin_of(inputs={"TTL": PULSES}, NUMFRAMESTOACQUIRE=3, TRIGGERSTART=1, TRIGGERSTOP=2)
+    merlin.answer("CMD,STARTACQUISITION")
+    hdr, *frames = messages(merlin)
+    assert parse_acquisition_header(hdr)["Trigger Stop (Positive, Negative, Internal)"] == "Negative"
+    assert [exposure_ns for _, exposure_ns in opening_and_exposure_ns(frames)] == [3_000_000] * 3
+    assert merlin.answer("SET,ACQUISITIONTIME,4") == "SET,ACQUISITIONTIME,0"
+    merlin.answer("CMD,STARTACQUISITION")
+    assert {exposure_ns for _, exposure_ns in opening_and_exposure_ns(messages(merlin)[1:])} == {13_000_000}
+    merlin.answer("SET,NUMFRAMESPERTRIGGER,2")
+    assert merlin.answer("CMD,STARTACQUISITION") == "CMD,STARTACQUISITION,3"
+
+
+def test_a_shutter_that_no_edge_closes_stays_open() -> None:
+    merlin = merlin_of(inputs={"TTL": PULSES}, TRIGGERSTART=1, TRIGGERSTOP=4)
+    merlin.answer("CMD,STARTACQUISITION")
+    assert len(messages(merlin)) == 1
+    assert merlin.status is Status.BUSY
+    merlin.answer("CMD,STOPACQUISITION")
+    assert merlin.status is Status.IDLE
+
+
+def test_edges_never_come_where_nothing_is_connected() -> None:
+    merlin = merlin_of(TRIGGERSTART=1, inputs={"LVDS": PULSES})
     merlin.answer("CMD,STARTACQUISITION")
     merlin.answer("CMD,SOFTTRIGGER")
     assert len(messages(merlin)) == 1
@@ -367,10 +422,18 @@ def test_serve_until_told_and_a_taken_port() -> None:
     assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("address", ["nosuch", "demo?seed=x", "demo?drop=3", ""])
+@pytest.mark.parametrize("address", ["nosuch", "demo?seed=x", "demo?drop=3", "demo?chips=2x2", "demo?pulser_us=5", ""])
 def test_addresses_that_name_nothing(address: str) -> None:
-    with pytest.raises(WrongUsage, match="simulated instrument"):
+    with pytest.raises(WrongUsage, match=r"known|allowed"):
         simulated_merlin(address)
+
+
+def test_a_merlin_has_the_options_of_the_instrument() -> None:
+    merlin = simulated_merlin("demo?seed=4&pulser_us=10000:3000&saturates=0&numbers_exposures=1")
+    merlin.answer("SET,TRIGGERSTART,2")
+    merlin.answer("CMD,STARTACQUISITION")
+    (_, frame) = messages(merlin)
+    assert opening_and_exposure_ns([frame])[0][0] % 10_000_000 == 3_000_000
 
 
 def test_a_scene_that_the_gantry_refuses() -> None:

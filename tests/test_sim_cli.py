@@ -55,7 +55,7 @@ def test_the_list_names_instruments_and_options(capsys: pytest.CaptureFixture[st
     front_door(["sim", "list"])
     text = capsys.readouterr().out
     assert "sim:demo" in text
-    for option in ("unplug_after", "chips=", "pulser_us=", "first_counter=0|1"):
+    for option in ("unplug_after", "chips=", "pulser_us=", "first_counter=0|1", "cluster_pulse=bonded|sum", "line_s="):
         assert option in text
     front_door(["sim", "list", "--json"])
     assert "demo" in json.loads(capsys.readouterr().out)["instruments"]

@@ -21,6 +21,7 @@ import usb.core
 import usb.util
 from numpy.typing import NDArray
 
+from calibration.geometry import Geometry
 from firmware_iface import chip, wire
 from firmware_iface.chip import Mode
 from firmware_iface.errors import WrongUsage
@@ -99,6 +100,7 @@ def test_the_page_has_the_descriptors_of_high_speed(bus: SimulatedUsb) -> None:
     whole = control(device, 0x80, 6, 0x0200)
     assert whole == page_bytes("configuration") + page_bytes("interface") + page_bytes("endpoints")
     assert control(device, 0x80, 6, 0x0200, n_bytes=9) == whole[:9]
+    assert control(device, 0x80, 6, 0x0600) == page_bytes("qualifier")
     assert control(device, 0x80, 6, 0x0F00) == page_bytes("BOS") + page_bytes("LPM") + page_bytes("MS OS 2.0")
 
 
@@ -263,6 +265,17 @@ def test_a_broken_off_command_is_forgotten(device: usb.core.Device, mend: Callab
     assert bytes(device.read(wire.EP_REPLY, 512, timeout=500)[:2]) == wire.REPLY_MAGIC
 
 
+def test_the_page_has_the_request_that_aborts(bus: SimulatedUsb, device: usb.core.Device) -> None:
+    page = (Path(wire.__file__).parent / "PROTOCOL.md").read_text()
+    (setup,) = re.findall(r"^(40 22(?: 00){6})$", page, flags=re.MULTILINE)
+    device.write(0x01, start(0))
+    device.read(0x82, 512)
+    assert bus.device.control(bytes.fromhex(setup)) == b""
+    with pytest.raises(usb.core.USBTimeoutError):
+        device.read(0x82, 512, timeout=5)
+    assert (wire.ABORT_REQUEST, Opcode.ABORT) == (0x22, 0x22)
+
+
 def test_a_kernel_clears_the_command_endpoint_by_a_request(bus: SimulatedUsb, device: usb.core.Device) -> None:
     question = command(Opcode.GET_INFO)
     device.write(wire.EP_COMMAND, command(Opcode.CHIP_TRANSACT, bytes(49_000))[:1000])
@@ -368,7 +381,8 @@ class FakeSensor(FakeGantry):
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> None:
     gantry = types.ModuleType("sim.gantry")
-    gantry.__dict__.update(Gantry=FakeGantry, GEOMETRY=None)
+    geometry = Geometry(source_to_detector_mm=250, source_to_object_mm=200, pitch_mm=0.11, rows=128, cols=128)
+    gantry.__dict__.update(Gantry=FakeGantry, GEOMETRY=geometry)
     monkeypatch.setitem(sys.modules, "sim.gantry", gantry)
     monkeypatch.setattr("sim.sensor.Sensor", FakeSensor, raising=False)
 
@@ -435,6 +449,16 @@ def test_an_assembly_is_chips_of_one_wafer() -> None:
         "demo?pulser_us=5",
         "demo?pulser_us=5:9",
         "demo?line_s=x",
+        "demo?line_s=90",
+        "demo?chips=1x2",
+        "demo?chips=9x1",
+        "demo?gain_noise_relative=1,2,3",
+        "demo?gain_noise_relative=1,2,3,-4",
+        "demo?bonded_subpixel=4",
+        "demo?cluster_pulse=all",
+        "demo?collects_holes=yes",
+        "demo?temperature_c=nan",
+        "demo?pulser_lvds_us=9:9",
         "demo?line_s=nan",
         "demo?break_command=x",
     ],

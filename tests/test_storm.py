@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from firmware_iface import codec
+from firmware_iface import assembly, codec
 from firmware_iface.device import Detector, State, Trigger
 from firmware_iface.errors import DetectorError, OurMistake
 from firmware_iface.frame import Frame, Lost
@@ -37,10 +37,11 @@ def benchmark() -> ModuleType:
 
 
 fault_storm = benchmark()
+assembly_of = assembly._together
 
 
-def storm_of(n_frames: int) -> SimpleNamespace:
-    storm = fault_storm.Storm(seed=11)
+def storm_of(n_frames: int, layout: tuple[int, int] = (1, 1)) -> SimpleNamespace:
+    storm = fault_storm.Storm(seed=11, layout=layout)
     while storm.n_taken < n_frames:
         storm.session()
     return storm
@@ -51,6 +52,19 @@ def test_a_storm_makes_no_wrong_frame_and_no_silent_loss() -> None:
     assert (storm.n_wrong, storm.n_silent, storm.n_hangs, storm.n_baseless) == (0, 0, 0, 0)
     assert storm.n_right > 0
     assert storm.n_lost > 0
+
+
+@pytest.mark.parametrize("layout", [(2, 2), (1, 3)])
+def test_a_storm_over_an_assembly_makes_no_wrong_frame_and_no_silent_loss(layout: tuple[int, int]) -> None:
+    storm = storm_of(600, layout)
+    assert (storm.n_wrong, storm.n_silent, storm.n_hangs, storm.n_baseless) == (0, 0, 0, 0)
+    assert storm.n_right > 0
+    assert storm.n_lost > 0
+
+
+def test_the_storm_finds_an_assembly_put_together_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "_together", lambda parts, layout: assembly_of(parts[::-1], layout))
+    assert storm_of(100, (2, 2)).n_wrong > 0
 
 
 def test_the_storm_finds_a_decoder_that_trusts_every_payload(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +167,12 @@ class Instrument(RuleBasedStateMachine):
         finally:
             is_over.set()
             other.join()
+
+    @precondition(lambda self: self.detector.state is State.IDLE)
+    @rule(n_later=st.integers(0, 3))
+    def break_a_command_off(self, n_later: int) -> None:
+        self.device.broken_writes = {self.device.n_writes + n_later}
+        assert self.detector.status().state is BoardState.IDLE
 
     @precondition(lambda self: self.detector.state is State.IDLE)
     @rule(pull=st.booleans())

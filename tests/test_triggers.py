@@ -201,6 +201,19 @@ def test_a_full_memory_pauses_and_nothing_is_lost() -> None:
     assert gaps[6] > 5 * gaps[0]
 
 
+def test_in_continuous_read_write_a_full_memory_makes_a_frame_longer() -> None:
+    bench = Bench(faults=Faults(slow=MappingProxyType({3: 10})))
+    bench.detector.configure(Configuration(depth_bits=6, counters=(1,), is_continuous=True))
+    bench.detector.write_register("MEMORY_FRAMES", 4)
+    frames = [frame for frame in bench.detector.frames(12, 1e-3) if isinstance(frame, Frame)]
+    assert [frame.sequence for frame in frames] == list(range(12))
+    assert [frame.sequence for frame in frames if frame.was_paused] == [7]
+    exposures_ns = [frame.exposure_ns for frame in frames]
+    openings_ns = [frame.timestamp_ns for frame in frames]
+    assert np.diff(openings_ns).tolist() == exposures_ns[:-1], "there is no gap"
+    assert exposures_ns[7] > 5 * exposures_ns[6] == 5 * exposures_ns[8]
+
+
 def test_a_full_memory_drops_and_says_so() -> None:
     bench = Bench(faults=Faults(slow=MappingProxyType({3: 10})))
     bench.detector.write_register("MEMORY_FRAMES", 4)

@@ -11,10 +11,8 @@ import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import usb.backend
 import usb.core
 
 from firmware_iface import usb_transport
@@ -22,8 +20,7 @@ from firmware_iface.errors import Disconnected, MpxctError, Stalled, TransportEr
 from firmware_iface.transport import Transport
 from firmware_iface.usb_errors import UDEV_RULE, UDEV_RULE_PATH
 from firmware_iface.usb_transport import N_FRAME_BUFFERS, UsbTransport, usb_boards
-
-ENDPOINTS = (0x01, 0x81, 0x82)
+from tests.plain_bus import PlainBus
 
 
 class Board:
@@ -48,48 +45,12 @@ class Board:
         self.requests: list[tuple[int, int, int, int]] = []
 
 
-class Bus(usb.backend.IBackend):
+class Bus(PlainBus):
     """A pyusb backend with boards, and errors as libusb's."""
 
     def __init__(self, *boards: Board) -> None:
-        self.boards = list(boards)
+        super().__init__(*boards)
         self.n_open = 0
-
-    def enumerate_devices(self) -> Iterator[Board]:
-        return iter(self.boards)
-
-    def get_parent(self, dev: Board) -> None:
-        return None
-
-    def get_device_descriptor(self, dev: Board) -> SimpleNamespace:
-        return SimpleNamespace(
-            bLength=18, bDescriptorType=1, bcdUSB=0x0210, bDeviceClass=255, bDeviceSubClass=0, bDeviceProtocol=0,
-            bMaxPacketSize0=64, idVendor=dev.vendor, idProduct=dev.product, bcdDevice=0x0100, iManufacturer=0,
-            iProduct=0, iSerialNumber=3, bNumConfigurations=1, bus=1, address=self.boards.index(dev) + 1, speed=3,
-            port_number=1, port_numbers=(1,),
-        )  # fmt: skip
-
-    def get_configuration_descriptor(self, dev: Board, config: int) -> SimpleNamespace:
-        if config:
-            raise IndexError(config)
-        return SimpleNamespace(
-            bLength=9, bDescriptorType=2, wTotalLength=39, bNumInterfaces=1, bConfigurationValue=1, iConfiguration=0,
-            bmAttributes=0xC0, bMaxPower=0, extra_descriptors=[],
-        )  # fmt: skip
-
-    def get_interface_descriptor(self, dev: Board, intf: int, alt: int, config: int) -> SimpleNamespace:
-        if intf or alt:
-            raise IndexError(intf)
-        return SimpleNamespace(
-            bLength=9, bDescriptorType=4, bInterfaceNumber=0, bAlternateSetting=0, bNumEndpoints=3,
-            bInterfaceClass=255, bInterfaceSubClass=0, bInterfaceProtocol=0, iInterface=0, extra_descriptors=[],
-        )  # fmt: skip
-
-    def get_endpoint_descriptor(self, dev: Board, ep: int, intf: int, alt: int, config: int) -> SimpleNamespace:
-        return SimpleNamespace(
-            bLength=7, bDescriptorType=5, bEndpointAddress=ENDPOINTS[ep], bmAttributes=2, wMaxPacketSize=512,
-            bInterval=0, bRefresh=0, bSynchAddress=0, extra_descriptors=[],
-        )  # fmt: skip
 
     def open_device(self, dev: Board) -> Board:
         self.n_open += 1
@@ -207,7 +168,7 @@ def test_the_first_board_is_found_configured_and_claimed(bus: Bus, board: Board,
 
 def test_a_board_is_chosen_by_its_serial_number(bus: Bus) -> None:
     UsbTransport(bus, serial="A-2").write(b"to the second")
-    assert bus.boards[2].received == b"to the second"
+    assert bus.devices[2].received == b"to the second"
     with pytest.raises(Disconnected, match="serial number A-3") as caught:
         UsbTransport(bus, serial="A-3")
     assert 'ATTR{idVendor}=="1209"' in caught.value.hint
@@ -403,7 +364,7 @@ def test_a_stalled_endpoint_works_again_after_the_error(board: Board, link: UsbT
 
 def test_boards_are_listed_and_not_taken(bus: Bus, board: Board) -> None:
     board.claimed_by = "another program"
-    bus.boards[2].is_forbidden = True
+    bus.devices[2].is_forbidden = True
     first, second = usb_boards(bus)
     assert (first.serial, first.problem, first.speed_mbit_s) == ("A-1", "", 480)
     assert second.serial == ""
@@ -412,7 +373,7 @@ def test_boards_are_listed_and_not_taken(bus: Bus, board: Board) -> None:
 
 
 def test_a_board_that_may_not_be_read_is_told_from_one_that_is_not_there(bus: Bus) -> None:
-    for board in bus.boards:
+    for board in bus.devices:
         board.is_forbidden = True
     with pytest.raises(TransportError, match="not allowed") as caught:
         UsbTransport(bus, serial="A-2")

@@ -18,13 +18,10 @@ import sys
 import time
 import zlib
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 
 import numpy as np
-import usb.backend
 import usb.core
 from decode import numpy_decoder
 from numpy.typing import NDArray
@@ -39,19 +36,22 @@ from firmware_iface.device import Detector
 from firmware_iface.frame import Lost
 from firmware_iface.usb_transport import UsbTransport
 from firmware_iface.wire import BoardState, Opcode
+from tests.plain_bus import PlainBus
 
 DEPTH_BITS, N_LINES = 12, 8
 N_PAYLOADS = 16
 """Frames in turn, 1.5 MB: more than a core's own cache holds."""
 CHIP_FRAMES_PER_S = 8 * 200e6 / (256 * 256 * DEPTH_BITS)
-ENDPOINTS = (wire.EP_COMMAND, wire.EP_REPLY, wire.EP_FRAMES)
 BOARD_INFO = (2, wire.VERSION, 1, N_LINES, 1, 1, 0, b"FAST")
 
 
-class FastBus(usb.backend.IBackend):
+class FastBus(PlainBus):
     """A bus with one board that has every frame ready, as a pyusb backend."""
 
+    version, speed, max_packet_bytes = 0x0300, 4, 1024
+
     def __init__(self) -> None:
+        super().__init__(self)
         rng = np.random.default_rng(1)
         self.payloads = [rng.bytes(EFUSE_HEADER_BYTES + matrix_bytes(DEPTH_BITS)) for _ in range(N_PAYLOADS)]
         self._checksums = [zlib.crc32(payload) for payload in self.payloads]
@@ -102,55 +102,6 @@ class FastBus(usb.backend.IBackend):
 
     def start(self, run_id: int, n_frames: int, *, omr: int) -> None:
         self._run_id, self._n_frames, self._n_done, self._omr = run_id, n_frames, 0, omr
-
-    def enumerate_devices(self) -> Iterator[object]:
-        return iter([self])
-
-    def get_parent(self, dev: object) -> None:
-        return None
-
-    def get_device_descriptor(self, dev: object) -> SimpleNamespace:
-        return SimpleNamespace(
-            bLength=18, bDescriptorType=1, bcdUSB=0x0300, bDeviceClass=255, bDeviceSubClass=0, bDeviceProtocol=0,
-            bMaxPacketSize0=9, idVendor=wire.VENDOR_ID, idProduct=wire.PRODUCT_ID, bcdDevice=1, iManufacturer=0,
-            iProduct=0, iSerialNumber=0, bNumConfigurations=1, bus=1, address=1, speed=4, port_number=1,
-            port_numbers=(1,),
-        )  # fmt: skip
-
-    def get_configuration_descriptor(self, dev: object, config: int) -> SimpleNamespace:
-        return SimpleNamespace(
-            bLength=9, bDescriptorType=2, wTotalLength=39, bNumInterfaces=1, bConfigurationValue=1, iConfiguration=0,
-            bmAttributes=0x80, bMaxPower=250, extra_descriptors=[],
-        )  # fmt: skip
-
-    def get_interface_descriptor(self, dev: object, intf: int, alt: int, config: int) -> SimpleNamespace:
-        if intf or alt:
-            raise IndexError(intf)
-        return SimpleNamespace(
-            bLength=9, bDescriptorType=4, bInterfaceNumber=0, bAlternateSetting=0, bNumEndpoints=3,
-            bInterfaceClass=255, bInterfaceSubClass=0, bInterfaceProtocol=0, iInterface=0, extra_descriptors=[],
-        )  # fmt: skip
-
-    def get_endpoint_descriptor(self, dev: object, ep: int, intf: int, alt: int, config: int) -> SimpleNamespace:
-        return SimpleNamespace(
-            bLength=7, bDescriptorType=5, bEndpointAddress=ENDPOINTS[ep], bmAttributes=2, wMaxPacketSize=1024,
-            bInterval=0, bRefresh=0, bSynchAddress=0, extra_descriptors=[],
-        )  # fmt: skip
-
-    def open_device(self, dev: object) -> object:
-        return self
-
-    def close_device(self, dev_handle: object) -> None:
-        return None
-
-    def get_configuration(self, dev_handle: object) -> int:
-        return 1
-
-    def claim_interface(self, dev_handle: object, intf: int) -> None:
-        return None
-
-    def release_interface(self, dev_handle: object, intf: int) -> None:
-        return None
 
 
 def ours_per_s(bus: FastBus, detector: Detector, n_frames: int) -> float:

@@ -5,7 +5,8 @@ delivered can be told from every other. It goes from the simulated board's own p
 the simulated USB device, pyusb, the decoder and `Detector`. One-bit frames of 8 kB make a million of them a matter of
 minutes; the packets are the same as those of 12 bits, only shorter. The chips are stand-ins that give those patterns.
 
-Sessions also stop and abort runs, let the chip hang, the supply fail and the plug be pulled at any byte.
+Sessions also stop and abort runs, let commands break off in the middle, the chip hang, the supply fail and the plug be
+pulled at any byte. With `--chips` every frame comes in one packet for each chip and counter.
 
 `python tests/benchmarks/fault_storm.py --frames 1000000 --json`
 """
@@ -38,7 +39,7 @@ from sim.faults import Faults
 from sim.usb_device import SimulatedUsb
 from sim.usb_model import UsbDevice
 
-N_PATTERNS, N_BYTES, STAMP_BYTES = 61, 8192, 16
+N_PATTERNS, N_BYTES, STAMP_BYTES, SIDE = 61, 8192, 16, 256
 HANG_S = 60.0
 CONFIGURATION = Configuration(is_colour=False, is_csm=False, depth_bits=1, counters=(0, 1))
 COUNTERS = {Mode.READ_COUNTER_0: 0, Mode.READ_COUNTER_1: 1}
@@ -54,27 +55,39 @@ def pixels_of(payload: bytes) -> NDArray[np.uint8]:
 PIXELS = [pixels_of(pattern) for pattern in PATTERNS]
 
 
-def stamped(run: int, number: int, counter: int) -> bytes:
-    """Return the payload of one counter of one frame."""
-    stamp = run.to_bytes(7, "little") + bytes([counter]) + number.to_bytes(8, "little")
-    return stamp + PATTERNS[(run + 3 * number + counter) % N_PATTERNS][STAMP_BYTES:]
+def pattern_of(run: int, number: int, counter: int, chip: int) -> int:
+    """Return which pattern one counter of one chip shows in one frame."""
+    return (run + 3 * number + counter + 7 * chip) % N_PATTERNS
 
 
-def is_right(frame: Frame, run: int) -> bool:
-    """Say whether the pixels of a frame are those of its number, and of this run."""
+def stamped(run: int, number: int, counter: int, chip: int) -> bytes:
+    """Return the payload of one counter of one chip in one frame."""
+    stamp = run.to_bytes(6, "little") + bytes([chip, counter]) + number.to_bytes(8, "little")
+    return stamp + PATTERNS[pattern_of(run, number, counter, chip)][STAMP_BYTES:]
+
+
+def is_right(frame: Frame, run: int, layout: tuple[int, int] = (1, 1)) -> bool:
+    """Say whether the pixels of a frame are those of its number, of this run, and each chip's in its place."""
+    if frame.counts.shape != (2, SIDE * layout[0], SIDE * layout[1]):
+        return False
     for counter, plane in enumerate(frame.counts):
-        stamp = pixels_of(stamped(run, frame.sequence, counter)[:32] + bytes(N_BYTES - 32))[0]
-        expected = PIXELS[(run + 3 * frame.sequence + counter) % N_PATTERNS]
-        if not (np.array_equal(plane[1:], expected[1:]) and np.array_equal(plane[0], stamp)):
-            return False
+        for chip in range(layout[0] * layout[1]):
+            row, column = divmod(chip, layout[1])
+            part = plane[SIDE * row : SIDE * (row + 1), SIDE * column : SIDE * (column + 1)]
+            part = part[::-1, ::-1] if row else part  # the upper row of a quad is turned
+            stamp = pixels_of(stamped(run, frame.sequence, counter, chip)[:32] + bytes(N_BYTES - 32))[0]
+            expected = PIXELS[pattern_of(run, frame.sequence, counter, chip)]
+            if not (np.array_equal(part[1:], expected[1:]) and np.array_equal(part[0], stamp)):
+                return False
     return True
 
 
 class PatternChip(SimulatedChip):
     """A chip without pixels: its readouts are the stamped patterns. The n-th clearing, by START, begins run n."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
         super().__init__(lambda duration_s, settings: np.zeros((8, 128, 128), np.uint32))
+        self.number = number
         self.n_runs = self.n_frames = 0
 
     def fast_clear(self) -> None:
@@ -90,7 +103,7 @@ class PatternChip(SimulatedChip):
         mode = Mode(omr & 7)
         if mode in COUNTERS:
             info_header = bytes(32) if omr >> 22 & 1 else b""
-            return info_header + stamped(self.n_runs, self.n_frames - 1, COUNTERS[mode])
+            return info_header + stamped(self.n_runs, self.n_frames - 1, COUNTERS[mode], self.number)
         return b""
 
 
@@ -104,22 +117,25 @@ def faults_of(draw: random.Random) -> Faults:
         hang=frozenset({draw.randrange(2000)} if ending == 0 else ()),
         brown_out=frozenset({draw.randrange(2000)} if ending == 1 else ()),
         unplug_at=draw.randrange(1, 20_000_000) if ending == 2 else None,
+        break_command=frozenset(draw.randrange(60) for _ in range(2)) if ending == 3 else frozenset(),
     )
 
 
 class Storm:
     """Sessions, and what came of them."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, layout: tuple[int, int] = (1, 1)) -> None:
         self.draw = random.Random(seed)
+        self.layout = layout
         self.n_taken = self.n_right = self.n_lost = self.n_wrong = self.n_silent = self.n_hangs = self.n_ends = 0
         self.n_baseless = 0
 
     def session(self) -> None:
         """Open a detector, take some runs, and close it."""
-        chip, n_lost_before = PatternChip(), self.n_lost
-        board = Board(chip, str.upper, "STORM", faults_of(self.draw))
-        device = UsbDevice(board, "STORM")
+        chips = [PatternChip(number) for number in range(self.layout[0] * self.layout[1])]
+        n_lost_before, faults = self.n_lost, faults_of(self.draw)
+        board = Board(chips, str.upper, "STORM", faults, layout=self.layout)
+        device = UsbDevice(board, "STORM", broken_writes=faults.break_command)
         alarm = threading.Timer(HANG_S, lambda: (setattr(self, "n_hangs", self.n_hangs + 1), device.unplug()))
         alarm.daemon = True
         alarm.start()
@@ -129,7 +145,7 @@ class Storm:
                 detector.write_register("MEMORY_FRAMES", 64)
                 detector.write_register("WHEN_FULL", self.draw.randrange(2))
                 for _ in range(self.draw.randrange(1, 4)):
-                    self.run(detector, chip)
+                    self.run(detector, chips[0])
         except DetectorError:
             self.n_ends += 1
         finally:
@@ -167,7 +183,7 @@ class Storm:
         self.n_silent += first - n_next
         if isinstance(item, Lost):
             self.n_lost += n
-        elif is_right(item, run):
+        elif is_right(item, run, self.layout):
             self.n_right += 1
         else:
             self.n_wrong += 1
@@ -178,11 +194,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--frames", type=int, default=1_000_000, help="how many frames to take at least")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="20,000 frames")
+    parser.add_argument("--chips", default="1x1", help="an assembly of COLUMNSxROWS: 1x1 to 8x1, or 2x2")
+    parser.add_argument("--quick", action="store_true", help="20,000 frames; 5,000 of an assembly")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    storm, began_s = Storm(options.seed), time.perf_counter()
-    while storm.n_taken < (20_000 if options.quick else options.frames):
+    columns, rows = map(int, options.chips.split("x"))
+    storm, began_s = Storm(options.seed, (rows, columns)), time.perf_counter()
+    n_quick = 20_000 if rows * columns == 1 else 5_000
+    while storm.n_taken < (n_quick if options.quick else options.frames):
         storm.session()
     seconds = time.perf_counter() - began_s
     figures = {

@@ -26,22 +26,22 @@ with atheris.instrument_imports(include=PARSERS):
     from tests.fuzz.targets import TARGETS
 
 MAX_INPUT_BYTES = {
-    "frames": 256,
-    "replies": 512,
+    "frames": 128,
+    "replies": 256,
     "merlin_header": 1024,
-    "merlin_stream": 512,
+    "merlin_stream": 256,
     "acquisition_header": 512,
     "mib": 2048,
 }
 RUNS = {
     "frames": 4_000_000,
     "replies": 2_000_000,
-    "merlin_stream": 1_500_000,
-    "mib": 1_200_000,
-    "merlin_header": 1_000_000,
-    "acquisition_header": 500_000,
+    "merlin_stream": 800_000,
+    "mib": 800_000,
+    "merlin_header": 1_600_000,
+    "acquisition_header": 900_000,
 }
-"""10.2 million together, most of them to the decoder of frames; the longest first, for several run at once."""
+"""10.1 million together, most of them to the decoder of frames; the longest first, for several run at once."""
 
 
 def fuzz(target: str, options: list[str]) -> None:

@@ -27,8 +27,8 @@ from firmware_iface.merlin_stream import Expectation, FrameCollector, MessageDec
 
 RUN_ID, OTHER_RUN_ID = 7, 8
 OMR_1_BIT = 0x000800300064  # read counter 1: 8 lines, 1 bit, colour, CSM, HGM, no info header
-MAX_PACKETS = 12
-MAX_CHUNKS = 16
+MAX_PACKETS = 8
+MAX_CHUNKS = 8
 """A stream is cut into no more: single bytes where it is short. More would take most of the time and find the same."""
 MAX_PIXEL_BYTES = 1 << 16
 _BEFORE_CRC = struct.Struct("<4sHHIIQQQQBBBBII")
@@ -73,6 +73,7 @@ def payload_of(sequence: int, counter: int) -> tuple[bytes, int]:
     return payload, zlib.crc32(payload)
 
 
+@cache
 def frame_packet(sequence: int, counter: int, flags: int, run_id: int = RUN_ID, chip: int = 0) -> bytes:
     """Return a packet as PROTOCOL.md tells it, packed by hand."""
     payload, crc = payload_of(sequence, counter)
@@ -150,7 +151,7 @@ def fuzz_frames(data: bytes) -> None:
     if whole is not None and n_readouts == n_chips == 1:
         told = [item[0].sequence for item in items if not isinstance(item, Lost)]
         assert told == [sequence for sequence in whole if not n_frames or sequence < n_frames], (told, whole)
-    if options & 2:
+    if options & 10 == 10:  # one in four: it takes as long as all the rest
         assert outline(decoded(chunks_of(stream, chunk))) == outline(items), "chunks matter"
 
 
@@ -311,7 +312,8 @@ def fuzz_merlin_stream(data: bytes) -> None:
         assert b"," + body in stream, "a message that nobody sent"
     if bodies is not None and not options & 1:
         assert messages == bodies
-    assert decoded(chunks_of(stream, chunk)) == messages, "chunks matter"
+    if options & 24 == 24:  # as with frames
+        assert decoded(chunks_of(stream, chunk)) == messages, "chunks matter"
 
     thresholds = (0, 1) if options & 2 else (0,)
     expected = Expectation(run_id=RUN_ID, n_frames=n_frames, thresholds=thresholds, has_one_threshold=bool(options & 4))
