@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from calibration.conditions import Conditions, StepRecord
 from calibration.count_rate import CountRate
 from calibration.material_basis import MaterialBasis
+from calibration.pixels import is_unusable
 from calibration.response import Response
 from calibration.thickness import EquivalentThickness, StepWedge
 from calibration.thresholds import mean_and_sigma
@@ -102,7 +103,7 @@ class Calibration:
         8 thresholds in colour mode, 2 in fine pitch.
     is_masked : (n_thresholds, rows, cols) bool
         Pixels switched off in the chip, because they fire without a photon.
-    pixel_class : (rows, cols) uint8
+    pixel_class : (rows, cols) uint16
         Bits of `calibration.pixels.PixelClass`; 0 is a good pixel.
     target_dac : float
         Where the equalisation brought the noise peaks.
@@ -133,7 +134,7 @@ class Calibration:
     dacs: Mapping[str, int]
     trim: NDArray[np.uint8] = field(metadata={"units": "code"})
     is_masked: NDArray[np.bool_]
-    pixel_class: NDArray[np.uint8] = field(metadata={"units": "bits"})
+    pixel_class: NDArray[np.uint16] = field(metadata={"units": "bits"})
     target_dac: float
     edges_before_dac: NDArray[np.float32]
     edges_after_dac: NDArray[np.float32]
@@ -148,6 +149,7 @@ class Calibration:
     response: Response | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "pixel_class", self.pixel_class.astype(np.uint16))  # wide enough for every reason
         n_thresholds = N_THRESHOLDS if self.is_colour else FINE_THRESHOLDS
         planes = (n_thresholds, *self.pixel_class.shape)
         for name in ("trim", "is_masked", "edges_before_dac", "edges_after_dac"):
@@ -182,8 +184,8 @@ class Calibration:
 
     @property
     def is_bad(self) -> NDArray[np.bool_]:
-        """Pixels that are not to be used: (rows, cols) bool."""
-        return self.pixel_class != 0
+        """Pixels that are not to be used: (rows, cols) bool; those that are only suspect are."""
+        return is_unusable(self.pixel_class)
 
     @property
     def residual_rms_kev(self) -> float:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import lambertw
 
-from calibration.attenuation import linear_attenuation_per_mm
 from calibration.count_rate import CountRate, fit_count_rate
-from calibration.spectrum import tube_spectrum
 from firmware_iface.errors import CalibrationMissing, WrongUsage
+from tests.beam_bench import THRESHOLDS_KEV, seen_per_s
 
 SHAPE = (6, 8)
 CURRENTS_MA = np.concatenate([[0.01, 0.03, 0.06], np.linspace(0.1, 1.0, 10)])
-THRESHOLDS_KEV = (18.0, 33.0, 50.0, 75.0)
 
 
 def _known(law: str, coefficient: float, highest_per_s: float = 1e5, ratio: float = 1.0) -> CountRate:
@@ -138,53 +134,11 @@ def test_variance_is_that_of_simulated_dead_time() -> None:
         assert corrected.var() == pytest.approx(expected, rel=0.13)
 
 
-# The law of pulses that fall at a constant rate after a hold, by level crossing: an own implementation.
-
-
-@cache
-def _charges(pmma_mm: float, shared: float) -> tuple[np.ndarray, float]:
-    """Charge law of a toy sensor on 0.25 keV, a flat tail below each energy; and detected photons, relative."""
-    energies = np.arange(8.5, 118.0)
-    photons = tube_spectrum(118.0, energies, {"aluminium": 3.8, "pmma": pmma_mm})
-    photons = photons * -np.expm1(-linear_attenuation_per_mm("cdte", energies))
-    charge_kev = (np.arange(480) + 0.5) * 0.25
-    law = np.zeros(480)
-    for energy, n in zip(energies, photons, strict=True):
-        tail = charge_kev < energy
-        law[tail] += shared * n / tail.sum()
-        law[int(energy / 0.25)] += (1 - shared) * n
-    return law / law.sum(), float(photons.sum())
-
-
-def _counted(rate_per_s: float, law: np.ndarray, hold_s: float = 120e-9, fall_kev_s: float = 55e6) -> np.ndarray:
-    """Upward crossings per second of each of 480 thresholds, in steps of 0.25 keV."""
-    step, n_long = 0.25, 8192
-    alone = np.exp(-rate_per_s * hold_s)
-    spectrum = np.fft.rfft(law, n_long)
-    batch = np.fft.irfft(alone * spectrum / (1 - (1 - alone) * spectrum), n_long)
-    above = np.interp(np.arange(480) * step, (np.arange(n_long) + 1) * step, 1 - np.cumsum(batch), left=1.0)
-    idle = 1 - rate_per_s * float(law @ (np.arange(480) + 0.5)) * step / alone / fall_kev_s
-    assert idle > 0, "the amplifier is paralysed"
-    share = rate_per_s * step / fall_kev_s
-    crossings = np.zeros(480)
-    crossings[0] = rate_per_s * idle
-    for i in range(1, 480):
-        before = 0.5 * crossings[0] * above[i] + crossings[1:i] @ above[i - 1 : 0 : -1]
-        crossings[i] = (rate_per_s * idle * above[i] + share * before) / (1 - share / 2)
-    return alone * crossings
-
-
-def _seen(current: float, pmma_mm: float, shared: float, full_per_s: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rates at THRESHOLDS_KEV, counted and true."""
-    law, detected = _charges(pmma_mm, shared)
-    rate = full_per_s * current * detected / _charges(0.0, shared)[1]
-    places = (np.asarray(THRESHOLDS_KEV) / 0.25).astype(int)
-    return _counted(rate, law)[places], _counted(1.0, law)[places] * rate
-
-
 @pytest.mark.parametrize(("shared", "full_per_s"), [(0.5, 6.3e5), (0.12, 4.9e5)])
 def test_constant_current_pulses_are_corrected_at_every_threshold(shared: float, full_per_s: float) -> None:
-    counted, true = (np.array(x) for x in zip(*(_seen(i, 0.0, shared, full_per_s) for i in CURRENTS_MA), strict=True))
+    counted, true = (
+        np.array(x) for x in zip(*(seen_per_s(i, 0.0, shared, full_per_s) for i in CURRENTS_MA), strict=True)
+    )
     loss = 1 - counted / true
     assert 0.35 < loss[-1, 0] < 0.45
     assert loss[-1, 3] < -0.5, "pulses that fall together add counts above the highest threshold"
@@ -202,10 +156,10 @@ def test_constant_current_pulses_are_corrected_at_every_threshold(shared: float,
 def test_what_the_open_beam_taught_holds_behind_an_object(pmma_mm: float) -> None:
     """A harder beam overlaps by other charges, which the sweep of the open beam cannot teach."""
     shared, full_per_s = 0.12, 4.9e5
-    sweep = np.array([_seen(i, 0.0, shared, full_per_s)[0] for i in CURRENTS_MA])[..., None, None] * np.ones(SHAPE)
+    sweep = np.array([seen_per_s(i, 0.0, shared, full_per_s)[0] for i in CURRENTS_MA])[..., None, None] * np.ones(SHAPE)
     curve = fit_count_rate(CURRENTS_MA, sweep, exposures_s=1.0, n_frames=100, thresholds_kev=THRESHOLDS_KEV)
     for current in (0.3, 0.6, 1.0):
-        counted, true = _seen(current, pmma_mm, shared, full_per_s)
+        counted, true = seen_per_s(current, pmma_mm, shared, full_per_s)
         corrected, _ = curve.correct(counted[:, None, None] * np.ones(SHAPE), 1.0)
         np.testing.assert_allclose(corrected[:, 0, 0] / true, 1, atol=0.02)
 

@@ -8,27 +8,20 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from calibration.attenuation import Material, linear_attenuation_per_mm, solution
+from calibration.attenuation import linear_attenuation_per_mm, solution
 from calibration.response import (
     PARAMETERS,
     PlateMeasurement,
     Response,
     SensorModel,
-    SourceCurve,
     counts_above,
     fit_response,
 )
-from calibration.spectrum import emission, transmission, tube_spectrum
-from firmware_iface import chip
 from firmware_iface.errors import CalibrationMissing, WrongUsage
-from sim.sensor import Sensor, Settings
+from tests.beam_bench import THRESHOLDS_KEV, Layers, SimulatedBench
 
 STARTS = {name: start for name, (start, *_) in PARAMETERS.items()}
 SHARP = STARTS | {"noise_kev": 0.05, "width_relative": 0.0, "tail_share": 0.0}
-THRESHOLDS_KEV = (18.0, 33.0, 50.0, 75.0)
-SHAPE = (16, 16)
-ENERGIES_KEV = np.arange(8.5, 118.0)
-Layers = Mapping[str | Material, float]
 
 
 def test_silicon_sums_to_its_absorption_below_the_compton_region() -> None:
@@ -94,65 +87,6 @@ def test_the_thresholds_measured_error_moves_the_response() -> None:
     exact, high = (_made(SensorModel(), dict.fromkeys(THRESHOLDS_KEV, off)) for off in (0.0, 1.0))
     moved = [threshold + 1.0 for threshold in THRESHOLDS_KEV]
     np.testing.assert_allclose(high.matrix(THRESHOLDS_KEV, [60.0, 90.0]), exact.matrix(moved, [60.0, 90.0]), rtol=1e-9)
-
-
-class SimulatedBench:
-    """The simulated sensor, its thresholds at known places but for what equalisation leaves, and a filtered tube."""
-
-    def __init__(self) -> None:
-        self.rng = np.random.default_rng(2)
-        self.sensor = Sensor(rows=SHAPE[0], cols=SHAPE[1], seed=3)
-        self.gain = self.sensor.gain_dac_per_kev(chip.Gain.HGM)
-        self.sensor.truth.offset_dac[:] = self.rng.normal(0, 0.5, self.sensor.truth.offset_dac.shape)
-        self.sensor.truth.is_dead[:] = False
-        self.sensor.truth.relative_noise[:] = 1
-        flux = tube_spectrum(118.0, ENERGIES_KEV, {"aluminium": 3.8})
-        self.flux = flux / flux.sum() * 6000
-
-    def on_dac(self, thresholds_kev: np.ndarray) -> np.ndarray:
-        """Return the energies of the codes nearest to some energies."""
-        return np.round(np.asarray(thresholds_kev) * self.gain) / self.gain
-
-    def mean(self, photons: np.ndarray, energies_kev: np.ndarray, thresholds_kev: np.ndarray) -> np.ndarray:
-        codes = np.zeros(8)
-        codes[0] = 7 * self.gain
-        codes[[1, 3, 5, 7]] = np.asarray(thresholds_kev) * self.gain
-        settings = Settings(
-            threshold_dac=codes.round().astype(int),
-            trim=np.zeros((8, *SHAPE), dtype=np.uint8),
-            is_masked=np.zeros((8, *SHAPE), dtype=bool),
-            disc_l=0,
-            disc_h=0,
-            gain=chip.Gain.HGM,
-            is_csm=True,
-            is_equalization=False,
-        )
-        field = np.ones((1, *SHAPE), dtype=np.float32) * photons[:, None, None].astype(np.float32)
-        # So slow that nothing overlaps: the count-rate calibration is another one.
-        return self.sensor.expected(field, energies_kev, 1e9, settings)[[1, 3, 5, 7]]
-
-    def plate(self, layers: Layers, n_frames: int = 100) -> PlateMeasurement:
-        depth = sum((linear_attenuation_per_mm(m, ENERGIES_KEV) * t for m, t in layers.items()), np.zeros(110))
-        mean = self.mean(self.flux * np.exp(-depth), ENERGIES_KEV, np.asarray(THRESHOLDS_KEV))
-        above = self.rng.poisson(n_frames * mean).mean(axis=(1, 2)) / n_frames
-        counts = above - np.append(above[1:], 0)
-        return PlateMeasurement(
-            layers_mm=layers, counts=counts, sigma_relative=1 / np.sqrt(counts * n_frames * SHAPE[0] * SHAPE[1])
-        )
-
-    def curve(self, source: str) -> SourceCurve:
-        lines = emission(source)
-        energies = np.array([line.energy_kev for line in lines])
-        photons = np.array([line.fraction for line in lines]) * transmission({"aluminium": 1.0}, energies)
-        strongest = max(lines, key=lambda line: line.fraction).energy_kev
-        thresholds = self.on_dac(np.linspace(14, 1.15 * strongest, 18))
-        mean = [self.mean(photons / photons.sum() * 4000, energies, np.full(4, t)).sum(axis=(1, 2)) for t in thresholds]
-        return SourceCurve(
-            source=source,
-            counter=np.tile(np.arange(4), len(thresholds)),
-            thresholds_kev=np.repeat(thresholds, 4),
-            counts=self.rng.poisson(mean).astype(float).ravel(),
-        )
 
 
 def test_what_the_fit_did_not_see_is_foretold_within_one_per_cent() -> None:

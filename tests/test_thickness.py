@@ -7,41 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibration.attenuation import linear_attenuation_per_mm
-from calibration.spectrum import tube_spectrum
 from calibration.thickness import EquivalentThickness, fit_thickness
 from firmware_iface.errors import CalibrationMissing, WrongUsage
+from tests.beam_bench import THRESHOLDS_KEV, SharpPixels
 
 SHAPE = (16, 20)
-ENERGIES_KEV = np.arange(8.5, 118.0)
-PMMA_PER_MM = linear_attenuation_per_mm("pmma", ENERGIES_KEV)
-PHOTONS = tube_spectrum(118.0, ENERGIES_KEV, {"aluminium": 3.8}) * -np.expm1(
-    -linear_attenuation_per_mm("cdte", ENERGIES_KEV)
-)
-THRESHOLDS_KEV = (18.0, 33.0, 50.0, 75.0)
 WEDGE_MM = (2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0)
 
 
-class Pixels:
-    """Pixels with sharp thresholds, each with its own error of all of them, at 4000 counts in the open beam."""
-
-    def __init__(self, seed: int = 1, sigma_kev: float = 1.0, per_frame: float = 4000.0) -> None:
-        self.rng = np.random.default_rng(seed)
-        off_kev = self.rng.normal(0, sigma_kev, (1, *SHAPE))
-        edges = np.array([*THRESHOLDS_KEV, 200.0])[:, None, None] + off_kev
-        distance = ENERGIES_KEV[:, None, None, None] - edges
-        above = np.clip(distance + 0.5, 0, 1)  # an energy bin of 1 keV is cut where the threshold stands
-        self.weights = (above[:, :-1] - above[:, 1:]) * PHOTONS[:, None, None, None] * per_frame / PHOTONS.sum()
-
-    def mean(self, thickness_mm: float) -> np.ndarray:
-        return np.einsum("e,ebij->bij", np.exp(-PMMA_PER_MM * thickness_mm), self.weights)
-
-    def frames(self, thickness_mm: float, n: int) -> np.ndarray:
-        return self.rng.poisson(n * self.mean(thickness_mm)) / n
-
-
 def _fit(
-    pixels: Pixels, n: int | None = None, wedge_mm: tuple[float, ...] = WEDGE_MM, **more: Any
+    pixels: SharpPixels, n: int | None = None, wedge_mm: tuple[float, ...] = WEDGE_MM, **more: Any
 ) -> EquivalentThickness:
     take = pixels.mean if n is None else lambda t: pixels.frames(t, n)
     options = {
@@ -55,20 +30,20 @@ def _fit(
     return fit_thickness(take(0.0), np.stack([take(t) for t in wedge_mm]), wedge_mm, **options)
 
 
-def _signal(pixels: Pixels, thickness_mm: float) -> np.ndarray:
+def _signal(pixels: SharpPixels, thickness_mm: float) -> np.ndarray:
     return np.log(pixels.mean(0.0) / pixels.mean(thickness_mm))
 
 
 @pytest.mark.parametrize("thickness_mm", [1.0, 3.0, 7.5, 12.0, 25.0, 39.0])
 def test_thicknesses_between_the_plates_come_back_in_every_pixel_and_bin(thickness_mm: float) -> None:
-    pixels = Pixels()
+    pixels = SharpPixels()
     found, is_out = _fit(pixels).equivalent_mm(_signal(pixels, thickness_mm))
     assert is_out.mean() < 0.2
     np.testing.assert_allclose(found, thickness_mm, rtol=4e-3)
 
 
 def test_the_curve_bends_as_hardening_does_and_its_line_integrals_are_straight() -> None:
-    pixels = Pixels()
+    pixels = SharpPixels()
     wedge = _fit(pixels)
     thin, thick = _signal(pixels, 5.0), _signal(pixels, 20.0)
     assert (thick.mean(axis=(1, 2)) / thin.mean(axis=(1, 2)))[0] < 3.97
@@ -79,7 +54,7 @@ def test_the_curve_bends_as_hardening_does_and_its_line_integrals_are_straight()
 
 
 def test_slanted_rays_have_longer_ways() -> None:
-    pixels = Pixels()
+    pixels = SharpPixels()
     factors = np.full(SHAPE, 1.25)
     longer = _fit(pixels, path_factors=factors)
     found, _ = longer.equivalent_mm(_signal(pixels, 10.0))
@@ -87,7 +62,7 @@ def test_slanted_rays_have_longer_ways() -> None:
 
 
 def test_noise_is_not_taken_for_a_difference_between_pixels() -> None:
-    alike = Pixels(sigma_kev=0.0)
+    alike = SharpPixels(sigma_kev=0.0)
     wedge = _fit(alike, n=100)
     found, _ = wedge.equivalent_mm(_signal(alike, 15.0))
     one_plate_mm = 15.0 * np.sqrt(2 / (100 * alike.mean(15.0))) / _signal(alike, 15.0)
@@ -95,7 +70,7 @@ def test_noise_is_not_taken_for_a_difference_between_pixels() -> None:
 
 
 def test_the_stated_error_is_the_error_made() -> None:
-    pixels = Pixels(seed=3)
+    pixels = SharpPixels(seed=3)
     wedge = _fit(pixels, n=400)
     error = wedge.equivalent_mm(_signal(pixels, 20.0))[0] - 20.0
     # The common curve's own error is no scatter between pixels.
@@ -104,7 +79,7 @@ def test_the_stated_error_is_the_error_made() -> None:
 
 
 def test_rings_and_cupping_go() -> None:
-    pixels = Pixels(seed=4)
+    pixels = SharpPixels(seed=4)
     wedge = _fit(pixels, n=400)
     raw, straight = [], []
     for thickness_mm in (4.0, 8.0, 16.0):
@@ -118,7 +93,7 @@ def test_rings_and_cupping_go() -> None:
 
 
 def test_beyond_the_thickest_plate_it_goes_on_straight_and_is_marked() -> None:
-    pixels = Pixels(sigma_kev=0.0)
+    pixels = SharpPixels(sigma_kev=0.0)
     wedge = _fit(pixels)
     top = wedge.highest_signal[:, None, None] * np.ones(SHAPE)
     step = 1e-3
@@ -132,7 +107,7 @@ def test_beyond_the_thickest_plate_it_goes_on_straight_and_is_marked() -> None:
 
 
 def test_refusals_say_what_is_allowed() -> None:
-    pixels = Pixels()
+    pixels = SharpPixels()
     with pytest.raises(WrongUsage, match="thicknesses of 2, 5, 10 mm; allowed: 4 or more"):
         _fit(pixels, wedge_mm=(2.0, 5.0, 10.0))
     with pytest.raises(CalibrationMissing, match=r"measured in \(4, 16, 20\) bins and pixels; the signals have"):

@@ -159,7 +159,7 @@ def begin(instrument: Instrument, plan: Plan) -> Calibration:
         dacs=dict(detector.dacs),
         trim=np.full(planes, TRIM_CODES // 2, dtype=np.uint8),
         is_masked=np.zeros(planes, dtype=bool),
-        pixel_class=np.zeros((rows, cols), dtype=np.uint8),
+        pixel_class=np.zeros((rows, cols), dtype=np.uint16),
         target_dac=math.nan,
         edges_before_dac=np.full(planes, np.nan, dtype=np.float32),
         edges_after_dac=np.full(planes, np.nan, dtype=np.float32),

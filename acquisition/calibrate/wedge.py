@@ -21,6 +21,7 @@ from acquisition.calibrate.exposures import (
 from acquisition.plan import Plan
 from calibration.attenuation import material
 from calibration.material_basis import path_factors
+from calibration.pixels import PixelClass, is_unsteady
 from calibration.progress import Progress
 from calibration.store import Calibration
 from calibration.thickness import StepWedge, fit_thickness
@@ -35,12 +36,15 @@ class PlateFrames:
     ----------
     open_beam : (n_bins, rows, cols) float64
     behind : (n_plates, n_bins, rows, cols) float64
+    flats : (n_plates + 1, n_bins, rows, cols) float64
+        The series that the open beam is the mean of.
     n_open_frames, n_plate_frames : int
         How many frames each mean is of.
     """
 
     open_beam: NDArray[np.float64]
     behind: NDArray[np.float64]
+    flats: NDArray[np.float64]
     n_open_frames: int
     n_plate_frames: int
 
@@ -50,6 +54,11 @@ def wedge(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work:
     wanted = plan.calibration.wedge
     own = [index for index, plate in enumerate(wanted.plates) if set(layers_mm(plate)) == {wanted.material}]
     frames = yield from measure_plates(instrument, plan, calibration, wanted.plates)
+    pixel_class = calibration.pixel_class.copy()
+    # Many series, minutes apart, show pixels that switch too slowly for the step `pixels`.
+    series = frames.flats * (frames.n_open_frames / len(frames.flats))
+    pixel_class[is_unsteady(series) & ~calibration.is_bad] |= np.uint16(PixelClass.TELEGRAPH)
+    calibration = replace(calibration, pixel_class=pixel_class)
     thickness = fit_thickness(
         frames.open_beam,
         frames.behind[own],
@@ -93,6 +102,7 @@ def measure_plates(
     drift = level.mean(axis=0) / ((level[:-1] + level[1:]) / 2)
     return PlateFrames(
         open_beam=np.mean(flats, axis=0),
+        flats=np.stack(flats),
         behind=np.stack(behind) * drift[:, :, None, None],
         n_open_frames=n_flat * len(flats),
         n_plate_frames=n_plate,
