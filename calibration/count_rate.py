@@ -40,6 +40,8 @@ PEAK_SHARE = 0.98
 FLOOR = 5e-4
 """Relative error of a point of the mean curve that is no counting statistics: the ripple of the tube's output."""
 ITERATIONS = 8
+REFINEMENTS = 3
+N_GROUPS = 12
 THRESHOLD_KEV = 0.5
 """Thresholds that differ by less are the same for the count rate."""
 
@@ -283,29 +285,44 @@ def fit_count_rate(
     mean = rates[..., is_good].mean(axis=-1)
     sigma = np.hypot(FLOOR, 1 / np.sqrt(np.maximum((counts * n_seen)[..., is_good].sum(axis=-1), 1)))
     z = currents / currents.max()
-    fits = {name: _fit_loss(name, z, mean[:, 0], sigma[:, 0]) for name in LAWS}
+    fits = {name: _fit_loss(name, z[None], mean[None, :, 0], sigma[None, :, 0]) for name in LAWS}
     bic = np.array([fit[2] for fit in fits.values()])
     chosen = law or list(LAWS)[int(np.argmin(bic))]
-    highest, loss, _ = fits[chosen]
-    share = np.exp(LAWS[chosen][1](z, loss))
-    slopes, gains = _fit_gains(z, share, highest, mean, sigma)
-    model = slopes * z[:, None] * share[:, None]
-    model[:, 1:] += slopes[:-1] * (z * [_gain(z, c) for c in gains[1:]]).T if len(gains) > 1 else 0
-    ratio, ratio_sigma = _fit_pixels(chosen, loss, currents, rates[:, 0], (counts * n_seen)[:, 0], is_good, highest)
+    curve, loss, highest = LAWS[chosen][1], fits[chosen][1], float(fits[chosen][0][0])
+    # The mean of unlike pixels follows no pixel's law: fit pixels, then the law again on groups of like ones.
+    events = (counts * n_seen)[:, 0]
+    groups, by_group = np.zeros(is_good.sum(), dtype=np.intp), mean[None]
+    ratio, log_slope, error = _fit_pixels(curve, loss, currents, rates[:, 0], events, is_good, highest)
+    for _ in range(REFINEMENTS):
+        order = np.argsort(ratio, kind="stable")
+        groups = np.empty(len(ratio), dtype=np.intp)
+        groups[order] = np.arange(len(ratio)) * min(N_GROUPS, len(ratio)) // len(ratio)
+        members = [groups == number for number in range(groups.max() + 1)]
+        by_group = np.stack([rates[..., is_good][..., m].mean(axis=-1) for m in members])
+        stretch = [float((np.exp(log_slope[m]) * ratio[m]).mean()) for m in members]
+        z = np.asarray(stretch)[:, None] * currents / highest
+        share_of = np.array([m.sum() for m in members])[:, None] / len(ratio)
+        _, loss, _ = _fit_loss(chosen, z, by_group[..., 0], np.hypot(FLOOR, sigma[None, :, 0] / np.sqrt(share_of)))
+        ratio, log_slope, error = _fit_pixels(curve, loss, currents, rates[:, 0], events, is_good, highest)
+    share = np.exp(curve(np.atleast_2d(z), loss))
+    slopes, gains = _fit_gains(currents, np.atleast_2d(z), share, by_group, sigma)
+    model = _model(currents, np.atleast_2d(z), share, slopes, gains)
+    ratios = np.ones(is_good.shape, dtype=np.float32)
+    ratios[is_good] = ratio
     return CountRate(
         law=chosen,
         thresholds_kev=np.asarray(thresholds_kev, dtype=np.float64),
         loss=loss,
         gains=gains,
         highest_rate_per_s=highest,
-        dead_time_ratio=ratio,
-        dead_time_sigma_relative=ratio_sigma,
+        dead_time_ratio=ratios,
+        dead_time_sigma_relative=float(np.median(error)),
         currents_ma=currents,
         rates_per_s=mean,
-        true_rates_per_s_ma=slopes / currents.max(),
+        true_rates_per_s_ma=np.average(slopes, axis=0, weights=np.bincount(groups)),
         laws=tuple(LAWS),
         bic=bic,
-        residual_relative=np.sqrt(np.mean((mean / model - 1) ** 2, axis=0)),
+        residual_relative=np.sqrt(np.mean((by_group / model - 1) ** 2, axis=(0, 1))),
     )
 
 
@@ -315,49 +332,79 @@ def _gain(z: NDArray, coefficients: NDArray[np.float64]) -> NDArray:
 
 def _fit_loss(
     law: str, z: NDArray[np.float64], rates: NDArray[np.float64], sigma: NDArray[np.float64]
-) -> tuple[float, NDArray[np.float64], float]:
-    """Fit one law to the first counter's mean curve: true rate at z = 1, coefficients (3,), and the law's BIC."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Fit one law to the first counter's curves in groups of pixels, each with its own slope.
+
+    All of (n_groups, n_currents). Returns true rates at z = 1 (n_groups,), coefficients (3,), and the law's BIC.
+    """
     n_coefficients, curve = LAWS[law]
-    measured = np.log(rates / z)
-    start = np.r_[measured[np.argmin(z)], 0.1, np.zeros(n_coefficients - 1)]
-    fit = least_squares(lambda p: (p[0] + curve(z, p[1:]) - measured) / sigma, start)
+    measured, weight = np.log(rates / z), 1 / sigma**2
+
+    def deviation(c: NDArray[np.float64]) -> NDArray[np.float64]:
+        left = measured - curve(z, c)
+        return ((left - np.average(left, axis=1, weights=weight)[:, None]) / sigma).ravel()
+
+    fit = least_squares(deviation, np.r_[0.1, np.zeros(n_coefficients - 1)])
     coefficients = np.zeros(3)
-    coefficients[:n_coefficients] = fit.x[1:]
-    return float(np.exp(fit.x[0])), coefficients, 2 * fit.cost + (1 + n_coefficients) * np.log(len(z))
+    coefficients[:n_coefficients] = fit.x
+    slopes = np.exp(np.average(measured - curve(z, fit.x), axis=1, weights=weight))
+    return slopes, coefficients, 2 * fit.cost + (len(z) + n_coefficients) * np.log(z.size)
 
 
 def _fit_gains(
+    currents_ma: NDArray[np.float64],
     z: NDArray[np.float64],
     share: NDArray[np.float64],
-    highest: float,
     rates: NDArray[np.float64],
     sigma: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Fit the higher counters' mean curves: true rates at z = 1 (n_counters,), and gains (n_counters, 3)."""
-    n = rates.shape[1]
-    slopes, gains = np.full(n, highest), np.zeros((n, 3))
+    """Fit the higher counters' curves in groups of pixels: true rates by current (n_groups, n_counters), and gains.
+
+    z, share : (n_groups, n_currents); rates : (n_groups, n_currents, n_counters); gains : (n_counters, 3).
+    """
+    n_groups, _, n = rates.shape
+    slopes, gains = np.empty((n_groups, n)), np.zeros((n, 3))
+    slopes[:, 0] = np.exp(np.mean(np.log(rates[..., 0] / share / currents_ma), axis=1))
+    own = np.eye(n_groups)[:, None, :] * (currents_ma * share)[:, :, None]
     for k in range(1, n):
-        weight = 1 / (sigma[:, k] * rates[:, k])
-        columns = np.stack([z * share, *(slopes[k - 1] * z ** (1 + power) for power in (1, 2, 3))], axis=1)
-        found = np.linalg.lstsq(columns * weight[:, None], rates[:, k] * weight, rcond=None)[0]
-        slopes[k], gains[k] = found[0], found[1:]
+        below = slopes[:, k - 1, None] * currents_ma
+        columns = np.concatenate([own, np.stack([below * z**power for power in (1, 2, 3)], axis=2)], axis=2)
+        weight = 1 / (sigma[:, k] * rates[..., k])
+        found = np.linalg.lstsq(
+            (columns * weight[..., None]).reshape(-1, n_groups + 3), (rates[..., k] * weight).ravel(), rcond=None
+        )[0]
+        slopes[:, k], gains[k] = found[:n_groups], found[n_groups:]
     return slopes, gains
 
 
+def _model(
+    currents_ma: NDArray[np.float64],
+    z: NDArray[np.float64],
+    share: NDArray[np.float64],
+    slopes: NDArray[np.float64],
+    gains: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return what the groups of pixels should count: (n_groups, n_currents, n_counters)."""
+    true = slopes[:, None, :] * currents_ma[:, None]
+    model = true * share[..., None]
+    for k in range(1, slopes.shape[1]):
+        model[..., k] += true[..., k - 1] * _gain(z, gains[k])
+    return model
+
+
 def _fit_pixels(
-    law: str,
+    curve: _Curve,
     loss: NDArray[np.float64],
     currents_ma: NDArray[np.float64],
     rates: NDArray,
     n_events: NDArray,
     is_good: NDArray[np.bool_],
     highest_rate_per_s: float,
-) -> tuple[NDArray[np.float32], float]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Fit slope and dead time of each good pixel by Gauss-Newton on the logarithm, all pixels at once.
 
-    Returns the ratios (rows, cols) float32, drawn towards 1, and one pixel's standard error.
+    Returns for each good pixel the ratio, drawn towards their mean, which is 1; log of the slope; error of the ratio.
     """
-    curve = LAWS[law][1]
     seen, weight = np.log(rates[:, is_good] / currents_ma[:, None]), n_events[:, is_good]
     log_slope, ratio = seen[np.argmin(currents_ma)].copy(), np.ones(seen.shape[1])
     information = w = wr = wrr = np.ones_like(ratio)
@@ -376,6 +423,5 @@ def _fit_pixels(
     # The slope is the unit of the pixel's own traffic: what errors the two share cancel in their ratio.
     error = np.sqrt(np.maximum((w + wrr + 2 * wr) / w / np.maximum(information, 1e-12), 1e-12))
     own = max(float(np.var(ratio) - np.mean(error**2)), 0.0)
-    ratios = np.ones(is_good.shape, dtype=np.float32)
-    ratios[is_good] = 1 + (ratio - 1) * own / (own + error**2)
-    return ratios, float(np.median(error))
+    drawn = 1 + (ratio / ratio.mean() - 1) * own / (own + error**2)
+    return drawn, log_slope, error

@@ -84,6 +84,10 @@ class SharpPixels:
     def mean(self, thickness_mm: float) -> np.ndarray:
         return np.einsum("e,ebij->bij", np.exp(-PMMA_PER_MM * thickness_mm), self.weights)
 
+    def passed(self, thickness_mm: np.ndarray) -> np.ndarray:
+        """Return mean counts behind a thickness that is each pixel's own: (n_bins, rows, cols)."""
+        return np.einsum("eij,ebij->bij", np.exp(-PMMA_PER_MM[:, None, None] * thickness_mm), self.weights)
+
     def frames(self, thickness_mm: float, n: int) -> np.ndarray:
         return self.rng.poisson(n * self.mean(thickness_mm)) / n
 
