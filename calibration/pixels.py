@@ -149,7 +149,7 @@ def at_edge(shape: tuple[int, int], chip_shape: tuple[int, int] | None = None) -
     )
 
 
-def is_unsteady(series: NDArray[np.floating]) -> NDArray[np.bool_]:
+def is_unsteady(series: NDArray[np.number]) -> NDArray[np.bool_]:
     """Return pixels whose level changes from one series of flats to another, against that of the pixels around.
 
     Parameters
@@ -169,10 +169,13 @@ def is_unsteady(series: NDArray[np.floating]) -> NDArray[np.bool_]:
     ratio = counts / local  # drift of tube and sensor is common to a pixel and those around it
     level = np.maximum(counts.sum(axis=0) / local.sum(axis=0), 1e-9)
     expected = np.maximum(level * local, 1e-9)
+    n = len(counts) - 1
     chi_square = ((counts - expected) ** 2 / expected).sum(axis=0)
-    by_chance = stats.chi2.isf(stats.norm.sf(SIGNIFICANCE), len(counts) - 1)
+    # Shared charge scatters more than Poisson's law, in all pixels alike: the median pixel tells how much.
+    fano = np.maximum(np.median(chi_square, axis=(1, 2), keepdims=True) / stats.chi2.median(n), 1.0)
+    by_chance = fano * stats.chi2.isf(stats.norm.sf(SIGNIFICANCE), n)
     # What chance alone adds to the scatter is taken off before the scatter is held against the limit.
-    scatter = np.maximum((ratio / level - 1).var(axis=0, ddof=1) - (1 / expected).mean(axis=0), 0)
+    scatter = np.maximum((ratio / level - 1).var(axis=0, ddof=1) - fano * (1 / expected).mean(axis=0), 0)
     return np.asarray(((chi_square > by_chance) & (scatter > UNSTEADY_RELATIVE**2)).any(axis=0))
 
 

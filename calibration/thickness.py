@@ -25,6 +25,8 @@ from firmware_iface.errors import CalibrationMissing, WrongUsage
 
 FEWEST_THICKNESSES = 4
 HIGHEST_DEGREE = 4
+FEWEST_COUNTS = 20.0
+"""A pixel that counts less behind a plate, in all frames together, gets no curve of its own."""
 FLOOR = 3e-4
 """Error of a signal that is no counting statistics: ripple of the tube, tolerance of the plates."""
 
@@ -225,12 +227,14 @@ def fit_thickness(
             f"allowed: {FEWEST_THICKNESSES} or more different ones above 0"
         )
     counts = np.asarray(behind, dtype=np.float64)[order]
-    is_lit = (open_beam > 0) & (counts > 0).all(axis=0)
-    is_good = is_lit if is_bad is None else is_lit & ~is_bad
-    if not is_good.any(axis=(1, 2)).all():
+    is_good = np.asarray((open_beam > 0).all(axis=0))
+    if is_bad is not None:
+        is_good &= ~is_bad
+    passed = counts[..., is_good].sum(axis=-1) if is_good.any() else np.zeros(counts.shape[:2])
+    if not (passed > 0).all():
+        empty = 1 + int(np.argmin((passed > 0).all(axis=0)))
         raise CalibrationMissing(
-            f"nothing comes through {plates_mm[-1]:g} mm of {material} in bin "
-            f"{1 + int(np.argmin(is_good.any(axis=(1, 2))))}",
+            f"nothing comes through {plates_mm[-1]:g} mm of {material} in bin {empty}",
             hint="use thinner plates, more frames or more current",
         )
     n_plates, n_bins = counts.shape[:2]
@@ -238,17 +242,21 @@ def fit_thickness(
     scale, bend, sigma = (np.zeros(counts.shape[1:], dtype=np.float32) for _ in range(3))
     residual = np.empty(n_bins)
     for k in range(n_bins):
-        good = is_good[k]
+        # The mean pixel is the mean of all counts: that of logarithms would favour pixels that saw something by chance.
+        signals[:, k] = np.log(open_beam[k][is_good].sum() / passed[:, k])
+        mean_mm = plates_mm * path_factors[is_good].mean()
+        error = np.sqrt(1 / (n_frames[1] * passed[:, k]) + 1 / (n_frames[0] * open_beam[k][is_good].sum()) + FLOOR**2)
+        common[k] = _fit_common(signals[:, k], mean_mm, error, f"bin {k + 1} of {material}")
+        residual[k] = np.sqrt(np.mean((_polynomial(signals[:, k], common[k])[0] - mean_mm) ** 2))
+        good = is_good & (n_frames[1] * counts[:, k] >= FEWEST_COUNTS).all(axis=0)
+        if not good.any():
+            continue
         seen = np.log(open_beam[k][good] / counts[:, k, good])
         # A count's logarithm is too low by half its relative variance; behind a thick plate that is not nothing.
         variance, flat_variance = 1 / (n_frames[1] * counts[:, k, good]), 1 / (n_frames[0] * open_beam[k][good])
         seen -= (variance - flat_variance) / 2
         paths_mm = plates_mm[:, None] * path_factors[good]
-        signals[:, k] = seen.mean(axis=1)
-        error = np.sqrt((variance.mean(axis=1) + flat_variance.mean()) / good.sum() + FLOOR**2)
-        common[k] = _fit_common(signals[:, k], paths_mm.mean(axis=1), error, f"bin {k + 1} of {material}")
         mean_mm, per_signal = _polynomial(seen, common[k])
-        residual[k] = np.sqrt(np.mean((_polynomial(signals[:, k], common[k])[0] - paths_mm.mean(axis=1)) ** 2))
         per_signal /= mean_mm  # relative thickness by signal
         weight = 1 / (per_signal**2 * (variance + FLOOR**2))
         own, own_sigma = _fit_own(seen / signals[-1, k], paths_mm / mean_mm - 1, weight, per_signal, flat_variance)

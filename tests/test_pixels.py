@@ -167,6 +167,16 @@ def test_series_of_unlike_length_and_a_field_that_drifts_blame_nobody() -> None:
     assert not is_unsteady(series).any()
 
 
+def test_scatter_that_all_pixels_share_blames_nobody() -> None:
+    """Photons that count in several pixels scatter more than Poisson's law says: here three times its variance."""
+    rng = np.random.default_rng(14)
+    series = 3 * rng.poisson(40, (6, 2, *SHAPE))
+    assert not is_unsteady(series).any()
+    series = series.astype(float)
+    series[::2, :, 9, 9] *= 3
+    assert np.argwhere(is_unsteady(series)).tolist() == [[9, 9]]
+
+
 def test_neighbours_of_lost_pixels_are_suspect_in_charge_summing_only_and_stay_usable() -> None:
     rng = np.random.default_rng(13)
     flats = _flats(rng)

@@ -111,7 +111,8 @@ def measure_plates(
 
 def step_wedge(frames: PlateFrames, plates: Sequence[str], plan: Plan, calibration: Calibration) -> StepWedge:
     """Return what the mean good pixel sees behind each plate."""
-    is_good = ~calibration.is_bad & (frames.open_beam > 0).all(axis=0) & (frames.behind > 0).all(axis=(0, 1))
+    # Judged by the open beam only: to leave out pixels that saw nothing behind a thick plate would favour the others.
+    is_good = ~calibration.is_bad & (frames.open_beam > 0).all(axis=0)
     layers = [layers_mm(plate) for plate in plates]
     materials = tuple(dict.fromkeys(name for each in layers for name in each))
     open_beam, counts = frames.open_beam[:, is_good].mean(axis=-1), frames.behind[..., is_good].mean(axis=-1)

@@ -36,7 +36,7 @@ SWEEP_MA = 0.01 * 1.5 ** np.arange(13) / (0.01 * 1.5**12)
 RADIUS_MM = 5.0
 
 
-def aim(name: str, wanted: float, reached: float, unit: str, *, is_least: bool = False) -> Aim:
+def aim(name: str, wanted: float, reached: float | np.floating, unit: str, *, is_least: bool = False) -> Aim:
     """One row: `wanted` is the most that is allowed, or the least."""
     met = reached >= wanted if is_least else reached <= wanted
     return {"name": name, "aim": wanted, "reached": round(float(reached), 4), "unit": unit, "met": bool(met)}
