@@ -32,6 +32,7 @@ class CalibrationStep(StrEnum):
     ENERGY = "energy"
     PIXELS = "pixels"
     MATERIALS = "materials"
+    GEOMETRY = "geometry"
     ALL = "all"
 
 
@@ -211,6 +212,7 @@ def _figures(calibration: Calibration) -> dict[str, object]:
         "residual_rms_kev": round(calibration.residual_rms_kev, 3) if calibration.lines else None,
         "n_bad_pixels": int(np.count_nonzero(calibration.is_bad)),
         "materials": list(calibration.basis.materials) if calibration.basis else None,
+        "alignment": calibration.alignment.figures if calibration.alignment else None,
     }
 
 

@@ -171,6 +171,30 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         _refuse_outside("thickness_mm", self.thickness_mm, 0.01, 1000, "mm")
 
 
+class BeadsPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The bead phantom of the sample changer, and the views that are taken of it over a whole circle.
+
+    `length_mm` is between the centres of the lowest and the highest bead, `length_error_mm` its standard error.
+    """
+
+    sample: str = "beads"
+    n_beads: int = 12
+    diameter_mm: float = 0.6
+    length_mm: float = 8.8
+    length_error_mm: float = 0.005
+    n_views: int = 180
+    frames_per_view: int = 1
+
+    def __post_init__(self) -> None:
+        _refuse_unspeakable("sample", self.sample)
+        _refuse_outside("n_beads", self.n_beads, 3, 1000)
+        _refuse_outside("diameter_mm", self.diameter_mm, 0.001, 100, "mm")
+        _refuse_outside("length_mm", self.length_mm, 0.001, 1000, "mm")
+        _refuse_outside("length_error_mm", self.length_error_mm, 0, self.length_mm, "mm")
+        _refuse_outside("n_views", self.n_views, 8, 100_000)
+        _refuse_outside("frames_per_view", self.frames_per_view, 1, 100_000)
+
+
 class CalibrationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the calibration looks at, and for how long."""
 
@@ -181,6 +205,7 @@ class CalibrationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         Cell(name="cell-gadolinium", material="gadolinium", concentration_mg_ml=4.0),
         Cell(name="cell-hydroxyapatite", material="hydroxyapatite", concentration_mg_ml=40.0),
     )
+    beads: BeadsPlan = BeadsPlan()
     equalisation_exposure_s: float = 0.001
     energy_exposure_s: float = 1.0
     n_dark_frames: int = 20

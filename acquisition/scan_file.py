@@ -29,6 +29,7 @@ from numpy.typing import DTypeLike, NDArray
 from acquisition.disk import Room, sync
 from acquisition.plan import Plan, plan_from_toml, plan_to_toml
 from acquisition.scan import Event, ImageKey, Readout, ScanStatus
+from calibration.geometry import Geometry
 from calibration.store import Calibration, read_group, software_version, write_group
 from firmware_iface.errors import BadFile, DataLost, MpxctError, WrongUsage
 from firmware_iface.frame import Frame, Lost
@@ -275,10 +276,11 @@ class ScanWriter:
             f"{_DETECTOR}/y_pixel_size": (readout.pitch_mm, "mm"),
         }
         if plan is not None:
-            behind_mm = plan.geometry.source_to_detector_mm - plan.geometry.source_to_object_mm
+            geometry = calibration.alignment.geometry if calibration and calibration.alignment else plan.geometry
+            behind_mm = geometry.source_to_detector_mm - geometry.source_to_object_mm
             values["entry/plan"] = (plan_to_toml(plan), "text")
             values[f"{_DETECTOR}/distance"] = (behind_mm, "mm")
-            values["entry/instrument/source/distance"] = (-plan.geometry.source_to_object_mm, "mm")
+            values["entry/instrument/source/distance"] = (-geometry.source_to_object_mm, "mm")
         for path, (value, units) in values.items():
             _value(file, path, value, units)
         file["entry/header"].attrs.update(attributes)
@@ -397,6 +399,13 @@ class Scan:
     def n_lost(self) -> int:
         """Frames that never arrived."""
         return int(np.count_nonzero(self.image_key == ImageKey.INVALID))
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """Where source and detector were: as calibrated, else as planned; None where neither is known."""
+        if self.calibration is not None and self.calibration.alignment is not None:
+            return self.calibration.alignment.geometry
+        return self.plan.geometry if self.plan else None
 
     def indices(self, key: ImageKey) -> NDArray[np.intp]:
         """Return the places of the frames of one kind, in order."""

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.alignment import Alignment
 from calibration.conditions import Conditions, StepRecord
 from calibration.count_rate import CountRate
 from calibration.material_basis import MaterialBasis
@@ -119,6 +120,8 @@ class Calibration:
     wedge : StepWedge, optional
     thickness : EquivalentThickness, optional
     response : Response, optional
+    alignment : Alignment, optional
+        Where source and detector are; scans and reconstructions take it instead of their plan's geometry.
     """
 
     created: str
@@ -147,6 +150,7 @@ class Calibration:
     wedge: StepWedge | None = None
     thickness: EquivalentThickness | None = None
     response: Response | None = None
+    alignment: Alignment | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pixel_class", self.pixel_class.astype(np.uint16))  # wide enough for every reason

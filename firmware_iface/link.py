@@ -57,7 +57,8 @@ class Link:
         self._transport = transport
         self._lose = lose
         self._replies = ReplyDecoder()
-        self._tag = 0
+        # Replies that another program left must not have the tag of one of ours.
+        self._tag = time.monotonic_ns() // 1000 % (1 << 16)
         self._is_closing = False
 
     def exchange(self, opcode: Opcode, payload: bytes = b"") -> bytes:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from calibration.progress import Console
-from firmware_iface.errors import WrongUsage
+from firmware_iface.errors import CalibrationMissing, WrongUsage
 
 if TYPE_CHECKING:
+    from calibration.alignment import Alignment
     from reconstruction.quality import VialStatistics
 
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
@@ -20,8 +21,51 @@ AS_JSON = Annotated[bool, typer.Option("--json", help="Print the figures as one 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this package to the command line."""
+    app.command("align")(_align)
     app.command("reconstruct")(_reconstruct)
     app.command("decompose")(_decompose)
+
+
+def _align(
+    ctx: typer.Context,
+    scan: Annotated[Path, typer.Argument(help="A scan file, as mpxct acquire writes it.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Calibration file to write: the scan's own, with the geometry found."),
+    ] = None,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Take an interrupted scan too.")] = False,
+    as_json: AS_JSON = False,
+) -> None:
+    """Find the axis of rotation and the detector's roll from the scan itself, by rays that ran both ways.
+
+    Example: mpxct align scan.h5 -o aligned.h5, then mpxct reconstruct scan.h5 --calibration aligned.h5
+    """
+    from dataclasses import replace
+
+    from acquisition.scan_file import read_scan
+    from calibration.store import save
+    from reconstruction.pipeline import align_scan_file
+
+    console: Console = ctx.obj
+    known = read_scan(scan, allow_partial=allow_partial).calibration
+    if output is not None and known is None:
+        raise CalibrationMissing(
+            f"{scan} carries no calibration that the geometry could be written into", hint="leave -o out"
+        )
+    alignment = console.track(align_scan_file(scan, allow_partial=allow_partial))
+    if output is not None and known is not None:
+        save(replace(known, alignment=alignment), output)
+    figures = {"file": None if output is None else str(output), **alignment.figures}
+    console.emit(figures, "\n".join(_lines(alignment)), as_json=as_json)
+
+
+def _lines(alignment: Alignment) -> Iterator[str]:
+    """Yield a line for each figure of an alignment."""
+    for name, value in alignment.figures.items():
+        if isinstance(value, dict):
+            yield f"{name:<22} {value['value']:.5g} ± {value['standard_error']:.2g}"
+        else:
+            yield f"{name:<22} {value}"
 
 
 def _reconstruct(
@@ -43,12 +87,16 @@ def _reconstruct(
     linearise: Annotated[
         bool, typer.Option("--linearise", help="Take out beam hardening by the calibration's step wedge.")
     ] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Calibration file whose geometry to take. Default: the scan's own.")
+    ] = None,
     as_json: AS_JSON = False,
 ) -> None:
     """Reconstruct a volume of every energy bin from a scan.
 
     Example: mpxct reconstruct scan.h5 -o volume.h5 --window hann
     """
+    from calibration.store import load
     from reconstruction import backend
     from reconstruction.pipeline import reconstruct_scan
     from reconstruction.volume import save_volume
@@ -69,6 +117,7 @@ def _reconstruct(
             use_gpu=backend.has_gpu() if gpu is None else gpu,
             allow_partial=allow_partial,
             linearise=linearise,
+            calibration=load(calibration) if calibration else None,
         )
     )
     save_volume(volume, output)

@@ -1,7 +1,9 @@
 """bin volumes: `(n_bins, z, y, x) float32`, 1/mm, by filtered back-projection of a circular cone-beam scan.
 
 Every view is weighted by the cosine of its rays, filtered along the detector's rows with a band-limited ramp, and
-smeared back over the volume, by a weight that falls with the square of the distance from the source.
+smeared back over the volume, by a weight that falls with the square of the distance from the source. What a tilted
+detector saw is first resampled to what an upright one would have seen from the same source: then the filter runs square
+to the axis, and the kernels need no tilts.
 
 # Ref: Feldkamp, Davis and Kress 1984, J. Opt. Soc. Am. A 1, 612.
 # Ref: the ramp sampled in space (sampling it in frequency instead lowers every value): Kak and Slaney 1988, Principles
@@ -21,6 +23,7 @@ import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
 from calibration.geometry import Geometry
+from calibration.levelling import level, upright
 from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
 from reconstruction import backend
@@ -129,12 +132,12 @@ def fdk(
     weights = angular_weights_rad(angles)
     gain = ramp_filter(geometry.cols, geometry.pitch_mm / geometry.magnification, window)
     poses = np.stack([np.cos(angles), np.sin(angles), weights / 2], axis=1)
-    filter_rows = _RowFilter(geometry, gain, use_gpu=use_gpu)
-    volume = (_GpuVolume if use_gpu else _CpuVolume)(geometry, grid, len(line_integrals))
+    filter_rows = _RowFilter(upright(geometry), gain, use_gpu=use_gpu)
+    volume = (_GpuVolume if use_gpu else _CpuVolume)(upright(geometry), grid, len(line_integrals))
     yield Progress("back-projection", 0, len(angles))
     for first in range(0, len(angles), VIEWS_PER_BLOCK):
         block = slice(first, min(first + VIEWS_PER_BLOCK, len(angles)))
-        volume.add(filter_rows(line_integrals[:, block], first), poses[block])
+        volume.add(filter_rows(level(line_integrals[:, block], geometry), first), poses[block])
         yield Progress("back-projection", block.stop, len(angles))
     return volume.result()
 

@@ -15,15 +15,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.plan import plan_to_json
+from acquisition.plan import Plan, plan_to_json
 from acquisition.scan import ImageKey
 from acquisition.scan_file import Scan, read_scan
+from calibration.alignment import Alignment
 from calibration.correction import line_integrals
 from calibration.count_rate import CountRate
 from calibration.geometry import Geometry
 from calibration.material_basis import MaterialBasis
+from calibration.opposing import align_scan
 from calibration.progress import Progress
-from calibration.store import software_version
+from calibration.store import Calibration, software_version
 from calibration.thickness import EquivalentThickness
 from firmware_iface.errors import BadFile, CalibrationMissing, WrongUsage
 from reconstruction import decomposition
@@ -108,6 +110,7 @@ def reconstruct_scan(
     use_gpu: bool = False,
     allow_partial: bool = False,
     linearise: bool = False,
+    calibration: Calibration | None = None,
 ) -> Generator[Progress, None, Volume]:
     """Turn a scan file into a volume of every bin.
 
@@ -123,6 +126,8 @@ def reconstruct_scan(
         Take also a scan that was interrupted.
     linearise : bool
         Take out the hardening of the beam by the step wedge that the scan's calibration holds.
+    calibration : Calibration, optional
+        Whose alignment to take instead of the scan's own geometry.
 
     Raises
     ------
@@ -136,9 +141,7 @@ def reconstruct_scan(
     """
     yield Progress("reading", 0, 2)
     scan = read_scan(path, allow_partial=allow_partial)
-    if scan.plan is None:
-        raise BadFile(f"{path} does not say where source and detector stood", hint="a scan needs its plan inside")
-    geometry = scan.plan.geometry
+    plan, geometry, origin = _plan_and_geometry(scan, calibration)
     grid = field_of_view(geometry, voxel_mm)
     if shape is not None:
         grid = Grid(shape=shape, voxel_mm=grid.voxel_mm, centre_mm=grid.centre_mm)
@@ -169,7 +172,7 @@ def reconstruct_scan(
         basis=scan.calibration.basis if scan.calibration else None,
         provenance=Provenance(
             source_file=Path(path).name,
-            plan_json=plan_to_json(scan.plan),
+            plan_json=plan_to_json(plan),
             calibration_identity=scan.calibration_identity,
             software=software_version(),
             steps=(
@@ -177,6 +180,7 @@ def reconstruct_scan(
                 f"{is_estimated.mean():.2%} of the line integrals estimated",
                 told,
                 *(("straight in thickness by the step wedge",) if linearise else ()),
+                f"geometry {origin}",
                 f"FDK, window {window}, grid {json.dumps(asdict(grid))}",
             ),
         ),
@@ -207,6 +211,47 @@ def _wedge_of(scan: Scan) -> EquivalentThickness:
             hint=hint,
         )
     return known
+
+
+def align_scan_file(path: str | Path, *, allow_partial: bool = False) -> Generator[Progress, None, Alignment]:
+    """Find the axis of rotation and the detector's roll from a scan itself, by the lowest threshold's counter."""
+    yield Progress("reading", 0, 1)
+    scan = read_scan(path, allow_partial=allow_partial)
+    _, geometry, _ = _plan_and_geometry(scan, None)
+    projections, flats = gather_projections(scan), scan.indices(ImageKey.FLAT)
+    integrals, _ = line_integrals(
+        projections.counts[:, :1],
+        scan.counts(flats)[:, :1],
+        projection_frames=projections.frames,
+        flat_frames=flats,
+        projection_exposures_s=projections.exposures_s,
+        flat_exposures_s=scan.exposures_s[flats],
+        is_bad=scan.calibration.is_bad if scan.calibration else None,
+    )
+    yield Progress("reading", 1, 1)
+    return (yield from align_scan(integrals[0], projections.angles_rad, geometry))
+
+
+def _plan_and_geometry(scan: Scan, calibration: Calibration | None) -> tuple[Plan, Geometry, str]:
+    """Return the scan's plan, and where source and detector were: as given, else as calibrated, else as planned."""
+    if scan.plan is None or scan.geometry is None:
+        raise BadFile(f"{scan.path} does not say where source and detector stood", hint="a scan needs its plan inside")
+    alignment = scan.calibration.alignment if scan.calibration else None
+    if calibration is not None:
+        alignment = calibration.alignment
+        if alignment is None:
+            raise CalibrationMissing(
+                f"the calibration {calibration.identity} holds no geometry",
+                hint="make one: mpxct calibrate geometry, or mpxct align SCAN -o FILE",
+            )
+    geometry = alignment.geometry if alignment else scan.plan.geometry
+    if (geometry.rows, geometry.cols) != scan.shape[2:]:
+        raise WrongUsage(
+            f"the geometry is of {geometry.rows} x {geometry.cols} pixels; the scan has "
+            f"{scan.shape[2]} x {scan.shape[3]}",
+            hint="align with a scan or phantom in the scan's own mode",
+        )
+    return scan.plan, geometry, f"by {alignment.method}" if alignment else "as planned"
 
 
 def _bin_names(thresholds_kev: Sequence[float], n_bins: int) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from calibration.geometry import Geometry
 from calibration.spectrum import emission, transmission, tube_spectrum
 from firmware_iface import chip
 from firmware_iface.errors import MpxctError, WrongUsage
-from sim.phantom import CELLS_MG_ML, Insert, Phantom, cell, stack, vials_phantom
+from sim.phantom import CELLS_MG_ML, Insert, Phantom, beads_phantom, cell, stack, vials_phantom
 from sim.photons import expected_photons, flood
 
 IDENTITY = "mpxct,simulated gantry,1"
@@ -70,7 +70,7 @@ class Gantry:
     seed : int
         Draws the ripple of the tube.
     geometry : Geometry
-        Where source and detector are.
+        Where source and detector are in truth, whatever a plan takes them for.
     """
 
     def __init__(self, seed: int = 1, geometry: Geometry = GEOMETRY) -> None:
@@ -80,6 +80,7 @@ class Gantry:
         self._samples |= {f"cell-{name}": cell(name) for name in CELLS_MG_ML}
         plates = [*({name: t} for name, thicknesses_mm in PLATES_MM.items() for t in thicknesses_mm), *STACKS_MM]
         self._samples |= {"+".join(f"{name}-{t:g}" for name, t in plate.items()): stack(plate) for plate in plates}
+        self._samples["beads"] = beads_phantom()
         self._angle_deg = 0.0
         self._sample: str | None = None
         self._source = TUBE

@@ -5,6 +5,7 @@ The same address gives the same instrument, and the same data for the same comma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -86,6 +87,17 @@ def _front_end(text: str) -> FrontEnd:
     return FrontEnd(gain_noise_relative=(shgm, hgm, lgm, slgm))
 
 
+def _length_mm(text: str) -> float:
+    length_mm = float(text)
+    if not math.isfinite(length_mm):
+        raise ValueError
+    return length_mm
+
+
+def _angle_rad(text: str) -> float:
+    return math.radians(_length_mm(text))
+
+
 def _choice(*values: str) -> Option:
     return Option("|".join(values), {value: value for value in values}.__getitem__)
 
@@ -117,8 +129,14 @@ CHIP_OPTIONS: Mapping[str, Option] = {"temperature_c": Option("-50 to 125", _tem
 SILICON_OPTIONS: Mapping[str, Option] = {
     key: Option("|".join(values), values.__getitem__) for key, values in SILICON_KEYS.items()
 }
+GEOMETRY_OPTIONS: Mapping[str, Option] = {
+    **{f"{axis}_mm": Option("MM", _length_mm) for axis in ("offset_u", "offset_v")},
+    **{f"{axis}_deg": Option("DEGREES", _angle_rad) for axis in ("roll", "tilt_u", "tilt_v")},
+    **{f"{way}_mm": Option("MM", _length_mm) for way in ("source_to_detector", "source_to_object")},
+}
+"""What puts source and detector elsewhere than a plan says: the truth that a calibration is to find."""
 INSTRUMENT_OPTIONS: Mapping[str, Option] = {
-    "seed": SEED, **INPUT_OPTIONS, **CHIP_OPTIONS, **SILICON_OPTIONS, **SENSOR_OPTIONS,
+    "seed": SEED, **GEOMETRY_OPTIONS, **INPUT_OPTIONS, **CHIP_OPTIONS, **SILICON_OPTIONS, **SENSOR_OPTIONS,
 }  # fmt: skip
 """What scene, chips and sensors may be, whatever reads them out."""
 
@@ -187,7 +205,8 @@ def simulated_device(address: str) -> UsbDevice:
     address : str
         Name of the instrument and its options, such as ``demo?seed=2&drop=17&unplug_after=100``; ``chips=2x2`` or
         ``chips=4x1`` for an assembly, ``pulser_us=1000:100`` for pulses of 100 us every 1000 us on the TTL input,
-        ``line_s=2`` for a gantry whose every answer takes 2 s of real time.
+        ``line_s=2`` for a gantry whose every answer takes 2 s of real time, ``offset_u_mm=0.13&roll_deg=0.4`` for a
+        detector that stands elsewhere than it should (`GEOMETRY_OPTIONS`).
 
     Raises
     ------
@@ -198,7 +217,7 @@ def simulated_device(address: str) -> UsbDevice:
     faults = faults_of_query(fault_query)
     seed, layout, line_s = chosen.get("seed", DEFAULT_SEED), chosen.get("chips", (1, 1)), chosen.get("line_s", 0.0)
 
-    gantry = scene_of(name, seed, layout)
+    gantry = scene_of(name, seed, layout, misplaced_of(chosen))
     serial = f"{name.upper()}-{seed}"
     chips = [chip_ for chip_, _ in chips_of(name, chosen, gantry, layout)]
     line = SlowLine(gantry.line, line_s) if line_s else gantry.line
@@ -210,11 +229,24 @@ def simulated_device(address: str) -> UsbDevice:
     return device
 
 
-def scene_of(name: str, seed: int, layout: tuple[int, int] = (1, 1)) -> Gantry:
-    """Return what stands before the sensors of an instrument, whose chips stand side by side around its centre."""
+def misplaced_of(chosen: Mapping[str, Any]) -> dict[str, float]:
+    """Return where an address puts source and detector, as fields of a `Geometry`."""
+    return {key.replace("_deg", "_rad"): chosen[key] for key in GEOMETRY_OPTIONS if key in chosen}
+
+
+def scene_of(
+    name: str, seed: int, layout: tuple[int, int] = (1, 1), misplaced: Mapping[str, float] | None = None
+) -> Gantry:
+    """Return what stands before the sensors of an instrument, whose chips stand side by side around its centre.
+
+    `misplaced` are fields of the geometry that differ from the nominal ones.
+    """
     from sim.gantry import GEOMETRY, Gantry  # the scene costs tables and kernels: only for who opens it
 
-    geometry = replace(GEOMETRY, **_pixels_of(name))
+    try:
+        geometry = replace(GEOMETRY, **_pixels_of(name), **(misplaced or {}))
+    except ValueError as refused:
+        raise WrongUsage(str(refused)) from refused
     rows, columns = layout
     return Gantry(seed=seed, geometry=replace(geometry, rows=geometry.rows * rows, cols=geometry.cols * columns))
 

@@ -19,7 +19,16 @@ from typing import Self
 
 from firmware_iface.chip import Gain
 from firmware_iface.errors import OurMistake, WrongUsage
-from sim.instrument import DEFAULT_SEED, INSTRUMENT_OPTIONS, Option, chips_of, inputs_of, read_address, scene_of
+from sim.instrument import (
+    DEFAULT_SEED,
+    INSTRUMENT_OPTIONS,
+    Option,
+    chips_of,
+    inputs_of,
+    misplaced_of,
+    read_address,
+    scene_of,
+)
 from sim.merlin import Merlin
 from sim.merlin_chip import EnergyScale, MerlinChip
 
@@ -219,7 +228,7 @@ def simulated_merlin(address: str, *, scene: Sequence[str] = SCENE, numbers_expo
         An instrument, an option or a line to the gantry that is not known.
     """
     name, chosen, _ = read_address(address, MERLIN_OPTIONS)
-    gantry = scene_of(name, chosen.get("seed", DEFAULT_SEED))
+    gantry = scene_of(name, chosen.get("seed", DEFAULT_SEED), misplaced=misplaced_of(chosen))
     ((chip_, sensor),) = chips_of(name, chosen, gantry)
     for line in scene:
         if (reply := gantry.line(line)).startswith("ERR"):

@@ -7,6 +7,8 @@ insert's chord counts for its own material and is taken off its surrounding's.
 #      their quadratic equations.
 # Ref: vials after the MARS phantoms: Raja et al. 2018, Appl. Sci. 8, 467 (hydroxyapatite 54.3 and 211.7 mg/mL, Gd 4
 #      and 8 mg/mL); iodine 9 and 18 mg/mL after Panta and Moghiseh, from memory; the ring itself is a choice.
+# Ref: metal balls in a plastic cylinder to calibrate the geometry: Yang et al. 2006, Med. Phys. 33, 1695; the helix, on
+#      which no two balls stand at one height, and the sizes are choices; steel is taken for iron.
 """
 
 from __future__ import annotations
@@ -231,6 +233,10 @@ CELLS_MG_ML = {"water": 0.0, "iodine": 4.0, "gadolinium": 4.0, "hydroxyapatite":
 """The calibration cells: concentration of each in water, so weak that a cell hardens the beam no more than a vial."""
 CELL_THICKNESS_MM = 8.0
 RING_RADIUS_MM, VIAL_RADIUS_MM, BODY_RADIUS_MM, HEIGHT_MM = 3.1, 0.9, 5.0, 16.0
+N_BEADS, BEAD_RADIUS_MM, HELIX_RADIUS_MM, HELIX_TURNS, BEAD_LENGTH_MM = 12, 0.3, 4.0, 3, 8.8
+"""The bead phantom; its length is from the lowest bead's centre to the highest's, which stand above each other."""
+BEAD_BODY_RADIUS_MM = 6.5
+"""Wider than the field: no wall stands behind a bead's edge."""
 
 
 def vials_phantom() -> Phantom:
@@ -256,6 +262,22 @@ def vials_phantom() -> Phantom:
     )
     body = Cylinder(material=material("pmma"), inserts=vials, radius_mm=BODY_RADIUS_MM, height_mm=HEIGHT_MM)
     return Phantom(solids=(body,), inserts=inserts)
+
+
+def beads_phantom() -> Phantom:
+    """Return steel beads on a helix in a PMMA cylinder, by which the scanner's geometry is found."""
+    steps = np.linspace(0, 1, N_BEADS)
+    azimuth_rad, z_mm = 2 * math.pi * HELIX_TURNS * steps, BEAD_LENGTH_MM * (steps - 0.5)
+    beads = tuple(
+        Sphere(
+            centre_mm=(HELIX_RADIUS_MM * math.cos(azimuth), HELIX_RADIUS_MM * math.sin(azimuth), float(height)),
+            material=material("iron"),
+            radius_mm=BEAD_RADIUS_MM,
+        )
+        for azimuth, height in zip(azimuth_rad, z_mm, strict=True)
+    )
+    body = Cylinder(material=material("pmma"), inserts=beads, radius_mm=BEAD_BODY_RADIUS_MM, height_mm=HEIGHT_MM)
+    return Phantom(solids=(body,))
 
 
 def cell(name: str, thickness_mm: float = CELL_THICKNESS_MM) -> Phantom:

@@ -25,7 +25,7 @@ def test_what_is_told_is_answered(gantry):
     assert gantry.line("SAMP?") == "OUT"
     assert gantry.line("BEAM?") == "OFF"
     assert gantry.line("SAMP:LIST?").split(",") == [
-        "vials", "cell-water", "cell-iodine", "cell-gadolinium", "cell-hydroxyapatite",
+        "vials", "cell-water", "cell-iodine", "cell-gadolinium", "cell-hydroxyapatite", "beads",
     ]  # fmt: skip
     assert {"TUBE", "Am-241", "In", "Gd", "Pb"} <= set(gantry.line("SOUR:LIST?").split(","))
     tell(gantry, "ROT -12.25", "SAMP vials", "SOUR Am-241", "TUBE 80 0.25", "BEAM ON")

@@ -89,6 +89,49 @@ def test_a_point_nearer_the_source_throws_a_larger_shadow() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tilt", "u_mm", "v_mm"),
+    [
+        ("roll_rad", (0.0, 0.0, 0.11), (-0.11, 0.0, 0.0)),  # a quarter counter-clockwise: columns point up
+        ("tilt_u_rad", (0.11, 0.0, 0.0), (0.0, -0.11, 0.0)),  # the highest row lies towards the source, which is at -y
+        ("tilt_v_rad", (0.0, 0.11, 0.0), (0.0, 0.0, 0.11)),  # the last column lies away from it
+    ],
+)
+@pytest.mark.parametrize("angle_rad", [0.0, 0.7])
+def test_tilts_turn_as_worked_out_by_hand(
+    tilt: str, u_mm: tuple, v_mm: tuple, angle_rad: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calibration.geometry.STEEPEST_RAD", 2.0)  # quarters are for the hand only
+    straight, tilted = GEOMETRY.views([angle_rad]), replace(GEOMETRY, **{tilt: np.pi / 2}).views([angle_rad])
+    np.testing.assert_allclose(tilted.u_mm[0], about_z(angle_rad) @ u_mm, atol=1e-12)
+    np.testing.assert_allclose(tilted.v_mm[0], about_z(angle_rad) @ v_mm, atol=1e-12)
+    np.testing.assert_array_equal(tilted.detector_mm, straight.detector_mm)
+    np.testing.assert_array_equal(tilted.source_mm, straight.source_mm)
+
+
+def test_the_roll_comes_first_then_the_tilt_about_u_then_about_v(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calibration.geometry.STEEPEST_RAD", 2.0)
+    quarter = np.pi / 2
+    # Rolled, the columns point up; tilted about u they point to the source; turned about v they point along +u.
+    both = replace(GEOMETRY, roll_rad=quarter, tilt_u_rad=quarter, tilt_v_rad=quarter).views(0.0)
+    np.testing.assert_allclose(both.u_mm, [(0.11, 0, 0)], atol=1e-12)
+    np.testing.assert_allclose(both.v_mm, [(0, -0.11, 0)], atol=1e-12)  # along -u, then brought to the source
+
+
+@given(tilts=st.tuples(*[st.floats(-0.3, 0.3)] * 3), angle=ANGLE, point=st.tuples(*[st.floats(-20, 20)] * 3))
+def test_shadows_lie_on_the_ray_through_their_point(tilts: tuple, angle: float, point: tuple) -> None:
+    geometry = replace(GEOMETRY, roll_rad=tilts[0], tilt_u_rad=tilts[1], tilt_v_rad=tilts[2])
+    shadows = geometry.views([angle, 0.5]).shadows_px([point, (0, 0, 0)])
+    assert shadows.shape == (2, 2, 2)
+    np.testing.assert_allclose(shadows[0, 0], shadow_mm(geometry, angle, np.array(point)) / 0.11, atol=1e-6)
+
+
+def test_a_rolled_detector_sees_the_axis_lean_the_other_way() -> None:
+    rolled = replace(GEOMETRY, offset_u_mm=0.0, offset_v_mm=0.0, roll_rad=0.01)
+    low, high = rolled.views(1.0).shadows_px([(0, 0, -3), (0, 0, 3)])[0]
+    assert (high - low)[0] / (high - low)[1] == pytest.approx(np.tan(0.01))
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"source_to_object_mm": 0.0},
@@ -97,6 +140,8 @@ def test_a_point_nearer_the_source_throws_a_larger_shadow() -> None:
         {"pitch_mm": 0.0},
         {"rows": 0},
         {"cols": -1},
+        {"roll_rad": 1.0},
+        {"tilt_v_rad": float("nan")},
     ],
 )
 def test_a_scanner_that_cannot_be_is_refused(change: dict[str, float]) -> None:

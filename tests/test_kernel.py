@@ -234,6 +234,21 @@ def test_a_command_that_broke_off_is_sent_again(opened: Bus) -> None:
     assert opened.device.n_writes == n_before + 2
 
 
+def test_the_asynchronous_driver_recovers_and_aborts_likewise(bus: Bus) -> None:
+    bus.do("seen")
+    bus.do("open_detector", query="?async=1")
+    try:
+        bus.device.broken_writes.add(bus.device.n_writes)
+        assert bus.do("chip_id") == "W529_F5"
+        told = bus.do("abort_during_line", after_s=0.5)
+        assert told["abort_s"] < LINE_S / 2
+        assert told["frames_s"] < told["line_s"]
+        first = bus.scene.n_exposures
+        assert bus.do("frames", n_frames=5)["frames"] == bus.scene.expected(first, 5)
+    finally:
+        bus.do("close_detector")
+
+
 def test_a_pulled_plug_is_told_and_a_replugged_device_found_again(opened: Bus) -> None:
     first = opened.scene.n_exposures
     pending = opened.machine.begin("frames", serial=opened.serial, n_frames=0)

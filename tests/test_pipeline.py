@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 import reconstruction.cli
 from acquisition.plan import DetectorPlan, Plan, ScanPlan
 from acquisition.scan import ImageKey, readout_of
-from acquisition.scan_file import ScanWriter, partial_path
+from acquisition.scan_file import ScanWriter, partial_path, read_scan
+from calibration.alignment import Alignment
 from calibration.geometry import Geometry
 from calibration.material_basis import MaterialBasis
-from calibration.store import Calibration
+from calibration.store import Calibration, load
 from firmware_iface.errors import BadFile, CalibrationMissing, WrongUsage
 from firmware_iface.frame import Frame, Lost
 from reconstruction.pipeline import (
@@ -88,7 +89,7 @@ def counts(angle_rad: float | None, seed: int) -> np.ndarray:
     return np.cumsum(np.round(bins + noise)[::-1], axis=0)[::-1].astype(np.uint16)
 
 
-def calibration(basis: MaterialBasis | None = BASIS) -> Calibration:
+def calibration(basis: MaterialBasis | None = BASIS, alignment: Alignment | None = None) -> Calibration:
     planes = (8, GEOMETRY.rows, GEOMETRY.cols)
     pixel_class = np.zeros(planes[1:], np.uint8)
     pixel_class[3, 20] = 1
@@ -113,6 +114,7 @@ def calibration(basis: MaterialBasis | None = BASIS) -> Calibration:
         lines=(),
         thresholds_kev=THRESHOLDS_KEV,
         basis=basis,
+        alignment=alignment,
     )
 
 
@@ -346,6 +348,43 @@ def test_the_commands_go_from_a_scan_to_materials(scan, tmp_path):
     assert "cuvette" in text
     assert "iodine" in text
     assert load_volume(materials).values.min() >= 0
+
+
+def test_a_scan_aligns_itself_and_is_reconstructed_with_what_was_found(scan, bins, tmp_path):
+    aligned = tmp_path / "aligned.h5"
+    figures = json.loads(command("align", scan, "-o", aligned, "--json"))
+    assert figures["offset_u_mm"]["value"] == pytest.approx(0, abs=0.1 * GEOMETRY.pitch_mm)
+    assert 0 < figures["offset_u_mm"]["standard_error"] < 0.05 * GEOMETRY.pitch_mm
+    assert "±" in command("align", scan)
+    found = load(aligned).alignment
+    assert found is not None
+    assert found.geometry.offset_u_mm == pytest.approx(figures["offset_u_mm"]["value"], abs=1e-5)
+    volume = run(reconstruct_scan(scan, window="ram-lak", calibration=load(aligned)))
+    assert "geometry by opposing rays" in " ".join(volume.provenance.steps)
+    assert "geometry as planned" in " ".join(bins.provenance.steps)
+    shifted = replace(found, geometry=replace(GEOMETRY, offset_u_mm=1.2))  # four pixels wrong: the vials smear out
+    wrong = run(reconstruct_scan(scan, window="ram-lak", calibration=calibration(alignment=shifted)))
+    assert volume.values.std() == pytest.approx(bins.values.std(), rel=0.05)
+    assert not np.allclose(wrong.values.std(), bins.values.std(), rtol=0.05)
+
+
+def test_a_scan_file_with_a_calibrated_geometry_is_reconstructed_by_it(tmp_path):
+    found = Alignment(
+        geometry=replace(GEOMETRY, offset_u_mm=1.2, roll_rad=0.01),
+        parameters=(),
+        standard_errors=np.zeros(0),
+        residual_rms_px=0.0,
+        method="hand",
+        n_views=1,
+    )
+    path = write_scan(tmp_path / "scan.h5", alignment=found)
+    assert read_scan(path).geometry == found.geometry
+    assert "geometry by hand" in run(reconstruct_scan(path, shape=(2, 4, 4))).provenance.steps[1]
+
+
+def test_a_calibration_without_a_geometry_is_told(scan):
+    with pytest.raises(CalibrationMissing, match="holds no geometry"):
+        run(reconstruct_scan(scan, calibration=calibration()))
 
 
 def test_the_commands_refuse_wrong_values(scan, bins, tmp_path):

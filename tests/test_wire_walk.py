@@ -162,7 +162,7 @@ def test_runs_follow_each_other_after_an_early_end(detector: Detector, scene: Sc
 
 
 def test_an_abort_does_not_wait_for_a_turning_stage() -> None:
-    line, scene = SlowLine(str.lower, 1.5), Scene(most=4095)
+    line, scene = SlowLine(str.lower, 2.5), Scene(most=4095)
     line.device = UsbDevice(Board(SimulatedChip(scene), line, "WALK-1"), "WALK-1")
     with Detector(UsbTransport(SimulatedUsb(line.device), "walk")) as detector:
         answers: list[tuple[str, float]] = []
@@ -181,7 +181,8 @@ def test_an_abort_does_not_wait_for_a_turning_stage() -> None:
         assert list(frames) == []
         ended_s = time.monotonic()
         assert stage.is_alive(), "the stage turns still, so nothing waited for it"
-        assert (aborted_s - began_s, ended_s - began_s) < (0.2, 1.0)
+        assert aborted_s - began_s < 1.0  # a lock and a transfer: a few ms where nobody else wants the processor
+        assert ended_s - began_s < 2.0
         assert detector.state is State.IDLE
         assert line.device.control(struct.pack("<BBHHH", 0x80, 8, 0, 0, 1)) == b"\1"
         n_before = len(scene.events)

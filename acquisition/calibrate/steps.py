@@ -21,6 +21,7 @@ from acquisition.calibrate.exposures import (
     refuse_foreign,
     wanted_conditions,
 )
+from acquisition.calibrate.geometry import geometry
 from acquisition.calibrate.materials import materials
 from acquisition.calibrate.pixels import pixels
 from acquisition.calibrate.response import response
@@ -72,6 +73,13 @@ STEPS: Mapping[str, Step] = {
             run=count_rate,
         ),
         Step(name="materials", does="measure materials behind cells", needs=("energy", "pixels"), run=materials),
+        Step(
+            name="geometry",
+            does="find distances, offsets and tilts by beads",
+            needs=("energy", "pixels"),
+            is_in_all=False,
+            run=geometry,
+        ),
         Step(
             name="wedge",
             does="teach each pixel thickness behind plates",

@@ -41,6 +41,7 @@ from sim.usb_model import UsbDevice
 
 N_PATTERNS, N_BYTES, STAMP_BYTES, SIDE = 61, 8192, 16, 256
 HANG_S = 60.0
+"""Longer than any patience of the driver: so long a silence is a hang."""
 CONFIGURATION = Configuration(is_colour=False, is_csm=False, depth_bits=1, counters=(0, 1))
 COUNTERS = {Mode.READ_COUNTER_0: 0, Mode.READ_COUNTER_1: 1}
 PATTERNS = [random.Random(n).randbytes(N_BYTES) for n in range(N_PATTERNS)]
@@ -129,6 +130,7 @@ class Storm:
         self.layout = layout
         self.n_taken = self.n_right = self.n_lost = self.n_wrong = self.n_silent = self.n_hangs = self.n_ends = 0
         self.n_baseless = 0
+        self.heard_s = 0.0
 
     def session(self) -> None:
         """Open a detector, take some runs, and close it."""
@@ -136,9 +138,9 @@ class Storm:
         n_lost_before, faults = self.n_lost, faults_of(self.draw)
         board = Board(chips, str.upper, "STORM", faults, layout=self.layout)
         device = UsbDevice(board, "STORM", broken_writes=faults.break_command)
-        alarm = threading.Timer(HANG_S, lambda: (setattr(self, "n_hangs", self.n_hangs + 1), device.unplug()))
-        alarm.daemon = True
-        alarm.start()
+        is_over = threading.Event()
+        self.heard_s = time.monotonic()
+        threading.Thread(target=self.watch, args=(device, is_over), daemon=True).start()
         try:
             with Detector(UsbTransport(SimulatedUsb(device), "storm")) as detector:
                 detector.configure(CONFIGURATION)
@@ -149,9 +151,17 @@ class Storm:
         except DetectorError:
             self.n_ends += 1
         finally:
-            alarm.cancel()
+            is_over.set()
         # A fault may cost the frame that it hits and no other.
         self.n_baseless += max(self.n_lost - n_lost_before - board.n_harmed, 0)
+
+    def watch(self, device: UsbDevice, is_over: threading.Event) -> None:
+        """Count a hang, and pull the plug, when nothing came for long."""
+        while not is_over.wait(1.0):
+            if time.monotonic() - self.heard_s > HANG_S:
+                self.n_hangs += 1
+                device.unplug()
+                return
 
     def run(self, detector: Detector, chip: PatternChip) -> None:
         """Take one run, some of them cut short, and judge what comes."""
@@ -162,6 +172,7 @@ class Storm:
         items = detector.frames(0 if early == 0 else n_frames, 1e-5)
         try:
             for item in items:
+                self.heard_s = time.monotonic()
                 n_next = self.judge(item, n_next, chip.n_runs)
                 if n_next > n_before_end:
                     n_before_end = 1 << 62

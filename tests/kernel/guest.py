@@ -119,12 +119,12 @@ def _serial_of(device: Any) -> str | None:
     return device.serial_number if device.iSerialNumber else None
 
 
-def open_detector(serial: str) -> dict[str, object]:
-    """Open the detector and keep it open."""
+def open_detector(serial: str, query: str = "") -> dict[str, object]:
+    """Open the detector and keep it open; a query such as ?async=1 chooses the driver."""
     from firmware_iface.device import Detector
     from firmware_iface.usb_transport import open_libusb
 
-    transport = open_libusb(serial)
+    transport = open_libusb(serial + query)
     detector = Detector(transport)
     OPEN[serial], TRANSPORTS[serial] = detector, transport
     return {"serial": detector.info.serial, "firmware_version": detector.info.firmware_version}
@@ -164,7 +164,9 @@ def read_reply(serial: str) -> int:
     return len(TRANSPORTS[serial].read_reply(1.0))
 
 
-def frames(serial: str, n_frames: int, n_wanted: int | None = None) -> dict[str, object]:
+def frames(
+    serial: str, n_frames: int, n_wanted: int | None = None, on_first: Callable[[], object] | None = None
+) -> dict[str, object]:
     """Take frames; leave the run early after `n_wanted`; return their numbers and the CRC32 of their counts."""
     taken, lost, told = [], 0, ""
     began_s = time.monotonic()
@@ -173,6 +175,8 @@ def frames(serial: str, n_frames: int, n_wanted: int | None = None) -> dict[str,
         for item in iterator:
             if hasattr(item, "counts"):
                 taken.append((item.sequence, zlib.crc32(item.counts.tobytes())))
+                if on_first is not None and len(taken) == 1:
+                    on_first()
             else:
                 lost += item.n_frames
             if len(taken) == n_wanted:
@@ -184,10 +188,9 @@ def frames(serial: str, n_frames: int, n_wanted: int | None = None) -> dict[str,
 
 
 def abort_soon(serial: str, after_s: float) -> dict[str, object]:
-    """Take frames without end, and abort from another thread."""
+    """Take frames without end, and abort from another thread some time after the first."""
     timer = threading.Timer(after_s, OPEN[serial].abort)
-    timer.start()
-    result = frames(serial, 0)
+    result = frames(serial, 0, on_first=timer.start)
     timer.join()
     return result
 
