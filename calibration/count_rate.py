@@ -123,6 +123,17 @@ class CountRate:
         if not self.highest_rate_per_s > 0 or not (self.dead_time_ratio > 0).all():
             raise ValueError("the highest rate and every dead time ratio; allowed: above 0")
 
+    @property
+    def figures(self) -> dict[str, object]:
+        """What tells whether it is good."""
+        at_ten = self.rate_at_loss_per_s(0.1)
+        return {
+            "law": self.law,
+            "rate_at_10_percent_loss_per_s": round(at_ten) if np.isfinite(at_ten) else None,
+            "highest_rate_per_s": round(self.highest_rate_per_s),
+            "worst_residual_percent": round(100 * float(self.residual_relative.max()), 3),
+        }
+
     def is_for(self, thresholds_kev: Sequence[float]) -> bool:
         """Whether it was measured at these thresholds: what overlaps add depends on where they stand."""
         mine = self.thresholds_kev

@@ -190,6 +190,17 @@ class Response:
             )
 
     @property
+    def figures(self) -> dict[str, object]:
+        """What tells whether it is good: how far the plates that were held back are from what it foretells."""
+        error = np.abs(self.predicted / self.measured - 1)[-self.n_checks :] if self.n_checks else np.zeros((0, 1))
+        return {
+            "worst_check_percent": round(100 * float(error.max()), 3) if error.size else None,
+            "chi_square_ratio": round(self.chi_square_ratio, 2),
+            "filter_mm": round(self.values["filter_mm"], 2),
+            "noise_kev": round(self.values["noise_kev"], 3),
+        }
+
+    @property
     def values(self) -> Mapping[str, float]:
         """The parameters by their names; one that this mode does not show stands at its start."""
         starts = {name: start for name, (start, *_) in PARAMETERS.items()}

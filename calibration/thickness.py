@@ -124,6 +124,16 @@ class EquivalentThickness:
             raise ValueError(f"reference_mm is {self.reference_mm}; allowed: up to {self.thickness_mm[-1]:g}")
 
     @property
+    def figures(self) -> dict[str, object]:
+        """What tells whether it is good."""
+        return {
+            "material": self.material,
+            "thickest_mm": float(self.thickness_mm[-1]),
+            "common_residual_mm": [round(float(r), 4) for r in self.residual_mm],
+            "pixel_sigma_mm": [round(float(np.median(plane)), 3) for plane in self.sigma_mm],
+        }
+
+    @property
     def reference_per_mm(self) -> NDArray[np.float64]:
         """Mean attenuation of the reference thickness in each bin: (n_bins,) float64."""
         grid = np.linspace(0, 1, 2001)[:, None] * self.highest_signal

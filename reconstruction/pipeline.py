@@ -178,9 +178,9 @@ def reconstruct_scan(
             steps=(
                 f"{len(projections.angles_rad)} views, {scan.n_lost} frames lost, "
                 f"{is_estimated.mean():.2%} of the line integrals estimated",
+                f"geometry {origin}",
                 told,
                 *(("straight in thickness by the step wedge",) if linearise else ()),
-                f"geometry {origin}",
                 f"FDK, window {window}, grid {json.dumps(asdict(grid))}",
             ),
         ),
