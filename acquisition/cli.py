@@ -32,8 +32,11 @@ class CalibrationStep(StrEnum):
     EQUALISE = "equalise"
     ENERGY = "energy"
     PIXELS = "pixels"
+    COUNT_RATE = "count-rate"
     MATERIALS = "materials"
     GEOMETRY = "geometry"
+    WEDGE = "wedge"
+    RESPONSE = "response"
     ALL = "all"
 
 
@@ -242,6 +245,9 @@ def _figures(calibration: Calibration) -> dict[str, object]:
         "n_bad_pixels": int(np.count_nonzero(calibration.is_bad)),
         "materials": list(calibration.basis.materials) if calibration.basis else None,
         "alignment": calibration.alignment.figures if calibration.alignment else None,
+        "count_rate": calibration.count_rate.figures if calibration.count_rate else None,
+        "wedge": calibration.thickness.figures if calibration.thickness else None,
+        "response": calibration.response.figures if calibration.response else None,
     }
 
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, get_args
 
 import msgspec
 
+from acquisition.beam_plan import CountRatePlan, ResponsePlan, WedgePlan
 from calibration.geometry import Geometry
 from firmware_iface.chip import COLOUR_PITCH_MM, COLS, DEPTH_CODES, PITCH_MM, ROWS, Gain
 from firmware_iface.errors import WrongUsage
@@ -267,6 +268,9 @@ class CalibrationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     bias: BiasPlan = BiasPlan()
     equalisation: EqualisationPlan = EqualisationPlan()
     energy: EnergyPlan = EnergyPlan()
+    wedge: WedgePlan = WedgePlan()
+    count_rate: CountRatePlan = CountRatePlan()
+    response: ResponsePlan = ResponsePlan()
 
     def __post_init__(self) -> None:
         for source in self.sources:

@@ -1,7 +1,9 @@
 """corrected counts and line integrals: `(n_bins, n_views, rows, cols) float32` and a mask.
 
-A photon-counting detector has no dark current to subtract: what is corrected is each pixel's own response, by the flats
-around it in time. Nothing here invents data silently: every value that is not the pixel's own measurement is marked.
+A photon-counting detector has no dark current to subtract. What overlapping pulses lost and added is put right on the
+counters (`calibration.count_rate`), before their differences are taken; each pixel's own response by the flats around
+it in time; and, where a step wedge was measured, the bend that the beam's hardening makes (`calibration.thickness`).
+Nothing here invents data silently: every value that is not the pixel's own measurement is marked.
 
 # Ref: linear interpolation of the flats in time against the drift of CdTe, and flats per bin: reference on spectral CT,
 #      section 5 (calibration practice); Jakubek 2007, Nucl. Instrum. Meth. A 576, 223 on correction pixel by pixel.
@@ -15,6 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from calibration import pixels
+from calibration.count_rate import CountRate
+from calibration.thickness import EquivalentThickness
 from firmware_iface.errors import BadFile, CalibrationMissing
 
 MINIMUM_COUNTS = 1.0
@@ -35,11 +39,14 @@ class CorrectedCounts:
         Expected counts with nothing in the beam, for the same exposure.
     is_bad : (n_bins, rows, cols) bool
         Pixels that measure nothing: the bad ones, and those whose flat holds no counts in that bin.
+    is_out_of_range : (n_views, rows, cols) bool, optional
+        Where more photons came than the count-rate calibration can tell: the counts are then too few.
     """
 
     counts: NDArray[np.float32]
     open_beam: NDArray[np.float32]
     is_bad: NDArray[np.bool_]
+    is_out_of_range: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n_bins, _, *image = self.counts.shape
@@ -91,6 +98,7 @@ def corrected_counts(
     projection_exposures_s: ArrayLike = 1.0,
     flat_exposures_s: ArrayLike = 1.0,
     is_bad: NDArray[np.bool_] | None = None,
+    count_rate: CountRate | None = None,
 ) -> CorrectedCounts:
     """Take exclusive bins, and interpolate the flats to the time of each projection.
 
@@ -104,16 +112,23 @@ def corrected_counts(
         Number of each frame in the run: the clock of the interpolation, which holds the nearest series outside it.
     projection_exposures_s, flat_exposures_s : float, or (n_views,) and (n_flats,) float
     is_bad : (rows, cols) bool, optional
+    count_rate : CountRate, optional
+        Of these counters at these thresholds; without it, counts are taken as they are.
 
     Raises
     ------
     CalibrationMissing
-        There are no flats.
+        There are no flats, or the count rate was measured in other counters or pixels.
     """
     if len(flats) == 0:
         raise CalibrationMissing("the scan holds no flats", hint="let the plan take flats before or after the views")
     frames = np.asarray(projection_frames, dtype=np.float64)
     exposures_s = np.broadcast_to(np.asarray(projection_exposures_s, dtype=np.float32), len(projections))
+    is_out = None
+    if count_rate is not None:
+        projections, is_out = count_rate.correct(projections, exposures_s)
+        flats, is_flat_out = count_rate.correct(flats, np.broadcast_to(np.asarray(flat_exposures_s), len(flats)))
+        is_out |= is_flat_out.any(axis=0)
     rates, times = _flat_rates(flats, np.asarray(flat_frames, dtype=np.float64), frames, np.asarray(flat_exposures_s))
     before = np.clip(np.searchsorted(times, frames, side="right") - 1, 0, max(len(times) - 2, 0))
     after = np.minimum(before + 1, len(times) - 1)
@@ -125,6 +140,7 @@ def corrected_counts(
         counts=np.ascontiguousarray(np.moveaxis(bins(projections), 1, 0)),
         open_beam=np.ascontiguousarray(np.moveaxis(open_beam, 1, 0), dtype=np.float32),
         is_bad=is_dark if is_bad is None else is_dark | is_bad,
+        is_out_of_range=is_out,
     )
 
 
@@ -138,12 +154,15 @@ def line_integrals(
     flat_exposures_s: ArrayLike = 1.0,
     is_bad: NDArray[np.bool_] | None = None,
     minimum_counts: float = MINIMUM_COUNTS,
+    count_rate: CountRate | None = None,
+    thickness: EquivalentThickness | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return -ln(counts / open beam) of each bin, and which of its values were not measured.
 
     Parameters as of `corrected_counts`. A bin with fewer than `minimum_counts` in a projection is taken for half a
     count, which bounds its attenuation from below; bad pixels are filled from their neighbours (`pixels.fill`).
-    Both are marked, and nothing else is.
+    With `thickness`, the values are made straight in the thickness of its material. Marked are both of these, counts
+    beyond the count-rate calibration, and signals beyond the wedge's thickest plate; nothing else is.
 
     Returns
     -------
@@ -158,8 +177,13 @@ def line_integrals(
         projection_exposures_s=projection_exposures_s,
         flat_exposures_s=flat_exposures_s,
         is_bad=is_bad,
+        count_rate=count_rate,
     )
-    return take_logarithm(corrected, minimum_counts=minimum_counts)
+    values, is_estimated = take_logarithm(corrected, minimum_counts=minimum_counts)
+    if thickness is not None:
+        values, is_extrapolated = thickness.linearised(values)
+        is_estimated |= is_extrapolated
+    return values, is_estimated
 
 
 def take_logarithm(
@@ -180,6 +204,8 @@ def take_logarithm(
         values[index] = np.log(np.where(is_bad, np.float32(1), open_beam)) - np.log(lit)
         values[index] = pixels.fill(values[index], is_bad)
         is_estimated[index] |= is_bad
+        if corrected.is_out_of_range is not None:
+            is_estimated[index] |= corrected.is_out_of_range
     return values, is_estimated
 
 

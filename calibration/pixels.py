@@ -3,8 +3,14 @@
 Pixels are judged by what the detector shows and by nothing else: frames without beam, repeated flats, and the range of
 the trim DACs.
 
+The policy has two classes of consequence. *Unusable* pixels measure nothing that can be corrected; their values are the
+mean of their good neighbours (`fill`), marked as estimated. *Suspect* pixels stand at the edge of the sensor, or beside
+a pixel that takes part in their charge sums without counting; their counts are incomplete, but the same in flats and
+views, so they are used as they are as long as they pass every other test, and listed.
+
 # Ref: classes and limits: reference on spectral CT, section 5 (dead, under half the median, counts in dark frames, Fano
-#      factor of repeated flats above 3, out of trim range).
+#      factor of repeated flats above 3, out of trim range, edge, the 8 neighbours of a masked pixel in charge summing).
+# Ref: slow telegraph pixels: chi squared of the means of series of flats, apart in time.
 """
 
 from __future__ import annotations
@@ -22,10 +28,14 @@ SIGNIFICANCE = 5.0
 """A single pixel must stand this many sigma out: of 16,384 good ones, none does by chance."""
 NEIGHBOURHOOD = 9
 """Side of the window of the local median, in pixels: wide against clusters of bad pixels, narrow against the field."""
+HOT_PER_FRAME = 1.0
+"""A pixel that counts so much in the dark on average is hot, one that counts less is noisy."""
+UNSTEADY_RELATIVE = 0.02
+"""A pixel whose level strays by less than this from its neighbours' over the series of flats is steady enough."""
 
 
 class PixelClass(IntFlag):
-    """Why a pixel is bad; 0 is a good one."""
+    """Why a pixel is not good; 0 is a good one."""
 
     DEAD = 1
     NOISY = 2
@@ -35,6 +45,18 @@ class PixelClass(IntFlag):
     OUT_OF_TRIM = 32
     NO_EDGE = 64
     MASKED = 128
+    HOT = 256
+    EDGE = 512
+    MASKED_NEIGHBOUR = 1024
+
+
+SUSPECT = PixelClass.EDGE | PixelClass.MASKED_NEIGHBOUR
+"""These alone leave a pixel usable."""
+
+
+def is_unusable(pixel_class: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Return which pixels are to be filled from their neighbours, by their PixelClass bits."""
+    return (pixel_class & ~np.array(int(SUSPECT), dtype=pixel_class.dtype)) != 0
 
 
 def classify(
@@ -45,7 +67,10 @@ def classify(
     has_no_edge: NDArray[np.bool_] | None = None,
     is_masked: NDArray[np.bool_] | None = None,
     dark_rate: float = 0.0,
-) -> NDArray[np.uint8]:
+    flat_series: NDArray[np.integer] | None = None,
+    is_csm: bool = False,
+    chip_shape: tuple[int, int] | None = None,
+) -> NDArray[np.uint16]:
     """Judge each pixel; one bad counter makes the pixel bad, since every bin needs all its counters.
 
     Parameters
@@ -58,10 +83,16 @@ def classify(
         What the equalisation found: no trim code reaches the target; no noise peak was seen; switched off.
     dark_rate : float
         Counts per frame that a good pixel may show without beam (cosmic rays, activity of the surroundings).
+    flat_series : (n_frames,) int, optional
+        Number of the series of each flat; series are apart in time, so that slow telegraph pixels show.
+    is_csm : bool
+        Charges of neighbours are summed.
+    chip_shape : (int, int), optional
+        Rows and columns of a chip; pixels on its borders are edge pixels. By default the image is one chip.
 
     Returns
     -------
-    pixel_class : (rows, cols) uint8
+    pixel_class : (rows, cols) uint16
         Bits of PixelClass.
     """
     mean = np.asarray(np.mean(flats, axis=0, dtype=np.float64))
@@ -69,21 +100,83 @@ def classify(
     if is_masked is not None:
         is_dead &= ~is_masked
     is_under, is_over = _against_neighbours(mean, len(flats))
+    is_noisy = _is_noisy(dark, dark_rate)
+    is_hot = is_noisy & np.asarray((np.mean(dark, axis=0, dtype=np.float64) >= HOT_PER_FRAME + dark_rate).any(axis=0))
+    is_telegraph = _is_telegraph(flats, mean)
+    if flat_series is not None:
+        members = [flats[flat_series == number] for number in np.unique(flat_series)]
+        is_telegraph |= is_unsteady(np.stack([np.sum(each, axis=0, dtype=np.float64) for each in members]))
     reasons = {
         PixelClass.DEAD: is_dead,
-        PixelClass.NOISY: _is_noisy(dark, dark_rate),
+        PixelClass.NOISY: is_noisy & ~is_hot,
+        PixelClass.HOT: is_hot,
         PixelClass.UNDER: is_under & (mean > 0).all(axis=0),
         PixelClass.OVER: is_over,
-        PixelClass.TELEGRAPH: _is_telegraph(flats, mean),
+        PixelClass.TELEGRAPH: is_telegraph,
         PixelClass.OUT_OF_TRIM: is_out_of_range,
         PixelClass.NO_EDGE: has_no_edge,
         PixelClass.MASKED: is_masked,
     }
-    result = np.zeros(flats.shape[-2:], dtype=np.uint8)
+    result = np.zeros(flats.shape[-2:], dtype=np.uint16)
     for reason, found in reasons.items():
         if found is not None:
-            result[found] |= np.uint8(reason)
+            result[found] |= np.uint16(reason)
+    result[at_edge((flats.shape[-2], flats.shape[-1]), chip_shape)] |= np.uint16(PixelClass.EDGE)
+    if is_csm:
+        # A dead or a masked amplifier takes its share of a charge and counts nothing of it; a hot one wins from others.
+        takes = is_dead | is_hot if is_masked is None else is_dead | is_hot | is_masked
+        around = ndimage.binary_dilation(takes, structure=np.ones((3, 3), dtype=bool)) & ~takes
+        result[around] |= np.uint16(PixelClass.MASKED_NEIGHBOUR)
     return result
+
+
+def at_edge(shape: tuple[int, int], chip_shape: tuple[int, int] | None = None) -> NDArray[np.bool_]:
+    """Return the outermost pixels of the sensor, and the wide ones on both sides of a seam between chips.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns of the image.
+    chip_shape : (int, int), optional
+        Rows and columns of one chip, the image by default.
+    """
+    rows, cols = chip_shape or shape
+    if shape[0] % rows or shape[1] % cols:
+        raise ValueError(f"chips of {rows} x {cols} pixels do not fill {shape[0]} x {shape[1]}; allowed: whole chips")
+    row, col = np.arange(shape[0]) % rows, np.arange(shape[1]) % cols
+    return np.asarray(
+        ((row == 0) | (row == rows - 1))[:, None] | ((col == 0) | (col == cols - 1))[None, :], dtype=np.bool_
+    )
+
+
+def is_unsteady(series: NDArray[np.number]) -> NDArray[np.bool_]:
+    """Return pixels whose level changes from one series of flats to another, against that of the pixels around.
+
+    Parameters
+    ----------
+    series : (n_series, n_counters, rows, cols) float
+        Counts of each series added up; how many frames each has does not matter.
+
+    Returns
+    -------
+    is_unsteady : (rows, cols) bool
+    """
+    counts = np.asarray(series, dtype=np.float64)
+    if len(counts) < 2:
+        return np.zeros(counts.shape[-2:], dtype=bool)
+    size = (1, 1, NEIGHBOURHOOD, NEIGHBOURHOOD)
+    local = np.maximum(ndimage.median_filter(counts, size=size, mode="nearest"), 1e-9)
+    ratio = counts / local  # drift of tube and sensor is common to a pixel and those around it
+    level = np.maximum(counts.sum(axis=0) / local.sum(axis=0), 1e-9)
+    expected = np.maximum(level * local, 1e-9)
+    n = len(counts) - 1
+    chi_square = ((counts - expected) ** 2 / expected).sum(axis=0)
+    # Shared charge scatters more than Poisson's law, in all pixels alike: the median pixel tells how much.
+    fano = np.maximum(np.median(chi_square, axis=(1, 2), keepdims=True) / stats.chi2.median(n), 1.0)
+    by_chance = fano * stats.chi2.isf(stats.norm.sf(SIGNIFICANCE), n)
+    # What chance alone adds to the scatter is taken off before the scatter is held against the limit.
+    scatter = np.maximum((ratio / level - 1).var(axis=0, ddof=1) - fano * (1 / expected).mean(axis=0), 0)
+    return np.asarray(((chi_square > by_chance) & (scatter > UNSTEADY_RELATIVE**2)).any(axis=0))
 
 
 def fill(images: NDArray[np.floating], is_bad: NDArray[np.bool_]) -> NDArray[np.floating]:

@@ -21,10 +21,14 @@ from numpy.typing import NDArray
 from calibration.alignment import Alignment
 from calibration.bias_currents import BiasCurrents
 from calibration.conditions import Conditions, StepRecord
+from calibration.count_rate import CountRate
 from calibration.energy_scale import EndPoint
 from calibration.equalisation import Equalisation, mean_and_sigma
 from calibration.material_basis import MaterialBasis
 from calibration.pixel_scale import PixelScale
+from calibration.pixels import is_unusable
+from calibration.response import Response
+from calibration.thickness import EquivalentThickness, StepWedge
 from calibration.whole_file import whole_file
 from firmware_iface.chip import FINE_THRESHOLDS, N_THRESHOLDS
 from firmware_iface.errors import BadFile, WrongUsage
@@ -103,7 +107,7 @@ class Calibration:
         8 thresholds in colour mode, 2 in fine pitch.
     is_masked : (n_thresholds, rows, cols) bool
         Pixels switched off in the chip, because they fire without a photon.
-    pixel_class : (rows, cols) uint8
+    pixel_class : (rows, cols) uint16
         Bits of `calibration.pixels.PixelClass`; 0 is a good pixel.
     target_dac : float
         Where the equalisation brought the noise peaks.
@@ -122,6 +126,10 @@ class Calibration:
     pixel_scale : PixelScale, optional
     end_point : EndPoint, optional
         The check of the energy scale by the tube's voltage.
+    count_rate : CountRate, optional
+    wedge : StepWedge, optional
+    thickness : EquivalentThickness, optional
+    response : Response, optional
     alignment : Alignment, optional
         Where source and detector are; scans and reconstructions take it instead of their plan's geometry.
     """
@@ -139,7 +147,7 @@ class Calibration:
     dacs: Mapping[str, int]
     trim: NDArray[np.uint8] = field(metadata={"units": "code"})
     is_masked: NDArray[np.bool_]
-    pixel_class: NDArray[np.uint8] = field(metadata={"units": "bits"})
+    pixel_class: NDArray[np.uint16] = field(metadata={"units": "bits"})
     target_dac: float
     edges_before_dac: NDArray[np.float32]
     edges_after_dac: NDArray[np.float32]
@@ -153,9 +161,14 @@ class Calibration:
     scale_covariance: NDArray[np.float64] | None = field(default=None, metadata={"units": "DAC code and keV"})
     pixel_scale: PixelScale | None = None
     end_point: EndPoint | None = None
+    count_rate: CountRate | None = None
+    wedge: StepWedge | None = None
+    thickness: EquivalentThickness | None = None
+    response: Response | None = None
     alignment: Alignment | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "pixel_class", self.pixel_class.astype(np.uint16))  # wide enough for every reason
         n_thresholds = N_THRESHOLDS if self.is_colour else FINE_THRESHOLDS
         planes = (n_thresholds, *self.pixel_class.shape)
         for name in ("trim", "is_masked", "edges_before_dac", "edges_after_dac"):
@@ -190,8 +203,8 @@ class Calibration:
 
     @property
     def is_bad(self) -> NDArray[np.bool_]:
-        """Pixels that are not to be used: (rows, cols) bool."""
-        return self.pixel_class != 0
+        """Pixels that are not to be used: (rows, cols) bool; those that are only suspect are."""
+        return is_unusable(self.pixel_class)
 
     @property
     def residual_rms_kev(self) -> float:

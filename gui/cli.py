@@ -230,7 +230,7 @@ def _describe_calibration(calibration: Calibration) -> dict[str, Any]:
         ],
         "lines": [asdict(line) for line in c.lines],
         "n_pixels": c.pixel_class.size,
-        "n_bad": int(np.count_nonzero(c.pixel_class)),
+        "n_bad": int(np.count_nonzero(c.is_bad)),
         "bad_pixels": {bit.name: int(np.count_nonzero(c.pixel_class & bit)) for bit in PixelClass},
         "basis": _describe_basis(c.basis),
         "dacs": dict(c.dacs),

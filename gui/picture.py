@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from acquisition.scan_file import ImageKey, Scan
 from calibration.attenuation import MG_ML_PER_G_CM3
-from calibration.pixels import PixelClass
+from calibration.pixels import PixelClass, is_unusable
 from calibration.store import Calibration
 from calibration.whole_file import whole_file
 from firmware_iface.chip import TRIM_CODES
@@ -33,7 +33,19 @@ TITLE_PT, PANEL_PT, SMALL_PT = 13, 10, 8
 DPI = 150
 SLAB_MM = 1.0
 """A picture of a volume shows the mean over this thickness, as radiologists look at noisy stacks."""
-CLASS_COLOURS = ("#d55e00", "#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#0072b2", "#7f7f7f")
+CLASS_COLOURS = (
+    "#d55e00",
+    "#e69f00",
+    "#56b4e9",
+    "#f0e442",
+    "#cc79a7",
+    "#009e73",
+    "#0072b2",
+    "#7f7f7f",
+    "#ff0000",
+    "#404860",
+    "#505050",
+)
 """One per bit of PixelClass; where a pixel has several, the lowest bit shows."""
 
 
@@ -178,7 +190,7 @@ def calibration_figure(calibration: Calibration, *, title: str = "") -> Figure:
     return figure
 
 
-def _draw_classes(axes: Axes, pixel_class: NDArray[np.uint8]) -> None:
+def _draw_classes(axes: Axes, pixel_class: NDArray[np.integer]) -> None:
     classes = list(PixelClass)
     lowest = np.zeros(pixel_class.shape, dtype=int)
     for number, bit in reversed(list(enumerate(classes, start=1))):
@@ -186,7 +198,7 @@ def _draw_classes(axes: Axes, pixel_class: NDArray[np.uint8]) -> None:
     palette = ListedColormap(["#202020", *CLASS_COLOURS[: len(classes)]])
     norm = BoundaryNorm(np.arange(len(classes) + 2) - 0.5, len(classes) + 1)
     axes.imshow(lowest, origin="lower", interpolation="nearest", cmap=palette, norm=norm)
-    n_bad = int(np.count_nonzero(pixel_class))
+    n_bad = int(np.count_nonzero(is_unusable(pixel_class)))
     _finish(axes, f"{n_bad} bad pixels of {pixel_class.size} ({100 * n_bad / pixel_class.size:.2f} %)")
     present = [
         Patch(facecolor=CLASS_COLOURS[n], label=f"{name_of(bit)} {np.count_nonzero(pixel_class & bit)}")

@@ -84,6 +84,9 @@ def _reconstruct(
     ] = "hann",
     gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="Default: the GPU when there is one.")] = None,
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Take an interrupted scan too.")] = False,
+    linearise: Annotated[
+        bool, typer.Option("--linearise", help="Take out beam hardening by the calibration's step wedge.")
+    ] = False,
     calibration: Annotated[
         Path | None, typer.Option(help="Calibration file whose geometry to take. Default: the scan's own.")
     ] = None,
@@ -113,6 +116,7 @@ def _reconstruct(
             window=window,
             use_gpu=backend.has_gpu() if gpu is None else gpu,
             allow_partial=allow_partial,
+            linearise=linearise,
             calibration=load(calibration) if calibration else None,
         )
     )

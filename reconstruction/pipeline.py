@@ -20,11 +20,13 @@ from acquisition.scan import ImageKey
 from acquisition.scan_file import Scan, read_scan
 from calibration.alignment import Alignment
 from calibration.correction import line_integrals
+from calibration.count_rate import CountRate
 from calibration.geometry import Geometry
 from calibration.material_basis import MaterialBasis
 from calibration.opposing import align_scan
 from calibration.progress import Progress
 from calibration.store import Calibration, software_version
+from calibration.thickness import EquivalentThickness
 from firmware_iface.errors import BadFile, CalibrationMissing, WrongUsage
 from reconstruction import decomposition
 from reconstruction.fdk import fdk
@@ -107,9 +109,12 @@ def reconstruct_scan(
     window: str = DEFAULT_WINDOW,
     use_gpu: bool = False,
     allow_partial: bool = False,
+    linearise: bool = False,
     calibration: Calibration | None = None,
 ) -> Generator[Progress, None, Volume]:
     """Turn a scan file into a volume of every bin.
+
+    Where the scan's calibration knows the count rate at the scan's thresholds, counts are corrected for it.
 
     Parameters
     ----------
@@ -119,8 +124,15 @@ def reconstruct_scan(
         One of `reconstruction.fdk.WINDOWS`.
     allow_partial : bool
         Take also a scan that was interrupted.
+    linearise : bool
+        Take out the hardening of the beam by the step wedge that the scan's calibration holds.
     calibration : Calibration, optional
         Whose alignment to take instead of the scan's own geometry.
+
+    Raises
+    ------
+    CalibrationMissing
+        There is no step wedge, or one of another beam.
 
     Returns
     -------
@@ -136,6 +148,7 @@ def reconstruct_scan(
     projections = gather_projections(scan)
     yield Progress("reading", 1, 2)
     flats = scan.indices(ImageKey.FLAT)
+    count_rate, told = _count_rate_of(scan)
     integrals, is_estimated = line_integrals(
         projections.counts,
         scan.counts(flats),
@@ -144,6 +157,8 @@ def reconstruct_scan(
         projection_exposures_s=projections.exposures_s,
         flat_exposures_s=scan.exposures_s[flats],
         is_bad=scan.calibration.is_bad if scan.calibration else None,
+        count_rate=count_rate,
+        thickness=_wedge_of(scan) if linearise else None,
     )
     yield Progress("reading", 2, 2)
     values = yield from fdk(integrals, projections.angles_rad, geometry, grid, window=window, use_gpu=use_gpu)
@@ -162,12 +177,40 @@ def reconstruct_scan(
             software=software_version(),
             steps=(
                 f"{len(projections.angles_rad)} views, {scan.n_lost} frames lost, "
-                f"{is_estimated.mean():.2%} of the line integrals estimated from neighbours",
+                f"{is_estimated.mean():.2%} of the line integrals estimated",
                 f"geometry {origin}",
+                told,
+                *(("straight in thickness by the step wedge",) if linearise else ()),
                 f"FDK, window {window}, grid {json.dumps(asdict(grid))}",
             ),
         ),
     )
+
+
+def _count_rate_of(scan: Scan) -> tuple[CountRate | None, str]:
+    """Return the count-rate calibration that fits a scan, and in words what it does."""
+    known = scan.calibration.count_rate if scan.calibration else None
+    if known is None:
+        return None, "count rate not corrected: it was not measured (mpxct calibrate count-rate)"
+    if not known.is_for(scan.readout.thresholds_kev):
+        return None, f"count rate not corrected: it was measured at thresholds of {known.thresholds_kev.tolist()} keV"
+    return known, f"count rate corrected ({known.law}, up to {known.highest_rate_per_s:.3g} counts/s/pixel)"
+
+
+def _wedge_of(scan: Scan) -> EquivalentThickness:
+    """Return the step wedge that fits a scan, or refuse."""
+    known = scan.calibration.thickness if scan.calibration else None
+    hint = "measure it with this plan, and scan again: mpxct calibrate wedge"
+    if known is None:
+        raise CalibrationMissing("the scan's calibration holds no step wedge to linearise with", hint=hint)
+    kvp = scan.plan.source.kvp if scan.plan else known.tube_kvp
+    if (known.thresholds_kev, known.tube_kvp) != (tuple(scan.readout.thresholds_kev), kvp):
+        raise CalibrationMissing(
+            f"the step wedge was measured at {known.tube_kvp:g} kVp and {list(known.thresholds_kev)} keV; the scan has "
+            f"{kvp:g} kVp and {list(scan.readout.thresholds_kev)} keV",
+            hint=hint,
+        )
+    return known
 
 
 def align_scan_file(path: str | Path, *, allow_partial: bool = False) -> Generator[Progress, None, Alignment]:

@@ -20,7 +20,7 @@ changer stands out of their way.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -30,7 +30,7 @@ from calibration.geometry import Geometry
 from calibration.spectrum import emission, transmission, tube_spectrum
 from firmware_iface import chip
 from firmware_iface.errors import MpxctError, WrongUsage
-from sim.phantom import CELLS_MG_ML, Insert, Phantom, beads_phantom, cell, vials_phantom
+from sim.phantom import CELLS_MG_ML, Insert, Phantom, beads_phantom, cell, stack, vials_phantom
 from sim.photons import expected_photons, flood
 
 IDENTITY = "mpxct,simulated gantry,1"
@@ -45,6 +45,14 @@ TUBE_ENERGIES_KEV = np.arange(8.5, HIGHEST_KVP)
 DEFAULT_KVP, DEFAULT_MA = 118.0, 0.0057
 TUBE_RIPPLE = 5e-4
 """Relative sigma of the tube's output from one exposure to the next."""
+PLATES_MM: Mapping[str, tuple[float, ...]] = {
+    "pmma": (1, 2, 5, 10, 15, 20, 25, 30, 40),
+    "aluminium": (0.5, 1, 2, 3, 4, 6),
+    "water": (8,),
+}
+"""The step wedge: a plate ``pmma-10`` for each thickness."""
+STACKS_MM = ({"pmma": 10.0, "aluminium": 1.0}, {"pmma": 20.0, "aluminium": 2.0}, {"pmma": 5.0, "aluminium": 3.0})
+"""Plates one behind the other, as ``pmma-10+aluminium-1``."""
 GEOMETRY = Geometry(
     source_to_detector_mm=250.0,
     source_to_object_mm=200.0,
@@ -70,6 +78,8 @@ class Gantry:
         self._rng = np.random.default_rng(seed)
         self._samples: dict[str, Phantom] = {"vials": vials_phantom()}
         self._samples |= {f"cell-{name}": cell(name) for name in CELLS_MG_ML}
+        plates = [*({name: t} for name, thicknesses_mm in PLATES_MM.items() for t in thicknesses_mm), *STACKS_MM]
+        self._samples |= {"+".join(f"{name}-{t:g}" for name, t in plate.items()): stack(plate) for plate in plates}
         self._samples["beads"] = beads_phantom()
         self._angle_deg = 0.0
         self._sample: str | None = None

@@ -14,6 +14,7 @@ insert's chord counts for its own material and is taken off its surrounding's.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -284,6 +285,16 @@ def cell(name: str, thickness_mm: float = CELL_THICKNESS_MM) -> Phantom:
     if name not in CELLS_MG_ML:
         raise WrongUsage(f"no calibration cell {name!r}; known: {', '.join(CELLS_MG_ML)}")
     return Phantom(solids=(Box(material=_in_water(name, CELLS_MG_ML[name]), size_mm=(40.0, thickness_mm, 40.0)),))
+
+
+def stack(layers_mm: Mapping[str, float]) -> Phantom:
+    """Return flat plates one behind the other, normal to the beam at angle 0 and wider than the field."""
+    solids, behind_mm = [], -sum(layers_mm.values()) / 2
+    for name, thickness_mm in layers_mm.items():
+        centre_mm = (0.0, behind_mm + thickness_mm / 2, 0.0)
+        solids.append(Box(material=material(name), centre_mm=centre_mm, size_mm=(40.0, thickness_mm, 40.0)))
+        behind_mm += thickness_mm
+    return Phantom(solids=tuple(solids))
 
 
 def _in_water(name: str, concentration_mg_ml: float) -> Material:

@@ -424,3 +424,10 @@ def test_a_folder_of_images_takes_its_scale(test_data):
     np.testing.assert_allclose(double.values, 2 * volume.values, rtol=1e-5)
     with pytest.raises(WrongUsage, match="the scale is 0"):
         read_image_folder(test_data / "mr-bmd", scale=0, voxel_mm=0.045)
+
+
+def test_a_scan_says_whether_lost_counts_were_put_back_and_refuses_a_wedge_that_is_not_there(scan: Path) -> None:
+    told = run(reconstruct_scan(scan, shape=(2, 4, 4))).provenance.steps
+    assert any("count rate not corrected: it was not measured (mpxct calibrate count-rate)" in step for step in told)
+    with pytest.raises(CalibrationMissing, match="holds no step wedge to linearise with"):
+        run(reconstruct_scan(scan, shape=(2, 4, 4), linearise=True))

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from calibration.pixels import PixelClass, classify, fill
+from calibration.pixels import SUSPECT, PixelClass, at_edge, fill, is_unsteady, is_unusable
+from calibration.pixels import classify as judge
 
 SHAPE = (32, 48)
+
+
+def classify(*args: Any, **options: Any) -> np.ndarray:
+    """Classify, and leave out which pixels are at the edge: that is the same in every image."""
+    return judge(*args, **options) & ~np.uint16(PixelClass.EDGE)
 
 
 def _flats(rng: np.random.Generator, n_frames: int = 50, mean: float = 400.0, drift: float = 0.0) -> np.ndarray:
@@ -57,6 +65,7 @@ def test_each_fault_gets_its_own_reason_and_no_neighbour_is_blamed() -> None:
     flats[:, 0, 12, 40] *= 3
     flats[::2, 0, 20, 20] //= 2
     dark[7, 1, 30, 30] = 2
+    dark[:, 0, 25, 10] = 3
     result = classify(dark, flats, is_out_of_range=_one(1, 1), has_no_edge=_one(2, 2), is_masked=_one(3, 3))
     expected = {
         (4, 5): PixelClass.DEAD,
@@ -64,6 +73,7 @@ def test_each_fault_gets_its_own_reason_and_no_neighbour_is_blamed() -> None:
         (12, 40): PixelClass.OVER,
         (20, 20): PixelClass.TELEGRAPH,
         (30, 30): PixelClass.NOISY,
+        (25, 10): PixelClass.HOT,
         (1, 1): PixelClass.OUT_OF_TRIM,
         (2, 2): PixelClass.NO_EDGE,
         (3, 3): PixelClass.MASKED,
@@ -136,3 +146,60 @@ def _one(row: int, col: int) -> np.ndarray:
     mask = np.zeros(SHAPE, dtype=bool)
     mask[row, col] = True
     return mask
+
+
+@pytest.mark.parametrize(("jump", "is_found"), [(0.10, True), (0.01, False)])
+def test_a_pixel_that_switches_between_series_and_never_within_one_is_found(jump: float, is_found: bool) -> None:
+    rng = np.random.default_rng(11)
+    series = np.repeat(np.arange(6), 10)
+    flats = _flats(rng, n_frames=60, drift=0.1).astype(float)
+    flats[np.isin(series, (1, 2, 4)), :, 15, 22] *= 1 - jump
+    result = classify(_dark(), flats, flat_series=series)
+    assert np.argwhere(result).tolist() == ([[15, 22]] if is_found else [])
+    assert not classify(_dark(), flats).any(), "its frames alone scatter as counting does"
+
+
+def test_series_of_unlike_length_and_a_field_that_drifts_blame_nobody() -> None:
+    rng = np.random.default_rng(12)
+    n_frames = np.array([5, 20, 10, 40])
+    tilt = 1 + 0.05 * np.linspace(-1, 1, 4)[:, None, None] * np.linspace(-1, 1, SHAPE[1])
+    series = rng.poisson(500 * n_frames[:, None, None, None] * tilt[:, None] * np.ones((4, 2, *SHAPE)))
+    assert not is_unsteady(series).any()
+
+
+def test_scatter_that_all_pixels_share_blames_nobody() -> None:
+    """Photons that count in several pixels scatter more than Poisson's law says: here three times its variance."""
+    rng = np.random.default_rng(14)
+    series = 3 * rng.poisson(40, (6, 2, *SHAPE))
+    assert not is_unsteady(series).any()
+    series = series.astype(float)
+    series[::2, :, 9, 9] *= 3
+    assert np.argwhere(is_unsteady(series)).tolist() == [[9, 9]]
+
+
+def test_neighbours_of_lost_pixels_are_suspect_in_charge_summing_only_and_stay_usable() -> None:
+    rng = np.random.default_rng(13)
+    flats = _flats(rng)
+    flats[:, :, 10, 10] = 0
+    flats[:, :, 20, 20] = 0
+    found = {is_csm: classify(_dark(), flats, is_masked=_one(20, 20), is_csm=is_csm) for is_csm in (False, True)}
+    assert np.count_nonzero(found[False]) == 2
+    assert np.count_nonzero(found[True] == PixelClass.MASKED_NEIGHBOUR) == 16
+    assert np.argwhere(is_unusable(found[True])).tolist() == [[10, 10], [20, 20]]
+
+
+def test_the_sensors_border_and_the_seams_between_chips_are_edges() -> None:
+    assert np.count_nonzero(at_edge(SHAPE)) == 2 * (SHAPE[0] + SHAPE[1]) - 4
+    quad = at_edge(SHAPE, (16, 24))
+    assert quad[15:17].all()
+    assert quad[:, 23:25].all()
+    np.testing.assert_array_equal(quad[:16, :24], at_edge((16, 24)))
+    with pytest.raises(ValueError, match="chips of 10 x 24 pixels do not fill 32 x 48"):
+        at_edge(SHAPE, (10, 24))
+
+
+def test_only_suspects_are_used() -> None:
+    every = np.array([int(bit) for bit in PixelClass], dtype=np.uint16)
+    assert is_unusable(every).tolist() == [not (bit & SUSPECT) for bit in PixelClass]
+    assert not is_unusable(np.array([0, int(SUSPECT)], dtype=np.uint16)).any()
+    assert is_unusable(np.array([int(SUSPECT | PixelClass.HOT)], dtype=np.uint16)).all()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from acquisition.plan import Plan
 from calibration.conditions import Conditions, differences
 from calibration.correction import bins
+from calibration.count_rate import CountRate
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.chip import COLS, FINE_THRESHOLDS, N_THRESHOLDS, ROWS, SUBPIXELS, Gain
@@ -208,12 +209,29 @@ def take(
 
 
 def mean_bins(
-    detector: Detector, plan: Plan, stage: str, n_frames: int
+    detector: Detector, plan: Plan, stage: str, n_frames: int, count_rate: CountRate | None = None
 ) -> Generator[Progress, None, NDArray[np.float64]]:
-    """Take frames with the plan's exposure and return their mean in each bin: (n_bins, rows, cols) float64."""
+    """Take frames with the plan's exposure and return their mean in each bin: (n_bins, rows, cols) float64.
+
+    What overlapping pulses lost and added is put right where it is known.
+    """
     counts = yield from take(detector, stage, n_frames, plan.detector.exposure_s)
     refuse_full(counts, plan, stage)
-    return bins(counts.mean(axis=0, dtype=np.float64)).astype(np.float64)
+    mean = counts.mean(axis=0, dtype=np.float64)
+    if count_rate is not None:
+        refuse_other_thresholds(count_rate, plan)
+        mean, _ = count_rate.correct(mean, plan.detector.exposure_s)
+    return bins(mean).astype(np.float64)
+
+
+def refuse_other_thresholds(count_rate: CountRate, plan: Plan) -> None:
+    """Refuse a count-rate calibration of other thresholds than the plan's."""
+    if not count_rate.is_for(plan.detector.thresholds_kev):
+        raise CalibrationMissing(
+            f"the count rate was measured with thresholds at {count_rate.thresholds_kev.tolist()} keV; "
+            f"the plan wants {list(plan.detector.thresholds_kev)}",
+            hint="measure it again with this plan: mpxct calibrate count-rate",
+        )
 
 
 def refuse_full(counts: NDArray[np.unsignedinteger], plan: Plan, stage: str) -> None:

@@ -26,19 +26,19 @@ from calibration.store import Calibration
 def materials(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work:
     """Measure the basis behind each cell, with flats before and after it against the drift of tube and sensor."""
     detector, gantry = instrument.detector, instrument.gantry
-    cells = plan.calibration.cells
+    cells, rate = plan.calibration.cells, calibration.count_rate
     n_flat = max(1, round(2 * plan.calibration.n_flat_frames / (len(cells) + 1)))
     set_up_detector(detector, plan, calibration, operating_dacs(calibration, plan))
     select_open_beam(gantry, plan)
     gantry.rotate_to(0.0)
     behind = []
     with beam(gantry):
-        flats = [(yield from mean_bins(detector, plan, "flats", n_flat))]
+        flats = [(yield from mean_bins(detector, plan, "flats", n_flat, rate))]
         for cell in cells:
             gantry.select_sample(cell.name)
-            behind.append((yield from mean_bins(detector, plan, cell.name, plan.calibration.n_cell_frames)))
+            behind.append((yield from mean_bins(detector, plan, cell.name, plan.calibration.n_cell_frames, rate)))
             gantry.select_sample(None)
-            flats.append((yield from mean_bins(detector, plan, "flats", n_flat)))
+            flats.append((yield from mean_bins(detector, plan, "flats", n_flat, rate)))
     basis = measure_basis(
         np.mean(flats, axis=0),
         [

@@ -21,15 +21,19 @@ from acquisition.plan import Plan
 from calibration.pixels import PixelClass, classify
 from calibration.store import Calibration
 
+N_SERIES = 5
+"""Series that the flats are taken in."""
+
 
 def pixels(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work:
     """Judge every pixel at the thresholds of the scan: without beam, then under the open beam.
 
     Pixels that fire without a photon are switched off first, because in charge summing they spoil their neighbours;
-    then those that still fire are classified.
+    then those that still fire are classified. The flats are taken in series with dark frames between them, so that
+    pixels that switch slowly are caught; the step `wedge` looks for still slower ones.
     """
-    detector, exposure_s = instrument.detector, plan.detector.exposure_s
-    instrument.gantry.beam(False)
+    detector, gantry, exposure_s = instrument.detector, instrument.gantry, plan.detector.exposure_s
+    gantry.beam(False)
     calibration = replace(calibration, is_masked=np.zeros_like(calibration.is_masked))
     n_dark, n_flat = plan.calibration.n_dark_frames, plan.calibration.n_flat_frames
     set_up_detector(detector, plan, calibration, operating_dacs(calibration, plan))
@@ -38,17 +42,25 @@ def pixels(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work
     is_masked[list(plan.detector.thresholds)] = dark.sum(axis=0) > 0
     calibration = replace(calibration, is_masked=is_masked)
     detector.load_pixels(pixel_configuration(calibration))
-    dark = yield from take(detector, "dark, masked", n_dark, exposure_s)
-    select_open_beam(instrument.gantry, plan)
-    with beam(instrument.gantry):
-        flats = yield from take(detector, "flats", n_flat, exposure_s)
-    refuse_full(flats, plan, "flats")
+    select_open_beam(gantry, plan)
+    n_series = min(N_SERIES, n_dark, n_flat)
+    dark, flats, series = [], [], []
+    for number in range(n_series):
+        gantry.beam(False)
+        share_dark, share_flat = (len(range(number, n, n_series)) for n in (n_dark, n_flat))
+        dark.append((yield from take(detector, "dark, masked", share_dark, exposure_s)))
+        with beam(gantry):
+            flats.append((yield from take(detector, "flats", share_flat, exposure_s)))
+        series += [number] * share_flat
+    refuse_full(np.concatenate(flats), plan, "flats")
     found = calibration.pixel_class
     pixel_class = classify(
-        dark,
-        flats,
-        is_out_of_range=(found & np.uint8(PixelClass.OUT_OF_TRIM)) > 0,
-        has_no_edge=(found & np.uint8(PixelClass.NO_EDGE)) > 0,
+        np.concatenate(dark),
+        np.concatenate(flats),
+        is_out_of_range=(found & np.uint16(PixelClass.OUT_OF_TRIM)) > 0,
+        has_no_edge=(found & np.uint16(PixelClass.NO_EDGE)) > 0,
         is_masked=np.asarray(is_masked.any(axis=0)),
+        flat_series=np.asarray(series),
+        is_csm=plan.detector.is_csm,
     )
     return replace(calibration, pixel_class=pixel_class)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from acquisition.calibrate.bias import bias
+from acquisition.calibrate.count_rate import count_rate
 from acquisition.calibrate.energy import energy
 from acquisition.calibrate.equalise import equalise
 from acquisition.calibrate.exposures import (
@@ -24,6 +25,8 @@ from acquisition.calibrate.exposures import (
 from acquisition.calibrate.geometry import geometry
 from acquisition.calibrate.materials import materials
 from acquisition.calibrate.pixels import pixels
+from acquisition.calibrate.response import response
+from acquisition.calibrate.wedge import wedge
 from acquisition.gantry import Gantry
 from acquisition.plan import Plan
 from calibration.attenuation import material
@@ -67,6 +70,13 @@ STEPS: Mapping[str, Step] = {
         Step(name="equalise", does="bring all pixels' thresholds together", run=equalise),
         Step(name="energy", does="put thresholds to keV by sources with lines", needs=("equalise",), run=energy),
         Step(name="pixels", does="judge every pixel, and switch off those that fire", needs=("equalise",), run=pixels),
+        Step(
+            name="count-rate",
+            does="measure lost counts over the tube's current",
+            needs=("energy", "pixels"),
+            is_in_all=False,
+            run=count_rate,
+        ),
         Step(name="materials", does="measure materials behind cells", needs=("energy", "pixels"), run=materials),
         Step(
             name="geometry",
@@ -74,6 +84,20 @@ STEPS: Mapping[str, Step] = {
             needs=("energy", "pixels"),
             is_in_all=False,
             run=geometry,
+        ),
+        Step(
+            name="wedge",
+            does="teach each pixel thickness behind plates",
+            needs=("energy", "pixels"),
+            is_in_all=False,
+            run=wedge,
+        ),
+        Step(
+            name="response",
+            does="fit what each bin counts of each energy",
+            needs=("wedge",),
+            is_in_all=False,
+            run=response,
         ),
     )
 }
@@ -153,7 +177,7 @@ def begin(instrument: Instrument, plan: Plan) -> Calibration:
         dacs=dict(detector.dacs),
         trim=np.full(planes, TRIM_CODES // 2, dtype=np.uint8),
         is_masked=np.zeros(planes, dtype=bool),
-        pixel_class=np.zeros((rows, cols), dtype=np.uint8),
+        pixel_class=np.zeros((rows, cols), dtype=np.uint16),
         target_dac=math.nan,
         edges_before_dac=np.full(planes, np.nan, dtype=np.float32),
         edges_after_dac=np.full(planes, np.nan, dtype=np.float32),
