@@ -1,14 +1,10 @@
 """From one photon to charge in pixels, by Monte Carlo: fluorescence, Compton electrons, diffusion, charge sharing.
 
-The tables made here are the sensor's truth. No estimator may see them: what the decomposition uses is measured.
-
 # Ref: K fluorescence, second generation (Te K excites Cd K), free paths: Elam, Ravel and Sieber 2002, Radiat. Phys.
 #      Chem. 63, 121, through `calibration.attenuation`.
 # Ref: diffusion sigma = sqrt(2 (kT/q) z d / V): drift-diffusion in a uniform field, independent of mobility.
 # Ref: initial cloud: Kanaya and Okayama 1972, J. Phys. D 5, 43: R = 0.0276 A E^1.67 / (Z^0.889 rho) um, which is
 #      0.0175 E^1.67 um in CdTe; 0.3 R as its sigma is a working value, not a measurement.
-# Ref: charge summing: Pennicard et al. 2011 (abstract) and ADVACAM forum, Medipix3 operation modes: the pixel with the
-#      largest deposit of its neighbourhood wins and counts the largest of its four 2x2 sums.
 # Ref: Klein-Nishina by Kahn's rejection: H. Kahn 1954, RAND AECU-3259.
 
 Stated simplifications: coherent scatter does nothing; the Compton-scattered photon leaves the sensor (6.6 % of the
@@ -18,9 +14,7 @@ interactions at 100 keV in CdTe, 1.7 % at 60 keV); L lines stay where they are; 
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -31,16 +25,9 @@ from calibration.attenuation import LOWEST_KEV, Material, k_shell, mass_attenuat
 
 THERMAL_V = 0.02585
 """kT/q at 300 K."""
-CHARGE_STEP_KEV = 0.25
-CHARGE_BINS = 640
-"""Histograms of charge reach 160 keV."""
-WINNER_STEP_KEV = 2.0
-WINNER_BINS = 80
-N_PHOTONS = 20_000
-"""Simulated interactions per energy: the counts per photon are good to about 0.3 %."""
 
 _MAX_ALIVE = 8
-_MAX_PIXELS = 64
+MAX_PIXELS = 64
 _ELECTRON_REST_KEV = 511.0
 
 
@@ -64,26 +51,7 @@ class SensorLayer:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: above 0")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Deposits:
-    """What one incident photon leaves behind on average, before any noise, on a grid of CHARGE_STEP_KEV.
-
-    Attributes
-    ----------
-    single : (n_energies, CHARGE_BINS) float32
-        Pixels hit, by the charge in each.
-    winner : (n_energies, CHARGE_BINS) float32
-        Pixels that hold the largest charge of their 3x3 neighbourhood, by that charge.
-    summed : (n_energies, WINNER_BINS, CHARGE_BINS) float32
-        The same pixels, by that charge in steps of WINNER_STEP_KEV, and by the largest of the four 2x2 sums.
-    """
-
-    single: NDArray[np.float32]
-    winner: NDArray[np.float32]
-    summed: NDArray[np.float32]
-
-
-class _Physics(NamedTuple):
+class Physics(NamedTuple):
     """The layer as the kernel reads it; photon 0 is the incident one, the others are the fluorescence lines."""
 
     photon_kev: np.ndarray
@@ -97,6 +65,8 @@ class _Physics(NamedTuple):
     line_element: np.ndarray
     line_fraction: np.ndarray
     generations: int
+    interacting: float
+    """Share of the incident photons that interact."""
     thickness_mm: float
     pitch_mm: float
     diffusion_mm: float
@@ -105,30 +75,36 @@ class _Physics(NamedTuple):
     """Range of a 1 keV electron."""
 
 
-@lru_cache(maxsize=8)
-def deposits(layer: SensorLayer, energies_kev: tuple[float, ...]) -> Deposits:
-    """Follow N_PHOTONS interactions per energy through the layer and histogram their charges per incident photon.
+class Workspace(NamedTuple):
+    """Memory of `deposit`, one per thread.
 
-    The result is the same in every process: each energy has its own random stream.
+    Attributes
+    ----------
+    pixels : (MAX_PIXELS, 2) int64
+        Column and row of each pixel that got charge, as far as `deposit` says.
+    charges_kev : (MAX_PIXELS,) float64
     """
-    physics = [_physics(layer, energy_kev) for energy_kev in energies_kev]
 
-    def follow(one: _Physics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return _follow(one, N_PHOTONS, np.random.default_rng(int(1000 * one.photon_kev[0])))
+    pixels: np.ndarray
+    charges_kev: np.ndarray
+    photons: np.ndarray
+    """(photons alive, 2): number and generation."""
+    points_mm: np.ndarray
+    """(photons alive, 3): x, y and depth."""
 
-    # Threads of our own, not Numba's: the chip is exposed from whatever thread reads the bus, and Numba's portable
-    # threading layer does not bear two callers at once.
-    with ThreadPoolExecutor() as pool:
-        parts = list(pool.map(follow, physics))
-    absorbed = [-math.expm1(-one.attenuation_per_mm[0] * layer.thickness_mm) for one in physics]
-    single, winner, summed = (
-        np.stack([share / N_PHOTONS * part[i] for share, part in zip(absorbed, parts, strict=True)]).astype(np.float32)
-        for i in range(3)
+
+def workspace() -> Workspace:
+    """Return memory for one thread."""
+    return Workspace(
+        pixels=np.zeros((MAX_PIXELS, 2), dtype=np.int64),
+        charges_kev=np.zeros(MAX_PIXELS),
+        photons=np.zeros((_MAX_ALIVE, 2), dtype=np.int64),
+        points_mm=np.zeros((_MAX_ALIVE, 3)),
     )
-    return Deposits(single=single, winner=winner, summed=summed)
 
 
-def _physics(layer: SensorLayer, energy_kev: float) -> _Physics:
+def physics_of(layer: SensorLayer, energy_kev: float) -> Physics:
+    """Return what `deposit` reads of a layer, for photons of one energy."""
     shells = [k_shell(z) for z, _ in layer.material.mass_fractions]
     lines = [(i, line) for i, shell in enumerate(shells) for line in shell.lines if line.energy_kev >= LOWEST_KEV]
     photon_kev = np.array([energy_kev, *(line.energy_kev for _, line in lines)])
@@ -136,9 +112,10 @@ def _physics(layer: SensorLayer, energy_kev: float) -> _Physics:
     scattered = mass_attenuation_cm2_g(layer.material, photon_kev, process="incoherent")
     z_mean = sum(z * fraction for z, fraction in layer.material.mass_fractions)
     range_um = 0.0276 * 2.3 * z_mean / (z_mean**0.889 * layer.material.density_g_cm3)  # with A = 2.3 Z
-    return _Physics(
+    attenuation_per_mm = 0.1 * layer.material.density_g_cm3 * (photo + scattered)
+    return Physics(
         photon_kev=photon_kev,
-        attenuation_per_mm=0.1 * layer.material.density_g_cm3 * (photo + scattered),
+        attenuation_per_mm=attenuation_per_mm,
         p_photo=photo / (photo + scattered),
         p_element=_element_shares(layer.material, photon_kev),
         edge_kev=np.array([shell.edge_kev for shell in shells]),
@@ -147,6 +124,7 @@ def _physics(layer: SensorLayer, energy_kev: float) -> _Physics:
         line_element=np.array([i for i, _ in lines], dtype=np.int64),
         line_fraction=np.array([line.fraction for _, line in lines]),
         generations=layer.generations,
+        interacting=-math.expm1(-attenuation_per_mm[0] * layer.thickness_mm),
         thickness_mm=layer.thickness_mm,
         pitch_mm=layer.pitch_mm,
         diffusion_mm=2 * THERMAL_V * layer.thickness_mm / layer.bias_v,
@@ -182,7 +160,7 @@ def _compton_electron_kev(energy_kev: float, rng: np.random.Generator) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _choose_line(physics: _Physics, element: int, rng: np.random.Generator) -> int:
+def _choose_line(physics: Physics, element: int, rng: np.random.Generator) -> int:
     """Draw which of the element's lines is emitted; return its number among all photons."""
     u, chosen = rng.random(), 0
     for line in range(len(physics.line_element)):
@@ -226,25 +204,8 @@ def _share(
 
 
 @njit(cache=True, nogil=True)
-def _largest_sum(pixels: np.ndarray, charges: np.ndarray, n: int, winner: int) -> float:
-    """Return the largest of the four 2x2 sums of a pixel, or -1 where a neighbour holds more charge."""
-    sums = np.zeros(4)
-    for i in range(n):
-        dc, dr = pixels[i, 0] - pixels[winner, 0], pixels[i, 1] - pixels[winner, 1]
-        if abs(dc) > 1 or abs(dr) > 1:
-            continue
-        if charges[i] > charges[winner] or (charges[i] == charges[winner] and i < winner):
-            return -1.0
-        for corner in range(4):
-            to_col, to_row = 2 * (corner & 1) - 1, (corner & 2) - 1
-            if (dc == 0 or dc == to_col) and (dr == 0 or dr == to_row):
-                sums[corner] += charges[i]
-    return sums.max()
-
-
-@njit(cache=True, nogil=True)
 def _absorb(
-    physics: _Physics, photons: np.ndarray, points: np.ndarray, n_alive: int, rng: np.random.Generator
+    physics: Physics, photons: np.ndarray, points: np.ndarray, n_alive: int, rng: np.random.Generator
 ) -> tuple[int, float, float]:
     """Let the last photon alive interact; its fluorescence photon, if any, takes its place.
 
@@ -278,34 +239,40 @@ def _absorb(
 
 
 @njit(cache=True, nogil=True)
-def _follow(physics: _Physics, n_photons: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Follow photons of one energy to their charges in pixels; lengths in mm, z from the entrance to the pixels."""
-    single = np.zeros(CHARGE_BINS, dtype=np.float32)
-    winner = np.zeros(CHARGE_BINS, dtype=np.float32)
-    summed = np.zeros((WINNER_BINS, CHARGE_BINS), dtype=np.float32)
-    photons, points = np.empty((_MAX_ALIVE, 2), dtype=np.int64), np.empty((_MAX_ALIVE, 3))
-    pixels, charges = np.empty((_MAX_PIXELS, 2), dtype=np.int64), np.empty(_MAX_PIXELS)
-    absorbed = -math.expm1(-physics.attenuation_per_mm[0] * physics.thickness_mm)
-    for event in range(n_photons):
-        # An additive recurrence fills position and depth evenly: less Monte Carlo noise for the same work.
-        photons[0, 0], photons[0, 1] = 0, 0
-        points[0, 0] = physics.pitch_mm * ((0.8191725133961645 * event) % 1.0)
-        points[0, 1] = physics.pitch_mm * ((0.6710436067037893 * event) % 1.0)
-        depth = (0.5497004779019703 * event) % 1.0
-        points[0, 2] = -math.log1p(-absorbed * depth) / physics.attenuation_per_mm[0]
-        n_alive, n_pixels = 1, 0
-        while n_alive > 0:
-            x, y, z = points[n_alive - 1, 0], points[n_alive - 1, 1], points[n_alive - 1, 2]
-            n_alive, left_kev, electron_kev = _absorb(physics, photons, points, n_alive, rng)
-            cloud = 0.3 * physics.range_mm * max(electron_kev, 0.1) ** 1.67
-            sigma = math.sqrt(cloud * cloud + physics.diffusion_mm * (physics.thickness_mm - z)) + 1e-6
-            n_pixels = _share(pixels, charges, n_pixels, x, y, sigma, physics.pitch_mm, left_kev)
-        for i in range(n_pixels):
-            charge_bin = min(int(charges[i] / CHARGE_STEP_KEV), CHARGE_BINS - 1)
-            single[charge_bin] += 1
-            total = _largest_sum(pixels, charges, n_pixels, i)
-            if total > 0:
-                winner[charge_bin] += 1
-                winner_bin = min(int(charges[i] / WINNER_STEP_KEV), WINNER_BINS - 1)
-                summed[winner_bin, min(int(total / CHARGE_STEP_KEV), CHARGE_BINS - 1)] += 1
-    return single, winner, summed
+def first_depth_mm(physics: Physics, u: float) -> float:
+    """Return how deep a photon interacts first, if it does: the quantile ``u`` from 0 to 1 of its depths."""
+    return -math.log1p(-physics.interacting * u) / physics.attenuation_per_mm[0]
+
+
+@njit(cache=True, nogil=True)
+def deposit(
+    physics: Physics, x_mm: float, y_mm: float, depth_mm: float, rng: np.random.Generator, workspace: Workspace
+) -> int:
+    """Follow one photon that interacts at a place to its charges in pixels, which the workspace holds afterwards.
+
+    Parameters
+    ----------
+    physics : Physics
+    x_mm, y_mm : float
+        From the lower left corner of pixel (0, 0).
+    depth_mm : float
+        From the entrance; the pixels are at the thickness.
+    rng : Generator
+    workspace : Workspace
+
+    Returns
+    -------
+    int
+        How many pixels got charge: the first entries of ``workspace.pixels`` and ``workspace.charges_kev``.
+    """
+    photons, points = workspace.photons, workspace.points_mm
+    photons[0, 0], photons[0, 1] = 0, 0
+    points[0, 0], points[0, 1], points[0, 2] = x_mm, y_mm, depth_mm
+    n_alive, n_pixels = 1, 0
+    while n_alive > 0:
+        x, y, z = points[n_alive - 1, 0], points[n_alive - 1, 1], points[n_alive - 1, 2]
+        n_alive, left_kev, electron_kev = _absorb(physics, photons, points, n_alive, rng)
+        cloud = 0.3 * physics.range_mm * max(electron_kev, 0.1) ** 1.67
+        sigma = math.sqrt(cloud * cloud + physics.diffusion_mm * (physics.thickness_mm - z)) + 1e-6
+        n_pixels = _share(workspace.pixels, workspace.charges_kev, n_pixels, x, y, sigma, physics.pitch_mm, left_kev)
+    return n_pixels

@@ -43,6 +43,7 @@ from firmware_iface import chip
 from firmware_iface.errors import WrongUsage
 from sim import charge, pulses
 from sim.specimen import FINE_THRESHOLDS, SUBPIXEL_PLACES, FrontEnd, PixelTruth, draw_truth
+from sim.tables import CHARGE_BINS, CHARGE_STEP_KEV, WINNER_BINS, WINNER_STEP_KEV, deposits
 
 PAIR_EV: Mapping[str, float] = {"silicon": 3.62, "gaas": 4.2, "cdte": 4.43, "czt": 4.64}
 FANO: Mapping[str, float] = {"silicon": 0.115, "gaas": 0.12, "cdte": 0.1, "czt": 0.1}
@@ -322,7 +323,7 @@ class Sensor:
         self, energies_kev: tuple[float, ...], arbiter_kev: float, is_alone: bool, gain: chip.Gain
     ) -> NDArray[np.float32]:
         """Return counts per photon above each threshold: (3 kinds, CHARGE_BINS + 1 thresholds, n_energies) float32."""
-        deposits = charge.deposits(self.layer, energies_kev)
+        left = deposits(self.layer, energies_kev)
         noisier = self.front_end.gain_noise_relative[gain]
         single, summed = (
             _above(noise_e * self._pair_kev * noisier, self._fano * self._pair_kev)
@@ -330,15 +331,15 @@ class Sensor:
         )
         if is_alone:  # nothing to win against, nothing to add: the sum is the pixel's own charge
             kinds = (
-                deposits.single @ single,
-                deposits.single @ single,
-                _above_arbiter(deposits.single, arbiter_kev) @ summed,
+                left.single @ single,
+                left.single @ single,
+                _above_arbiter(left.single, arbiter_kev) @ summed,
             )
         else:
             kinds = (
-                deposits.single @ single,
-                deposits.winner @ single,
-                _arbitrated(deposits.summed, arbiter_kev) @ summed,
+                left.single @ single,
+                left.winner @ single,
+                _arbitrated(left.summed, arbiter_kev) @ summed,
             )
         return np.ascontiguousarray(np.stack(kinds).transpose(0, 2, 1))
 
@@ -346,23 +347,23 @@ class Sensor:
 @lru_cache(maxsize=8)
 def _above(noise_kev: float, fano_kev: float) -> NDArray[np.float32]:
     """Return the chance that a charge is seen above a threshold: (CHARGE_BINS, CHARGE_BINS + 1) float32."""
-    charge_kev = (np.arange(charge.CHARGE_BINS) + 0.5)[:, None] * charge.CHARGE_STEP_KEV
-    threshold_kev = np.arange(charge.CHARGE_BINS + 1)[None, :] * charge.CHARGE_STEP_KEV
+    charge_kev = (np.arange(CHARGE_BINS) + 0.5)[:, None] * CHARGE_STEP_KEV
+    threshold_kev = np.arange(CHARGE_BINS + 1)[None, :] * CHARGE_STEP_KEV
     sigma_kev = np.sqrt(noise_kev**2 + fano_kev * charge_kev)
     return (0.5 * erfc((threshold_kev - charge_kev) / (math.sqrt(2) * sigma_kev))).astype(np.float32)
 
 
 def _arbitrated(summed: NDArray[np.float32], arbiter_kev: float) -> NDArray[np.float32]:
     """Return the sums of events whose winner is above the arbiter's threshold: (n_energies, CHARGE_BINS) float32."""
-    lowest_kev = np.arange(charge.WINNER_BINS, dtype=np.float32) * charge.WINNER_STEP_KEV
-    share = np.clip(1 - (arbiter_kev - lowest_kev) / charge.WINNER_STEP_KEV, 0, 1)
+    lowest_kev = np.arange(WINNER_BINS, dtype=np.float32) * WINNER_STEP_KEV
+    share = np.clip(1 - (arbiter_kev - lowest_kev) / WINNER_STEP_KEV, 0, 1)
     return np.einsum("ewc,w->ec", summed, share.astype(np.float32), optimize=True)
 
 
 def _above_arbiter(single: NDArray[np.float32], arbiter_kev: float) -> NDArray[np.float32]:
     """Return the charges of lone pixels that are above the arbiter's threshold: (n_energies, CHARGE_BINS) float32."""
-    lowest_kev = np.arange(charge.CHARGE_BINS, dtype=np.float32) * charge.CHARGE_STEP_KEV
-    return single * np.clip(1 - (arbiter_kev - lowest_kev) / charge.CHARGE_STEP_KEV, 0, 1).astype(np.float32)
+    lowest_kev = np.arange(CHARGE_BINS, dtype=np.float32) * CHARGE_STEP_KEV
+    return single * np.clip(1 - (arbiter_kev - lowest_kev) / CHARGE_STEP_KEV, 0, 1).astype(np.float32)
 
 
 @njit(cache=True, nogil=True)
@@ -381,7 +382,7 @@ def _crosses(threshold_kev: float, noise_kev: float) -> float:
 @njit(cache=True, nogil=True, fastmath=True)
 def _counts_above(photons: np.ndarray, table: np.ndarray, threshold_kev: float) -> float:
     """Return the mean counts of one pixel above a threshold, between the table's two nearest ones."""
-    place = min(max(threshold_kev / np.float32(charge.CHARGE_STEP_KEV), np.float32(0)), np.float32(len(table) - 1.001))
+    place = min(max(threshold_kev / np.float32(CHARGE_STEP_KEV), np.float32(0)), np.float32(len(table) - 1.001))
     low = int(place)
     below = above = np.float32(0)
     for energy in range(len(photons)):

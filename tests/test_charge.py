@@ -8,9 +8,10 @@ import xraydb
 
 from calibration.attenuation import material
 from sim import charge
-from sim.charge import CHARGE_STEP_KEV, SensorLayer, deposits
+from sim.charge import SensorLayer
+from sim.tables import CHARGE_BINS, CHARGE_STEP_KEV, deposits
 
-CHARGE_KEV = (np.arange(charge.CHARGE_BINS) + 0.5) * CHARGE_STEP_KEV
+CHARGE_KEV = (np.arange(CHARGE_BINS) + 0.5) * CHARGE_STEP_KEV
 
 
 @cache
