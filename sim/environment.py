@@ -12,7 +12,7 @@ chip to chip, are choices. Polarisation is off by default. What the leakage of t
 from __future__ import annotations
 
 import math
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,6 +120,8 @@ class Environment:
         self.climate = climate
         self.temperature_c = climate.temperature_c
         self.now_s = 0.0
+        self.clock: Callable[[], float] | None = None
+        """The time of the board, which also waits; without one, only exposures take time."""
         rng = np.random.default_rng((seed, 3))
         self._drift_dac_per_k = rng.normal(climate.drift_dac_per_k, climate.drift_sigma_dac_per_k)
         self._telegraph = np.argwhere(is_telegraph)
@@ -159,8 +161,8 @@ class Environment:
             self.n_jumps += int(jumps.any())
 
     def pass_time(self, duration_s: float) -> None:
-        """Let time pass."""
-        self.reach(self.now_s + duration_s)
+        """Let an exposure end, and whatever the board has waited before it."""
+        self.reach(max(self.now_s + duration_s, self.clock() if self.clock else 0.0))
 
     @property
     def collection(self) -> float:
