@@ -17,6 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sim import charge
+from sim.semiconductor import SensorLayer
 
 CHARGE_STEP_KEV = 0.25
 CHARGE_BINS = 640
@@ -47,7 +48,7 @@ class Deposits:
 
 
 @lru_cache(maxsize=8)
-def deposits(layer: charge.SensorLayer, energies_kev: tuple[float, ...]) -> Deposits:
+def deposits(layer: SensorLayer, energies_kev: tuple[float, ...]) -> Deposits:
     """Follow N_PHOTONS interactions per energy through the layer and histogram their charges per incident photon.
 
     The result is the same in every process: each energy has its own random stream.
