@@ -135,6 +135,13 @@ def physics_of(layer: SensorLayer, energy_kev: float) -> Physics:
     )
 
 
+def interaction(physics: Physics, energies_kev: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the attenuation in 1/mm and the share that interacts, of photons of other energies."""
+    steps = np.rint(np.asarray(energies_kev) / STEP_KEV).astype(int)
+    attenuation_per_mm = physics.matter[steps, _ATTENUATION].astype(np.float64)
+    return attenuation_per_mm, -np.expm1(-attenuation_per_mm * physics.thickness_mm)
+
+
 def _outcomes(material: Material, steps_kev: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return what photo-absorption may end in: shares up to each outcome (steps, outcomes); edge, line (outcomes, 2).
 
