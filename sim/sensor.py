@@ -35,9 +35,10 @@ from numpy.typing import NDArray
 from calibration.attenuation import material as matter
 from firmware_iface import chip
 from firmware_iface.errors import WrongUsage
-from sim import charge, draw, expectation, pulses
+from sim import draw, expectation, pulses
 from sim.environment import ELECTRON_NC, Climate, Environment
 from sim.expectation import Discriminators, Light, Pulse, Response
+from sim.semiconductor import SensorLayer
 from sim.specimen import FINE_THRESHOLDS, SUBPIXEL_PLACES, FrontEnd, PixelTruth, doubled, draw_truth
 from sim.tables import SINGLE, SUMMED, WINNER, deposits
 
@@ -174,9 +175,7 @@ class Sensor:
         if cluster_pulse not in ("bonded", "sum"):
             raise WrongUsage(f"cluster_pulse is {cluster_pulse!r}; allowed: 'bonded', 'sum'")
         self.front_end = front_end or FrontEnd()
-        self.layer = charge.SensorLayer(
-            material=matter(material), thickness_mm=thickness_mm, pitch_mm=pitch_mm, bias_v=bias_v
-        )
+        self.layer = SensorLayer(material=matter(material), thickness_mm=thickness_mm, pitch_mm=pitch_mm, bias_v=bias_v)
         self.is_fine = pitch_mm == chip.PITCH_MM
         planes = (FINE_THRESHOLDS if self.is_fine else chip.N_THRESHOLDS, rows, cols)
         self.truth = draw_truth(self.front_end, planes, np.random.default_rng(seed))
@@ -199,6 +198,11 @@ class Sensor:
         """Return the threshold steps per keV of the mean pixel."""
         per_charge = SHGM_DAC_PER_KEV_SILICON * PAIR_EV["silicon"] * 1e-3 / self._pair_kev
         return per_charge * chip.FEEDBACK_FF[chip.Gain.SHGM] / chip.FEEDBACK_FF[gain]
+
+    @property
+    def biased_layer(self) -> SensorLayer:
+        """The layer at the bias that is on it now, to BIAS_STEP_V."""
+        return replace(self.layer, bias_v=max(round(self.environment.bias_v / BIAS_STEP_V), 1) * BIAS_STEP_V)
 
     def truth_in(self, settings: Settings) -> PixelTruth:
         """Return the pixels as the chip's mode groups them."""
@@ -292,6 +296,10 @@ class Sensor:
         chance[settings.is_masked | truth.is_dead] = 0
         return pulses.draw(n, chance, settings.is_csm, rng)
 
+    def _collects(self, settings: Settings) -> bool:
+        """Return whether charge of the right sign reaches the amplifiers."""
+        return settings.is_hole_collecting == self.collects_holes and self.environment.bias_v > 0
+
     def _checked_truth(self, settings: Settings) -> PixelTruth:
         truth = self.truth_in(settings)
         if settings.trim.shape[1:] != truth.is_dead.shape:
@@ -344,8 +352,7 @@ class Sensor:
             )
         thresholds = self._discriminators(settings)
         noise = thresholds.noise_per_s * np.float32(duration_s)
-        is_collected = settings.is_hole_collecting == self.collects_holes and self.environment.bias_v > 0
-        if photons is None or not is_collected or not len(photons):
+        if photons is None or not self._collects(settings) or not len(photons):
             return (
                 noise,
                 np.zeros(truth.is_dead.shape, dtype=np.float32),
@@ -392,8 +399,8 @@ class Sensor:
     ) -> tuple[_Exposure, float]:  # fmt: skip
         """Return this exposure, or the last one if that differs by a factor near 1 at most, which is returned too."""
         energies = tuple(map(float, energies_kev))
-        bias_v = max(round(self.environment.bias_v / BIAS_STEP_V), 1) * BIAS_STEP_V
-        conditions, n_jumps = (energies, bias_v, duration_s, *self._conditions()), self.environment.n_jumps
+        layer = self.biased_layer
+        conditions, n_jumps = (energies, layer.bias_v, duration_s, *self._conditions()), self.environment.n_jumps
         last = self._last_exposure
         if last is not None and last.settings is settings and last.conditions == conditions:
             is_same = photons is last.photons and not photons.flags.writeable
@@ -409,9 +416,9 @@ class Sensor:
         truth = self.truth_in(settings)
         of = self._responses(
             energies, self._arbiter_kev(thresholds.nominal_kev[0], settings), truth is not self.truth, settings.gain,
-            bias_v,
+            layer,
         )  # fmt: skip
-        pulse = self._pulse(settings)
+        pulse = self.pulse(settings)
         reaching = np.ascontiguousarray(self._reaching(photons, truth), dtype=np.float32)
         light = expectation.light(reaching, of, thresholds, pulse, duration_s)
         mixing = expectation.mixing(
@@ -434,16 +441,17 @@ class Sensor:
         here = self.environment
         return round(here.drift_dac / DRIFT_STEP_DAC), round(here.collection / COLLECTION_STEP)
 
-    def _pulse(self, settings: Settings) -> Pulse:
+    def pulse(self, settings: Settings) -> Pulse:
+        """Return how pulses fall and hold."""
         discharge_e_per_s = max(settings.ikrum, 1e-3) * self.front_end.ikrum_na_per_code / ELECTRON_NC
         return Pulse(discharge_e_per_s * self._pair_kev, self.front_end.peaking_time_s)
 
     def _make_response(
-        self, energies_kev: tuple[float, ...], arbiter_kev: float, is_alone: bool, gain: chip.Gain, bias_v: float
+        self, energies_kev: tuple[float, ...], arbiter_kev: float, is_alone: bool, gain: chip.Gain, layer: SensorLayer
     ) -> Response:
         noisier = self._pair_kev * self.front_end.gain_noise_relative[gain]
         return expectation.response(
-            deposits(replace(self.layer, bias_v=bias_v), energies_kev),
+            deposits(layer, energies_kev),
             (self.front_end.noise_e * noisier, self.front_end.summed_noise_e * noisier),
             self._fano * self._pair_kev,
             arbiter_kev,

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import erfc
 
 from sim import charge
+from sim.semiconductor import SensorLayer
 
 CHARGE_STEP_KEV = 0.25
 CHARGE_BINS = 640
@@ -35,6 +36,8 @@ LEAST_PAIR_KEV = 1.0
 """Charges below it count nowhere, and make no pairs."""
 N_PHOTONS = 20_000
 """Simulated interactions per energy: the counts per photon are good to about 0.3 %."""
+PAIRS_EVERY = 4
+"""One of so many also says what counts together; covariances are summed over many energies."""
 
 SINGLE, WINNER, SUMMED = range(3)
 N_KINDS = 3
@@ -82,7 +85,7 @@ class Deposits:
 
 
 @lru_cache(maxsize=4)
-def deposits(layer: charge.SensorLayer, energies_kev: tuple[float, ...]) -> Deposits:
+def deposits(layer: SensorLayer, energies_kev: tuple[float, ...]) -> Deposits:
     """Follow N_PHOTONS interactions per energy through the layer and histogram their charges per incident photon.
 
     The result is the same in every process: each energy has its own random stream.
@@ -100,7 +103,7 @@ def deposits(layer: charge.SensorLayer, energies_kev: tuple[float, ...]) -> Depo
         np.stack([np.float32(one.interacting / N_PHOTONS) * part[i] for one, part in zip(physics, parts, strict=True)])
         for i in range(6)
     )
-    pairs /= MEMBERS[:, None, None]
+    pairs *= (PAIRS_EVERY / MEMBERS)[:, None, None]
     return Deposits(single=single, winner=winner, summed=summed, node=node, spread=spread, pairs=pairs)
 
 
@@ -152,13 +155,19 @@ def _add_nodes(pixels: np.ndarray, charges: np.ndarray, n: int, node: np.ndarray
 
 
 @njit(cache=True, nogil=True)
-def _add_pairs(pixels: np.ndarray, steps: np.ndarray, n: int, spread: np.ndarray, pairs: np.ndarray) -> None:
-    """Histogram what counts by its place, and what counts together; ``steps`` (n, N_KINDS) is -1 where none does."""
+def _add_spread(pixels: np.ndarray, steps: np.ndarray, n: int, spread: np.ndarray) -> None:
+    """Histogram what counts by its place; ``steps`` (n, N_KINDS) is -1 where nothing does."""
     for i in range(n):
         col, row = min(abs(pixels[i, 0]), REACH) + REACH, min(abs(pixels[i, 1]), REACH) + REACH
         for kind in range(N_KINDS):
             if steps[i, kind] >= 0:
                 spread[kind, CLASS_OF_PLACE[row, col], steps[i, kind]] += 1
+
+
+@njit(cache=True, nogil=True)
+def _add_pairs(pixels: np.ndarray, steps: np.ndarray, n: int, pairs: np.ndarray) -> None:
+    """Histogram what counts together; ``steps`` (n, N_KINDS) is -1 where nothing does."""
+    for i in range(n):
         if steps[i, SUMMED] >= 0 and steps[i, SINGLE] >= 0:
             for kind in (SINGLE, WINNER):
                 pairs[kind, SUMMED, 0, steps[i, SINGLE], steps[i, SUMMED]] += 1
@@ -209,5 +218,7 @@ def _follow(
                 if total >= LEAST_PAIR_KEV:
                     steps[i, SUMMED] = min(int(total / PAIR_STEP_KEV), PAIR_BINS - 1)
         _add_nodes(pixels, charges_kev, n_pixels, node)
-        _add_pairs(pixels, steps, n_pixels, spread, pairs)
+        _add_spread(pixels, steps, n_pixels, spread)
+        if event % PAIRS_EVERY == 0:
+            _add_pairs(pixels, steps, n_pixels, pairs)
     return single, winner, summed, node, spread, pairs
