@@ -295,7 +295,9 @@ def mixing(
     bond *= is_family
     correlation = np.zeros((len(PLACES), len(order), len(order)))
     if together is not None:
-        covariance = np.tensordot(spectrum, together, axes=1) * alive[:, None] * alive[None, :]
+        covariance = np.tensordot(spectrum, together, axes=1)
+        covariance[0] *= np.minimum(alive[:, None], alive[None, :])  # while a node rests, so do its pixels
+        covariance[1:] *= alive[:, None] * alive[None, :]
         is_node = (kind == SUMMED)[:, None] & (kind == SUMMED)[None, :]
         covariance[1:] -= SAME_NODE[1:, None, None] * np.where(is_node, hidden, 0)
         correlation = between @ covariance @ between.T * scale
