@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -126,6 +127,7 @@ class EventSensor(Sensor):
             raise WrongUsage(f"arbitration is {arbitration!r}; allowed: {', '.join(get_args(Arbitration))}")
         super().__init__(**sensor)
         self._is_first_rule = arbitration == "first"
+        self._physics = lru_cache(maxsize=4)(charge.physics_of)
 
     def expose(
         self,
@@ -139,13 +141,13 @@ class EventSensor(Sensor):
         front, pixels = self._front(settings), self._pixels(settings)
         noise = super().expose(None, energies_kev, duration_s, settings, rng)
         seeds = rng.integers(2**63, size=PARTS)
-        if photons is None or settings.is_hole_collecting != self.collects_holes or not np.any(photons):
+        if photons is None or not self._collects(settings) or not np.any(photons):
             return noise
         if photons.shape != (len(energies_kev), *self.truth.is_dead.shape):
             raise ValueError(
                 f"photons of shape {photons.shape}; allowed: {(len(energies_kev), *self.truth.is_dead.shape)}"
             )
-        physics = charge.physics_of(self.layer, float(energies_kev[0]))
+        physics = self._physics(self.biased_layer, float(energies_kev[0]))
         light = _light(physics, photons, np.asarray(energies_kev, dtype=float), duration_s)
         warm_up_s = 10 * front.peaking_time_s + WARM_UP_KEV / front.fall_kev_per_s
 
@@ -162,6 +164,7 @@ class EventSensor(Sensor):
 
     def _front(self, settings: Settings) -> _Front:
         rows, cols = settings.trim.shape[1:]
+        pulse = self.pulse(settings)
         return _Front(
             row_of=self._feeds(settings, 0),
             col_of=self._feeds(settings, 1),
@@ -172,8 +175,8 @@ class EventSensor(Sensor):
             has_arbiter=settings.is_csm and not settings.is_equalization,
             is_first_rule=self._is_first_rule,
             fano_kev=self._fano * self._pair_kev,
-            fall_kev_per_s=self._fall_kev_per_s(settings),
-            peaking_time_s=getattr(self.front_end, "peaking_time_s", 120e-9),
+            fall_kev_per_s=pulse.fall_kev_per_s,
+            peaking_time_s=pulse.peaking_time_s,
         )
 
     def _pixels(self, settings: Settings) -> NDArray[np.float32]:
@@ -190,11 +193,6 @@ class EventSensor(Sensor):
         pixels[:, _LOWEST] = threshold_kev.min(axis=0).ravel()
         pixels[:, _TIME] = -1.0
         return pixels
-
-    def _fall_kev_per_s(self, settings: Settings) -> float:
-        na_per_code = getattr(self.front_end, "ikrum_na_per_code", 0.2)
-        electrons_per_s = getattr(settings, "ikrum", 10) * na_per_code * 1e-9 / 1.602e-19
-        return max(electrons_per_s, 1.0) * self._pair_kev
 
     def _feeds(self, settings: Settings, axis: int) -> NDArray[np.int64]:
         """Return which row or column of the chip's mode each one of the sensor feeds."""

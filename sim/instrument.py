@@ -16,6 +16,7 @@ from firmware_iface import chip
 from firmware_iface.errors import WrongUsage
 from sim.board import LAYOUTS, Board
 from sim.chip import SILICON_KEYS, Silicon, SimulatedChip, silicon_of_query
+from sim.environment import CLIMATE_KEYS, Climate, climate_of_query
 from sim.faults import FAULT_KEYS, faults_of_query
 from sim.sensor import Settings
 from sim.triggers import Pulser
@@ -44,7 +45,8 @@ def simulated_device(address: str) -> UsbDevice:
     address : str
         Name of the instrument and its options, such as ``demo?seed=2&drop=17&unplug_after=100``; ``chips=2x2`` or
         ``chips=4x1`` for an assembly, ``fidelity=events`` for a sensor that follows every photon,
-        ``pulser_us=1000:100`` for pulses of 100 us every 1000 us on the TTL input.
+        ``pulser_us=1000:100`` for pulses of 100 us every 1000 us on the TTL input, ``temperature_c=45`` or
+        ``polarisation=0.1:600`` for what surrounds the sensor.
 
     Raises
     ------
@@ -58,7 +60,8 @@ def simulated_device(address: str) -> UsbDevice:
             hint="for example sim:demo or sim:demo?seed=2",
         )
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    known = ("seed", "fidelity", "usb_speed", "chips", "pulser_us", *SILICON_KEYS, *FAULT_KEYS)
+    own = ("seed", "fidelity", "usb_speed", "chips", "pulser_us")
+    known = (*own, *SILICON_KEYS, *CLIMATE_KEYS, *FAULT_KEYS)
     unknown = sorted(set(query) - set(known))
     if unknown:
         raise WrongUsage(f"unknown option {', '.join(unknown)} in {address!r}; known: {', '.join(known)}")
@@ -67,14 +70,24 @@ def simulated_device(address: str) -> UsbDevice:
     speed = _speed_of(query.pop("usb_speed", "high"))
     layout = _layout_of(query.pop("chips", "1x1"))
     inputs = _inputs_of(query.pop("pulser_us", ""))
-    silicon = silicon_of_query(query)
+    silicon, climate = silicon_of_query(query), climate_of_query(query)
     faults = faults_of_query(query)
 
     gantry = scene_of(parts.path, seed)
     serial = f"{parts.path.upper()}-{seed}"
     numbers = range(layout[0] * layout[1])
-    chips = [chip_of(parts.path, seed, gantry, number, silicon, fidelity)[0] for number in numbers]
-    board = Board(chips, gantry.line, serial, faults, layout=layout, inputs=inputs)
+    sensed = [chip_of(parts.path, seed, gantry, number, silicon, climate, fidelity) for number in numbers]
+
+    def on_bias(bias_v: float) -> None:
+        for _, sensor in sensed:
+            sensor.environment.bias_v = bias_v
+
+    board = Board(
+        [chip_ for chip_, _ in sensed], gantry.line, serial, faults, layout=layout, inputs=inputs, on_bias=on_bias,
+        temperature_c=climate.temperature_c,
+    )  # fmt: skip
+    for _, sensor in sensed:
+        sensor.environment.clock = lambda: board.now_s
     return UsbDevice(board, serial, speed=speed)
 
 
@@ -87,19 +100,16 @@ def scene_of(name: str, seed: int) -> Gantry:
 
 
 def chip_of(
-    name: str,
-    seed: int,
-    gantry: Gantry,
-    number: int = 0,
-    silicon: Silicon | None = None,
-    fidelity: str = FIDELITIES[0],
-) -> tuple[SimulatedChip, Sensor]:
+    name: str, seed: int, gantry: Gantry, number: int = 0, silicon: Silicon | None = None,
+    climate: Climate | None = None, fidelity: str = FIDELITIES[0],
+) -> tuple[SimulatedChip, Sensor]:  # fmt: skip
     """Return one chip with its own sensor; each of an assembly sees the scene as if it stood there alone."""
     from sim.events import EventSensor
     from sim.sensor import Sensor
 
     own_seed = seed + number * _SEEDS_APART
-    sensor = (EventSensor if fidelity == "events" else Sensor)(seed=own_seed, **_pixels_of(name))
+    climate = climate or Climate()
+    sensor = (EventSensor if fidelity == "events" else Sensor)(seed=own_seed, climate=climate, **_pixels_of(name))
     rng = np.random.default_rng((own_seed, 1))  # not the sequence that drew the pixels' truth
     pulse_rng = np.random.default_rng((own_seed, 2))
 
@@ -111,7 +121,10 @@ def chip_of(
         return sensor.inject(n, charge_e, settings, pulse_rng)
 
     chip_id = chip_id_of(seed, FIRST_CHIP + number)
-    return SimulatedChip(front_end, chip_id=chip_id, silicon=silicon, injection=injection), sensor
+    made = SimulatedChip(
+        front_end, chip_id=chip_id, silicon=silicon, injection=injection, temperature_c=climate.temperature_c
+    )
+    return made, sensor
 
 
 def _pixels_of(name: str) -> dict[str, Any]:
