@@ -43,8 +43,8 @@ _kernel = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)  # pyrig
 """Compiles what is called per photon: counting references to its arrays would take a third of the time."""
 _N_STEPS = round(HIGHEST_KEV / STEP_KEV) + 1
 _SIGMA_PER_RANGE = 0.3
-_LEAST_SHARE = 5e-4
-"""Smaller shares of a cloud stay with the pixel it fell on."""
+_LEAST_KEV = 0.1
+"""Smaller parts of a cloud, a quarter of the noise, stay with the pixel it fell on."""
 _FAR_SIGMA = 3.5
 """Beyond so many sigma a cloud leaves nothing: 0.02 %."""
 _PER_SIGMA = 256
@@ -229,7 +229,7 @@ def _sigma_mm(cloud_mm2: float, diffused_mm2: float, repelled_mm3: float) -> flo
         root_mm = math.sqrt(variance_mm2)
         cube_mm3 = variance_mm2 * root_mm + repelled_mm3
         root_mm += 0.3 * min(repelled_mm3 / variance_mm2, root_mm)  # then Halley's steps to the cube root
-        for _ in range(3):
+        for _ in range(2):
             third_mm3 = root_mm * root_mm * root_mm
             root_mm *= (third_mm3 + 2 * cube_mm3) / (2 * third_mm3 + cube_mm3)
         variance_mm2 = root_mm * root_mm
@@ -272,7 +272,7 @@ def _spill(
             continue
         for dr in range(-1, 2):
             part = in_col * (below if dr < 0 else above if dr > 0 else 1 - below - above)
-            if part > _LEAST_SHARE and (dc != 0 or dr != 0):
+            if part * charge_kev > _LEAST_KEV and (dc != 0 or dr != 0):
                 n = _add_charge(pixels, charges_kev, n, col + dc, row + dr, charge_kev * part)
                 rest_kev -= charge_kev * part
     return n, rest_kev
@@ -320,6 +320,7 @@ def deposit_of(
     matter, outcomes, depths, beyond = physics.matter, physics.outcomes, physics.depths, physics.beyond
     pixels, charges_kev = workspace.pixels, workspace.charges_kev
     ux, uy, uz = 0.0, 0.0, 1.0
+    per_pitch, nodes_per_mm = 1 / physics.pitch_mm, (N_DEPTHS - 1) / physics.thickness_mm
     n_pixels, generation = 0, 1
     while True:
         step = _step(energy_kev)
@@ -353,7 +354,7 @@ def deposit_of(
             cosine = _coherent_cosine(physics.screening_per_kev2, energy_kev, rng)
             ux, uy, uz = _turned(ux, uy, uz, cosine, 2 * math.pi * rng.random())
 
-        place = depth_mm / physics.thickness_mm * (N_DEPTHS - 1)
+        place = depth_mm * nodes_per_mm
         node = min(int(place), N_DEPTHS - 2)
         seen = depths[node, 1] + (place - node) * (depths[node + 1, 1] - depths[node, 1])
         charge_kev = (energy_kev - next_kev) * seen
@@ -362,7 +363,7 @@ def deposit_of(
             sigma_mm = _sigma_mm(
                 cloud_mm2, physics.diffusion_mm * drift_mm, physics.repulsion_mm2_per_kev * charge_kev * drift_mm
             )
-            x, y = x_mm / physics.pitch_mm, y_mm / physics.pitch_mm
+            x, y = x_mm * per_pitch, y_mm * per_pitch
             col, row = math.floor(x), math.floor(y)
             scale = physics.pitch_mm / (sigma_mm + 1e-6)
             left, right = _tail(beyond, (x - col) * scale), _tail(beyond, (1 - x + col) * scale)

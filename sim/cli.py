@@ -42,7 +42,7 @@ def list_instruments(ctx: typer.Context, json: Json = False) -> None:
     """
     from sim.chip import SILICON_KEYS
     from sim.faults import FAULT_KEYS
-    from sim.instrument import INSTRUMENTS, SPEEDS
+    from sim.instrument import FIDELITIES, INSTRUMENTS, SPEEDS
 
     console: Console = ctx.obj
     silicon = {key: list(values) for key, values in SILICON_KEYS.items()}
@@ -50,7 +50,8 @@ def list_instruments(ctx: typer.Context, json: Json = False) -> None:
         "instruments": list(INSTRUMENTS), "usb_speeds": list(SPEEDS), "silicon": silicon, "faults": list(FAULT_KEYS),
     }  # fmt: skip
     lines = [f"sim:{name}" for name in INSTRUMENTS]
-    lines.append(f"options: seed=NUMBER, usb_speed={'|'.join(SPEEDS)}, chips=COLUMNSxROWS, pulser_us=PERIOD:HIGH")
+    lines.append(f"options: seed=NUMBER, fidelity={'|'.join(FIDELITIES)}")
+    lines.append(f"options: usb_speed={'|'.join(SPEEDS)}, chips=COLUMNSxROWS, pulser_us=PERIOD:HIGH")
     lines.append(f"silicon: {', '.join(key + '=' + '|'.join(values) for key, values in silicon.items())}")
     lines.append(f"faults: {', '.join(FAULT_KEYS)}")
     lines.append(f"for example sim:{INSTRUMENTS[0]}?seed=2&drop=17")

@@ -25,12 +25,14 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from firmware_iface import chip
 from firmware_iface.errors import WrongUsage
 from sim import charge
 from sim.sensor import Sensor, Settings
@@ -41,10 +43,18 @@ WARM_UP_KEV = 1600.0
 """A part begins before its time by so much falling of the output: ten of the largest photons."""
 
 _kernel = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)  # pyright: ignore[reportCallIssue]
+_inlined = njit(inline="always", error_model="numpy")
+_RECORD = 32
+_GAIN, _NOISE_KEV2, _SUM_NOISE_KEV2, _ARBITER, _LOWEST, _OUTPUT, _TIME = range(chip.N_THRESHOLDS, chip.N_THRESHOLDS + 7)
+_COUNTS = 16
+_BATCH = 64
+"""So many photons are followed before their hits are counted: their places in memory are fetched meanwhile."""
+_WINDOW_S = 10e-3
+"""Times count from the beginning of a window of this length: 1 ns is exact in 32 bits."""
 _NO_PIXEL = -1
 _NEVER_KEV = 1e30
-_SURE_SIGMA = 5.0
-"""Noise further out than this is left out where a threshold is far above the output."""
+_SURE_SIGMA2 = 36.0
+"""Noise further out than 6 sigma is left out where all thresholds are that far above the output."""
 
 
 class _Light(NamedTuple):
@@ -60,19 +70,17 @@ class _Light(NamedTuple):
     attenuation_per_mm: np.ndarray
     rate_per_s: float
     cols: int
+    per_col: float
 
 
 class _Front(NamedTuple):
-    """The amplifiers and discriminators, pixel by pixel of the chip's mode; amplitudes are keV of the mean pixel."""
+    """How the amplifiers and discriminators work."""
 
-    place: np.ndarray
-    """(sensor rows, sensor cols): number of the chip's pixel that a pixel of the sensor feeds, or _NO_PIXEL."""
-    threshold_kev: np.ndarray
-    """(pixels, thresholds): _NEVER_KEV where it counts nothing."""
-    arbiter_kev: np.ndarray
-    gain: np.ndarray
-    noise_kev: np.ndarray
-    """(pixels, 2): of a pixel alone, of a sum."""
+    row_of: np.ndarray
+    col_of: np.ndarray
+    """Which row and column of the chip's pixels those of the sensor feed, or _NO_PIXEL."""
+    n_thresholds: int
+    rows: int
     cols: int
     is_csm: bool
     has_arbiter: bool
@@ -83,20 +91,25 @@ class _Front(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What one part of an exposure remembers and counts."""
+    """What one part of an exposure knows of each pixel, remembers and counts."""
 
     pixels: np.ndarray
-    """(pixels, 2): output in keV when it was last raised, and when."""
+    """(pixels, _RECORD) float32: all that a hit looks at, side by side in memory. First the thresholds, _NEVER_KEV
+    where nothing is counted, then what the names of columns say, from _COUNTS on the counts. Amplitudes are keV of the
+    mean pixel, times count from the beginning of a window."""
     nodes: np.ndarray
-    """((rows + 1) * (cols + 1), 2): the same of the summing nodes; node (row, col) is the corner below, left of it."""
+    """((rows + 1) * (cols + 1), 2) float32: output and time of the summing nodes when last raised; node (row, col) is
+    the corner below, left of the pixel."""
+    arrivals: np.ndarray
+    """(_BATCH,) float64: when each photon of a batch comes."""
+    photons: np.ndarray
+    """(_BATCH, 3) int64: its pixel, its energy, its last hit."""
     hits: np.ndarray
-    """(MAX_PIXELS, 3) int64: pixel, row and column of each hit."""
+    """(_BATCH * MAX_PIXELS, 3) int64: pixel, row and column of each hit."""
     amplitudes_kev: np.ndarray
-    """(MAX_PIXELS, 3): what a hit adds, the same with noise, what stood before."""
+    """(_BATCH * MAX_PIXELS, 3): what a hit adds, the same with noise, what stood before."""
     sums: np.ndarray
     """(4 MAX_PIXELS, 4): of the first rule's nodes, row, column, sum, excess."""
-    counts: np.ndarray
-    """(pixels, thresholds)."""
 
 
 class EventSensor(Sensor):
@@ -114,6 +127,7 @@ class EventSensor(Sensor):
             raise WrongUsage(f"arbitration is {arbitration!r}; allowed: {', '.join(get_args(Arbitration))}")
         super().__init__(**sensor)
         self._is_first_rule = arbitration == "first"
+        self._physics = lru_cache(maxsize=4)(charge.physics_of)
 
     def expose(
         self,
@@ -124,7 +138,7 @@ class EventSensor(Sensor):
         rng: np.random.Generator,
     ) -> NDArray[np.uint32]:
         """Open the shutter and count; see `Sensor.expose`."""
-        front = self._front(settings)
+        front, pixels = self._front(settings), self._pixels(settings)
         noise = super().expose(None, energies_kev, duration_s, settings, rng)
         seeds = rng.integers(2**63, size=PARTS)
         if photons is None or not self._collects(settings) or not np.any(photons):
@@ -133,73 +147,79 @@ class EventSensor(Sensor):
             raise ValueError(
                 f"photons of shape {photons.shape}; allowed: {(len(energies_kev), *self.truth.is_dead.shape)}"
             )
-        physics = charge.physics_of(self.biased_layer, float(energies_kev[0]))
+        physics = self._physics(self.biased_layer, float(energies_kev[0]))
         light = _light(physics, photons, np.asarray(energies_kev, dtype=float), duration_s)
         warm_up_s = 10 * front.peaking_time_s + WARM_UP_KEV / front.fall_kev_per_s
 
-        def count(seed: int) -> NDArray[np.uint32]:
-            state = _new_state(*noise.shape)
+        def count(seed: int) -> NDArray[np.float32]:
+            state = _new_state(pixels, front)
             part_rng = np.random.Generator(np.random.SFC64(int(seed)))
             _expose(physics, light, front, state, charge.workspace(), duration_s / PARTS, warm_up_s, part_rng)
-            return state.counts
+            return state.pixels[:, _COUNTS : _COUNTS + len(noise)]
 
         with ThreadPoolExecutor(PARTS) as pool:
-            counts = sum(pool.map(count, seeds), start=np.zeros((), dtype=np.uint32))
+            parts = list(pool.map(count, seeds))
+        counts = np.sum(parts, axis=0, dtype=np.float64).astype(np.uint32)
         return noise + counts.T.reshape(noise.shape)
 
     def _front(self, settings: Settings) -> _Front:
-        truth = self._checked_truth(settings)
-        gain = truth.relative_gain
-        threshold_kev = self.thresholds_kev(settings) * gain
-        is_silent = settings.is_masked | truth.is_dead
-        noise_kev = self._noise_kev(settings)[[0, 1], None, None] * (truth.relative_noise * gain)
-        has_arbiter = settings.is_csm and not settings.is_equalization
+        rows, cols = settings.trim.shape[1:]
+        pulse = self.pulse(settings)
         return _Front(
-            place=self._places(settings),
-            threshold_kev=_by_pixel(np.where(is_silent, np.float32(_NEVER_KEV), threshold_kev)),
-            arbiter_kev=threshold_kev[0].ravel(),
-            gain=gain.ravel(),
-            noise_kev=_by_pixel(noise_kev),
-            cols=threshold_kev.shape[2],
+            row_of=self._feeds(settings, 0),
+            col_of=self._feeds(settings, 1),
+            n_thresholds=settings.n_thresholds,
+            rows=rows,
+            cols=cols,
             is_csm=settings.is_csm,
-            has_arbiter=has_arbiter,
+            has_arbiter=settings.is_csm and not settings.is_equalization,
             is_first_rule=self._is_first_rule,
             fano_kev=self._fano * self._pair_kev,
-            fall_kev_per_s=self._fall_kev_per_s(settings),
-            peaking_time_s=getattr(self.front_end, "peaking_time_s", 120e-9),
+            fall_kev_per_s=pulse.fall_kev_per_s,
+            peaking_time_s=pulse.peaking_time_s,
         )
 
-    def _fall_kev_per_s(self, settings: Settings) -> float:
-        na_per_code = getattr(self.front_end, "ikrum_na_per_code", 0.2)
-        electrons_per_s = getattr(settings, "ikrum", 10) * na_per_code * 1e-9 / 1.602e-19
-        return max(electrons_per_s, 1.0) * self._pair_kev
+    def _pixels(self, settings: Settings) -> NDArray[np.float32]:
+        """Return the records of the pixels before anything came: (pixels, _RECORD) float32."""
+        truth = self._checked_truth(settings)
+        threshold_kev = self.thresholds_kev(settings) * truth.relative_gain
+        noise_kev = self._noise_kev(settings)[:2, None, None] * (truth.relative_noise * truth.relative_gain)
+        is_silent = settings.is_masked | truth.is_dead
+        pixels = np.zeros((truth.is_dead.size, _RECORD), dtype=np.float32)
+        pixels[:, : settings.n_thresholds] = _by_pixel(np.where(is_silent, np.float32(_NEVER_KEV), threshold_kev))
+        pixels[:, _GAIN] = truth.relative_gain.ravel()
+        pixels[:, [_NOISE_KEV2, _SUM_NOISE_KEV2]] = _by_pixel(noise_kev**2)
+        pixels[:, _ARBITER] = threshold_kev[0].ravel()
+        pixels[:, _LOWEST] = threshold_kev.min(axis=0).ravel()
+        pixels[:, _TIME] = -1.0
+        return pixels
 
-    def _places(self, settings: Settings) -> NDArray[np.int64]:
-        """Return which pixel of the chip's mode each pixel of the sensor feeds: (rows, cols) int64."""
+    def _feeds(self, settings: Settings, axis: int) -> NDArray[np.int64]:
+        """Return which row or column of the chip's mode each one of the sensor feeds."""
         truth = self.truth_in(settings)
-        numbers = np.arange(truth.is_dead.size).reshape(truth.is_dead.shape)
+        of_sensor, of_chip = self.truth.is_dead.shape[axis], truth.is_dead.shape[axis]
         if truth is self.truth:
-            return numbers
+            return np.arange(of_sensor)
         if not self.is_fine:
-            return np.ascontiguousarray(numbers[self._bonded])
-        places = np.full(self.truth.is_dead.shape, _NO_PIXEL)
-        places[self._bonded] = numbers
-        return places
+            return np.arange(of_chip)[self._bonded[axis]]
+        feeds = np.full(of_sensor, _NO_PIXEL)
+        feeds[self._bonded[axis]] = np.arange(of_chip)
+        return feeds
 
 
 def _by_pixel(planes: NDArray) -> NDArray[np.float32]:
-    return np.ascontiguousarray(planes.reshape(len(planes), -1).T, dtype=np.float32)
+    return planes.reshape(len(planes), -1).T.astype(np.float32)
 
 
-def _new_state(n_thresholds: int, rows: int, cols: int) -> _State:
-    long_ago = np.array([0.0, -1.0])
+def _new_state(pixels: NDArray[np.float32], front: _Front) -> _State:
     return _State(
-        pixels=np.tile(long_ago, (rows * cols, 1)),
-        nodes=np.tile(long_ago, ((rows + 1) * (cols + 1), 1)),
-        hits=np.zeros((charge.MAX_PIXELS, 3), dtype=np.int64),
-        amplitudes_kev=np.zeros((charge.MAX_PIXELS, 3)),
+        pixels=pixels.copy(),
+        nodes=np.tile(np.array([0.0, -1.0], dtype=np.float32), ((front.rows + 1) * (front.cols + 1), 1)),
+        arrivals=np.zeros(_BATCH),
+        photons=np.zeros((_BATCH, 3), dtype=np.int64),
+        hits=np.zeros((_BATCH * charge.MAX_PIXELS, 3), dtype=np.int64),
+        amplitudes_kev=np.zeros((_BATCH * charge.MAX_PIXELS, 3)),
         sums=np.zeros((4 * charge.MAX_PIXELS, 4)),
-        counts=np.zeros((rows * cols, n_thresholds), dtype=np.uint32),
     )
 
 
@@ -212,7 +232,7 @@ def _light(
     totals = upto[:, -1].astype(np.float64)
     upto /= np.maximum(upto[:, -1:], np.float32(1e-30))
     upto[:, -1] = 1.0
-    accept, other = np.empty(len(totals), dtype=np.float64), np.empty(len(totals), dtype=np.int64)
+    accept, other = np.empty(len(totals), dtype=np.float32), np.empty(len(totals), dtype=np.int32)
     _fill_alias(totals * (len(totals) / totals.sum()), accept, other)
     return _Light(
         accept=accept,
@@ -223,6 +243,7 @@ def _light(
         attenuation_per_mm=attenuation_per_mm,
         rate_per_s=float(totals.sum() / duration_s),
         cols=photons.shape[2],
+        per_col=1 / photons.shape[2],
     )
 
 
@@ -256,195 +277,234 @@ def _expose(
     physics: charge.Physics, light: _Light, front: _Front, state: _State, workspace: charge.Workspace,
     duration_s: float, warm_up_s: float, rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    """Let photons come one after the other, and count those that come in time."""
+    """Let photons come one after the other, window by window of time, and count those that come in time."""
+    begin_s, now_s = -warm_up_s, 0.0  # of the window, and in it
+    while begin_s < duration_s:
+        end_s = min(_WINDOW_S, duration_s - begin_s)
+        while now_s < end_s:
+            n_photons, now_s = _arrive(light, state, now_s, end_s, rng)
+            n_hits = 0
+            for i in range(n_photons):
+                n_hits = _hit(physics, light, front, state, workspace, i, n_hits, rng)
+            _fetch(state, n_hits)
+            first = 0
+            for i in range(n_photons):
+                last, time_s = state.photons[i, 2], state.arrivals[i]
+                if last > first:
+                    _count(front, state, first, last, time_s, begin_s + time_s >= 0, rng)
+                first = last
+        begin_s += end_s
+        now_s -= end_s
+        for i in range(len(state.pixels)):
+            state.pixels[i, _TIME] -= end_s
+        for i in range(len(state.nodes)):
+            state.nodes[i, 1] -= end_s
+
+
+@_kernel
+def _arrive(light: _Light, state: _State, now_s: float, end_s: float, rng: np.random.Generator) -> tuple[int, float]:
+    """Draw when and where up to a batch of photons come; return how many before the end, and when the next comes."""
+    arrivals, photons = state.arrivals, state.photons
     n_lit, n_energies = light.upto.shape
-    time_s, pitch_mm = -warm_up_s, physics.pitch_mm
     mean_gap_s = 1 / light.rate_per_s
-    while True:
-        time_s -= mean_gap_s * math.log(1 - rng.random())
-        if time_s >= duration_s:
-            return
+    n = 0
+    while n < _BATCH and now_s < end_s:
         u = rng.random() * n_lit
         pixel = int(u)
         if u - pixel >= light.accept[pixel]:
             pixel = light.other[pixel]
-        low, high = 0, n_energies - 1
-        if high > 0:
-            u = rng.random()
-            while low < high:
-                middle = (low + high) >> 1
-                if light.upto[pixel, middle] > u:
-                    high = middle
-                else:
-                    low = middle + 1
-        row, col = pixel // light.cols, pixel % light.cols
-        depth_mm = -math.log(1 - light.interacting[low] * rng.random()) / light.attenuation_per_mm[low]
-        x_mm, y_mm = (col + rng.random()) * pitch_mm, (row + rng.random()) * pitch_mm
-        n = charge.deposit_of(physics, light.energies_kev[low], x_mm, y_mm, depth_mm, rng, workspace)
-        n = _land(front, state, workspace, n)
-        if n == 0:
-            continue
-        is_counting = time_s >= 0
-        _raise_pixels(front, state, n, time_s, is_counting, rng)
-        if front.is_csm:
-            if front.is_first_rule:
-                _count_nodes(front, state, n, time_s, is_counting, rng)
-            else:
-                _count_winners(front, state, n, time_s, is_counting, rng)
-            _raise_nodes(front, state, n, time_s)
+        arrivals[n], photons[n, 0] = now_s, pixel
+        now_s -= mean_gap_s * math.log(1 - rng.random())
+        n += 1
+    for i in range(n):
+        pixel, low, left, u = photons[i, 0], 0, n_energies, rng.random()
+        while left > 1:
+            half = left >> 1
+            low += half if light.upto[pixel, low + half - 1] <= u else 0
+            left -= half
+        photons[i, 1] = low
+    return n, now_s
 
 
 @_kernel
-def _land(front: _Front, state: _State, workspace: charge.Workspace, n: int) -> int:
-    """Bring charges to the pixels of the chip that they feed; return how many there are."""
-    rows, cols = front.place.shape
-    landed = 0
+def _hit(
+    physics: charge.Physics, light: _Light, front: _Front, state: _State, workspace: charge.Workspace, i: int, n: int,
+    rng: np.random.Generator,
+) -> int:  # fmt: skip
+    """Follow a photon of the batch to charges in pixels of the chip, after n others; return how many there are then."""
+    pitch_mm, lit, energy = physics.pitch_mm, int(state.photons[i, 0]), int(state.photons[i, 1])
+    row = int((lit + 0.5) * light.per_col)
+    col = lit - row * light.cols
+    depth_mm = -math.log(1 - light.interacting[energy] * rng.random()) / float(light.attenuation_per_mm[energy])
+    x_mm, y_mm = (col + rng.random()) * pitch_mm, (row + rng.random()) * pitch_mm
+    n_charges = charge.deposit_of(physics, light.energies_kev[energy], x_mm, y_mm, depth_mm, rng, workspace)
+    for k in range(n_charges):
+        col, row = workspace.pixels[k, 0], workspace.pixels[k, 1]
+        if 0 <= col < len(front.col_of) and 0 <= row < len(front.row_of):
+            row, col = front.row_of[row], front.col_of[col]
+            if row != _NO_PIXEL and col != _NO_PIXEL:
+                state.hits[n, 0], state.hits[n, 1], state.hits[n, 2] = row * front.cols + col, row, col
+                state.amplitudes_kev[n, 0] = workspace.charges_kev[k]
+                n += 1
+    state.photons[i, 2] = n
+    return n
+
+
+@_inlined
+def _fetch(state: _State, n: int) -> None:
+    """Touch all that the hits will look at, so that memory answers for many at a time."""
+    touched = np.float32(0)
     for i in range(n):
-        col, row = workspace.pixels[i, 0], workspace.pixels[i, 1]
-        if not (0 <= col < cols and 0 <= row < rows):
-            continue
-        pixel = front.place[row, col]
-        if pixel == _NO_PIXEL:
-            continue
-        state.hits[landed, 0] = pixel
-        state.hits[landed, 1], state.hits[landed, 2] = pixel // front.cols, pixel % front.cols
-        state.amplitudes_kev[landed, 0] = workspace.charges_kev[i] * front.gain[pixel]
-        landed += 1
-    return landed
+        pixel = state.hits[i, 0]
+        touched += state.pixels[pixel, 0] + state.pixels[pixel, _COUNTS]
+    state.sums[0, 0] = touched
 
 
-@njit(inline="always")
-def _output_kev(outputs: np.ndarray, i: int, time_s: float, fall_kev_per_s: float, peaking_time_s: float) -> float:
+@_kernel
+def _count(
+    front: _Front, state: _State, first: int, last: int, time_s: float, is_counting: bool, rng: np.random.Generator
+) -> None:
+    """Bring the hits of one photon to the amplifiers."""
+    for i in range(first, last):
+        _raise_pixel(front, state, i, time_s, is_counting, rng)
+    if front.is_csm:
+        if front.is_first_rule:
+            _count_nodes(front, state, first, last, time_s, is_counting, rng)
+        else:
+            for i in range(first, last):
+                _count_winner(front, state, i, first, last, time_s, is_counting, rng)
+        for i in range(first, last):
+            _raise_nodes(front, state, i, time_s)
+
+
+@_inlined
+def _output_kev(
+    output_kev: float, raised_s: float, time_s: float, fall_kev_per_s: float, peaking_time_s: float
+) -> float:
     """Return where an output stands now."""
-    fallen_kev = (time_s - outputs[i, 1] - peaking_time_s) * fall_kev_per_s
-    return outputs[i, 0] if fallen_kev <= 0 else max(0.0, outputs[i, 0] - fallen_kev)
+    fallen_kev = max(0.0, (time_s - raised_s - peaking_time_s) * fall_kev_per_s)
+    return max(0.0, output_kev - fallen_kev)
 
 
-@_kernel
-def _raise_pixels(
-    front: _Front, state: _State, n: int, time_s: float, is_counting: bool, rng: np.random.Generator
+@_inlined
+def _raise_pixel(
+    front: _Front, state: _State, i: int, time_s: float, is_counting: bool, rng: np.random.Generator
 ) -> None:
-    """Add the hits to their pixels' outputs, and count what the pixels count alone."""
-    n_thresholds = front.threshold_kev.shape[1]
-    first = 2 if front.has_arbiter else 0
-    step = 2 if front.is_csm else 1
-    for i in range(n):
-        pixel, added_kev = state.hits[i, 0], state.amplitudes_kev[i, 0]
-        noise_kev = front.noise_kev[pixel, 0]
-        sigma_kev = math.sqrt(noise_kev * noise_kev + front.fano_kev * added_kev)
-        seen_kev = added_kev + sigma_kev * rng.standard_normal()
-        before_kev = _output_kev(state.pixels, pixel, time_s, front.fall_kev_per_s, front.peaking_time_s)
-        state.pixels[pixel, 0], state.pixels[pixel, 1] = before_kev + added_kev, time_s
-        lowest_kev = before_kev + noise_kev * rng.standard_normal()
-        state.amplitudes_kev[i, 1], state.amplitudes_kev[i, 2] = seen_kev, before_kev
-        if is_counting:
-            for k in range(first, n_thresholds, step):
-                threshold_kev = front.threshold_kev[pixel, k]
-                state.counts[pixel, k] += (lowest_kev <= threshold_kev) & (threshold_kev < before_kev + seen_kev)
+    """Add a hit to its pixel's output, and count what the pixel counts alone."""
+    pixel = state.pixels[state.hits[i, 0]]
+    added_kev, noise_kev2 = state.amplitudes_kev[i, 0] * pixel[_GAIN], pixel[_NOISE_KEV2]
+    seen_kev = added_kev + math.sqrt(noise_kev2 + front.fano_kev * added_kev) * rng.standard_normal()
+    before_kev = _output_kev(pixel[_OUTPUT], pixel[_TIME], time_s, front.fall_kev_per_s, front.peaking_time_s)
+    pixel[_OUTPUT], pixel[_TIME] = before_kev + added_kev, time_s
+    state.amplitudes_kev[i, 0], state.amplitudes_kev[i, 1] = added_kev, seen_kev
+    state.amplitudes_kev[i, 2] = before_kev
+    if not is_counting:
+        return
+    lowest_kev, above_kev = before_kev, pixel[_LOWEST] - before_kev
+    if above_kev < 0 or above_kev * above_kev < _SURE_SIGMA2 * noise_kev2:
+        lowest_kev += math.sqrt(noise_kev2) * rng.standard_normal()
+    seen_kev += before_kev
+    for k in range(2 if front.has_arbiter else 0, front.n_thresholds, 2 if front.is_csm else 1):
+        if lowest_kev <= pixel[k] and pixel[k] < seen_kev:
+            pixel[_COUNTS + k] += 1
 
 
-@_kernel
-def _count_winners(
-    front: _Front, state: _State, n: int, time_s: float, is_counting: bool, rng: np.random.Generator
-) -> None:
-    """Let the pixels that hold more charge than their neighbours count, and count sums."""
+@_inlined
+def _count_winner(
+    front: _Front, state: _State, i: int, first: int, last: int, time_s: float, is_counting: bool,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """If a hit is larger than its neighbours, count it and the largest of its four sums."""
     hits, amplitudes_kev = state.hits, state.amplitudes_kev
-    for i in range(n):
-        pixel, row, col = hits[i, 0], hits[i, 1], hits[i, 2]
-        own_kev, before_kev, arbiter_kev = amplitudes_kev[i, 1], amplitudes_kev[i, 2], front.arbiter_kev[pixel]
-        if front.has_arbiter and before_kev + own_kev <= arbiter_kev:
+    row, col, own_kev, before_kev = hits[i, 1], hits[i, 2], amplitudes_kev[i, 1], amplitudes_kev[i, 2]
+    pixel = state.pixels[hits[i, 0]]
+    if not is_counting or (front.has_arbiter and before_kev + own_kev <= pixel[_ARBITER]):
+        return
+    below_left = below_right = above_left = above_right = amplitudes_kev[i, 0]
+    for j in range(first, last):
+        dr, dc = hits[j, 1] - row, hits[j, 2] - col
+        if j == i or dr > 1 or dr < -1 or dc > 1 or dc < -1:
             continue
-        below_left = below_right = above_left = above_right = amplitudes_kev[i, 0]
-        wins = True
-        for j in range(n):
-            dr, dc = hits[j, 1] - row, hits[j, 2] - col
-            if j == i or dr > 1 or dr < -1 or dc > 1 or dc < -1:
-                continue
-            if amplitudes_kev[j, 1] > own_kev:
-                wins = False
-                break
-            other_kev = amplitudes_kev[j, 0]
-            if dr <= 0 and dc <= 0:
-                below_left += other_kev
-            if dr <= 0 and dc >= 0:
-                below_right += other_kev
-            if dr >= 0 and dc <= 0:
-                above_left += other_kev
-            if dr >= 0 and dc >= 0:
-                above_right += other_kev
-        if not wins or not is_counting:
-            continue
-        below, above = max(below_left, below_right), max(above_left, above_right)
-        to_row = 1 if above > below else 0
-        to_col = 1 if (above_right > above_left if to_row else below_right > below_left) else 0
-        node = (row + to_row) * (front.cols + 1) + col + to_col
-        if front.has_arbiter:
-            threshold_kev = front.threshold_kev[pixel, 0]
-            state.counts[pixel, 0] += (before_kev <= threshold_kev) & (threshold_kev < before_kev + own_kev)
-        _count_sum(front, state, pixel, node, max(above, below), time_s, rng)
+        if amplitudes_kev[j, 1] > own_kev:
+            return
+        other_kev = amplitudes_kev[j, 0]
+        if dr <= 0 and dc <= 0:
+            below_left += other_kev
+        if dr <= 0 and dc >= 0:
+            below_right += other_kev
+        if dr >= 0 and dc <= 0:
+            above_left += other_kev
+        if dr >= 0 and dc >= 0:
+            above_right += other_kev
+    below, above = max(below_left, below_right), max(above_left, above_right)
+    to_row = 1 if above > below else 0
+    to_col = 1 if (above_right > above_left if to_row else below_right > below_left) else 0
+    node = (row + to_row) * (front.cols + 1) + col + to_col
+    if front.has_arbiter and before_kev <= pixel[0] and pixel[0] < before_kev + own_kev:
+        pixel[_COUNTS] += 1
+    _count_sum(front, state, hits[i, 0], node, max(above, below), time_s, rng)
 
 
-@_kernel
+@_inlined
 def _count_sum(
-    front: _Front, state: _State, pixel: int, node: int, sum_kev: float, time_s: float, rng: np.random.Generator
+    front: _Front, state: _State, winner: int, node: int, sum_kev: float, time_s: float, rng: np.random.Generator
 ) -> None:
     """Count a sum at the thresholds that see sums."""
-    before_kev = _output_kev(state.nodes, node, time_s, front.fall_kev_per_s, front.peaking_time_s)
-    noise_kev = front.noise_kev[pixel, 1]
-    seen_kev = (
-        before_kev + sum_kev + math.sqrt(noise_kev * noise_kev + front.fano_kev * sum_kev) * rng.standard_normal()
-    )
-    lowest_kev = before_kev + noise_kev * rng.standard_normal()
-    for k in range(1, front.threshold_kev.shape[1], 2):
-        threshold_kev = front.threshold_kev[pixel, k]
-        state.counts[pixel, k] += (lowest_kev <= threshold_kev) & (threshold_kev < seen_kev)
+    pixel, output = state.pixels[winner], state.nodes[node]
+    before_kev = _output_kev(output[0], output[1], time_s, front.fall_kev_per_s, front.peaking_time_s)
+    noise_kev2 = pixel[_SUM_NOISE_KEV2]
+    seen_kev = before_kev + sum_kev + math.sqrt(noise_kev2 + front.fano_kev * sum_kev) * rng.standard_normal()
+    lowest_kev, above_kev = before_kev, pixel[_LOWEST] - before_kev
+    if above_kev < 0 or above_kev * above_kev < _SURE_SIGMA2 * noise_kev2:
+        lowest_kev += math.sqrt(noise_kev2) * rng.standard_normal()
+    for k in range(1, front.n_thresholds, 2):
+        if lowest_kev <= pixel[k] and pixel[k] < seen_kev:
+            pixel[_COUNTS + k] += 1
 
 
-@_kernel
-def _raise_nodes(front: _Front, state: _State, n: int, time_s: float) -> None:
-    """Add the hits to the outputs of the four nodes that each feeds."""
-    for i in range(n):
-        first = state.hits[i, 1] * (front.cols + 1) + state.hits[i, 2]
-        for corner in range(4):
-            node = first + (corner & 1) + (front.cols + 1) * (corner >> 1)
-            before_kev = _output_kev(state.nodes, node, time_s, front.fall_kev_per_s, front.peaking_time_s)
-            state.nodes[node, 0], state.nodes[node, 1] = before_kev + state.amplitudes_kev[i, 0], time_s
+@_inlined
+def _raise_nodes(front: _Front, state: _State, i: int, time_s: float) -> None:
+    """Add a hit to the outputs of the four nodes that it feeds."""
+    added_kev, lower_left = state.amplitudes_kev[i, 0], state.hits[i, 1] * (front.cols + 1) + state.hits[i, 2]
+    for corner in range(4):
+        output = state.nodes[lower_left + (corner & 1) + (front.cols + 1) * (corner >> 1)]
+        before_kev = _output_kev(output[0], output[1], time_s, front.fall_kev_per_s, front.peaking_time_s)
+        output[0], output[1] = before_kev + added_kev, time_s
 
 
 @_kernel
 def _count_nodes(
-    front: _Front, state: _State, n: int, time_s: float, is_counting: bool, rng: np.random.Generator
+    front: _Front, state: _State, first: int, last: int, time_s: float, is_counting: bool, rng: np.random.Generator
 ) -> None:
     """Let the summing nodes with the largest excess over their thresholds count, by the first Medipix3's rule.
 
-    A node belongs to the pixel below, left of it; those above the last row or right of the last column to none.
+    A node belongs to the pixel below, left of it; those below the first row or left of the first column to none.
     """
     hits, sums = state.hits, state.sums
-    n_rows = len(state.pixels) // front.cols
-    n_nodes = 0
-    for i in range(n):
+    n = 0
+    for i in range(first, last):
         for corner in range(4):
-            row, col = hits[i, 1] + (corner >> 1) - 1, hits[i, 2] + (corner & 1) - 1  # the node's pixel
+            row, col = hits[i, 1] + (corner >> 1) - 1, hits[i, 2] + (corner & 1) - 1  # of the node's pixel
             known = 0
-            while known < n_nodes and (sums[known, 0] != row or sums[known, 1] != col):
+            while known < n and (sums[known, 0] != row or sums[known, 1] != col):
                 known += 1
-            if known < n_nodes or row < 0 or col < 0 or row >= n_rows:
+            if known < n or row < 0 or col < 0:
                 continue
             sum_kev = 0.0
-            for j in range(n):
+            for j in range(first, last):
                 if 0 <= hits[j, 1] - row <= 1 and 0 <= hits[j, 2] - col <= 1:
                     sum_kev += state.amplitudes_kev[j, 0]
-            pixel = row * front.cols + col
-            sums[n_nodes, 0], sums[n_nodes, 1], sums[n_nodes, 2] = row, col, sum_kev
-            noise_kev = front.noise_kev[pixel, 1] * rng.standard_normal()
-            sums[n_nodes, 3] = sum_kev + noise_kev - front.threshold_kev[pixel, 1]
-            n_nodes += 1
-    for i in range(n_nodes):
+            pixel = state.pixels[row * front.cols + col]
+            noise_kev = math.sqrt(pixel[_SUM_NOISE_KEV2]) * rng.standard_normal()
+            sums[n, 0], sums[n, 1], sums[n, 2] = row, col, sum_kev
+            sums[n, 3] = sum_kev + noise_kev - pixel[1]
+            n += 1
+    for i in range(n):
         wins = is_counting
-        for j in range(n_nodes):
+        for j in range(n):
             is_near = abs(sums[j, 0] - sums[i, 0]) <= 1 and abs(sums[j, 1] - sums[i, 1]) <= 1
             wins &= not (is_near and sums[j, 3] > sums[i, 3])
         if wins:
             row, col = int(sums[i, 0]), int(sums[i, 1])
-            pixel, node = row * front.cols + col, (row + 1) * (front.cols + 1) + col + 1
-            _count_sum(front, state, pixel, node, sums[i, 2], time_s, rng)
+            node = (row + 1) * (front.cols + 1) + col + 1
+            _count_sum(front, state, row * front.cols + col, node, sums[i, 2], time_s, rng)

@@ -32,6 +32,8 @@ DEFAULT_SEED = 1
 FIRST_CHIP = 5
 """Number in the name of the first chip; the others of an assembly follow."""
 _SEEDS_APART = 1_000_000_007
+FIDELITIES = ("expectation", "events")
+"""Counts drawn from tables with the right statistics, or of photons followed one by one: slow, and free of tables."""
 SPEEDS = {"high": Speed.HIGH, "super": Speed.SUPER}
 
 
@@ -42,8 +44,9 @@ def simulated_device(address: str) -> UsbDevice:
     ----------
     address : str
         Name of the instrument and its options, such as ``demo?seed=2&drop=17&unplug_after=100``; ``chips=2x2`` or
-        ``chips=4x1`` for an assembly, ``pulser_us=1000:100`` for pulses of 100 us every 1000 us on the TTL input,
-        ``temperature_c=45`` or ``polarisation=0.1:600`` for what surrounds the sensor.
+        ``chips=4x1`` for an assembly, ``fidelity=events`` for a sensor that follows every photon,
+        ``pulser_us=1000:100`` for pulses of 100 us every 1000 us on the TTL input, ``temperature_c=45`` or
+        ``polarisation=0.1:600`` for what surrounds the sensor.
 
     Raises
     ------
@@ -57,11 +60,13 @@ def simulated_device(address: str) -> UsbDevice:
             hint="for example sim:demo or sim:demo?seed=2",
         )
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    known = ("seed", "usb_speed", "chips", "pulser_us", *SILICON_KEYS, *CLIMATE_KEYS, *FAULT_KEYS)
+    own = ("seed", "fidelity", "usb_speed", "chips", "pulser_us")
+    known = (*own, *SILICON_KEYS, *CLIMATE_KEYS, *FAULT_KEYS)
     unknown = sorted(set(query) - set(known))
     if unknown:
         raise WrongUsage(f"unknown option {', '.join(unknown)} in {address!r}; known: {', '.join(known)}")
     seed = _seed_of(query.pop("seed", str(DEFAULT_SEED)))
+    fidelity = _fidelity_of(query.pop("fidelity", FIDELITIES[0]))
     speed = _speed_of(query.pop("usb_speed", "high"))
     layout = _layout_of(query.pop("chips", "1x1"))
     inputs = _inputs_of(query.pop("pulser_us", ""))
@@ -70,7 +75,8 @@ def simulated_device(address: str) -> UsbDevice:
 
     gantry = scene_of(parts.path, seed)
     serial = f"{parts.path.upper()}-{seed}"
-    sensed = [chip_of(parts.path, seed, gantry, number, silicon, climate) for number in range(layout[0] * layout[1])]
+    numbers = range(layout[0] * layout[1])
+    sensed = [chip_of(parts.path, seed, gantry, number, silicon, climate, fidelity) for number in numbers]
 
     def on_bias(bias_v: float) -> None:
         for _, sensor in sensed:
@@ -95,14 +101,15 @@ def scene_of(name: str, seed: int) -> Gantry:
 
 def chip_of(
     name: str, seed: int, gantry: Gantry, number: int = 0, silicon: Silicon | None = None,
-    climate: Climate | None = None,
+    climate: Climate | None = None, fidelity: str = FIDELITIES[0],
 ) -> tuple[SimulatedChip, Sensor]:  # fmt: skip
     """Return one chip with its own sensor; each of an assembly sees the scene as if it stood there alone."""
+    from sim.events import EventSensor
     from sim.sensor import Sensor
 
     own_seed = seed + number * _SEEDS_APART
     climate = climate or Climate()
-    sensor = Sensor(seed=own_seed, climate=climate, **_pixels_of(name))
+    sensor = (EventSensor if fidelity == "events" else Sensor)(seed=own_seed, climate=climate, **_pixels_of(name))
     rng = np.random.default_rng((own_seed, 1))  # not the sequence that drew the pixels' truth
     pulse_rng = np.random.default_rng((own_seed, 2))
 
@@ -134,6 +141,12 @@ def _seed_of(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise WrongUsage(f"seed is {text!r}; allowed: a whole number from 0 to 999999999")
     return int(text)
+
+
+def _fidelity_of(text: str) -> str:
+    if text not in FIDELITIES:
+        raise WrongUsage(f"fidelity is {text!r}; allowed: {', '.join(FIDELITIES)}")
+    return text
 
 
 def _speed_of(text: str) -> Speed:

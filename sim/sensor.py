@@ -12,8 +12,8 @@ three see noise only, and in colour mode three of four pixels of a 55 um sensor 
 #      `excalibur_calibration` 1551-1554; the constants are a fit to two scripts, not a specification.
 # Ref: 8.81 threshold steps per keV in silicon, SHGM: EXCALIBUR calibration 409-445; other gains go as 1/Cf (dexter
 #      `qcstmconfigmonitoring.cpp` 33-36), other sensors as the energy of a pair.
-# Ref: noise 80 e- alone, 175 e- summed: CERN Knowledge Transfer, Medipix3. Pair energies and Fano factors: common
-#      values from memory (CdTe 4.43 eV and 0.1 as in geant4medipix `DetectorConfig.ini`).
+# Ref: noise 80 e- alone, 175 e- summed: CERN Knowledge Transfer, Medipix3. Pair energies and Fano factors:
+#      `sim.semiconductor`.
 # Ref: Ikrum discharges the amplifier whatever its feedback capacitor: in charge per second the gain does not matter.
 # Ref: colour and charge summing: TH0 arbitrates, TH1, 3, 5, 7 see sums, the others single pixels: MARS `medipix3rx.py`.
 # Ref: colour mode on a 55 um sensor: Merlin manual v0.7 p12-13, p16. Which pixel of the cluster counts, or is bonded,
@@ -38,12 +38,12 @@ from firmware_iface.errors import WrongUsage
 from sim import draw, expectation, pulses
 from sim.environment import ELECTRON_NC, Climate, Environment
 from sim.expectation import Discriminators, Light, Pulse, Response
-from sim.semiconductor import SensorLayer
+from sim.semiconductor import SEMICONDUCTORS, SensorLayer
 from sim.specimen import FINE_THRESHOLDS, SUBPIXEL_PLACES, FrontEnd, PixelTruth, doubled, draw_truth
 from sim.tables import SINGLE, SUMMED, WINNER, deposits
 
-PAIR_EV: Mapping[str, float] = {"silicon": 3.62, "gaas": 4.2, "cdte": 4.43, "czt": 4.64}
-FANO: Mapping[str, float] = {"silicon": 0.115, "gaas": 0.12, "cdte": 0.1, "czt": 0.1}
+PAIR_EV: Mapping[str, float] = {name: one.pair_ev for name, one in SEMICONDUCTORS.items()}
+FANO: Mapping[str, float] = {name: one.fano for name, one in SEMICONDUCTORS.items()}
 SHGM_DAC_PER_KEV_SILICON = 8.81
 TRIM_CENTRE = 16
 """The trim code at which DAC_Disc shifts nothing."""
