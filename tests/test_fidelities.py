@@ -67,7 +67,7 @@ def covariance(counts, down, right):
 
 @pytest.mark.parametrize("case", CASES)
 def test_means_agree_at_every_threshold(case):
-    by_photon, drawn = exposed(EventSensor, case, 4), exposed(Sensor, case, 40)
+    by_photon, drawn = exposed(EventSensor, case, 6), exposed(Sensor, case, 40)
     found, wanted = by_photon.mean(axis=(0, 2, 3)), drawn.mean(axis=(0, 2, 3))
     error = 2 * np.sqrt(found / by_photon[:, 0].size)  # twice Poisson's, for shared charge is counted twice
     np.testing.assert_array_less(np.abs(found - wanted), 4 * error + 0.01 * found)
@@ -75,46 +75,47 @@ def test_means_agree_at_every_threshold(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_covariances_agree_between_thresholds_and_neighbours(case):
-    """Per root of the means; one sigma is 0.013 of the oracle's 4 exposures."""
-    by_photon, drawn = exposed(EventSensor, case, 4), exposed(Sensor, case, 40)
+    """Per root of the means; one sigma of the oracle's 6 exposures is 0.015, and its errors hang together.
+
+    Under 12 % of loss the expectation is good to 0.1 between the thresholds of one pixel.
+    """
+    by_photon, drawn = exposed(EventSensor, case, 6), exposed(Sensor, case, 40)
     mean = by_photon.mean(axis=(0, 2, 3))
     scale = np.sqrt(mean[:, None] * mean[None, :])
     is_busy = case.endswith("busy")
     for down, right in ((0, 0), (0, 1), (1, 1)):
         found, wanted = (covariance(counts, down, right) / scale for counts in (by_photon, drawn))
-        np.testing.assert_allclose(wanted, found, atol=0.12 if is_busy and (down, right) == (0, 0) else 0.05)
-        assert np.abs(wanted - found).mean() < (0.04 if is_busy and (down, right) == (0, 0) else 0.013)
+        is_first_order = is_busy and (down, right) == (0, 0)
+        np.testing.assert_allclose(wanted, found, atol=0.16 if is_first_order else 0.07)
+        assert np.abs(wanted - found).mean() < (0.05 if is_first_order else 0.03)
 
 
-@pytest.mark.parametrize("case", ["single", "summing"])
-def test_sums_of_many_pixels_scatter_by_the_squares_of_what_one_photon_counts(case):
-    """The Fano factor of a sum is E[n^2] / E[n]: above 1 where photons count twice."""
-    squares = 6
-
-    def fano(counts, k):
-        inner = counts[:, k, : squares * 6, : squares * 6].reshape(len(counts), squares, 6, squares, 6)
-        sums = inner.sum(axis=(2, 4))
-        return sums.var() / sums.mean()
-
-    drawn = exposed(Sensor, case, 40)
-    k = 1 if case == "summing" else 0
-    found = np.mean([covariance(drawn, *lag)[k, k] for lag in ((0, 1), (1, 1))]) / drawn[:, k].mean()
-    if case == "summing":
-        assert fano(drawn, k) == pytest.approx(1.15, abs=0.12)  # fluorescence further away is counted for itself
-        assert abs(found) < 0.01
-    else:
-        assert fano(drawn, k) == pytest.approx(1.6, abs=0.15)
-        assert found > 0.05
+@pytest.mark.parametrize(("case", "k", "fano"), [("single", 0, 1.52), ("summing", 1, 1.05)])
+def test_sums_of_many_pixels_scatter_by_the_squares_of_what_one_photon_counts(case, k, fano):
+    """The Fano factor of a sum is E[n^2] / E[n], less what crosses its edges: above 1 where photons count twice."""
+    counts = exposed(Sensor, case, 120)[:, k, :36, :36]
+    sums = counts.reshape(len(counts), 6, 6, 6, 6).sum(axis=(2, 4))
+    assert sums.var() / sums.mean() == pytest.approx(fano, abs=0.08)  # one sigma is 0.03
+    by_photon = exposed(EventSensor, case, 6)
+    near = sum(n * covariance(by_photon, *lag)[k, k] for n, lag in ((4, (0, 1)), (4, (1, 1)), (4, (0, 2))))
+    inside = 0.7  # of the pairs of near neighbours in squares of 6 x 6
+    assert 1 + inside * near / by_photon[:, k].mean() == pytest.approx(fano, abs=0.15)
 
 
 def test_a_slit_is_blurred_alike():
-    """Charge that crosses to neighbours: a lit column is seen by the next ones as much in both."""
+    """Charge that crosses to neighbours: a lit column is seen by the next ones as much in both.
+
+    What reaches three pixels and more is given to those two pixels away: fluorescence alone does.
+    """
     line = np.zeros_like(photons(1.0))
     line[:, :, SIZE // 2] = photons(2500.0)[:, :, 0]
     profiles = []
     for kind in (EventSensor, Sensor):
         of = kind(rows=SIZE, cols=SIZE, front_end=FRONT)
         counts = of.expose(line + np.float32(1.0), ENERGIES_KEV, 2.5, settings(of, False), np.random.default_rng(1))
-        profiles.append(counts[0, BORDER:-BORDER, SIZE // 2 - 3 : SIZE // 2 + 4].mean(axis=0))
-    assert profiles[0][4] > 200  # of 3400 in the middle
-    np.testing.assert_allclose(profiles[1], profiles[0], rtol=0.06, atol=25)
+        profiles.append(counts[0, BORDER:-BORDER, SIZE // 2 - 4 : SIZE // 2 + 5].mean(axis=0))
+    by_photon, drawn = profiles
+    assert by_photon[5] > 300  # of 2700 in the middle
+    np.testing.assert_allclose(drawn[3:6], by_photon[3:6], rtol=0.05)
+    for beyond in (slice(0, 3), slice(6, 9)):
+        assert drawn[beyond].sum() == pytest.approx(by_photon[beyond].sum(), rel=0.2)
