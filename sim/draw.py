@@ -83,9 +83,10 @@ def mixing_kernel(correlation: NDArray[np.floating]) -> NDArray[np.float32]:
     values, vectors = np.linalg.eigh(0.5 * (spectrum + spectrum.transpose(0, 2, 1)))
     root = np.einsum("kia,ka,kja->kij", vectors, np.sqrt(values.clip(0)), vectors)
     kernel = np.einsum("kp,kij->pij", _waves()[1], root)
+    kernel[np.abs(kernel) < _NEGLIGIBLE] = 0
     variance = np.einsum("p,pij,pij->i", MEMBERS.astype(float), kernel, kernel)
     kernel *= 1 / np.sqrt(variance)[None, :, None]
-    size = 1 + max((place for place in range(len(PLACES)) if np.abs(kernel[place]).max() > _NEGLIGIBLE), default=0)
+    size = 1 + max((place for place in range(len(PLACES)) if kernel[place].any()), default=0)
     return np.ascontiguousarray(kernel[:size], dtype=np.float32)
 
 

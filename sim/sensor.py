@@ -26,6 +26,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import EllipsisType
 from typing import NamedTuple
 
 import numpy as np
@@ -114,6 +115,10 @@ class Settings:
         return len(self.threshold_dac)
 
 
+Pixels = NDArray[np.bool_] | EllipsisType
+"""Some pixels, (rows, cols) bool, or all."""
+
+
 class _Exposure(NamedTuple):
     """An exposure that others may be like."""
 
@@ -123,6 +128,7 @@ class _Exposure(NamedTuple):
     n_jumps: int
     light: Light
     mixing: draw.Mixing
+    load: NDArray[np.float32]
 
 
 class Sensor:
@@ -190,7 +196,7 @@ class Sensor:
             bias_v=bias_v, seed=seed,
         )  # fmt: skip
         self._responses = lru_cache(maxsize=4)(self._make_response)
-        self._last_discriminators: tuple[Settings, tuple[object, ...], Discriminators] | None = None
+        self._last_discriminators: tuple[Settings, tuple[object, ...], int, Discriminators] | None = None
         self._last_exposure: _Exposure | None = None
         self._last_pairs: tuple[Response, Discriminators, NDArray[np.float32]] | None = None
 
@@ -210,18 +216,27 @@ class Sensor:
 
     def baselines_dac(self, settings: Settings) -> NDArray[np.float32]:
         """Return where each baseline stands on its threshold DAC: (n_thresholds, rows, cols) float32."""
-        truth = self.truth_in(settings)
-        disc = np.where(np.arange(settings.n_thresholds) % 2, settings.disc_h, settings.disc_l)
-        shift = disc.astype(np.float32)[:, None, None] * (1 - settings.trim.astype(np.float32) / TRIM_CENTRE)
-        baselines_dac = truth.offset_dac + truth.trim_strength * shift + np.float32(self.environment.drift_dac)
-        if self.truth.is_telegraph.any():
-            baselines_dac += self._as_in(truth, self.environment.is_up) * np.float32(self.front_end.telegraph_dac)
-        return baselines_dac.astype(np.float32)
+        return self._baselines_dac_of(settings, ...)
 
     def thresholds_kev(self, settings: Settings) -> NDArray[np.float32]:
         """Return the energy at which each discriminator's threshold stands: (n_thresholds, rows, cols) float32."""
-        above_dac = np.asarray(settings.threshold_dac, dtype=np.float32)[:, None, None] - self.baselines_dac(settings)
-        gain_dac_per_kev = self.gain_dac_per_kev(settings.gain) * self.truth_in(settings).relative_gain
+        return self._thresholds_kev_of(settings, ...)
+
+    def _baselines_dac_of(self, settings: Settings, pixels: Pixels) -> NDArray[np.float32]:
+        truth = self.truth_in(settings)
+        trim = settings.trim[:, pixels]
+        disc = np.where(np.arange(settings.n_thresholds) % 2, settings.disc_h, settings.disc_l)
+        disc = disc.astype(np.float32).reshape(-1, *[1] * (trim.ndim - 1))
+        shift = disc * (1 - trim.astype(np.float32) / TRIM_CENTRE)
+        is_up = self._as_in(truth, self.environment.is_up)[pixels]
+        moved_dac = self.environment.drift_dac + self.front_end.telegraph_dac * is_up
+        return (truth.offset_dac[:, pixels] + truth.trim_strength[:, pixels] * shift + moved_dac).astype(np.float32)
+
+    def _thresholds_kev_of(self, settings: Settings, pixels: Pixels) -> NDArray[np.float32]:
+        baselines_dac = self._baselines_dac_of(settings, pixels)
+        threshold_dac = np.asarray(settings.threshold_dac, dtype=np.float32)
+        above_dac = threshold_dac.reshape(-1, *[1] * (baselines_dac.ndim - 1)) - baselines_dac
+        gain_dac_per_kev = self.gain_dac_per_kev(settings.gain) * self.truth_in(settings).relative_gain[pixels]
         return (above_dac / (gain_dac_per_kev * (self.environment.collection or 1.0))).astype(np.float32)
 
     def expected(
@@ -367,38 +382,75 @@ class Sensor:
             )
         exposure, factor = self._exposure_like(photons, energies_kev, duration_s, settings, thresholds)
         light = exposure.light
-        load = light.load * np.float32(1 / max(float(light.load.mean()), 1e-30))
-        mean = noise * light.alive + light.counts * np.float32(factor)
-        return mean.astype(np.float32), load.astype(np.float32), exposure.mixing
+        noise *= light.alive
+        noise += light.counts if factor == 1 else light.counts * np.float32(factor)
+        return noise, exposure.load, exposure.mixing
 
     def _discriminators(self, settings: Settings) -> Discriminators:
         """Return where the thresholds stand now; the same as the last time, while nothing has changed."""
-        here = self.environment
-        conditions = (here.n_jumps, *self._conditions())
+        conditions, n_jumps = self._conditions(), self.environment.n_jumps
         last = self._last_discriminators
-        if last is not None and last[0] is settings and last[1] == conditions:
-            return last[2]
-        truth, front = self.truth_in(settings), self.front_end
-        threshold_kev, noise_kev = self.thresholds_kev(settings), self._noise_kev(settings)
-        has_arbiter = settings.is_csm and not settings.is_equalization
+        if last is None or last[0] is not settings or last[1] != conditions:
+            found = self._all_discriminators(settings)
+        elif last[2] != n_jumps:
+            found = self._after_jumps(last[3], settings)
+        else:
+            return last[3]
+        self._last_discriminators = settings, conditions, n_jumps, found
+        return found
+
+    def _all_discriminators(self, settings: Settings) -> Discriminators:
+        truth = self.truth_in(settings)
+        threshold_kev = self.thresholds_kev(settings)
         kind = np.where(self._is_summed(settings), SUMMED, SINGLE)
-        seen = expectation.share_of_upcrossings(threshold_kev, noise_kev, truth.relative_noise)
-        crossing = expectation.share_of_crossings(threshold_kev, noise_kev, truth.relative_noise)
-        if has_arbiter:
+        if settings.is_csm and not settings.is_equalization:
             kind[0] = WINNER
-            seen[1::2] *= seen[0]
-            crossing[1::2] *= crossing[0]
-        is_silent = settings.is_masked | truth.is_dead
-        seen[is_silent] = crossing[is_silent] = 0
-        found = Discriminators(
+        seen, noise_per_s = self._shares(
+            settings, threshold_kev, truth.relative_noise, settings.is_masked | truth.is_dead
+        )
+        return Discriminators(
             kind=kind,
             threshold_kev=threshold_kev,
             seen=seen,
-            noise_per_s=crossing * np.float32(front.noise_rate_per_s),
+            noise_per_s=noise_per_s,
             nominal_kev=np.median(threshold_kev[:, ~truth.is_dead], axis=1).astype(float),
         )
-        self._last_discriminators = settings, conditions, found
-        return found
+
+    def _after_jumps(self, before: Discriminators, settings: Settings) -> Discriminators:
+        """Return the same thresholds, but for the telegraph pixels'."""
+        truth = self.truth_in(settings)
+        moving = self._as_in(truth, self.truth.is_telegraph)
+        now = replace(
+            before,
+            threshold_kev=before.threshold_kev.copy(),
+            seen=before.seen.copy(),
+            noise_per_s=before.noise_per_s.copy(),
+        )
+        now.threshold_kev[:, moving] = self._thresholds_kev_of(settings, moving)
+        now.seen[:, moving], now.noise_per_s[:, moving] = (
+            share[:, 0]
+            for share in self._shares(
+                settings,
+                now.threshold_kev[:, None, moving],
+                truth.relative_noise[None, moving],
+                (settings.is_masked | truth.is_dead)[:, None, moving],
+            )
+        )
+        return now
+
+    def _shares(
+        self, settings: Settings, threshold_kev: NDArray[np.float32], relative_noise: NDArray[np.float32],
+        is_silent: NDArray[np.bool_],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # fmt: skip
+        """Return what share of the events crosses thresholds, and how often noise does, per second."""
+        noise_kev = self._noise_kev(settings)
+        seen = expectation.share_of_upcrossings(threshold_kev, noise_kev, relative_noise)
+        crossing = expectation.share_of_crossings(threshold_kev, noise_kev, relative_noise)
+        if settings.is_csm and not settings.is_equalization:
+            seen[1::2] *= seen[0]
+            crossing[1::2] *= crossing[0]
+        seen[is_silent] = crossing[is_silent] = 0
+        return seen, crossing * np.float32(self.front_end.noise_rate_per_s)
 
     def _exposure_like(
         self, photons: NDArray[np.float32], energies_kev: NDArray, duration_s: float, settings: Settings,
@@ -432,7 +484,8 @@ class Sensor:
             light.spectrum, of, thresholds, self._pairs_above(of, thresholds), pulse, duration_s
         )
         kept = photons.copy() if photons.flags.writeable else photons
-        self._last_exposure = _Exposure(kept, settings, conditions, n_jumps, light, mixing)
+        load = (light.load / max(float(light.load.mean()), 1e-30)).astype(np.float32)
+        self._last_exposure = _Exposure(kept, settings, conditions, n_jumps, light, mixing, load)
         return self._last_exposure, 1.0
 
     def _pairs_above(self, of: Response, thresholds: Discriminators) -> NDArray[np.float32] | None:

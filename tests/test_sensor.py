@@ -143,7 +143,8 @@ def test_counters_of_a_pixel_are_nested():
 
 
 def test_counts_and_their_differences_are_poisson():
-    real, rng = sensor(FrontEnd(dead_share=0, noisy_share=0)), np.random.default_rng(4)
+    quiet = FrontEnd(dead_share=0, noisy_share=0, telegraph_share=0)
+    real, rng = sensor(quiet), np.random.default_rng(4)
     chosen, _ = at_kev(real, [7, 18, 20, 33, 40, 50, 60, 55], is_csm=True)
     counts = np.stack([real.expose(light(40), AM_KEV, 1.0, chosen, rng) for _ in range(150)]).astype(float)
     mean = real.expected(light(40), AM_KEV, 1.0, chosen)

@@ -86,12 +86,12 @@ def frames_per_s(is_quick: bool) -> dict[str, float]:
     photons.flags.writeable = False
     for one in views:
         one.flags.writeable = False
-    mean = sensor.expected(photons, ENERGIES_KEV, 1.0, settings)
-    mixing, load = sensor.ties(photons, ENERGIES_KEV, 1.0, settings)
+    mean = sensor.expected(photons, ENERGIES_KEV, EXPOSURE_S, settings)
+    mixing, load = sensor.ties(photons, ENERGIES_KEV, EXPOSURE_S, settings)
     n = 100 if is_quick else 500
-    frames = per_s(lambda _: sensor.expose(photons, ENERGIES_KEV, 1.0, settings, rng), n, "frames")
+    frames = per_s(lambda _: sensor.expose(photons, ENERGIES_KEV, EXPOSURE_S, settings, rng), n, "frames")
     draws = per_s(lambda _: draw.draw_counts(mean, load, mixing, rng), n, "draws")
-    changing = per_s(lambda i: sensor.expose(views[i % 4], ENERGIES_KEV, 1.0, settings, rng), n // 4, "views")
+    changing = per_s(lambda i: sensor.expose(views[i % 4], ENERGIES_KEV, EXPOSURE_S, settings, rng), n // 4, "views")
     return frames | draws | changing
 
 
