@@ -6,6 +6,8 @@ neighbouring thresholds, which one photon cannot share, so that counters stay ne
 
 # Ref: normal numbers turned into others by their quantiles: M. C. Cario and B. L. Nelson 1997, NORTA, Northwestern
 #      University. Correlations shrink by the first Hermite coefficients, and are asked for that much larger.
+# Ref: random bits by xoshiro256++: D. Blackman and S. Vigna 2021, ACM Trans. Math. Softw. 47, 36; 16 of them each
+#      choose one of as many normal numbers of equal chance.
 # Ref: quantiles of Poisson's law at large means: M. B. Giles 2016, ACM Trans. Math. Softw. 42, 7, from whose normal
 #      expansion the first four terms are taken.
 
@@ -37,7 +39,8 @@ _MOST = 47
 _WAVES = 8
 """Points of the grid of spatial frequencies along each axis; it must hold twice the reach of the kernel."""
 _NEGLIGIBLE = 3e-4
-_LEAST_FANO = 0.02
+_TAIL, _FINER = 64, 4096
+"""The outermost of 65536 normal numbers are split: what has a chance below 0.001 has it to 4e-9."""
 
 
 class Mixing(NamedTuple):
@@ -67,13 +70,16 @@ def independent(order: NDArray[np.int64], ends: NDArray[np.int64]) -> Mixing:
     return Mixing(order, ends, np.eye(n, dtype=np.float32)[None], np.zeros((n, n), dtype=np.float32))
 
 
-def mixing_kernel(correlation: NDArray[np.floating]) -> NDArray[np.float32]:
+def mixing_kernel(correlation: NDArray[np.floating], ends: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
     """Return a kernel that makes white fields correlated.
 
     Parameters
     ----------
     correlation : (n_places, n, n) float
         Between a pixel and one pixel of each class around it; in class 0 with ones in the diagonal.
+    ends : (n_families,) int64, optional
+        Where families end within which nothing is correlated in the same pixel: this is kept exactly, whatever
+        correlations are asked for that cannot be together.
 
     Returns
     -------
@@ -84,8 +90,11 @@ def mixing_kernel(correlation: NDArray[np.floating]) -> NDArray[np.float32]:
     root = np.einsum("kia,ka,kja->kij", vectors, np.sqrt(values.clip(0)), vectors)
     kernel = np.einsum("kp,kij->pij", _waves()[1], root)
     kernel[np.abs(kernel) < _NEGLIGIBLE] = 0
-    variance = np.einsum("p,pij,pij->i", MEMBERS.astype(float), kernel, kernel)
-    kernel *= 1 / np.sqrt(variance)[None, :, None]
+    here = np.einsum("p,pik,pjk->ij", MEMBERS.astype(float), kernel, kernel)
+    ends = np.arange(1, len(here) + 1) if ends is None else ends
+    for first, end in zip([0, *ends[:-1]], ends, strict=True):
+        values, vectors = np.linalg.eigh(here[first:end, first:end])
+        kernel[:, first:end] = (vectors / np.sqrt(values.clip(1e-6))) @ vectors.T @ kernel[:, first:end]
     size = 1 + max((place for place in range(len(PLACES)) if kernel[place].any()), default=0)
     return np.ascontiguousarray(kernel[:size], dtype=np.float32)
 
@@ -117,6 +126,14 @@ def _cuts() -> NDArray[np.float32]:
     """Return the normal numbers above which a count exceeds 0, 1, 2 ...: (means, _MOST) float32."""
     chance = stats.poisson.sf(np.arange(_MOST)[None, :], _table_means()[:, None])
     return stats.norm.isf(chance).clip(-9, 9).astype(np.float32)
+
+
+@cache
+def _normals() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return normal numbers of equal chance, and finer ones for the lower tail: (65536,), (_TAIL, _FINER) float32."""
+    chance = (np.arange(1 << 16) + 0.5) / (1 << 16)
+    fine = (np.arange(_TAIL * _FINER) + 0.5) / (_FINER << 16)
+    return stats.norm.ppf(chance).astype(np.float32), stats.norm.ppf(fine).astype(np.float32).reshape(_TAIL, _FINER)
 
 
 def shrinkage(mean: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -158,8 +175,8 @@ def draw_counts(
     n, rows, cols = mean.shape
     white = np.empty((n, rows + 2 * REACH, cols + 2 * REACH), dtype=np.float32)
     halves = (white[: n // 2], white[n // 2 :])
-    seeds = [np.random.Generator(np.random.SFC64(int(seed))) for seed in rng.integers(0, 2**63, len(halves))]
-    in_parallel(lambda i: seeds[i].standard_normal(out=halves[i], dtype=np.float32), range(len(halves)))
+    states = rng.integers(0, 2**64, (len(halves), 4), dtype=np.uint64)
+    in_parallel(lambda i: _fill_normal(halves[i], states[i], *_normals()), range(len(halves)))
     counts = np.zeros(mean.shape, dtype=np.uint32)
     cuts, has_bond = _cuts(), bool(mixing.bond.any()) and bool(load.any())
 
@@ -191,6 +208,37 @@ def in_parallel(work: Callable[[Any], object], parts: Sequence[Any]) -> None:
 def strips(rows: int) -> list[tuple[int, int]]:
     """Return the rows in two halves, each from and up to."""
     return [(0, rows // 2), (rows // 2, rows)]
+
+
+@njit(cache=True, nogil=True)
+def _next_bits(state: np.ndarray) -> np.uint64:
+    """Return 64 random bits."""
+    a, b, c, d = state[0], state[1], state[2], state[3]
+    total = a + d
+    bits = ((total << np.uint64(23)) | (total >> np.uint64(41))) + a
+    shifted = b << np.uint64(17)
+    c ^= a
+    d ^= b
+    state[1], state[0] = b ^ c, a ^ d
+    state[2], state[3] = c ^ shifted, (d << np.uint64(45)) | (d >> np.uint64(19))
+    return bits
+
+
+@njit(cache=True, nogil=True)
+def _fill_normal(white: np.ndarray, state: np.ndarray, normals: np.ndarray, tail: np.ndarray) -> None:
+    """Fill with normal numbers; ``state``, (4,) uint64, is used up."""
+    flat, last = white.reshape(-1), np.uint64(0xFFFF)
+    for start in range(0, len(flat), 4):
+        bits = _next_bits(state)
+        for i in range(start, min(start + 4, len(flat))):
+            which = bits & last
+            bits >>= np.uint64(16)
+            if which < np.uint64(_TAIL):
+                flat[i] = tail[which, _next_bits(state) >> np.uint64(52)]
+            elif last - which < np.uint64(_TAIL):
+                flat[i] = -tail[last - which, _next_bits(state) >> np.uint64(52)]
+            else:
+                flat[i] = normals[which]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"})

@@ -308,7 +308,7 @@ def mixing(
     correlation[0][is_family] = 0
     correlation = correlation.clip(-_MOST_CORRELATED, _MOST_CORRELATED)
     correlation[0] += np.eye(len(order))
-    return draw.Mixing(order, ends, draw.mixing_kernel(correlation), np.ascontiguousarray(bond, dtype=np.float32))
+    return draw.Mixing(order, ends, draw.mixing_kernel(correlation, ends), np.ascontiguousarray(bond, dtype=np.float32))
 
 
 def _kinds_of(thresholds: Discriminators) -> NDArray[np.bool_]:

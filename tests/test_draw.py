@@ -85,6 +85,18 @@ def test_dead_time_takes_variance_by_each_pixels_load():
     np.testing.assert_allclose(fano[:, 32:].mean(axis=1), [0.6, 0.8, 1], atol=0.02)
 
 
+def test_normal_numbers_are_normal_to_their_tails():
+    white = np.empty((200, 128, 128), dtype=np.float32)
+    draw._fill_normal(white, np.array([1, 2, 3, 4], dtype=np.uint64), *draw._normals())
+    edges = np.array([-np.inf, -4.5, -4, -3.5, -3, -2, -1, 0, 1, 2, 3, 3.5, 4, 4.5, np.inf])
+    wanted = np.diff(stats.norm.cdf(edges)) * white.size
+    seen, _ = np.histogram(white, edges)
+    assert stats.chi2.sf(((seen - wanted) ** 2 / wanted).sum(), len(wanted) - 1) > 1e-3
+    off = white.ravel().astype(float)
+    for lag in (1, 2, 3, 4, 128):
+        assert abs((off[lag:] * off[:-lag]).mean()) < 4 / np.sqrt(white.size)
+
+
 def test_no_mean_counts_nothing_and_a_seed_is_a_draw():
     mixing = draw.independent(ORDER, ENDS)
     assert not draw.draw_counts(np.zeros((3, *SHAPE), np.float32), NO_LOAD, mixing, np.random.default_rng(1)).any()
