@@ -28,11 +28,13 @@ from sim.sequencer import CONTINUOUS, READ_MODES, Happening, Run, Sequencer, mod
 from sim.triggers import Output, Pulser
 
 FIRMWARE_VERSION = 2
+REFERENCE_C = 35.0
 TEMPERATURES_MK: Mapping[str, int] = {
     "TEMPERATURE_BOARD": 308_150,
     "TEMPERATURE_FPGA": 314_150,
     "TEMPERATURE_SENSOR": 303_150,
 }
+"""What the sensors show when the chips are at REFERENCE_C."""
 BIAS_READING_SHARE = 0.974
 """Of the voltage that was set: the supply's series resistor."""
 LEAKAGE_NA_PER_V = 1.36
@@ -110,6 +112,10 @@ class Board:
         How the chips stand: (1, n) or (2, 2); without it, in one row.
     inputs : mapping of str to Pulser
         What is connected to the trigger inputs "TTL" and "LVDS".
+    on_bias : callable of float
+        What the bias supply, in V, is connected to.
+    temperature_c : float
+        Of the chips; the other sensors follow.
     """
 
     def __init__(
@@ -121,6 +127,8 @@ class Board:
         *,
         layout: tuple[int, int] | None = None,
         inputs: Mapping[str, Pulser] | None = None,
+        on_bias: Callable[[float], None] = lambda _: None,
+        temperature_c: float = REFERENCE_C,
     ) -> None:
         if not serial.isascii() or len(serial) > 16:
             raise ValueError(f"the serial number is {serial!r}; allowed: 16 ASCII characters at most")
@@ -132,6 +140,9 @@ class Board:
             raise ValueError(f"{len(self._chips)} chips do not stand in {self._layout}")
         self._auxiliary = auxiliary
         self._serial = serial
+        self._on_bias = on_bias
+        warmer_mk = round(1000 * (temperature_c - REFERENCE_C))
+        self._temperatures_mk = {name: usual_mk + warmer_mk for name, usual_mk in TEMPERATURES_MK.items()}
         self._commands = bytearray()
         self._replies: deque[bytes] = deque()
         self._line_tag: int | None = None
@@ -159,6 +170,11 @@ class Board:
     def state(self) -> BoardState:
         """Where the board stands in `TRANSITIONS`."""
         return self._state
+
+    @property
+    def now_s(self) -> float:
+        """The board's own time."""
+        return self._sequencer.now_ns * 1e-9
 
     @property
     def is_unplugged(self) -> bool:
@@ -297,6 +313,7 @@ class Board:
         self._state = BoardState.IDLE
         self._line_tag = None
         self._registers = {name: each.initial for name, each in wire.REGISTERS.items() if each.is_writable}
+        self._on_bias(self._registers["BIAS"] / 1000)
         self._sequencer.forget()
 
     def _happened(self, happening: Happening) -> None:
@@ -326,7 +343,7 @@ class Board:
             self._n_power_ups,
             sequencer.run_id,
             sequencer.n_done,
-            TEMPERATURES_MK["TEMPERATURE_BOARD"],
+            self._temperatures_mk["TEMPERATURE_BOARD"],
             self._registers["BIAS"],
         )
 
@@ -358,7 +375,7 @@ class Board:
             "BIAS_MEASURED": round(bias_mv * BIAS_READING_SHARE),
             "BIAS_CURRENT": round(bias_mv / 1000 * LEAKAGE_NA_PER_V),
             "LINES": max(chip.LINES_CODES),
-            **TEMPERATURES_MK,
+            **self._temperatures_mk,
         }
         return told[name]
 
@@ -372,6 +389,8 @@ class Board:
         if not register.lowest <= value <= register.highest:
             raise _Refused(Status.OUT_OF_RANGE, f"{name} of {value}; allowed: {register.lowest} to {register.highest}")
         self._registers[name] = value
+        if name == "BIAS":
+            self._on_bias(value / 1000)
         return b""
 
     def _chip_transact(self, payload: bytes) -> bytes:

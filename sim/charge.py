@@ -1,172 +1,187 @@
-"""From one photon to charge in pixels, by Monte Carlo: fluorescence, Compton electrons, diffusion, charge sharing.
-
-The tables made here are the sensor's truth. No estimator may see them: what the decomposition uses is measured.
+"""From one photon to charge in pixels, by Monte Carlo: fluorescence, scatter, charge clouds, charge sharing.
 
 # Ref: K fluorescence, second generation (Te K excites Cd K), free paths: Elam, Ravel and Sieber 2002, Radiat. Phys.
 #      Chem. 63, 121, through `calibration.attenuation`.
-# Ref: diffusion sigma = sqrt(2 (kT/q) z d / V): drift-diffusion in a uniform field, independent of mobility.
+# Ref: Klein-Nishina by Kahn's rejection: H. Kahn 1954, RAND AECU-3259.
+# Ref: coherent scatter: Thomson's law with the form factor of an exponentially screened nucleus, 1 / (1 + (q a)^2),
+#      a = 0.885 a0 Z^(-1/3): G. Wentzel 1926, Z. Phys. 40, 590; the cross section itself is the table's.
 # Ref: initial cloud: Kanaya and Okayama 1972, J. Phys. D 5, 43: R = 0.0276 A E^1.67 / (Z^0.889 rho) um, which is
 #      0.0175 E^1.67 um in CdTe; 0.3 R as its sigma is a working value, not a measurement.
-# Ref: charge summing: Pennicard et al. 2011 (abstract) and ADVACAM forum, Medipix3 operation modes: the pixel with the
-#      largest deposit of its neighbourhood wins and counts the largest of its four 2x2 sums.
-# Ref: Klein-Nishina by Kahn's rejection: H. Kahn 1954, RAND AECU-3259.
+# Ref: diffusion and repulsion: d sigma^2/dt = 2 D + mu N q / (12 pi^1.5 eps sigma): Benoit and Hamel 2009, Nucl.
+#      Instrum. Methods A 606, 508, quoted from memory. With Einstein's D/mu = kT/q the mobility drops out.
 
-Stated simplifications: coherent scatter does nothing; the Compton-scattered photon leaves the sensor (6.6 % of the
-interactions at 100 keV in CdTe, 1.7 % at 60 keV); L lines stay where they are; every charge arrives.
+Stated simplifications: photons come at right angles; Klein-Nishina without the electron's binding; L lines stay where
+they are; the cloud is a Gaussian around where the photon was absorbed; how charge that is trapped acts on neighbours is
+left out; the law of sigma is solved in one step, half the diffusion before and half after the repulsion, within 2.5 %.
 """
 
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from calibration.attenuation import LOWEST_KEV, Material, k_shell, mass_attenuation_cm2_g
+from calibration.attenuation import HIGHEST_KEV, LOWEST_KEV, Material, k_shell, mass_attenuation_cm2_g
+from sim.semiconductor import N_DEPTHS, SensorLayer, collected, drift_lengths_mm
 
 THERMAL_V = 0.02585
 """kT/q at 300 K."""
-CHARGE_STEP_KEV = 0.25
-CHARGE_BINS = 640
-"""Histograms of charge reach 160 keV."""
-WINNER_STEP_KEV = 2.0
-WINNER_BINS = 80
-N_PHOTONS = 20_000
-"""Simulated interactions per energy: the counts per photon are good to about 0.3 %."""
+MAX_PIXELS = 64
+STEP_KEV = 0.05
+"""Cross sections are taken at the nearest of these steps."""
 
-_MAX_ALIVE = 8
-_MAX_PIXELS = 64
 _ELECTRON_REST_KEV = 511.0
+_ELECTRON_CHARGE_C = 1.602e-19
+_VACUUM_F_MM = 8.854e-15
+_HC_KEV_ANGSTROM = 12.398
+_SCREENING_ANGSTROM = 0.885 * 0.5292
+_ATTENUATION, _PHOTO, _COMPTON, _CLOUD, _FIRST_OUTCOME = range(5)
+_kernel = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)  # pyright: ignore[reportCallIssue]
+"""Compiles what is called per photon: counting references to its arrays would take a third of the time."""
+_N_STEPS = round(HIGHEST_KEV / STEP_KEV) + 1
+_SIGMA_PER_RANGE = 0.3
+_LEAST_KEV = 0.1
+"""Smaller parts of a cloud, a quarter of the noise, stay with the pixel it fell on."""
+_FAR_SIGMA = 3.5
+"""Beyond so many sigma a cloud leaves nothing: 0.02 %."""
+_PER_SIGMA = 256
+_N_BEYOND = int(_FAR_SIGMA * _PER_SIGMA) + 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SensorLayer:
-    """The semiconductor: what it is made of, how thick, how pixelated, how biased.
-
-    ``generations`` says how often a fluorescence photon may come from another one's absorption; 1 leaves out, as
-    simpler models do, that tellurium's lines excite cadmium.
-    """
-
-    material: Material
-    thickness_mm: float
-    pitch_mm: float
-    bias_v: float
-    generations: int = 3
-
-    def __post_init__(self) -> None:
-        for name in ("thickness_mm", "pitch_mm", "bias_v"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: above 0")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Deposits:
-    """What one incident photon leaves behind on average, before any noise, on a grid of CHARGE_STEP_KEV.
-
-    Attributes
-    ----------
-    single : (n_energies, CHARGE_BINS) float32
-        Pixels hit, by the charge in each.
-    winner : (n_energies, CHARGE_BINS) float32
-        Pixels that hold the largest charge of their 3x3 neighbourhood, by that charge.
-    summed : (n_energies, WINNER_BINS, CHARGE_BINS) float32
-        The same pixels, by that charge in steps of WINNER_STEP_KEV, and by the largest of the four 2x2 sums.
-    """
-
-    single: NDArray[np.float32]
-    winner: NDArray[np.float32]
-    summed: NDArray[np.float32]
-
-
-class _Physics(NamedTuple):
-    """The layer as the kernel reads it; photon 0 is the incident one, the others are the fluorescence lines."""
+class Physics(NamedTuple):
+    """The layer as `deposit` reads it, for incident photons of one energy."""
 
     photon_kev: np.ndarray
-    attenuation_per_mm: np.ndarray
-    p_photo: np.ndarray
-    p_element: np.ndarray
-    """(photons, elements): share of photo-absorption of each element and those before it."""
-    edge_kev: np.ndarray
-    p_k: np.ndarray
-    p_emission: np.ndarray
-    line_element: np.ndarray
-    line_fraction: np.ndarray
+    """The incident photon's energy."""
+    interacting: float
+    """Share of the incident photons that interact."""
+    matter: np.ndarray
+    """(steps, _FIRST_OUTCOME + outcomes) float32, a row per STEP_KEV from 0: attenuation per mm; share of photoelectric
+    interactions; the same and Compton's, the rest being coherent; variance of the cloud that an electron of this energy
+    makes at once, in mm2; of photo-absorptions the share with each outcome and those before it."""
+    outcomes: np.ndarray
+    """(outcomes, 2): what the photoelectron lacks, and the photon that is emitted, 0 for none; in keV."""
+    depths: np.ndarray
+    """(N_DEPTHS, 2): how far carriers drift, in the mean field; share of the charge that is seen, of the
+    mean share: energies are calibrated with photons, and so the mean loss is part of the calibration."""
+    beyond: np.ndarray
+    """Share of a normal distribution beyond so many steps of 1 / _PER_SIGMA."""
+    screening_per_kev2: float
     generations: int
     thickness_mm: float
     pitch_mm: float
     diffusion_mm: float
     """Variance of the cloud per drift length."""
-    range_mm: float
-    """Range of a 1 keV electron."""
+    repulsion_mm2_per_kev: float
+    """Growth of the cube of sigma by repulsion, per drift length and energy."""
 
 
-@lru_cache(maxsize=8)
-def deposits(layer: SensorLayer, energies_kev: tuple[float, ...]) -> Deposits:
-    """Follow N_PHOTONS interactions per energy through the layer and histogram their charges per incident photon.
+class Workspace(NamedTuple):
+    """Memory of `deposit`, one per thread.
 
-    The result is the same in every process: each energy has its own random stream.
+    Attributes
+    ----------
+    pixels : (MAX_PIXELS, 2) int64
+        Column and row of each pixel that got charge, as far as `deposit` says.
+    charges_kev : (MAX_PIXELS,) float64
     """
-    physics = [_physics(layer, energy_kev) for energy_kev in energies_kev]
 
-    def follow(one: _Physics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return _follow(one, N_PHOTONS, np.random.default_rng(int(1000 * one.photon_kev[0])))
+    pixels: np.ndarray
+    charges_kev: np.ndarray
 
-    # Threads of our own, not Numba's: the chip is exposed from whatever thread reads the bus, and Numba's portable
-    # threading layer does not bear two callers at once.
-    with ThreadPoolExecutor() as pool:
-        parts = list(pool.map(follow, physics))
-    absorbed = [-math.expm1(-one.attenuation_per_mm[0] * layer.thickness_mm) for one in physics]
-    single, winner, summed = (
-        np.stack([share / N_PHOTONS * part[i] for share, part in zip(absorbed, parts, strict=True)]).astype(np.float32)
-        for i in range(3)
+
+def workspace() -> Workspace:
+    """Return memory for one thread."""
+    return Workspace(pixels=np.zeros((MAX_PIXELS, 2), dtype=np.int64), charges_kev=np.zeros(MAX_PIXELS))
+
+
+def physics_of(layer: SensorLayer, energy_kev: float) -> Physics:
+    """Return what `deposit` reads of a layer, for photons of one energy."""
+    steps_kev = np.maximum(LOWEST_KEV, STEP_KEV * np.arange(_N_STEPS))
+    photo, incoherent, coherent = (
+        mass_attenuation_cm2_g(layer.material, steps_kev, process=process)
+        for process in ("photo", "incoherent", "coherent")
     )
-    return Deposits(single=single, winner=winner, summed=summed)
-
-
-def _physics(layer: SensorLayer, energy_kev: float) -> _Physics:
-    shells = [k_shell(z) for z, _ in layer.material.mass_fractions]
-    lines = [(i, line) for i, shell in enumerate(shells) for line in shell.lines if line.energy_kev >= LOWEST_KEV]
-    photon_kev = np.array([energy_kev, *(line.energy_kev for _, line in lines)])
-    photo = mass_attenuation_cm2_g(layer.material, photon_kev, process="photo")
-    scattered = mass_attenuation_cm2_g(layer.material, photon_kev, process="incoherent")
+    total = photo + incoherent + coherent
+    p_outcome, outcomes = _outcomes(layer.material, steps_kev)
     z_mean = sum(z * fraction for z, fraction in layer.material.mass_fractions)
-    range_um = 0.0276 * 2.3 * z_mean / (z_mean**0.889 * layer.material.density_g_cm3)  # with A = 2.3 Z
-    return _Physics(
-        photon_kev=photon_kev,
-        attenuation_per_mm=0.1 * layer.material.density_g_cm3 * (photo + scattered),
-        p_photo=photo / (photo + scattered),
-        p_element=_element_shares(layer.material, photon_kev),
-        edge_kev=np.array([shell.edge_kev for shell in shells]),
-        p_k=np.array([shell.fraction for shell in shells]),
-        p_emission=np.array([shell.fluorescence_yield * bool(shell.lines) for shell in shells]),
-        line_element=np.array([i for i, _ in lines], dtype=np.int64),
-        line_fraction=np.array([line.fraction for _, line in lines]),
+    range_mm = 1e-3 * 0.0276 * 2.3 * z_mean / (z_mean**0.889 * layer.material.density_g_cm3)  # with A = 2.3 Z
+    permittivity_f_mm = layer.constants.permittivity_relative * _VACUUM_F_MM
+    per_pair_mm2 = _ELECTRON_CHARGE_C / (12 * math.pi**1.5 * permittivity_f_mm * layer.mean_field_v_mm)
+    repulsion_mm2_per_kev = 1.5 * per_pair_mm2 * 1e3 / layer.constants.pair_ev
+    matter = np.empty((_N_STEPS, _FIRST_OUTCOME + len(outcomes)), dtype=np.float32)
+    matter[:, _ATTENUATION] = 0.1 * layer.material.density_g_cm3 * total
+    matter[:, _PHOTO] = photo / total
+    matter[:, _COMPTON] = (photo + incoherent) / total
+    matter[:, _CLOUD] = (_SIGMA_PER_RANGE * range_mm * np.maximum(0.1, STEP_KEV * np.arange(_N_STEPS)) ** 1.67) ** 2
+    matter[:, _FIRST_OUTCOME:] = p_outcome
+    seen = collected(layer)
+    return Physics(
+        photon_kev=np.array([energy_kev]),
+        interacting=-math.expm1(-float(matter[round(energy_kev / STEP_KEV), _ATTENUATION]) * layer.thickness_mm),
+        matter=matter,
+        outcomes=outcomes,
+        depths=np.stack([drift_lengths_mm(layer), seen / seen[seen > 0].mean()], axis=1),
+        beyond=np.array([0.5 * math.erfc(i / _PER_SIGMA / math.sqrt(2)) for i in range(_N_BEYOND)], dtype=np.float32),
+        screening_per_kev2=(_SCREENING_ANGSTROM * 2 * math.pi / (z_mean ** (1 / 3) * _HC_KEV_ANGSTROM)) ** 2,
         generations=layer.generations,
         thickness_mm=layer.thickness_mm,
         pitch_mm=layer.pitch_mm,
-        diffusion_mm=2 * THERMAL_V * layer.thickness_mm / layer.bias_v,
-        range_mm=range_um * 1e-3,
+        diffusion_mm=2 * THERMAL_V / layer.mean_field_v_mm,
+        repulsion_mm2_per_kev=float(repulsion_mm2_per_kev) * layer.has_repulsion,
     )
 
 
-def _element_shares(material: Material, photon_kev: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the share of photo-absorption of each element and those before it: (n_photons, n_elements)."""
-    parts = [
+def interaction(physics: Physics, energies_kev: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the attenuation in 1/mm and the share that interacts, of photons of other energies."""
+    steps = np.rint(np.asarray(energies_kev) / STEP_KEV).astype(int)
+    attenuation_per_mm = physics.matter[steps, _ATTENUATION].astype(np.float64)
+    return attenuation_per_mm, -np.expm1(-attenuation_per_mm * physics.thickness_mm)
+
+
+def _outcomes(material: Material, steps_kev: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what photo-absorption may end in: shares up to each outcome (steps, outcomes); edge, line (outcomes, 2).
+
+    An outer shell's electron without more; and for each element, a K electron with an Auger electron or with a line.
+    """
+    by_element = [
         fraction
         * mass_attenuation_cm2_g(
-            Material(name=f"Z={z}", density_g_cm3=1.0, mass_fractions=((z, 1.0),)), photon_kev, process="photo"
+            Material(name=f"Z={z}", density_g_cm3=1.0, mass_fractions=((z, 1.0),)), steps_kev, process="photo"
         )
         for z, fraction in material.mass_fractions
     ]
-    return np.cumsum(parts, axis=0).T / np.sum(parts, axis=0)[:, None]
+    all_elements = np.sum(by_element, axis=0)
+    shares, edges_kev, lines_kev = [], [], []
+    for (z, _), photo in zip(material.mass_fractions, by_element, strict=True):
+        shell = k_shell(z)
+        k_share = np.where(steps_kev >= shell.edge_kev, shell.fraction, 0.0) * photo / all_elements
+        lines = [line for line in shell.lines if line.energy_kev >= LOWEST_KEV]
+        emitted = [shell.fluorescence_yield * line.fraction for line in lines]
+        for share, line_kev in zip(
+            [*emitted, 1 - sum(emitted)], [*(line.energy_kev for line in lines), 0.0], strict=True
+        ):
+            shares.append(k_share * share)
+            edges_kev.append(shell.edge_kev)
+            lines_kev.append(line_kev)
+    shares.append(1 - np.sum(shares, axis=0))
+    edges_kev.append(0.0)
+    lines_kev.append(0.0)
+    order = np.argsort([-share[-1] for share in shares], kind="stable")  # the likeliest first: it is found fastest
+    upto = np.cumsum([shares[i] for i in order], axis=0).T
+    upto[:, -1] = 1.0
+    return upto, np.stack([edges_kev, lines_kev], axis=1)[order]
 
 
-@njit(cache=True, nogil=True)
+@njit(inline="always")
+def _step(energy_kev: float) -> int:
+    return int(energy_kev * (1 / STEP_KEV) + 0.5)
+
+
+@_kernel
 def _compton_electron_kev(energy_kev: float, rng: np.random.Generator) -> float:
     """Draw the energy of a Compton electron."""
     alpha = energy_kev / _ELECTRON_REST_KEV
@@ -181,131 +196,187 @@ def _compton_electron_kev(energy_kev: float, rng: np.random.Generator) -> float:
             return energy_kev * (1 - 1 / ratio)
 
 
-@njit(cache=True, nogil=True)
-def _choose_line(physics: _Physics, element: int, rng: np.random.Generator) -> int:
-    """Draw which of the element's lines is emitted; return its number among all photons."""
-    u, chosen = rng.random(), 0
-    for line in range(len(physics.line_element)):
-        if physics.line_element[line] == element and u >= 0:
-            u -= physics.line_fraction[line]
-            chosen = 1 + line
-    return chosen
+@_kernel
+def _coherent_cosine(screening_per_kev2: float, energy_kev: float, rng: np.random.Generator) -> float:
+    """Draw the cosine of the angle of coherent scatter."""
+    screening = 2 * screening_per_kev2 * energy_kev * energy_kev  # (q a)^2 per 1 - cosine
+    while True:
+        u = rng.random()
+        cosine = 1 - 2 * u / (1 + 2 * screening * (1 - u))  # of 1 / (1 + screening (1 - cosine))^2
+        if 2 * rng.random() <= 1 + cosine * cosine:
+            return cosine
 
 
-@njit(cache=True, nogil=True)
-def _add_charge(pixels: np.ndarray, charges: np.ndarray, n: int, col: int, row: int, charge: float) -> int:
+@_kernel
+def _turned(ux: float, uy: float, uz: float, cosine: float, phi: float) -> tuple[float, float, float]:
+    """Turn a direction by an angle, to the side phi."""
+    sine, cos_phi, sin_phi = math.sqrt(max(0.0, 1 - cosine * cosine)), math.cos(phi), math.sin(phi)
+    across = math.sqrt(max(0.0, 1 - uz * uz))
+    if across < 1e-6:
+        return sine * cos_phi, sine * sin_phi, cosine * uz
+    return (
+        ux * cosine + sine * (ux * uz * cos_phi - uy * sin_phi) / across,
+        uy * cosine + sine * (uy * uz * cos_phi + ux * sin_phi) / across,
+        uz * cosine - across * sine * cos_phi,
+    )
+
+
+@njit(inline="always", error_model="numpy")
+def _sigma_mm(cloud_mm2: float, diffused_mm2: float, repelled_mm3: float) -> float:
+    """Return how wide a cloud arrives, from its first variance and what diffusion and repulsion alone would add."""
+    variance_mm2 = cloud_mm2 + 0.5 * diffused_mm2
+    if repelled_mm3 > 0:
+        root_mm = math.sqrt(variance_mm2)
+        cube_mm3 = variance_mm2 * root_mm + repelled_mm3
+        root_mm += 0.3 * min(repelled_mm3 / variance_mm2, root_mm)  # then Halley's steps to the cube root
+        for _ in range(2):
+            third_mm3 = root_mm * root_mm * root_mm
+            root_mm *= (third_mm3 + 2 * cube_mm3) / (2 * third_mm3 + cube_mm3)
+        variance_mm2 = root_mm * root_mm
+    return math.sqrt(variance_mm2 + 0.5 * diffused_mm2)
+
+
+@njit(inline="always")
+def _tail(beyond: np.ndarray, sigmas: float) -> float:
+    """Return the share of a normal distribution beyond so many sigma, of at least 0."""
+    node = int(min(sigmas, _FAR_SIGMA) * _PER_SIGMA)
+    return (
+        beyond[node] + (sigmas * _PER_SIGMA - node) * (beyond[node + 1] - beyond[node]) if sigmas < _FAR_SIGMA else 0.0
+    )
+
+
+@njit(inline="always")
+def _add_charge(pixels: np.ndarray, charges_kev: np.ndarray, n: int, col: int, row: int, charge_kev: float) -> int:
     """Add charge to the entry of a pixel, or open one; return how many entries there are."""
-    for i in range(n):
-        if pixels[i, 0] == col and pixels[i, 1] == row:
-            charges[i] += charge
-            return n
-    if n < len(charges):
-        pixels[n, 0], pixels[n, 1], charges[n] = col, row, charge
-        return n + 1
+    i = 0
+    while i < n and (pixels[i, 0] != col or pixels[i, 1] != row):
+        i += 1
+    if i == n and n < MAX_PIXELS:
+        pixels[n, 0], pixels[n, 1], charges_kev[n] = col, row, 0.0
+        n += 1
+    if i < n:
+        charges_kev[i] += charge_kev
     return n
 
 
-@njit(cache=True, nogil=True)
-def _share(
-    pixels: np.ndarray, charges: np.ndarray, n: int, x: float, y: float, sigma: float, pitch: float, charge: float
-) -> int:
-    """Split a Gaussian cloud over 3x3 pixels; what would reach further goes to the outer ones."""
-    col, row = math.floor(x / pitch), math.floor(y / pitch)
-    scale = 1 / (math.sqrt(2.0) * sigma)
-    left, right = 0.5 * math.erfc((x - col * pitch) * scale), 0.5 * math.erfc(((col + 1) * pitch - x) * scale)
-    below, above = 0.5 * math.erfc((y - row * pitch) * scale), 0.5 * math.erfc(((row + 1) * pitch - y) * scale)
+@_kernel
+def _spill(
+    pixels: np.ndarray, charges_kev: np.ndarray, n: int, col: int, row: int, charge_kev: float,
+    left: float, right: float, below: float, above: float,
+) -> tuple[int, float]:  # fmt: skip
+    """Give the neighbours of a pixel their shares of a cloud; return how many entries there are, and what stays."""
+    rest_kev = charge_kev
     for dc in range(-1, 2):
         in_col = left if dc < 0 else right if dc > 0 else 1 - left - right
-        if in_col < 1e-4:
+        if in_col <= 0:
             continue
         for dr in range(-1, 2):
-            in_row = below if dr < 0 else above if dr > 0 else 1 - below - above
-            if in_row >= 1e-4:
-                n = _add_charge(pixels, charges, n, col + dc, row + dr, charge * in_col * in_row)
-    return n
+            part = in_col * (below if dr < 0 else above if dr > 0 else 1 - below - above)
+            if part * charge_kev > _LEAST_KEV and (dc != 0 or dr != 0):
+                n = _add_charge(pixels, charges_kev, n, col + dc, row + dr, charge_kev * part)
+                rest_kev -= charge_kev * part
+    return n, rest_kev
 
 
-@njit(cache=True, nogil=True)
-def _largest_sum(pixels: np.ndarray, charges: np.ndarray, n: int, winner: int) -> float:
-    """Return the largest of the four 2x2 sums of a pixel, or -1 where a neighbour holds more charge."""
-    sums = np.zeros(4)
-    for i in range(n):
-        dc, dr = pixels[i, 0] - pixels[winner, 0], pixels[i, 1] - pixels[winner, 1]
-        if abs(dc) > 1 or abs(dr) > 1:
-            continue
-        if charges[i] > charges[winner] or (charges[i] == charges[winner] and i < winner):
-            return -1.0
-        for corner in range(4):
-            to_col, to_row = 2 * (corner & 1) - 1, (corner & 2) - 1
-            if (dc == 0 or dc == to_col) and (dr == 0 or dr == to_row):
-                sums[corner] += charges[i]
-    return sums.max()
+@_kernel
+def first_depth_mm(physics: Physics, u: float) -> float:
+    """Return how deep a photon interacts first, if it does: the quantile ``u`` from 0 to 1 of its depths."""
+    return -math.log1p(-physics.interacting * u) / physics.matter[_step(physics.photon_kev[0]), _ATTENUATION]
 
 
-@njit(cache=True, nogil=True)
-def _absorb(
-    physics: _Physics, photons: np.ndarray, points: np.ndarray, n_alive: int, rng: np.random.Generator
-) -> tuple[int, float, float]:
-    """Let the last photon alive interact; its fluorescence photon, if any, takes its place.
+@_kernel
+def deposit(
+    physics: Physics, x_mm: float, y_mm: float, depth_mm: float, rng: np.random.Generator, workspace: Workspace
+) -> int:
+    """Follow one photon that interacts at a place to its charges in pixels, which the workspace holds afterwards.
 
-    ``photons`` holds number and generation, ``points`` x, y, z. Returns how many photons are alive, the energy left
-    at the spot, and the kinetic energy of the electron that spreads it.
+    Parameters
+    ----------
+    physics : Physics
+    x_mm, y_mm : float
+        From the lower left corner of pixel (0, 0).
+    depth_mm : float
+        From the entrance; the pixels are at the thickness.
+    rng : Generator
+    workspace : Workspace
+
+    Returns
+    -------
+    int
+        How many pixels got charge: the first entries of ``workspace.pixels`` and ``workspace.charges_kev``.
     """
-    n_alive -= 1
-    photon, age = int(photons[n_alive, 0]), int(photons[n_alive, 1])
-    energy_kev = physics.photon_kev[photon]
-    if rng.random() >= physics.p_photo[photon]:
-        electron_kev = _compton_electron_kev(energy_kev, rng)
-        return n_alive, electron_kev, electron_kev
-    element, u = 0, rng.random()
-    while element < len(physics.edge_kev) - 1 and u > physics.p_element[photon, element]:
-        element += 1
-    if energy_kev < physics.edge_kev[element] or rng.random() >= physics.p_k[element]:
-        return n_alive, energy_kev, energy_kev
-    electron_kev = energy_kev - physics.edge_kev[element]
-    if age == physics.generations or rng.random() >= physics.p_emission[element]:
-        return n_alive, energy_kev, electron_kev
-    child = _choose_line(physics, element, rng)
-    path = -math.log1p(-rng.random()) / physics.attenuation_per_mm[child]
-    cosine, phi = 2 * rng.random() - 1, 2 * math.pi * rng.random()
-    across = path * math.sqrt(1 - cosine * cosine)
-    points[n_alive, 0] += across * math.cos(phi)
-    points[n_alive, 1] += across * math.sin(phi)
-    points[n_alive, 2] += path * cosine
-    photons[n_alive, 0], photons[n_alive, 1] = child, age + 1
-    is_inside = 0 < points[n_alive, 2] < physics.thickness_mm
-    return n_alive + is_inside, energy_kev - physics.photon_kev[child], electron_kev
+    return deposit_of(physics, physics.photon_kev[0], x_mm, y_mm, depth_mm, rng, workspace)
 
 
-@njit(cache=True, nogil=True)
-def _follow(physics: _Physics, n_photons: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Follow photons of one energy to their charges in pixels; lengths in mm, z from the entrance to the pixels."""
-    single = np.zeros(CHARGE_BINS, dtype=np.float32)
-    winner = np.zeros(CHARGE_BINS, dtype=np.float32)
-    summed = np.zeros((WINNER_BINS, CHARGE_BINS), dtype=np.float32)
-    photons, points = np.empty((_MAX_ALIVE, 2), dtype=np.int64), np.empty((_MAX_ALIVE, 3))
-    pixels, charges = np.empty((_MAX_PIXELS, 2), dtype=np.int64), np.empty(_MAX_PIXELS)
-    absorbed = -math.expm1(-physics.attenuation_per_mm[0] * physics.thickness_mm)
-    for event in range(n_photons):
-        # An additive recurrence fills position and depth evenly: less Monte Carlo noise for the same work.
-        photons[0, 0], photons[0, 1] = 0, 0
-        points[0, 0] = physics.pitch_mm * ((0.8191725133961645 * event) % 1.0)
-        points[0, 1] = physics.pitch_mm * ((0.6710436067037893 * event) % 1.0)
-        depth = (0.5497004779019703 * event) % 1.0
-        points[0, 2] = -math.log1p(-absorbed * depth) / physics.attenuation_per_mm[0]
-        n_alive, n_pixels = 1, 0
-        while n_alive > 0:
-            x, y, z = points[n_alive - 1, 0], points[n_alive - 1, 1], points[n_alive - 1, 2]
-            n_alive, left_kev, electron_kev = _absorb(physics, photons, points, n_alive, rng)
-            cloud = 0.3 * physics.range_mm * max(electron_kev, 0.1) ** 1.67
-            sigma = math.sqrt(cloud * cloud + physics.diffusion_mm * (physics.thickness_mm - z)) + 1e-6
-            n_pixels = _share(pixels, charges, n_pixels, x, y, sigma, physics.pitch_mm, left_kev)
-        for i in range(n_pixels):
-            charge_bin = min(int(charges[i] / CHARGE_STEP_KEV), CHARGE_BINS - 1)
-            single[charge_bin] += 1
-            total = _largest_sum(pixels, charges, n_pixels, i)
-            if total > 0:
-                winner[charge_bin] += 1
-                winner_bin = min(int(charges[i] / WINNER_STEP_KEV), WINNER_BINS - 1)
-                summed[winner_bin, min(int(total / CHARGE_STEP_KEV), CHARGE_BINS - 1)] += 1
-    return single, winner, summed
+@_kernel
+def deposit_of(
+    physics: Physics, energy_kev: float, x_mm: float, y_mm: float, depth_mm: float, rng: np.random.Generator,
+    workspace: Workspace,
+) -> int:  # fmt: skip
+    """Do what `deposit` does for a photon of any energy.
+
+    Each interaction leaves a charge, and a cloud's first variance, at its place, and at most one photon that goes on.
+    """
+    matter, outcomes, depths, beyond = physics.matter, physics.outcomes, physics.depths, physics.beyond
+    pixels, charges_kev = workspace.pixels, workspace.charges_kev
+    ux, uy, uz = 0.0, 0.0, 1.0
+    per_pitch, nodes_per_mm = 1 / physics.pitch_mm, (N_DEPTHS - 1) / physics.thickness_mm
+    n_pixels, generation = 0, 1
+    while True:
+        step = _step(energy_kev)
+        u, next_kev = rng.random(), 0.0
+        if u < matter[step, _PHOTO]:
+            outcome, u = 0, rng.random()
+            while u >= matter[step, _FIRST_OUTCOME + outcome]:
+                outcome += 1
+            edge_kev, line_kev = outcomes[outcome, 0], outcomes[outcome, 1]
+            cloud_mm2 = matter[_step(energy_kev - edge_kev), _CLOUD]
+            if line_kev > 0 and generation <= physics.generations:
+                next_kev = line_kev
+                generation += 1
+                uz = 2 * rng.random() - 1
+                across, phi = math.sqrt(1 - uz * uz), 2 * math.pi * rng.random()
+                ux, uy = across * math.cos(phi), across * math.sin(phi)
+            elif edge_kev > 0:  # the Auger electron carries its share of the charge
+                auger = edge_kev / energy_kev
+                cloud_mm2 = (1 - auger) * cloud_mm2 + auger * matter[_step(edge_kev), _CLOUD]
+        elif u < matter[step, _COMPTON]:
+            electron_kev = _compton_electron_kev(energy_kev, rng)
+            cloud_mm2 = matter[_step(electron_kev), _CLOUD]
+            next_kev = energy_kev - electron_kev
+            if next_kev < LOWEST_KEV:
+                next_kev = 0.0
+            else:
+                cosine = max(-1.0, 1 - _ELECTRON_REST_KEV * (1 / next_kev - 1 / energy_kev))
+                ux, uy, uz = _turned(ux, uy, uz, cosine, 2 * math.pi * rng.random())
+        else:
+            next_kev, cloud_mm2 = energy_kev, 0.0
+            cosine = _coherent_cosine(physics.screening_per_kev2, energy_kev, rng)
+            ux, uy, uz = _turned(ux, uy, uz, cosine, 2 * math.pi * rng.random())
+
+        place = depth_mm * nodes_per_mm
+        node = min(int(place), N_DEPTHS - 2)
+        seen = depths[node, 1] + (place - node) * (depths[node + 1, 1] - depths[node, 1])
+        charge_kev = (energy_kev - next_kev) * seen
+        if charge_kev > 0:
+            drift_mm = depths[node, 0] + (place - node) * (depths[node + 1, 0] - depths[node, 0])
+            sigma_mm = _sigma_mm(
+                cloud_mm2, physics.diffusion_mm * drift_mm, physics.repulsion_mm2_per_kev * charge_kev * drift_mm
+            )
+            x, y = x_mm * per_pitch, y_mm * per_pitch
+            col, row = math.floor(x), math.floor(y)
+            scale = physics.pitch_mm / (sigma_mm + 1e-6)
+            left, right = _tail(beyond, (x - col) * scale), _tail(beyond, (1 - x + col) * scale)
+            below, above = _tail(beyond, (y - row) * scale), _tail(beyond, (1 - y + row) * scale)
+            if left + right + below + above > 0:
+                n_pixels, charge_kev = _spill(
+                    pixels, charges_kev, n_pixels, col, row, charge_kev, left, right, below, above
+                )
+            n_pixels = _add_charge(pixels, charges_kev, n_pixels, col, row, charge_kev)
+        if next_kev == 0:
+            return n_pixels
+        energy_kev = next_kev
+        path_mm = -math.log(1 - rng.random()) / matter[_step(energy_kev), _ATTENUATION]
+        x_mm, y_mm, depth_mm = x_mm + path_mm * ux, y_mm + path_mm * uy, depth_mm + path_mm * uz
+        if not 0 < depth_mm < physics.thickness_mm:
+            return n_pixels

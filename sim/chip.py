@@ -367,6 +367,7 @@ class SimulatedChip:
             is_csm=bool(fields["CSM_SPM"]),
             is_equalization=bool(fields["Equalization"]),
             is_hole_collecting=bool(fields["Polarity"]),
+            ikrum=dacs["Ikrum"],
         )
 
     def _pulse_charge_e(self, fields: Mapping[str, int]) -> NDArray[np.float32]:

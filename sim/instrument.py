@@ -18,6 +18,7 @@ from firmware_iface import chip
 from firmware_iface.errors import WrongUsage
 from sim.board import LAYOUTS, Board
 from sim.chip import SILICON_KEYS, Silicon, SimulatedChip
+from sim.environment import Climate
 from sim.faults import FAULT_KEYS, faults_of_query
 from sim.sensor import Settings
 from sim.specimen import FrontEnd
@@ -66,18 +67,21 @@ def _pulser(text: str) -> Pulser:
     return Pulser(period_ns=1000 * period_us, high_ns=1000 * high_us)
 
 
-def _line_s(text: str) -> float:
-    line_s = float(text)
-    if not 0 <= line_s <= _MAX_LINE_S:
-        raise ValueError
-    return line_s
+def _within(low: float, high: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return read
 
 
-def _temperature_c(text: str) -> float:
-    temperature_c = float(text)
-    if not -50 <= temperature_c <= 125:
+def _polarisation(text: str) -> tuple[float, float]:
+    share, time_s = map(float, text.split(":"))
+    if not (0 <= share < 1 and 0 < time_s < math.inf):
         raise ValueError
-    return temperature_c
+    return share, time_s
 
 
 def _front_end(text: str) -> FrontEnd:
@@ -115,7 +119,7 @@ INPUT_OPTIONS: Mapping[str, Option] = {
 BOARD_OPTIONS: Mapping[str, Option] = {
     "usb_speed": Option("|".join(_SPEEDS), _SPEEDS.__getitem__),
     "chips": Option("1x1 to 8x1|2x2", _layout),
-    "line_s": Option(f"SECONDS to {_MAX_LINE_S:g}", _line_s),
+    "line_s": Option(f"SECONDS to {_MAX_LINE_S:g}", _within(0, _MAX_LINE_S)),
 }
 SENSOR_OPTIONS: Mapping[str, Option] = {
     "gain_noise_relative": Option("SHGM,HGM,LGM,SLGM", _front_end),
@@ -124,8 +128,16 @@ SENSOR_OPTIONS: Mapping[str, Option] = {
     "collects_holes": _flag(),
 }
 """What no source settles about sensor and front end."""
-CHIP_OPTIONS: Mapping[str, Option] = {"temperature_c": Option("-50 to 125", _temperature_c), "bit_serial": _flag()}
-"""How warm the chips are, and whether they count event by event and are read clock by clock: the same bits, slowly."""
+FIDELITY_OPTIONS: Mapping[str, Option] = {"fidelity": _choice("expectation", "events"), "bit_serial": _flag()}
+"""Whether counts are drawn from tables with the right statistics, or photons are followed one by one, slowly; whether
+the chips count event by event and are read clock by clock: the same bits, slowly."""
+CLIMATE_OPTIONS: Mapping[str, Option] = {
+    "temperature_c": Option("-40 to 85", _within(-40, 85)),
+    "drift_dac_per_k": Option("-10 to 10", _within(-10, 10)),
+    "polarisation": Option("SHARE:SECONDS", _polarisation),
+    "leakage_na": Option("0 to 20", _within(0, 20)),
+}
+"""What surrounds sensors and chips."""
 SILICON_OPTIONS: Mapping[str, Option] = {
     key: Option("|".join(values), values.__getitem__) for key, values in SILICON_KEYS.items()
 }
@@ -136,7 +148,8 @@ GEOMETRY_OPTIONS: Mapping[str, Option] = {
 }
 """What puts source and detector elsewhere than a plan says: the truth that a calibration is to find."""
 INSTRUMENT_OPTIONS: Mapping[str, Option] = {
-    "seed": SEED, **GEOMETRY_OPTIONS, **INPUT_OPTIONS, **CHIP_OPTIONS, **SILICON_OPTIONS, **SENSOR_OPTIONS,
+    "seed": SEED, **GEOMETRY_OPTIONS, **INPUT_OPTIONS, **FIDELITY_OPTIONS, **CLIMATE_OPTIONS, **SILICON_OPTIONS,
+    **SENSOR_OPTIONS,
 }  # fmt: skip
 """What scene, chips and sensors may be, whatever reads them out."""
 
@@ -205,8 +218,9 @@ def simulated_device(address: str) -> UsbDevice:
     address : str
         Name of the instrument and its options, such as ``demo?seed=2&drop=17&unplug_after=100``; ``chips=2x2`` or
         ``chips=4x1`` for an assembly, ``pulser_us=1000:100`` for pulses of 100 us every 1000 us on the TTL input,
-        ``line_s=2`` for a gantry whose every answer takes 2 s of real time, ``offset_u_mm=0.13&roll_deg=0.4`` for a
-        detector that stands elsewhere than it should (`GEOMETRY_OPTIONS`).
+        ``fidelity=events`` for sensors that follow every photon, ``temperature_c=45`` or ``polarisation=0.1:600`` for
+        what surrounds them, ``line_s=2`` for a gantry whose every answer takes 2 s of real time,
+        ``offset_u_mm=0.13&roll_deg=0.4`` for a detector that stands elsewhere than it should (`GEOMETRY_OPTIONS`).
 
     Raises
     ------
@@ -219,9 +233,19 @@ def simulated_device(address: str) -> UsbDevice:
 
     gantry = scene_of(name, seed, layout, misplaced_of(chosen))
     serial = f"{name.upper()}-{seed}"
-    chips = [chip_ for chip_, _ in chips_of(name, chosen, gantry, layout)]
+    sensed = chips_of(name, chosen, gantry, layout)
+
+    def on_bias(bias_v: float) -> None:
+        for _, sensor in sensed:
+            sensor.environment.bias_v = bias_v
+
     line = SlowLine(gantry.line, line_s) if line_s else gantry.line
-    board = Board(chips, line, serial, faults, layout=layout, inputs=inputs_of(chosen))
+    board = Board(
+        [chip_ for chip_, _ in sensed], line, serial, faults, layout=layout, inputs=inputs_of(chosen), on_bias=on_bias,
+        temperature_c=climate_of(chosen).temperature_c,
+    )  # fmt: skip
+    for _, sensor in sensed:
+        sensor.environment.clock = lambda: board.now_s
     speed = chosen.get("usb_speed", Speed.HIGH)
     device = UsbDevice(board, serial, speed=speed, broken_writes=faults.break_command)
     if isinstance(line, SlowLine):
@@ -232,6 +256,14 @@ def simulated_device(address: str) -> UsbDevice:
 def misplaced_of(chosen: Mapping[str, Any]) -> dict[str, float]:
     """Return where an address puts source and detector, as fields of a `Geometry`."""
     return {key.replace("_deg", "_rad"): chosen[key] for key in GEOMETRY_OPTIONS if key in chosen}
+
+
+def climate_of(chosen: Mapping[str, Any]) -> Climate:
+    """Return what an address says of the surroundings."""
+    known = {key: chosen[key] for key in CLIMATE_OPTIONS if key in chosen}
+    if "polarisation" in known:
+        known["polarised_share"], known["polarisation_time_s"] = known.pop("polarisation")
+    return Climate(**known)
 
 
 def scene_of(
@@ -301,14 +333,18 @@ def chips_of(
 def _chip_of(
     name: str, chosen: Mapping[str, Any], silicon: Silicon, light: Light, number: int
 ) -> tuple[SimulatedChip, Sensor]:
-    from sim.sensor import Sensor
+    if chosen.get("fidelity") == "events":
+        from sim.events import EventSensor as Sensor  # its kernels are loaded only for who asks for them
+    else:
+        from sim.sensor import Sensor
 
     seed = chosen.get("seed", DEFAULT_SEED)
     own_seed = seed + number * _SEEDS_APART
     options = {key: chosen[key] for key in SENSOR_OPTIONS if key in chosen}
     if "gain_noise_relative" in options:
         options["front_end"] = options.pop("gain_noise_relative")
-    sensor = Sensor(seed=own_seed, **_pixels_of(name), **options)
+    climate = climate_of(chosen)
+    sensor = Sensor(seed=own_seed, climate=climate, **_pixels_of(name), **options)
     rng = np.random.default_rng((own_seed, 1))  # not the sequence that drew the pixels' truth
     pulse_rng = np.random.default_rng((own_seed, 2))
 
@@ -319,10 +355,15 @@ def _chip_of(
     def injection(n: int, charge_e: NDArray[np.float32], settings: Settings) -> NDArray[np.uint32]:
         return sensor.inject(n, charge_e, settings, pulse_rng)
 
-    of_chip = {"temperature_c": "temperature_c", "bit_serial": "is_bit_serial"}
-    extra = {argument: chosen[key] for key, argument in of_chip.items() if key in chosen}
-    chip_id = chip_id_of(seed, FIRST_CHIP + number)
-    return SimulatedChip(front_end, chip_id=chip_id, silicon=silicon, injection=injection, **extra), sensor
+    made = SimulatedChip(
+        front_end,
+        chip_id=chip_id_of(seed, FIRST_CHIP + number),
+        silicon=silicon,
+        injection=injection,
+        temperature_c=climate.temperature_c,
+        is_bit_serial=chosen.get("bit_serial", False),
+    )
+    return made, sensor
 
 
 def _pixels_of(name: str) -> dict[str, Any]:

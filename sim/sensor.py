@@ -1,7 +1,8 @@
 """chip counters: `(n_counters, rows, cols) uint32`, events above each threshold.
 
 `sim.charge` says what charge a photon leaves in which pixel; here the front end makes counts of it: noise, each
-pixel's own thresholds and gain, dead time, and Poisson statistics.
+pixel's own thresholds and gain, pile-up, and the statistics of counts. How is decided elsewhere: means and covariances
+in `sim.expectation`, pulses in `sim.pulse_train`, the draw in `sim.draw`, temperature and time in `sim.environment`.
 
 The chip's mode and the sensor's pitch need not agree. In colour mode a 110 um pixel has eight thresholds, in fine
 pitch a 55 um pixel has two; a 110 um sensor is bonded to one pixel of each 2x2 cluster, so that in fine pitch the other
@@ -11,49 +12,50 @@ three see noise only, and in colour mode three of four pixels of a 55 um sensor 
 #      `excalibur_calibration` 1551-1554; the constants are a fit to two scripts, not a specification.
 # Ref: 8.81 threshold steps per keV in silicon, SHGM: EXCALIBUR calibration 409-445; other gains go as 1/Cf (dexter
 #      `qcstmconfigmonitoring.cpp` 33-36), other sensors as the energy of a pair.
-# Ref: noise 80 e- alone, 175 e- summed: CERN Knowledge Transfer, Medipix3. Pair energies and Fano factors: common
-#      values from memory (CdTe 4.43 eV and 0.1 as in geant4medipix `DetectorConfig.ini`).
-# Ref: rate of noise crossings f0 exp(-x^2 / 2 sigma^2): S. O. Rice 1944, Bell Syst. Tech. J. 23, 282.
-# Ref: paralysable dead time m = n exp(-n tau). 10 % loss at 375 kcps per 55 um pixel alone and 30 kcps per 110 um
-#      pixel summed: Ballabriga et al. 2016, JINST 11, P01007, quoted from memory.
+# Ref: noise 80 e- alone, 175 e- summed: CERN Knowledge Transfer, Medipix3. Pair energies and Fano factors:
+#      `sim.semiconductor`.
+# Ref: Ikrum discharges the amplifier whatever its feedback capacitor: in charge per second the gain does not matter.
 # Ref: colour and charge summing: TH0 arbitrates, TH1, 3, 5, 7 see sums, the others single pixels: MARS `medipix3rx.py`.
 # Ref: colour mode on a 55 um sensor: Merlin manual v0.7 p12-13, p16. Which pixel of the cluster counts, or is bonded,
 #      is not told: an option. That a 110 um sensor in fine pitch lights one pixel of four follows from its bonding.
-
-Counts of one pixel are drawn exactly: a photon counts at most once per pixel and threshold, so the counts between
-neighbouring thresholds are independent Poisson numbers and counters are nested. Not simulated yet: that neighbouring
-pixels, and in charge summing the single-pixel counters, see the same photons (their covariance); pile-up of energies;
-the smaller variance that dead time leaves.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import EllipsisType
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.special import erfc
 
 from calibration.attenuation import material as matter
 from firmware_iface import chip
 from firmware_iface.errors import WrongUsage
-from sim import charge, pulses
-from sim.specimen import FINE_THRESHOLDS, SUBPIXEL_PLACES, FrontEnd, PixelTruth, draw_truth
+from sim import draw, expectation, pulses
+from sim.environment import ELECTRON_NC, Climate, Environment
+from sim.expectation import Discriminators, Light, Pulse, Response
+from sim.semiconductor import SEMICONDUCTORS, SensorLayer
+from sim.specimen import FINE_THRESHOLDS, SUBPIXEL_PLACES, FrontEnd, PixelTruth, doubled, draw_truth
+from sim.tables import SINGLE, SUMMED, WINNER, deposits
 
-PAIR_EV: Mapping[str, float] = {"silicon": 3.62, "gaas": 4.2, "cdte": 4.43, "czt": 4.64}
-FANO: Mapping[str, float] = {"silicon": 0.115, "gaas": 0.12, "cdte": 0.1, "czt": 0.1}
+PAIR_EV: Mapping[str, float] = {name: one.pair_ev for name, one in SEMICONDUCTORS.items()}
+FANO: Mapping[str, float] = {name: one.fano for name, one in SEMICONDUCTORS.items()}
 SHGM_DAC_PER_KEV_SILICON = 8.81
 TRIM_CENTRE = 16
 """The trim code at which DAC_Disc shifts nothing."""
-BUSY_KEV = 5.0
-"""Charge from which an event keeps a pixel busy."""
+BIAS_STEP_V = 10.0
+"""The field in the sensor is simulated for the bias rounded to this."""
+DRIFT_STEP_DAC, COLLECTION_STEP = 0.02, 1e-3
+"""Conditions that change by less change no threshold."""
+SAME_LIGHT = 0.005
+"""Light that differs from the last exposure's by a factor that is nearer to 1 has the last one's pile-up."""
 ARBITER_STEP_KEV = 0.25
 """Arbitration is simulated with one TH0 for the whole chip, rounded to this."""
-_SINGLE, _WINNER, _SUMMED = range(3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,6 +79,8 @@ class Settings:
         Every discriminator counts for itself, without the arbiter.
     is_hole_collecting : bool
         The amplifiers wait for holes, not for electrons.
+    ikrum : int
+        Code of Ikrum, the current that discharges the amplifiers.
     """
 
     threshold_dac: NDArray[np.integer]
@@ -88,6 +92,7 @@ class Settings:
     is_csm: bool
     is_equalization: bool
     is_hole_collecting: bool = False
+    ikrum: int = 10
 
     def __post_init__(self) -> None:
         n = len(self.threshold_dac)
@@ -110,6 +115,22 @@ class Settings:
         return len(self.threshold_dac)
 
 
+Pixels = NDArray[np.bool_] | EllipsisType
+"""Some pixels, (rows, cols) bool, or all."""
+
+
+class _Exposure(NamedTuple):
+    """An exposure that others may be like."""
+
+    photons: NDArray[np.float32]
+    settings: Settings
+    conditions: tuple[object, ...]
+    n_jumps: int
+    light: Light
+    mixing: draw.Mixing
+    load: NDArray[np.float32]
+
+
 class Sensor:
     """A semiconductor layer on a chip.
 
@@ -128,6 +149,13 @@ class Sensor:
         What a test pulse is in colour mode: the charge of the bonded pixel, or of all pulsed pixels of the cluster.
     seed : int
         Which specimen this is: its pixels' offsets, gains and defects are drawn from it once.
+    climate : Climate, optional
+        What surrounds it.
+
+    Attributes
+    ----------
+    environment : Environment
+        Its temperature, bias and time, which exposures let pass.
     """
 
     def __init__(
@@ -144,6 +172,7 @@ class Sensor:
         bonded_subpixel: int = 0,
         cluster_pulse: str = "bonded",
         seed: int = 1,
+        climate: Climate | None = None,
     ) -> None:
         if material not in PAIR_EV:
             raise WrongUsage(f"no sensor of {material!r}; allowed: {', '.join(PAIR_EV)}")
@@ -152,9 +181,7 @@ class Sensor:
         if cluster_pulse not in ("bonded", "sum"):
             raise WrongUsage(f"cluster_pulse is {cluster_pulse!r}; allowed: 'bonded', 'sum'")
         self.front_end = front_end or FrontEnd()
-        self.layer = charge.SensorLayer(
-            material=matter(material), thickness_mm=thickness_mm, pitch_mm=pitch_mm, bias_v=bias_v
-        )
+        self.layer = SensorLayer(material=matter(material), thickness_mm=thickness_mm, pitch_mm=pitch_mm, bias_v=bias_v)
         self.is_fine = pitch_mm == chip.PITCH_MM
         planes = (FINE_THRESHOLDS if self.is_fine else chip.N_THRESHOLDS, rows, cols)
         self.truth = draw_truth(self.front_end, planes, np.random.default_rng(seed))
@@ -164,12 +191,24 @@ class Sensor:
         self._cluster_pulse = cluster_pulse
         self._pair_kev = PAIR_EV[material] * 1e-3
         self._fano = FANO[material]
-        self._tables = lru_cache(maxsize=4)(self._make_tables)
+        self.environment = Environment(
+            climate or Climate(), self.truth.is_telegraph, telegraph_dwell_s=self.front_end.telegraph_dwell_s,
+            bias_v=bias_v, seed=seed,
+        )  # fmt: skip
+        self._responses = lru_cache(maxsize=4)(self._make_response)
+        self._last_discriminators: tuple[Settings, tuple[object, ...], int, Discriminators] | None = None
+        self._last_exposure: _Exposure | None = None
+        self._last_pairs: tuple[Response, Discriminators, NDArray[np.float32]] | None = None
 
     def gain_dac_per_kev(self, gain: chip.Gain) -> float:
         """Return the threshold steps per keV of the mean pixel."""
         per_charge = SHGM_DAC_PER_KEV_SILICON * PAIR_EV["silicon"] * 1e-3 / self._pair_kev
         return per_charge * chip.FEEDBACK_FF[chip.Gain.SHGM] / chip.FEEDBACK_FF[gain]
+
+    @property
+    def biased_layer(self) -> SensorLayer:
+        """The layer at the bias that is on it now, to BIAS_STEP_V."""
+        return replace(self.layer, bias_v=max(round(self.environment.bias_v / BIAS_STEP_V), 1) * BIAS_STEP_V)
 
     def truth_in(self, settings: Settings) -> PixelTruth:
         """Return the pixels as the chip's mode groups them."""
@@ -177,47 +216,41 @@ class Sensor:
 
     def baselines_dac(self, settings: Settings) -> NDArray[np.float32]:
         """Return where each baseline stands on its threshold DAC: (n_thresholds, rows, cols) float32."""
-        truth = self.truth_in(settings)
-        disc = np.where(np.arange(settings.n_thresholds) % 2, settings.disc_h, settings.disc_l)
-        shift = disc.astype(np.float32)[:, None, None] * (1 - settings.trim.astype(np.float32) / TRIM_CENTRE)
-        return (truth.offset_dac + truth.trim_strength * shift).astype(np.float32)
+        return self._baselines_dac_of(settings, ...)
 
     def thresholds_kev(self, settings: Settings) -> NDArray[np.float32]:
         """Return the energy at which each discriminator's threshold stands: (n_thresholds, rows, cols) float32."""
-        above_dac = np.asarray(settings.threshold_dac, dtype=np.float32)[:, None, None] - self.baselines_dac(settings)
-        gain_dac_per_kev = self.gain_dac_per_kev(settings.gain) * self.truth_in(settings).relative_gain
-        return (above_dac / gain_dac_per_kev).astype(np.float32)
+        return self._thresholds_kev_of(settings, ...)
+
+    def _baselines_dac_of(self, settings: Settings, pixels: Pixels) -> NDArray[np.float32]:
+        truth = self.truth_in(settings)
+        trim = settings.trim[:, pixels]
+        disc = np.where(np.arange(settings.n_thresholds) % 2, settings.disc_h, settings.disc_l)
+        disc = disc.astype(np.float32).reshape(-1, *[1] * (trim.ndim - 1))
+        shift = disc * (1 - trim.astype(np.float32) / TRIM_CENTRE)
+        is_up = self._as_in(truth, self.environment.is_up)[pixels]
+        moved_dac = self.environment.drift_dac + self.front_end.telegraph_dac * is_up
+        return (truth.offset_dac[:, pixels] + truth.trim_strength[:, pixels] * shift + moved_dac).astype(np.float32)
+
+    def _thresholds_kev_of(self, settings: Settings, pixels: Pixels) -> NDArray[np.float32]:
+        baselines_dac = self._baselines_dac_of(settings, pixels)
+        threshold_dac = np.asarray(settings.threshold_dac, dtype=np.float32)
+        above_dac = threshold_dac.reshape(-1, *[1] * (baselines_dac.ndim - 1)) - baselines_dac
+        gain_dac_per_kev = self.gain_dac_per_kev(settings.gain) * self.truth_in(settings).relative_gain[pixels]
+        return (above_dac / (gain_dac_per_kev * (self.environment.collection or 1.0))).astype(np.float32)
 
     def expected(
         self, photons: NDArray[np.float32] | None, energies_kev: NDArray, duration_s: float, settings: Settings
     ) -> NDArray[np.float32]:
         """Return the mean events above each threshold: (n_thresholds, rows, cols) float32; see `expose`."""
-        truth = self._checked_truth(settings)
-        rows, cols = self.truth.is_dead.shape
-        if photons is not None and photons.shape != (len(energies_kev), rows, cols):
-            raise ValueError(
-                f"photons of shape {photons.shape}; allowed: ({len(energies_kev)}, {rows}, {cols}) for these energies"
-            )
-        thresholds_kev = self.thresholds_kev(settings)
-        is_summed = self._is_summed(settings)
-        tables = np.zeros((3, 1, 0), dtype=np.float32)
-        if photons is None or settings.is_hole_collecting != self.collects_holes:
-            photons = np.zeros((0, *truth.is_dead.shape), dtype=np.float32)
-        else:
-            is_alone = truth is not self.truth  # no neighbour that counts is on a neighbouring pixel of the sensor
-            arbiter_kev = self._arbiter_kev(thresholds_kev[0], settings)
-            tables = self._tables(tuple(map(float, energies_kev)), arbiter_kev, is_alone, settings.gain)
-            photons = self._reaching(photons, truth)
-        which = np.where(is_summed, _SUMMED, _SINGLE)
-        if settings.is_csm and not settings.is_equalization:
-            which[0] = _WINNER
-        front = self.front_end
-        return _mean_counts(
-            np.ascontiguousarray(photons, dtype=np.float32), tables, which, thresholds_kev, settings.is_masked,
-            truth.is_dead, self._noise_kev(settings), truth.relative_noise, settings.is_csm,
-            settings.is_csm and not settings.is_equalization, duration_s, front.noise_rate_per_s,
-            front.summed_dead_time_s if settings.is_csm else front.dead_time_s,
-        )  # fmt: skip
+        return self._mean_and_ties(photons, energies_kev, duration_s, settings)[0]
+
+    def ties(
+        self, photons: NDArray[np.float32] | None, energies_kev: NDArray, duration_s: float, settings: Settings
+    ) -> tuple[draw.Mixing, NDArray[np.float32]]:
+        """Return how events hang together, and each pixel's load, (rows, cols) float32; see `draw.draw_counts`."""
+        _, load, mixing = self._mean_and_ties(photons, energies_kev, duration_s, settings)
+        return mixing, load
 
     def expose(
         self,
@@ -244,8 +277,9 @@ class Sensor:
         (n_thresholds, rows, cols) uint32
             Events above each threshold, in the pixels of the chip's mode.
         """
-        mean = self.expected(photons, energies_kev, duration_s, settings)
-        return _draw_counts(mean, settings.is_csm, rng)
+        mean, load, mixing = self._mean_and_ties(photons, energies_kev, duration_s, settings)
+        self.environment.pass_time(duration_s)
+        return draw.draw_counts(mean, load, mixing, rng)
 
     def inject(
         self, n: int, charge_e: NDArray[np.float32], settings: Settings, rng: np.random.Generator
@@ -284,6 +318,10 @@ class Sensor:
         chance[settings.is_masked | truth.is_dead] = 0
         return pulses.draw(n, chance, settings.is_csm, rng)
 
+    def _collects(self, settings: Settings) -> bool:
+        """Return whether charge of the right sign reaches the amplifiers."""
+        return settings.is_hole_collecting == self.collects_holes and self.environment.bias_v > 0
+
     def _checked_truth(self, settings: Settings) -> PixelTruth:
         truth = self.truth_in(settings)
         if settings.trim.shape[1:] != truth.is_dead.shape:
@@ -302,6 +340,12 @@ class Sensor:
         reaching[:, *self._bonded] = photons
         return reaching
 
+    def _as_in(self, truth: PixelTruth, values: NDArray) -> NDArray:
+        """Return what is known of the sensor's pixels in the pixels of the chip's mode."""
+        if truth is self.truth:
+            return values
+        return values[self._bonded] if self.is_fine else doubled(values)
+
     @staticmethod
     def _is_summed(settings: Settings) -> NDArray[np.bool_]:
         """Return which thresholds see the charge of 2x2 pixels: (n_thresholds,) bool."""
@@ -309,150 +353,185 @@ class Sensor:
 
     def _noise_kev(self, settings: Settings) -> NDArray[np.float32]:
         front = self.front_end
-        noise_e = np.where(self._is_summed(settings), front.summed_noise_e, front.noise_e).astype(np.float32)
+        noise_e = np.where(self._is_summed(settings), front.summed_noise_e, front.noise_e)
+        noise_e = np.hypot(noise_e, self.environment.noise_e(front.peaking_time_s))
         return (noise_e * (self._pair_kev * front.gain_noise_relative[settings.gain])).astype(np.float32)
 
-    def _arbiter_kev(self, threshold_kev: NDArray[np.float32], settings: Settings) -> float:
+    def _arbiter_kev(self, nominal_kev: float, settings: Settings) -> float:
         if not settings.is_csm or settings.is_equalization:
             return 0.0
-        middle_kev = float(np.median(threshold_kev[~self.truth_in(settings).is_dead]))
-        return max(0.0, round(middle_kev / ARBITER_STEP_KEV) * ARBITER_STEP_KEV)
+        return max(0.0, round(nominal_kev / ARBITER_STEP_KEV) * ARBITER_STEP_KEV)
 
-    def _make_tables(
-        self, energies_kev: tuple[float, ...], arbiter_kev: float, is_alone: bool, gain: chip.Gain
-    ) -> NDArray[np.float32]:
-        """Return counts per photon above each threshold: (3 kinds, CHARGE_BINS + 1 thresholds, n_energies) float32."""
-        deposits = charge.deposits(self.layer, energies_kev)
-        noisier = self.front_end.gain_noise_relative[gain]
-        single, summed = (
-            _above(noise_e * self._pair_kev * noisier, self._fano * self._pair_kev)
-            for noise_e in (self.front_end.noise_e, self.front_end.summed_noise_e)
-        )
-        if is_alone:  # nothing to win against, nothing to add: the sum is the pixel's own charge
-            kinds = (
-                deposits.single @ single,
-                deposits.single @ single,
-                _above_arbiter(deposits.single, arbiter_kev) @ summed,
+    def _mean_and_ties(
+        self, photons: NDArray[np.float32] | None, energies_kev: NDArray, duration_s: float, settings: Settings
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], draw.Mixing]:
+        """Return the mean events of an exposure, each pixel's load, and how the events hang together."""
+        truth = self._checked_truth(settings)
+        rows, cols = self.truth.is_dead.shape
+        if photons is not None and photons.shape != (len(energies_kev), rows, cols):
+            raise ValueError(
+                f"photons of shape {photons.shape}; allowed: ({len(energies_kev)}, {rows}, {cols}) for these energies"
             )
+        thresholds = self._discriminators(settings)
+        noise = thresholds.noise_per_s * np.float32(duration_s)
+        if photons is None or not self._collects(settings) or not len(photons):
+            return (
+                noise,
+                np.zeros(truth.is_dead.shape, dtype=np.float32),
+                draw.independent(*expectation.families(thresholds)),
+            )
+        exposure, factor = self._exposure_like(photons, energies_kev, duration_s, settings, thresholds)
+        light = exposure.light
+        noise *= light.alive
+        noise += light.counts if factor == 1 else light.counts * np.float32(factor)
+        return noise, exposure.load, exposure.mixing
+
+    def _discriminators(self, settings: Settings) -> Discriminators:
+        """Return where the thresholds stand now; the same as the last time, while nothing has changed."""
+        conditions, n_jumps = self._conditions(), self.environment.n_jumps
+        last = self._last_discriminators
+        if last is None or last[0] is not settings or last[1] != conditions:
+            found = self._all_discriminators(settings)
+        elif last[2] != n_jumps:
+            found = self._after_jumps(last[3], settings)
         else:
-            kinds = (
-                deposits.single @ single,
-                deposits.winner @ single,
-                _arbitrated(deposits.summed, arbiter_kev) @ summed,
+            return last[3]
+        self._last_discriminators = settings, conditions, n_jumps, found
+        return found
+
+    def _all_discriminators(self, settings: Settings) -> Discriminators:
+        truth = self.truth_in(settings)
+        threshold_kev = self.thresholds_kev(settings)
+        kind = np.where(self._is_summed(settings), SUMMED, SINGLE)
+        if settings.is_csm and not settings.is_equalization:
+            kind[0] = WINNER
+        seen, noise_per_s = self._shares(
+            settings, threshold_kev, truth.relative_noise, settings.is_masked | truth.is_dead
+        )
+        return Discriminators(
+            kind=kind,
+            threshold_kev=threshold_kev,
+            seen=seen,
+            noise_per_s=noise_per_s,
+            nominal_kev=np.median(threshold_kev[:, ~truth.is_dead], axis=1).astype(float),
+        )
+
+    def _after_jumps(self, before: Discriminators, settings: Settings) -> Discriminators:
+        """Return the same thresholds, but for the telegraph pixels'."""
+        truth = self.truth_in(settings)
+        moving = self._as_in(truth, self.truth.is_telegraph)
+        now = replace(
+            before,
+            threshold_kev=before.threshold_kev.copy(),
+            seen=before.seen.copy(),
+            noise_per_s=before.noise_per_s.copy(),
+        )
+        now.threshold_kev[:, moving] = self._thresholds_kev_of(settings, moving)
+        now.seen[:, moving], now.noise_per_s[:, moving] = (
+            share[:, 0]
+            for share in self._shares(
+                settings,
+                now.threshold_kev[:, None, moving],
+                truth.relative_noise[None, moving],
+                (settings.is_masked | truth.is_dead)[:, None, moving],
             )
-        return np.ascontiguousarray(np.stack(kinds).transpose(0, 2, 1))
+        )
+        return now
 
+    def _shares(
+        self, settings: Settings, threshold_kev: NDArray[np.float32], relative_noise: NDArray[np.float32],
+        is_silent: NDArray[np.bool_],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # fmt: skip
+        """Return what share of the events crosses thresholds, and how often noise does, per second."""
+        noise_kev = self._noise_kev(settings)
+        seen = expectation.share_of_upcrossings(threshold_kev, noise_kev, relative_noise)
+        crossing = expectation.share_of_crossings(threshold_kev, noise_kev, relative_noise)
+        if settings.is_csm and not settings.is_equalization:
+            seen[1::2] *= seen[0]
+            crossing[1::2] *= crossing[0]
+        seen[is_silent] = crossing[is_silent] = 0
+        return seen, crossing * np.float32(self.front_end.noise_rate_per_s)
 
-@lru_cache(maxsize=8)
-def _above(noise_kev: float, fano_kev: float) -> NDArray[np.float32]:
-    """Return the chance that a charge is seen above a threshold: (CHARGE_BINS, CHARGE_BINS + 1) float32."""
-    charge_kev = (np.arange(charge.CHARGE_BINS) + 0.5)[:, None] * charge.CHARGE_STEP_KEV
-    threshold_kev = np.arange(charge.CHARGE_BINS + 1)[None, :] * charge.CHARGE_STEP_KEV
-    sigma_kev = np.sqrt(noise_kev**2 + fano_kev * charge_kev)
-    return (0.5 * erfc((threshold_kev - charge_kev) / (math.sqrt(2) * sigma_kev))).astype(np.float32)
+    def _exposure_like(
+        self, photons: NDArray[np.float32], energies_kev: NDArray, duration_s: float, settings: Settings,
+        thresholds: Discriminators,
+    ) -> tuple[_Exposure, float]:  # fmt: skip
+        """Return this exposure, or the last one if that differs by a factor near 1 at most, which is returned too."""
+        energies = tuple(map(float, energies_kev))
+        layer = self.biased_layer
+        conditions, n_jumps = (energies, layer.bias_v, duration_s, *self._conditions()), self.environment.n_jumps
+        last = self._last_exposure
+        if last is not None and last.settings is settings and last.conditions == conditions:
+            is_same = photons is last.photons and not photons.flags.writeable
+            factor = 1.0 if is_same else _proportion(photons, last.photons)
+            if abs(factor - 1) < SAME_LIGHT:
+                if last.n_jumps != n_jumps:
+                    for row in np.flatnonzero(
+                        self._as_in(self.truth_in(settings), self.truth.is_telegraph).any(axis=1)
+                    ):
+                        last.light.refold((int(row), int(row) + 1), thresholds)
+                    self._last_exposure = last = last._replace(n_jumps=n_jumps)
+                return last, factor
+        truth = self.truth_in(settings)
+        of = self._responses(
+            energies, self._arbiter_kev(thresholds.nominal_kev[0], settings), truth is not self.truth, settings.gain,
+            layer,
+        )  # fmt: skip
+        pulse = self.pulse(settings)
+        reaching = np.ascontiguousarray(self._reaching(photons, truth), dtype=np.float32)
+        light = expectation.light(reaching, of, thresholds, pulse, duration_s)
+        mixing = expectation.mixing(
+            light.spectrum, of, thresholds, self._pairs_above(of, thresholds), pulse, duration_s
+        )
+        kept = photons.copy() if photons.flags.writeable else photons
+        load = (light.load / max(float(light.load.mean()), 1e-30)).astype(np.float32)
+        self._last_exposure = _Exposure(kept, settings, conditions, n_jumps, light, mixing, load)
+        return self._last_exposure, 1.0
 
+    def _pairs_above(self, of: Response, thresholds: Discriminators) -> NDArray[np.float32] | None:
+        if of.deposits is None:
+            return None
+        last = self._last_pairs
+        if last is None or last[0] is not of or np.any(last[1].nominal_kev != thresholds.nominal_kev):
+            self._last_pairs = last = of, thresholds, expectation.pairs_above(of, thresholds)
+        return last[2]
 
-def _arbitrated(summed: NDArray[np.float32], arbiter_kev: float) -> NDArray[np.float32]:
-    """Return the sums of events whose winner is above the arbiter's threshold: (n_energies, CHARGE_BINS) float32."""
-    lowest_kev = np.arange(charge.WINNER_BINS, dtype=np.float32) * charge.WINNER_STEP_KEV
-    share = np.clip(1 - (arbiter_kev - lowest_kev) / charge.WINNER_STEP_KEV, 0, 1)
-    return np.einsum("ewc,w->ec", summed, share.astype(np.float32), optimize=True)
+    def _conditions(self) -> tuple[int, int]:
+        """Return what of the surroundings moves all thresholds, in steps that matter."""
+        here = self.environment
+        return round(here.drift_dac / DRIFT_STEP_DAC), round(here.collection / COLLECTION_STEP)
 
+    def pulse(self, settings: Settings) -> Pulse:
+        """Return how pulses fall and hold."""
+        discharge_e_per_s = max(settings.ikrum, 1e-3) * self.front_end.ikrum_na_per_code / ELECTRON_NC
+        return Pulse(discharge_e_per_s * self._pair_kev, self.front_end.peaking_time_s)
 
-def _above_arbiter(single: NDArray[np.float32], arbiter_kev: float) -> NDArray[np.float32]:
-    """Return the charges of lone pixels that are above the arbiter's threshold: (n_energies, CHARGE_BINS) float32."""
-    lowest_kev = np.arange(charge.CHARGE_BINS, dtype=np.float32) * charge.CHARGE_STEP_KEV
-    return single * np.clip(1 - (arbiter_kev - lowest_kev) / charge.CHARGE_STEP_KEV, 0, 1).astype(np.float32)
-
-
-@njit(cache=True, nogil=True)
-def _rises(threshold_kev: float, noise_kev: float) -> float:
-    """Return the chance that the baseline is below the threshold, so that a pulse can cross it upwards."""
-    return 0.5 * math.erfc(-threshold_kev / (1.4142135623730951 * noise_kev))
-
-
-@njit(cache=True, nogil=True)
-def _crosses(threshold_kev: float, noise_kev: float) -> float:
-    """Return the rate of noise above the threshold as a share of the greatest, which is at the baseline."""
-    x = threshold_kev / noise_kev
-    return math.exp(-0.5 * x * x) if abs(x) < 8 else 0.0
+    def _make_response(
+        self, energies_kev: tuple[float, ...], arbiter_kev: float, is_alone: bool, gain: chip.Gain, layer: SensorLayer
+    ) -> Response:
+        noisier = self._pair_kev * self.front_end.gain_noise_relative[gain]
+        return expectation.response(
+            deposits(layer, energies_kev),
+            (self.front_end.noise_e * noisier, self.front_end.summed_noise_e * noisier),
+            self._fano * self._pair_kev,
+            arbiter_kev,
+            is_alone,
+        )
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _counts_above(photons: np.ndarray, table: np.ndarray, threshold_kev: float) -> float:
-    """Return the mean counts of one pixel above a threshold, between the table's two nearest ones."""
-    place = min(max(threshold_kev / np.float32(charge.CHARGE_STEP_KEV), np.float32(0)), np.float32(len(table) - 1.001))
-    low = int(place)
-    below = above = np.float32(0)
-    for energy in range(len(photons)):
-        below += photons[energy] * table[low, energy]
-        above += photons[energy] * table[low + 1, energy]
-    return float(below + (above - below) * (place - low))
-
-
-@njit(cache=True, nogil=True)
-def _mean_counts(
-    photons: np.ndarray, tables: np.ndarray, which: np.ndarray, threshold_kev: np.ndarray, is_masked: np.ndarray,
-    is_dead: np.ndarray, noise_kev: np.ndarray, relative_noise: np.ndarray, is_csm: bool, has_arbiter: bool,
-    duration_s: float, noise_rate_per_s: float, dead_time_s: float,
-) -> np.ndarray:  # fmt: skip
-    """Fold photons with the tables at every pixel's own thresholds; add noise: (n_thresholds, rows, cols) float32."""
-    n_energies, rows, cols = photons.shape
-    mean = np.zeros(threshold_kev.shape, dtype=np.float32)
-    line = np.empty((cols, n_energies), dtype=np.float32)
-    busy_table = tables[_SUMMED if is_csm else _SINGLE]
-    for row in range(rows):
-        for energy in range(n_energies):
-            for col in range(cols):
-                line[col, energy] = photons[energy, row, col]
-        for col in range(cols):
-            if is_dead[row, col]:
-                continue
-            noisier = relative_noise[row, col]
-            busy = _counts_above(line[col], busy_table, BUSY_KEV) if n_energies else 0.0
-            alive = math.exp(-busy / duration_s * dead_time_s)
-            arbiter_kev, arbiter_noise_kev = threshold_kev[0, row, col], noisier * noise_kev[0]
-            for plane in range(len(mean)):
-                if is_masked[plane, row, col]:
-                    continue
-                this_kev, this_noise_kev = threshold_kev[plane, row, col], noisier * noise_kev[plane]
-                seen = alive * _rises(this_kev, this_noise_kev)
-                noise = noise_rate_per_s * duration_s * _crosses(this_kev, this_noise_kev)
-                if has_arbiter and plane % 2:
-                    seen *= _rises(arbiter_kev, arbiter_noise_kev)
-                    noise *= _crosses(arbiter_kev, arbiter_noise_kev)
-                if n_energies and seen > 1e-9:
-                    seen *= _counts_above(line[col], tables[which[plane]], this_kev)
-                    noise += seen
-                mean[plane, row, col] = noise
-    return mean
-
-
-@njit(cache=True, nogil=True)
-def _draw_counts(mean: np.ndarray, is_csm: bool, rng: np.random.Generator) -> np.ndarray:
-    """Draw nested counts: the difference of neighbouring thresholds is an independent Poisson number.
-
-    In charge summing the single-pixel counters and the summed ones are two families; else all eight are one.
-    """
-    planes, rows, cols = mean.shape
-    counts = np.zeros(mean.shape, dtype=np.uint32)
-    family = np.empty(planes, dtype=np.int64)
-    for row in range(rows):
-        for col in range(cols):
-            for start in range(2 if is_csm else 1):
-                n = 0
-                for plane in range(start, planes, 2 if is_csm else 1):
-                    place = n
-                    while place and mean[family[place - 1], row, col] > mean[plane, row, col]:
-                        family[place] = family[place - 1]
-                        place -= 1
-                    family[place] = plane
-                    n += 1
-                drawn, reached = np.uint32(0), np.float32(0)
-                for i in range(n):
-                    step = mean[family[i], row, col] - reached
-                    if step > 0:
-                        drawn += np.uint32(rng.poisson(step))
-                        reached = mean[family[i], row, col]
-                    counts[family[i], row, col] = drawn
-    return counts
+def _proportion(values: np.ndarray, to: np.ndarray) -> float:
+    """Return by what factor all values differ from others, or infinity if no one factor does."""
+    flat, others = values.reshape(-1), to.reshape(-1)
+    total, total_of_others = 0.0, 0.0
+    for i in range(0, len(flat), 997):
+        total += flat[i]
+        total_of_others += others[i]
+    factor = np.float32(total / total_of_others) if total_of_others > 0 else np.float32(1)
+    for start in range(0, len(flat), 4096):
+        n_other = 0
+        for i in range(start, min(start + 4096, len(flat))):
+            n_other += abs(flat[i] - factor * others[i]) > np.float32(3e-6) * abs(flat[i])
+        if n_other:
+            return math.inf
+    return float(factor)

@@ -4,8 +4,8 @@ The chip's discriminators are the same in both its modes: threshold 2k + c of a 
 55 um pixel P(k+1). So one specimen is looked at either way, by rearranging its planes.
 
 # Ref: noise 80 e- alone, 175 e- summed: CERN Knowledge Transfer, Medipix3.
-# Ref: paralysable dead time, 10 % loss at 375 kcps per 55 um pixel alone and 30 kcps per 110 um pixel summed:
-#      Ballabriga et al. 2016, JINST 11, P01007, quoted from memory.
+# Ref: peaking time 120 ns: CERN Knowledge Transfer, Medipix3. Ikrum: "1 nA = DAC 5 for MPX3RX", geant4medipix
+#      `DetectorConfig.ini`.
 # Ref: which sub-pixel holds which threshold: `firmware_iface.chip.SUBPIXELS`.
 """
 
@@ -29,7 +29,8 @@ SUBPIXEL_PLACES: tuple[Place, ...] = tuple((slice(row, None, 2), slice(col, None
 class FrontEnd:
     """How good the pixels' electronics are, as chosen defaults; see `# Ref:` for those with a source.
 
-    The unequalised dispersion, the baseline and the shares of bad pixels are choices: no source states them.
+    The unequalised dispersion, the baseline, the shares of bad pixels and what telegraph pixels do are choices: no
+    source states them.
     """
 
     noise_e: float = 80.0
@@ -45,14 +46,24 @@ class FrontEnd:
     noisy_share: float = 0.001
     noisy_ratio: float = 8.0
     """How many times noisier a noisy pixel is."""
-    dead_time_s: float = 0.28e-6
-    summed_dead_time_s: float = 3.5e-6
+    peaking_time_s: float = 120e-9
+    """For so long a pulse holds before it falls."""
+    ikrum_na_per_code: float = 0.2
+    """The current that discharges the amplifier."""
+    telegraph_share: float = 0.0005
+    telegraph_dac: float = 15.0
+    """By how much the baseline of a telegraph pixel jumps."""
+    telegraph_dwell_s: float = 30.0
+    """How long it stays on average before it jumps."""
 
     def __post_init__(self) -> None:
         if not (self.noise_e > 0 and self.summed_noise_e > 0 and self.noisy_ratio > 0):
             raise ValueError("noise_e, summed_noise_e and noisy_ratio; allowed: above 0")
-        if not 0 <= self.dead_share + self.noisy_share <= 1:
-            raise ValueError(f"dead and noisy shares add up to {self.dead_share + self.noisy_share}; allowed: 0 to 1")
+        bad_share = self.dead_share + self.noisy_share + self.telegraph_share
+        if min(self.dead_share, self.noisy_share, self.telegraph_share) < 0 or bad_share > 1:
+            raise ValueError(f"dead, noisy and telegraph shares add up to {bad_share:g}; allowed: each above 0, all 1")
+        if not (self.peaking_time_s >= 0 and self.ikrum_na_per_code > 0 and self.telegraph_dwell_s > 0):
+            raise ValueError("peaking_time_s, ikrum_na_per_code and telegraph_dwell_s; allowed: above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,6 +78,8 @@ class PixelTruth:
         Threshold steps per DAC_Disc code over half the trim's range.
     relative_gain, relative_noise : (rows, cols) float32
     is_dead : (rows, cols) bool
+    is_telegraph : (rows, cols) bool
+        Whose baseline jumps between two levels.
     """
 
     offset_dac: NDArray[np.float32]
@@ -74,6 +87,7 @@ class PixelTruth:
     relative_gain: NDArray[np.float32]
     relative_noise: NDArray[np.float32]
     is_dead: NDArray[np.bool_]
+    is_telegraph: NDArray[np.bool_]
 
     @property
     def n_thresholds(self) -> int:
@@ -85,9 +99,10 @@ class PixelTruth:
         return PixelTruth(
             offset_dac=_unclustered(self.offset_dac),
             trim_strength=_unclustered(self.trim_strength),
-            relative_gain=_doubled(self.relative_gain),
-            relative_noise=_doubled(self.relative_noise),
-            is_dead=_doubled(self.is_dead),
+            relative_gain=doubled(self.relative_gain),
+            relative_noise=doubled(self.relative_noise),
+            is_dead=doubled(self.is_dead),
+            is_telegraph=doubled(self.is_telegraph),
         )
 
     def as_clusters(self, counting: Place) -> PixelTruth:
@@ -98,6 +113,7 @@ class PixelTruth:
             relative_gain=self.relative_gain[counting],
             relative_noise=self.relative_noise[counting],
             is_dead=self.is_dead[counting],
+            is_telegraph=self.is_telegraph[counting],
         )
 
 
@@ -111,6 +127,7 @@ def draw_truth(front: FrontEnd, planes: tuple[int, int, int], rng: np.random.Gen
         relative_gain=rng.normal(1.0, front.gain_sigma_relative, pixels).astype(np.float32),
         relative_noise=np.where(fate > 1 - front.noisy_share, front.noisy_ratio, 1.0).astype(np.float32),
         is_dead=fate < front.dead_share,
+        is_telegraph=(fate >= front.dead_share) & (fate < front.dead_share + front.telegraph_share),
     )
 
 
@@ -128,6 +145,6 @@ def _unclustered(planes: NDArray) -> NDArray:
     return discs
 
 
-def _doubled(values: NDArray) -> NDArray:
+def doubled(values: NDArray) -> NDArray:
     """Give the four pixels of each cluster its value."""
     return values.repeat(2, axis=0).repeat(2, axis=1)

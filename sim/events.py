@@ -1,0 +1,510 @@
+"""chip counters: `(n_counters, rows, cols) uint32`, events above each threshold, one photon after the other.
+
+The same sensor as `sim.sensor`, without tables: photons come at random times, each leaves its charges, every amplifier
+holds what earlier ones left, and discriminators count when the output crosses their thresholds upwards.
+
+# Ref: the pulse: a charge raises the output at once, it holds for the peaking time (120 ns: CERN Knowledge Transfer)
+#      and falls at the constant rate of Ikrum ("1 nA = DAC 5": geant4medipix `DetectorConfig.ini`), never below 0.
+# Ref: charge summing: Pennicard et al. 2011 (abstract) and ADVACAM forum, Medipix3 operation modes: the pixel with the
+#      largest charge of its neighbourhood wins, if that is above its TH0, and counts the largest of its four 2x2 sums.
+# Ref: the first Medipix3: the summing node with the largest sum of its neighbourhood wins, and nodes of low threshold
+#      draw hits to themselves: Pennicard et al. 2011 (abstract). That the excess over the threshold decides is our
+#      reading of it.
+# Ref: alias tables: M. D. Vose 1991, IEEE Trans. Softw. Eng. 17, 972.
+
+Choices where no source tells: noise is that of the amplifier, the same for all its discriminators; a sum has one noise
+of its own; the arbiter compares charges with noise, not what earlier photons left; dead and masked pixels win and lose
+as others do and count nothing; a node's output falls as a pixel's does, however many pixels feed it. Noise counts
+are drawn as `sim.sensor` draws them in the dark. The Fano factor acts on each pixel's charge.
+
+An exposure is cut into PARTS of time that run beside each other; each begins a while before its time, in the same beam,
+so that no pulse of before is missing. The result depends on the generator alone, not on the machine.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from firmware_iface import chip
+from firmware_iface.errors import WrongUsage
+from sim import charge
+from sim.sensor import Sensor, Settings
+
+Arbitration = Literal["rx", "first"]
+PARTS = 2
+WARM_UP_KEV = 1600.0
+"""A part begins before its time by so much falling of the output: ten of the largest photons."""
+
+_kernel = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)  # pyright: ignore[reportCallIssue]
+_inlined = njit(inline="always", error_model="numpy")
+_RECORD = 32
+_GAIN, _NOISE_KEV2, _SUM_NOISE_KEV2, _ARBITER, _LOWEST, _OUTPUT, _TIME = range(chip.N_THRESHOLDS, chip.N_THRESHOLDS + 7)
+_COUNTS = 16
+_BATCH = 64
+"""So many photons are followed before their hits are counted: their places in memory are fetched meanwhile."""
+_WINDOW_S = 10e-3
+"""Times count from the beginning of a window of this length: 1 ns is exact in 32 bits."""
+_NO_PIXEL = -1
+_NEVER_KEV = 1e30
+_SURE_SIGMA2 = 36.0
+"""Noise further out than 6 sigma is left out where all thresholds are that far above the output."""
+
+
+class _Light(NamedTuple):
+    """What comes: photons that interact, as tables to draw from."""
+
+    accept: np.ndarray
+    other: np.ndarray
+    """(pixels,): alias table of the pixel."""
+    upto: np.ndarray
+    """(pixels, energies): share of photons up to each energy."""
+    energies_kev: np.ndarray
+    interacting: np.ndarray
+    attenuation_per_mm: np.ndarray
+    rate_per_s: float
+    cols: int
+    per_col: float
+
+
+class _Front(NamedTuple):
+    """How the amplifiers and discriminators work."""
+
+    row_of: np.ndarray
+    col_of: np.ndarray
+    """Which row and column of the chip's pixels those of the sensor feed, or _NO_PIXEL."""
+    n_thresholds: int
+    rows: int
+    cols: int
+    is_csm: bool
+    has_arbiter: bool
+    is_first_rule: bool
+    fano_kev: float
+    fall_kev_per_s: float
+    peaking_time_s: float
+
+
+class _State(NamedTuple):
+    """What one part of an exposure knows of each pixel, remembers and counts."""
+
+    pixels: np.ndarray
+    """(pixels, _RECORD) float32: all that a hit looks at, side by side in memory. First the thresholds, _NEVER_KEV
+    where nothing is counted, then what the names of columns say, from _COUNTS on the counts. Amplitudes are keV of the
+    mean pixel, times count from the beginning of a window."""
+    nodes: np.ndarray
+    """((rows + 1) * (cols + 1), 2) float32: output and time of the summing nodes when last raised; node (row, col) is
+    the corner below, left of the pixel."""
+    arrivals: np.ndarray
+    """(_BATCH,) float64: when each photon of a batch comes."""
+    photons: np.ndarray
+    """(_BATCH, 3) int64: its pixel, its energy, its last hit."""
+    hits: np.ndarray
+    """(_BATCH * MAX_PIXELS, 3) int64: pixel, row and column of each hit."""
+    amplitudes_kev: np.ndarray
+    """(_BATCH * MAX_PIXELS, 3): what a hit adds, the same with noise, what stood before."""
+    sums: np.ndarray
+    """(4 MAX_PIXELS, 4): of the first rule's nodes, row, column, sum, excess."""
+
+
+class EventSensor(Sensor):
+    """A sensor that is exposed photon by photon; see `Sensor` for the parameters.
+
+    Parameters
+    ----------
+    arbitration : {"rx", "first"}
+        Who wins in charge summing: the pixel with the largest charge, as in the Medipix3RX, or the summing node with
+        the largest sum, as in the first Medipix3.
+    """
+
+    def __init__(self, *, arbitration: Arbitration = "rx", **sensor: Any) -> None:
+        if arbitration not in get_args(Arbitration):
+            raise WrongUsage(f"arbitration is {arbitration!r}; allowed: {', '.join(get_args(Arbitration))}")
+        super().__init__(**sensor)
+        self._is_first_rule = arbitration == "first"
+        self._physics = lru_cache(maxsize=4)(charge.physics_of)
+
+    def expose(
+        self,
+        photons: NDArray[np.float32] | None,
+        energies_kev: NDArray,
+        duration_s: float,
+        settings: Settings,
+        rng: np.random.Generator,
+    ) -> NDArray[np.uint32]:
+        """Open the shutter and count; see `Sensor.expose`."""
+        front, pixels = self._front(settings), self._pixels(settings)
+        noise = super().expose(None, energies_kev, duration_s, settings, rng)
+        seeds = rng.integers(2**63, size=PARTS)
+        if photons is None or not self._collects(settings) or not np.any(photons):
+            return noise
+        if photons.shape != (len(energies_kev), *self.truth.is_dead.shape):
+            raise ValueError(
+                f"photons of shape {photons.shape}; allowed: {(len(energies_kev), *self.truth.is_dead.shape)}"
+            )
+        physics = self._physics(self.biased_layer, float(energies_kev[0]))
+        light = _light(physics, photons, np.asarray(energies_kev, dtype=float), duration_s)
+        warm_up_s = 10 * front.peaking_time_s + WARM_UP_KEV / front.fall_kev_per_s
+
+        def count(seed: int) -> NDArray[np.float32]:
+            state = _new_state(pixels, front)
+            part_rng = np.random.Generator(np.random.SFC64(int(seed)))
+            _expose(physics, light, front, state, charge.workspace(), duration_s / PARTS, warm_up_s, part_rng)
+            return state.pixels[:, _COUNTS : _COUNTS + len(noise)]
+
+        with ThreadPoolExecutor(PARTS) as pool:
+            parts = list(pool.map(count, seeds))
+        counts = np.sum(parts, axis=0, dtype=np.float64).astype(np.uint32)
+        return noise + counts.T.reshape(noise.shape)
+
+    def _front(self, settings: Settings) -> _Front:
+        rows, cols = settings.trim.shape[1:]
+        pulse = self.pulse(settings)
+        return _Front(
+            row_of=self._feeds(settings, 0),
+            col_of=self._feeds(settings, 1),
+            n_thresholds=settings.n_thresholds,
+            rows=rows,
+            cols=cols,
+            is_csm=settings.is_csm,
+            has_arbiter=settings.is_csm and not settings.is_equalization,
+            is_first_rule=self._is_first_rule,
+            fano_kev=self._fano * self._pair_kev,
+            fall_kev_per_s=pulse.fall_kev_per_s,
+            peaking_time_s=pulse.peaking_time_s,
+        )
+
+    def _pixels(self, settings: Settings) -> NDArray[np.float32]:
+        """Return the records of the pixels before anything came: (pixels, _RECORD) float32."""
+        truth = self._checked_truth(settings)
+        threshold_kev = self.thresholds_kev(settings) * truth.relative_gain
+        noise_kev = self._noise_kev(settings)[:2, None, None] * (truth.relative_noise * truth.relative_gain)
+        is_silent = settings.is_masked | truth.is_dead
+        pixels = np.zeros((truth.is_dead.size, _RECORD), dtype=np.float32)
+        pixels[:, : settings.n_thresholds] = _by_pixel(np.where(is_silent, np.float32(_NEVER_KEV), threshold_kev))
+        pixels[:, _GAIN] = truth.relative_gain.ravel()
+        pixels[:, [_NOISE_KEV2, _SUM_NOISE_KEV2]] = _by_pixel(noise_kev**2)
+        pixels[:, _ARBITER] = threshold_kev[0].ravel()
+        pixels[:, _LOWEST] = threshold_kev.min(axis=0).ravel()
+        pixels[:, _TIME] = -1.0
+        return pixels
+
+    def _feeds(self, settings: Settings, axis: int) -> NDArray[np.int64]:
+        """Return which row or column of the chip's mode each one of the sensor feeds."""
+        truth = self.truth_in(settings)
+        of_sensor, of_chip = self.truth.is_dead.shape[axis], truth.is_dead.shape[axis]
+        if truth is self.truth:
+            return np.arange(of_sensor)
+        if not self.is_fine:
+            return np.arange(of_chip)[self._bonded[axis]]
+        feeds = np.full(of_sensor, _NO_PIXEL)
+        feeds[self._bonded[axis]] = np.arange(of_chip)
+        return feeds
+
+
+def _by_pixel(planes: NDArray) -> NDArray[np.float32]:
+    return planes.reshape(len(planes), -1).T.astype(np.float32)
+
+
+def _new_state(pixels: NDArray[np.float32], front: _Front) -> _State:
+    return _State(
+        pixels=pixels.copy(),
+        nodes=np.tile(np.array([0.0, -1.0], dtype=np.float32), ((front.rows + 1) * (front.cols + 1), 1)),
+        arrivals=np.zeros(_BATCH),
+        photons=np.zeros((_BATCH, 3), dtype=np.int64),
+        hits=np.zeros((_BATCH * charge.MAX_PIXELS, 3), dtype=np.int64),
+        amplitudes_kev=np.zeros((_BATCH * charge.MAX_PIXELS, 3)),
+        sums=np.zeros((4 * charge.MAX_PIXELS, 4)),
+    )
+
+
+def _light(
+    physics: charge.Physics, photons: NDArray[np.float32], energies_kev: NDArray[np.float64], duration_s: float
+) -> _Light:
+    attenuation_per_mm, interacting = charge.interaction(physics, energies_kev)
+    weights = np.ascontiguousarray(photons.reshape(len(photons), -1).T) * interacting.astype(np.float32)
+    upto = np.cumsum(weights, axis=1, dtype=np.float32)
+    totals = upto[:, -1].astype(np.float64)
+    upto /= np.maximum(upto[:, -1:], np.float32(1e-30))
+    upto[:, -1] = 1.0
+    accept, other = np.empty(len(totals), dtype=np.float32), np.empty(len(totals), dtype=np.int32)
+    _fill_alias(totals * (len(totals) / totals.sum()), accept, other)
+    return _Light(
+        accept=accept,
+        other=other,
+        upto=upto,
+        energies_kev=energies_kev,
+        interacting=interacting,
+        attenuation_per_mm=attenuation_per_mm,
+        rate_per_s=float(totals.sum() / duration_s),
+        cols=photons.shape[2],
+        per_col=1 / photons.shape[2],
+    )
+
+
+@njit(cache=True, nogil=True)
+def _fill_alias(share: np.ndarray, accept: np.ndarray, other: np.ndarray) -> None:
+    """Fill an alias table from shares whose mean is 1, which are used up."""
+    n = len(share)
+    small, large = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+    n_small = n_large = 0
+    for i in range(n):
+        accept[i], other[i] = 1.0, i
+        if share[i] < 1:
+            small[n_small] = i
+            n_small += 1
+        else:
+            large[n_large] = i
+            n_large += 1
+    while n_small and n_large:
+        n_small -= 1
+        poor, rich = small[n_small], large[n_large - 1]
+        accept[poor], other[poor] = share[poor], rich
+        share[rich] -= 1 - share[poor]
+        if share[rich] < 1:
+            n_large -= 1
+            small[n_small] = rich
+            n_small += 1
+
+
+@_kernel
+def _expose(
+    physics: charge.Physics, light: _Light, front: _Front, state: _State, workspace: charge.Workspace,
+    duration_s: float, warm_up_s: float, rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """Let photons come one after the other, window by window of time, and count those that come in time."""
+    begin_s, now_s = -warm_up_s, 0.0  # of the window, and in it
+    while begin_s < duration_s:
+        end_s = min(_WINDOW_S, duration_s - begin_s)
+        while now_s < end_s:
+            n_photons, now_s = _arrive(light, state, now_s, end_s, rng)
+            n_hits = 0
+            for i in range(n_photons):
+                n_hits = _hit(physics, light, front, state, workspace, i, n_hits, rng)
+            _fetch(state, n_hits)
+            first = 0
+            for i in range(n_photons):
+                last, time_s = state.photons[i, 2], state.arrivals[i]
+                if last > first:
+                    _count(front, state, first, last, time_s, begin_s + time_s >= 0, rng)
+                first = last
+        begin_s += end_s
+        now_s -= end_s
+        for i in range(len(state.pixels)):
+            state.pixels[i, _TIME] -= end_s
+        for i in range(len(state.nodes)):
+            state.nodes[i, 1] -= end_s
+
+
+@_kernel
+def _arrive(light: _Light, state: _State, now_s: float, end_s: float, rng: np.random.Generator) -> tuple[int, float]:
+    """Draw when and where up to a batch of photons come; return how many before the end, and when the next comes."""
+    arrivals, photons = state.arrivals, state.photons
+    n_lit, n_energies = light.upto.shape
+    mean_gap_s = 1 / light.rate_per_s
+    n = 0
+    while n < _BATCH and now_s < end_s:
+        u = rng.random() * n_lit
+        pixel = int(u)
+        if u - pixel >= light.accept[pixel]:
+            pixel = light.other[pixel]
+        arrivals[n], photons[n, 0] = now_s, pixel
+        now_s -= mean_gap_s * math.log(1 - rng.random())
+        n += 1
+    for i in range(n):
+        pixel, low, left, u = photons[i, 0], 0, n_energies, rng.random()
+        while left > 1:
+            half = left >> 1
+            low += half if light.upto[pixel, low + half - 1] <= u else 0
+            left -= half
+        photons[i, 1] = low
+    return n, now_s
+
+
+@_kernel
+def _hit(
+    physics: charge.Physics, light: _Light, front: _Front, state: _State, workspace: charge.Workspace, i: int, n: int,
+    rng: np.random.Generator,
+) -> int:  # fmt: skip
+    """Follow a photon of the batch to charges in pixels of the chip, after n others; return how many there are then."""
+    pitch_mm, lit, energy = physics.pitch_mm, int(state.photons[i, 0]), int(state.photons[i, 1])
+    row = int((lit + 0.5) * light.per_col)
+    col = lit - row * light.cols
+    depth_mm = -math.log(1 - light.interacting[energy] * rng.random()) / float(light.attenuation_per_mm[energy])
+    x_mm, y_mm = (col + rng.random()) * pitch_mm, (row + rng.random()) * pitch_mm
+    n_charges = charge.deposit_of(physics, light.energies_kev[energy], x_mm, y_mm, depth_mm, rng, workspace)
+    for k in range(n_charges):
+        col, row = workspace.pixels[k, 0], workspace.pixels[k, 1]
+        if 0 <= col < len(front.col_of) and 0 <= row < len(front.row_of):
+            row, col = front.row_of[row], front.col_of[col]
+            if row != _NO_PIXEL and col != _NO_PIXEL:
+                state.hits[n, 0], state.hits[n, 1], state.hits[n, 2] = row * front.cols + col, row, col
+                state.amplitudes_kev[n, 0] = workspace.charges_kev[k]
+                n += 1
+    state.photons[i, 2] = n
+    return n
+
+
+@_inlined
+def _fetch(state: _State, n: int) -> None:
+    """Touch all that the hits will look at, so that memory answers for many at a time."""
+    touched = np.float32(0)
+    for i in range(n):
+        pixel = state.hits[i, 0]
+        touched += state.pixels[pixel, 0] + state.pixels[pixel, _COUNTS]
+    state.sums[0, 0] = touched
+
+
+@_kernel
+def _count(
+    front: _Front, state: _State, first: int, last: int, time_s: float, is_counting: bool, rng: np.random.Generator
+) -> None:
+    """Bring the hits of one photon to the amplifiers."""
+    for i in range(first, last):
+        _raise_pixel(front, state, i, time_s, is_counting, rng)
+    if front.is_csm:
+        if front.is_first_rule:
+            _count_nodes(front, state, first, last, time_s, is_counting, rng)
+        else:
+            for i in range(first, last):
+                _count_winner(front, state, i, first, last, time_s, is_counting, rng)
+        for i in range(first, last):
+            _raise_nodes(front, state, i, time_s)
+
+
+@_inlined
+def _output_kev(
+    output_kev: float, raised_s: float, time_s: float, fall_kev_per_s: float, peaking_time_s: float
+) -> float:
+    """Return where an output stands now."""
+    fallen_kev = max(0.0, (time_s - raised_s - peaking_time_s) * fall_kev_per_s)
+    return max(0.0, output_kev - fallen_kev)
+
+
+@_inlined
+def _raise_pixel(
+    front: _Front, state: _State, i: int, time_s: float, is_counting: bool, rng: np.random.Generator
+) -> None:
+    """Add a hit to its pixel's output, and count what the pixel counts alone."""
+    pixel = state.pixels[state.hits[i, 0]]
+    added_kev, noise_kev2 = state.amplitudes_kev[i, 0] * pixel[_GAIN], pixel[_NOISE_KEV2]
+    seen_kev = added_kev + math.sqrt(noise_kev2 + front.fano_kev * added_kev) * rng.standard_normal()
+    before_kev = _output_kev(pixel[_OUTPUT], pixel[_TIME], time_s, front.fall_kev_per_s, front.peaking_time_s)
+    pixel[_OUTPUT], pixel[_TIME] = before_kev + added_kev, time_s
+    state.amplitudes_kev[i, 0], state.amplitudes_kev[i, 1] = added_kev, seen_kev
+    state.amplitudes_kev[i, 2] = before_kev
+    if not is_counting:
+        return
+    lowest_kev, above_kev = before_kev, pixel[_LOWEST] - before_kev
+    if above_kev < 0 or above_kev * above_kev < _SURE_SIGMA2 * noise_kev2:
+        lowest_kev += math.sqrt(noise_kev2) * rng.standard_normal()
+    seen_kev += before_kev
+    for k in range(2 if front.has_arbiter else 0, front.n_thresholds, 2 if front.is_csm else 1):
+        if lowest_kev <= pixel[k] and pixel[k] < seen_kev:
+            pixel[_COUNTS + k] += 1
+
+
+@_inlined
+def _count_winner(
+    front: _Front, state: _State, i: int, first: int, last: int, time_s: float, is_counting: bool,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """If a hit is larger than its neighbours, count it and the largest of its four sums."""
+    hits, amplitudes_kev = state.hits, state.amplitudes_kev
+    row, col, own_kev, before_kev = hits[i, 1], hits[i, 2], amplitudes_kev[i, 1], amplitudes_kev[i, 2]
+    pixel = state.pixels[hits[i, 0]]
+    if not is_counting or (front.has_arbiter and before_kev + own_kev <= pixel[_ARBITER]):
+        return
+    below_left = below_right = above_left = above_right = amplitudes_kev[i, 0]
+    for j in range(first, last):
+        dr, dc = hits[j, 1] - row, hits[j, 2] - col
+        if j == i or dr > 1 or dr < -1 or dc > 1 or dc < -1:
+            continue
+        if amplitudes_kev[j, 1] > own_kev:
+            return
+        other_kev = amplitudes_kev[j, 0]
+        if dr <= 0 and dc <= 0:
+            below_left += other_kev
+        if dr <= 0 and dc >= 0:
+            below_right += other_kev
+        if dr >= 0 and dc <= 0:
+            above_left += other_kev
+        if dr >= 0 and dc >= 0:
+            above_right += other_kev
+    below, above = max(below_left, below_right), max(above_left, above_right)
+    to_row = 1 if above > below else 0
+    to_col = 1 if (above_right > above_left if to_row else below_right > below_left) else 0
+    node = (row + to_row) * (front.cols + 1) + col + to_col
+    if front.has_arbiter and before_kev <= pixel[0] and pixel[0] < before_kev + own_kev:
+        pixel[_COUNTS] += 1
+    _count_sum(front, state, hits[i, 0], node, max(above, below), time_s, rng)
+
+
+@_inlined
+def _count_sum(
+    front: _Front, state: _State, winner: int, node: int, sum_kev: float, time_s: float, rng: np.random.Generator
+) -> None:
+    """Count a sum at the thresholds that see sums."""
+    pixel, output = state.pixels[winner], state.nodes[node]
+    before_kev = _output_kev(output[0], output[1], time_s, front.fall_kev_per_s, front.peaking_time_s)
+    noise_kev2 = pixel[_SUM_NOISE_KEV2]
+    seen_kev = before_kev + sum_kev + math.sqrt(noise_kev2 + front.fano_kev * sum_kev) * rng.standard_normal()
+    lowest_kev, above_kev = before_kev, pixel[_LOWEST] - before_kev
+    if above_kev < 0 or above_kev * above_kev < _SURE_SIGMA2 * noise_kev2:
+        lowest_kev += math.sqrt(noise_kev2) * rng.standard_normal()
+    for k in range(1, front.n_thresholds, 2):
+        if lowest_kev <= pixel[k] and pixel[k] < seen_kev:
+            pixel[_COUNTS + k] += 1
+
+
+@_inlined
+def _raise_nodes(front: _Front, state: _State, i: int, time_s: float) -> None:
+    """Add a hit to the outputs of the four nodes that it feeds."""
+    added_kev, lower_left = state.amplitudes_kev[i, 0], state.hits[i, 1] * (front.cols + 1) + state.hits[i, 2]
+    for corner in range(4):
+        output = state.nodes[lower_left + (corner & 1) + (front.cols + 1) * (corner >> 1)]
+        before_kev = _output_kev(output[0], output[1], time_s, front.fall_kev_per_s, front.peaking_time_s)
+        output[0], output[1] = before_kev + added_kev, time_s
+
+
+@_kernel
+def _count_nodes(
+    front: _Front, state: _State, first: int, last: int, time_s: float, is_counting: bool, rng: np.random.Generator
+) -> None:
+    """Let the summing nodes with the largest excess over their thresholds count, by the first Medipix3's rule.
+
+    A node belongs to the pixel below, left of it; those below the first row or left of the first column to none.
+    """
+    hits, sums = state.hits, state.sums
+    n = 0
+    for i in range(first, last):
+        for corner in range(4):
+            row, col = hits[i, 1] + (corner >> 1) - 1, hits[i, 2] + (corner & 1) - 1  # of the node's pixel
+            known = 0
+            while known < n and (sums[known, 0] != row or sums[known, 1] != col):
+                known += 1
+            if known < n or row < 0 or col < 0:
+                continue
+            sum_kev = 0.0
+            for j in range(first, last):
+                if 0 <= hits[j, 1] - row <= 1 and 0 <= hits[j, 2] - col <= 1:
+                    sum_kev += state.amplitudes_kev[j, 0]
+            pixel = state.pixels[row * front.cols + col]
+            noise_kev = math.sqrt(pixel[_SUM_NOISE_KEV2]) * rng.standard_normal()
+            sums[n, 0], sums[n, 1], sums[n, 2] = row, col, sum_kev
+            sums[n, 3] = sum_kev + noise_kev - pixel[1]
+            n += 1
+    for i in range(n):
+        wins = is_counting
+        for j in range(n):
+            is_near = abs(sums[j, 0] - sums[i, 0]) <= 1 and abs(sums[j, 1] - sums[i, 1]) <= 1
+            wins &= not (is_near and sums[j, 3] > sums[i, 3])
+        if wins:
+            row, col = int(sums[i, 0]), int(sums[i, 1])
+            node = (row + 1) * (front.cols + 1) + col + 1
+            _count_sum(front, state, row * front.cols + col, node, sums[i, 2], time_s, rng)
