@@ -244,7 +244,7 @@ def test_a_part_of_an_exposure_begins_with_the_beam_on():
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(WrongUsage, match="arbitration is 'none'"):
-        EventSensor(arbitration="none")
+        EventSensor(arbitration="none")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="photons of shape"):
         exposed(sensor(), everywhere(1, 2), at_kev(sensor(), 8.0))
 

@@ -1,8 +1,8 @@
 """How fast the simulated sensor is: photons followed one by one, and frames of the expectation.
 
 Photons: those that arrive at a CdTe sensor of 1 mm with 128 x 128 pixels of 110 um, 120 kVp behind 2 mm of aluminium,
-in charge summing with all eight thresholds, noise, dispersion, defects and pile-up. `photons_per_cpu_s` counts the time of
-the processor that was really had, times two: what two cores give that do nothing else.
+in charge summing with all eight thresholds, noise, dispersion, defects and pile-up. `photons_per_cpu_s` counts the time
+of the processor that was really had, times two: what two cores give that do nothing else.
 """
 
 from __future__ import annotations
