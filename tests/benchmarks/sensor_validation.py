@@ -148,7 +148,7 @@ def energy_resolution(n: int) -> Iterator[Row]:
     noise_e = math.sqrt((0.06 * 16e3 / FWHM / silicon.constants.pair_ev) ** 2 - fano_e2)
     for layer, kev, published in ((silicon, 16.0, 6.0), (cdte, 35.0, 8.0)):
         ours = 100 * fwhm_kev(seen(charges(layer, kev, n), layer, noise_e), kev) / kev
-        note = f"noise of {noise_e:.0f} e- taken from the silicon figure, that of the other sensor is not told"
+        note = f"noise of {noise_e:.0f} e- taken from the silicon figure, bias of 100 and 350 V assumed"
         yield Row(name=f"1 XPAD3S {layer.material.name} {kev:g} keV: FWHM %", published=published, ours=ours,
                   tolerance=1.0, note=note)  # fmt: skip
     czt = layer_of("czt", 3.0, 0.5, 1800)
