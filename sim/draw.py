@@ -36,7 +36,7 @@ _MOST = 47
 """No count beyond has a chance at a mean of 16."""
 _WAVES = 8
 """Points of the grid of spatial frequencies along each axis; it must hold twice the reach of the kernel."""
-_NEGLIGIBLE = 0.003
+_NEGLIGIBLE = 3e-4
 _LEAST_FANO = 0.02
 
 

@@ -269,7 +269,7 @@ def mixing(
     steps = np.clip(thresholds.nominal_kev[order] / LEVEL_STEP_KEV, 0, N_LEVELS - 1).round().astype(np.int64)
     per_s = spectrum / duration_s
     counts, hidden = np.zeros(len(order)), np.zeros((len(order), len(order)))
-    both, alive = np.zeros_like(hidden), np.zeros(len(order))
+    both, kept = np.zeros_like(hidden), np.zeros(len(order))
     for one in np.unique(kind):
         own = np.flatnonzero(kind == one)
         output = pulse_train.levels(per_s @ of.traffic[int(one == SUMMED)], LEVEL_STEP_KEV, *pulse)
@@ -279,7 +279,8 @@ def mixing(
             rate_per_s, above_per_s / rate_per_s, output, steps[own], LEVEL_STEP_KEV, *pulse
         )
         both[np.ix_(own, own)], hidden[np.ix_(own, own)] = at_once * duration_s, taken * duration_s
-        counts[own], alive[own] = np.diag(at_once) * duration_s, output.atoms[0]
+        counts[own] = np.diag(at_once) * duration_s
+        kept[own] = np.diag(at_once) / above_per_s[steps[own]].clip(1e-30)
     between = np.eye(len(order))
     for first, end in zip([0, *ends[:-1]], ends, strict=True):
         between[np.arange(first + 1, end), np.arange(first, end - 1)] = -1
@@ -295,7 +296,10 @@ def mixing(
     bond *= is_family
     correlation = np.zeros((len(PLACES), len(order), len(order)))
     if together is not None:
-        covariance = np.tensordot(spectrum, together, axes=1) * alive[:, None] * alive[None, :]
+        covariance = np.tensordot(spectrum, together, axes=1)
+        kept = kept.clip(0, 1.2)  # what pile-up adds far above all lines is no part of this
+        covariance[0] *= np.minimum(kept[:, None], kept[None, :])  # while a node rests, so do its pixels
+        covariance[1:] *= kept[:, None] * kept[None, :]
         is_node = (kind == SUMMED)[:, None] & (kind == SUMMED)[None, :]
         covariance[1:] -= SAME_NODE[1:, None, None] * np.where(is_node, hidden, 0)
         correlation = between @ covariance @ between.T * scale

@@ -230,6 +230,13 @@ class Sensor:
         """Return the mean events above each threshold: (n_thresholds, rows, cols) float32; see `expose`."""
         return self._mean_and_ties(photons, energies_kev, duration_s, settings)[0]
 
+    def ties(
+        self, photons: NDArray[np.float32] | None, energies_kev: NDArray, duration_s: float, settings: Settings
+    ) -> tuple[draw.Mixing, NDArray[np.float32]]:
+        """Return how events hang together, and each pixel's load, (rows, cols) float32; see `draw.draw_counts`."""
+        _, load, mixing = self._mean_and_ties(photons, energies_kev, duration_s, settings)
+        return mixing, load
+
     def expose(
         self,
         photons: NDArray[np.float32] | None,

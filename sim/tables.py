@@ -30,10 +30,11 @@ CHARGE_BINS = 640
 """Histograms of charge reach 160 keV."""
 WINNER_STEP_KEV = 2.0
 WINNER_BINS = 80
-PAIR_STEP_KEV = 4.0
-PAIR_BINS = 40
-LEAST_PAIR_KEV = 1.0
-"""Charges below it count nowhere, and make no pairs."""
+PAIR_EDGES_KEV = np.concatenate([np.arange(1.0, 16.0), np.arange(16.0, 40.0, 2.0), np.arange(40.0, 161.0, 10.0)])
+"""Steps of charge where two count together: fine where charge is shared. Less than 1 keV counts nowhere."""
+PAIR_BINS = len(PAIR_EDGES_KEV) - 1
+PAIR_OF_CHARGE = np.searchsorted(PAIR_EDGES_KEV, (np.arange(CHARGE_BINS) + 0.5) * CHARGE_STEP_KEV) - 1
+"""(CHARGE_BINS,) int: the step of each charge, -1 for less than the least."""
 N_PHOTONS = 20_000
 """Simulated interactions per energy: the counts per photon are good to about 0.3 %."""
 PAIRS_EVERY = 4
@@ -70,7 +71,7 @@ class Deposits:
     node : (n_energies, CHARGE_BINS) float32
         Squares of 2x2 pixels that got charge, by that charge: the traffic of the summing nodes.
     spread : (n_energies, N_KINDS, n_places, PAIR_BINS) float32
-        What counts, by its kind, by the class of its pixel seen from the photon's, and by charge in PAIR_STEP_KEV.
+        What counts, by its kind, by the class of its pixel seen from the photon's, and by charge in PAIR_EDGES_KEV.
     pairs : (n_energies, N_KINDS, N_KINDS, n_places, PAIR_BINS, PAIR_BINS) float32
         What counts together with what counts in another pixel, for one pixel of each class around the first; in
         the same pixel, class 0, only the winner's own charge with its sum, for the rest follows from one charge.
@@ -118,8 +119,8 @@ def seen_above(noise_kev: float, fano_kev: float) -> NDArray[np.float32]:
 
 def pair_above(threshold_kev: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return the share of each step of pairs that is above thresholds: (n_thresholds, PAIR_BINS) float32."""
-    top = np.arange(1, PAIR_BINS + 1) - np.asarray(threshold_kev)[:, None] / PAIR_STEP_KEV
-    return np.clip(top, 0, 1).astype(np.float32)
+    above_kev = PAIR_EDGES_KEV[1:] - np.asarray(threshold_kev)[:, None]
+    return np.clip(above_kev / np.diff(PAIR_EDGES_KEV), 0, 1).astype(np.float32)
 
 
 @njit(cache=True, nogil=True)
@@ -206,17 +207,14 @@ def _follow(
         for i in range(n_pixels):
             charge_bin = min(int(charges_kev[i] / CHARGE_STEP_KEV), CHARGE_BINS - 1)
             single[charge_bin] += 1
-            steps[i] = -1
-            if charges_kev[i] >= LEAST_PAIR_KEV:
-                steps[i, SINGLE] = min(int(charges_kev[i] / PAIR_STEP_KEV), PAIR_BINS - 1)
+            steps[i, SINGLE], steps[i, WINNER], steps[i, SUMMED] = PAIR_OF_CHARGE[charge_bin], -1, -1
             total = _largest_sum(pixels, charges_kev, n_pixels, i)
             if total > 0:
                 winner[charge_bin] += 1
                 winner_bin = min(int(charges_kev[i] / WINNER_STEP_KEV), WINNER_BINS - 1)
-                summed[winner_bin, min(int(total / CHARGE_STEP_KEV), CHARGE_BINS - 1)] += 1
-                steps[i, WINNER] = steps[i, SINGLE]
-                if total >= LEAST_PAIR_KEV:
-                    steps[i, SUMMED] = min(int(total / PAIR_STEP_KEV), PAIR_BINS - 1)
+                sum_bin = min(int(total / CHARGE_STEP_KEV), CHARGE_BINS - 1)
+                summed[winner_bin, sum_bin] += 1
+                steps[i, WINNER], steps[i, SUMMED] = steps[i, SINGLE], PAIR_OF_CHARGE[sum_bin]
         _add_nodes(pixels, charges_kev, n_pixels, node)
         _add_spread(pixels, steps, n_pixels, spread)
         if event % PAIRS_EVERY == 0:
