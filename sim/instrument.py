@@ -104,12 +104,14 @@ def chip_of(
     climate: Climate | None = None, fidelity: str = FIDELITIES[0],
 ) -> tuple[SimulatedChip, Sensor]:  # fmt: skip
     """Return one chip with its own sensor; each of an assembly sees the scene as if it stood there alone."""
-    from sim.events import EventSensor
-    from sim.sensor import Sensor
+    if fidelity == "events":
+        from sim.events import EventSensor as Kind
+    else:
+        from sim.sensor import Sensor as Kind
 
     own_seed = seed + number * _SEEDS_APART
     climate = climate or Climate()
-    sensor = (EventSensor if fidelity == "events" else Sensor)(seed=own_seed, climate=climate, **_pixels_of(name))
+    sensor = Kind(seed=own_seed, climate=climate, **_pixels_of(name))
     rng = np.random.default_rng((own_seed, 1))  # not the sequence that drew the pixels' truth
     pulse_rng = np.random.default_rng((own_seed, 2))
 
