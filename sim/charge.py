@@ -268,7 +268,7 @@ def _spill(
     rest_kev = charge_kev
     for dc in range(-1, 2):
         in_col = left if dc < 0 else right if dc > 0 else 1 - left - right
-        if in_col <= 0:
+        if in_col * charge_kev <= _LEAST_KEV:
             continue
         for dr in range(-1, 2):
             part = in_col * (below if dr < 0 else above if dr > 0 else 1 - below - above)
@@ -368,7 +368,7 @@ def deposit_of(
             scale = physics.pitch_mm / (sigma_mm + 1e-6)
             left, right = _tail(beyond, (x - col) * scale), _tail(beyond, (1 - x + col) * scale)
             below, above = _tail(beyond, (y - row) * scale), _tail(beyond, (1 - y + row) * scale)
-            if left + right + below + above > 0:
+            if (left + right + below + above) * charge_kev > _LEAST_KEV:
                 n_pixels, charge_kev = _spill(
                     pixels, charges_kev, n_pixels, col, row, charge_kev, left, right, below, above
                 )

@@ -23,7 +23,7 @@ from calibration.attenuation import Material
 N_DEPTHS = 129
 """Nodes of tables over the depth, from the entrance to the pixels."""
 _STEPS = 2048
-_IMAGES = 40
+_IMAGES = 200
 _LEAST_FIELD = 0.02
 """Where a depleted junction's field goes to nothing, carriers diffuse: it is taken as this share of the mean field."""
 

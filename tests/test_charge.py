@@ -5,10 +5,11 @@ from functools import cache
 import numpy as np
 import pytest
 import xraydb
+from scipy.stats import norm
 
 from calibration.attenuation import material
-from sim import charge
-from sim.semiconductor import SensorLayer
+from sim import charge, semiconductor
+from sim.semiconductor import N_DEPTHS, Semiconductor, SensorLayer
 from sim.tables import CHARGE_BINS, CHARGE_STEP_KEV, deposits
 
 CHARGE_KEV = (np.arange(CHARGE_BINS) + 0.5) * CHARGE_STEP_KEV
@@ -126,3 +127,105 @@ def test_the_same_tables_in_every_run():
 def test_impossible_layers_are_refused():
     with pytest.raises(ValueError, match="bias_v is 0"):
         layer(bias_v=0)
+
+
+def test_trapping_in_a_wide_pixel_is_that_of_hecht():
+    """Hecht 1932: with a plane electrode, lambda / d (1 - exp(-x / lambda)) for each carrier."""
+    mu_tau_e, mu_tau_h = 2e-4, 3e-5
+    poor = Semiconductor(
+        pair_ev=4.43, fano=0.1, permittivity_relative=10.4, mu_tau_e_cm2_v=mu_tau_e, mu_tau_h_cm2_v=mu_tau_h
+    )
+    of = layer(pitch_mm=10.0, semiconductor=poor)
+    depth = np.linspace(0, 1, N_DEPTHS)
+    electrons, holes = mu_tau_e * 5000 / 0.1, mu_tau_h * 5000 / 0.1  # free paths over the thickness
+    hecht = electrons * (1 - np.exp(-(1 - depth) / electrons)) + holes * (1 - np.exp(-depth / holes))
+    np.testing.assert_allclose(semiconductor.collected(of), hecht, atol=2e-3)
+
+
+def test_a_small_pixel_hardly_sees_holes():
+    no_holes = Semiconductor(
+        pair_ev=4.43, fano=0.1, permittivity_relative=10.4, mu_tau_e_cm2_v=1.0, mu_tau_h_cm2_v=1e-9
+    )
+    share = semiconductor.collected(layer(semiconductor=no_holes))
+    assert share[: N_DEPTHS // 2].min() > 0.97
+    wide = semiconductor.collected(layer(pitch_mm=10.0, semiconductor=no_holes))
+    assert wide[N_DEPTHS // 2] == pytest.approx(0.5, abs=0.01)
+
+
+def test_weighting_potential_is_earthed_at_one_electrode_and_one_at_the_pixel():
+    potential = semiconductor.weighting_potential(layer())
+    assert potential[0] == pytest.approx(0, abs=1e-4)
+    assert potential[-1] == pytest.approx(1)
+    assert np.all(np.diff(potential) > 0)
+
+
+def test_a_linear_field_keeps_its_voltage_and_lengthens_the_drift_by_the_logarithm():
+    of = layer("silicon", 0.3, 0.055, 100.0, depletion_v=60.0)
+    depths = np.linspace(0, 0.3, 1001)
+    field = semiconductor.field_v_mm(of, depths)
+    assert np.trapezoid(field, depths) == pytest.approx(100.0, rel=1e-6)
+    drift_mm = semiconductor.drift_lengths_mm(of)[0]
+    assert drift_mm == pytest.approx(100 * 0.3 / (2 * 60) * np.log((100 + 60) / (100 - 60)), rel=1e-3)
+    assert semiconductor.drift_lengths_mm(layer("silicon", 0.3, 0.055, 100.0))[0] == pytest.approx(0.3)
+
+
+def test_what_is_not_depleted_gives_nothing():
+    of = layer("silicon", 0.3, 0.055, 15.0, depletion_v=60.0)  # half the thickness, at the pixels
+    seen = semiconductor.collected(of)
+    assert not seen[: N_DEPTHS // 2 - 1].any()
+    assert np.all(seen[N_DEPTHS // 2 + 2 :] > 0.9)
+
+
+def test_diffusion_is_that_of_the_drift_time():
+    """10.2 um over 1 mm at 500 V, the root of 2 (kT/q) z d / V, from the share that crosses a border 10 um away."""
+    of = layer(has_repulsion=False, is_trapping=False)
+    physics, rng, workspace = charge.physics_of(of, 10.0), np.random.default_rng(1), charge.workspace()
+    physics.matter[:, 1:3] = 1.0
+    n = charge.deposit(physics, 0.010, 0.055, 0.0, rng, workspace)
+    by_col = dict.fromkeys(range(-1, 2), 0.0)
+    for (col, _), kev in zip(workspace.pixels[:n].tolist(), workspace.charges_kev[:n], strict=True):
+        by_col[col] += kev
+    assert by_col[-1] / 10 == pytest.approx(norm.sf(10 / 10.17), abs=0.003)
+
+
+def test_repulsion_solves_its_equation():
+    """d sigma^2/ds = a + b / sigma, integrated in small steps."""
+    start_mm2, a_mm, b_mm2, s_mm = 0.003**2, 1.03e-4, 3e-7, 1.0
+    variance = start_mm2
+    for _ in range(100_000):
+        variance += (a_mm + b_mm2 / np.sqrt(variance)) * s_mm / 100_000
+    ours = charge._sigma_mm(start_mm2, a_mm * s_mm, 1.5 * b_mm2 * s_mm)
+    assert ours == pytest.approx(np.sqrt(variance), rel=0.025)
+
+
+def test_charge_and_escape_add_up_to_the_photon():
+    """Whatever happens, no photon leaves more than its energy, and photons absorbed without escape leave all of it."""
+    totals = np.array([sum(event.values()) for event in followed(layer(is_trapping=False), 100.0, 5000)])
+    assert totals.max() <= 100.0 + 1e-9
+    assert (np.abs(totals - 100.0) < 1e-6).mean() > 0.8
+
+
+def test_scattered_photons_are_followed():
+    """In thick silicon at 60 keV a Compton photon is often absorbed after all: the sum is then the whole energy."""
+    thick, thin = layer("silicon", 10.0, 0.055, 3000.0), layer("silicon", 0.1, 0.055, 30.0)
+    whole = []
+    for of in (thick, thin):
+        physics = charge.physics_of(of, 60.0)
+        physics.matter[charge._step(60.0), 1:3] = (0.0, 1.0)  # the first interaction is Compton's
+        rng, workspace = np.random.default_rng(2), charge.workspace()
+        totals = []
+        for _ in range(2000):
+            n = charge.deposit(physics, 0.02, 0.02, of.thickness_mm / 2, rng, workspace)
+            totals.append(workspace.charges_kev[:n].sum())
+        whole.append(np.mean(np.array(totals) > 55))
+    assert whole[0] > 0.3 > 0.05 > whole[1]
+
+
+def test_coherent_scatter_looks_forward_and_more_so_at_high_energy():
+    physics, rng = charge.physics_of(layer(), 60.0), np.random.default_rng(4)
+    means = [
+        np.mean([charge._coherent_cosine(physics.screening_per_kev2, kev, rng) for _ in range(4000)])
+        for kev in (2.0, 20.0, 100.0)
+    ]
+    assert means[0] < means[1] < means[2]
+    assert means[2] > 0.9

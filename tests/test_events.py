@@ -8,6 +8,7 @@ from firmware_iface.chip import Gain
 from firmware_iface.errors import WrongUsage
 from sim import charge, events
 from sim.events import EventSensor
+from sim.instrument import chip_of, scene_of, simulated_device
 from sim.sensor import FrontEnd, Sensor, Settings
 
 ROWS, COLS = 16, 16
@@ -19,7 +20,7 @@ PERFECT = FrontEnd(
 NEVER_DAC = 511
 
 
-def sensor(kind=EventSensor, front_end=PERFECT, rows=ROWS, cols=COLS, **changes):
+def sensor(kind: type[Sensor] = EventSensor, front_end=PERFECT, rows=ROWS, cols=COLS, **changes):
     return kind(rows=rows, cols=cols, front_end=front_end, **changes)
 
 
@@ -244,7 +245,7 @@ def test_a_part_of_an_exposure_begins_with_the_beam_on():
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(WrongUsage, match="arbitration is 'none'"):
-        EventSensor(arbitration="none")
+        EventSensor(arbitration="none")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="photons of shape"):
         exposed(sensor(), everywhere(1, 2), at_kev(sensor(), 8.0))
 
@@ -257,3 +258,12 @@ def test_the_alias_table_holds_every_share():
     held = accept.astype(float)
     np.add.at(held, other, 1 - accept)
     np.testing.assert_allclose(held / 50, weight / weight.sum(), atol=1e-6)
+
+
+def test_an_address_chooses_the_fidelity():
+    for fidelity, kind in (("events", EventSensor), ("expectation", Sensor)):
+        _, of = chip_of("demo", 1, scene_of("demo", 1), fidelity=fidelity)
+        assert type(of) is kind
+    assert simulated_device("demo?fidelity=events")
+    with pytest.raises(WrongUsage, match="fidelity is 'best'"):
+        simulated_device("demo?fidelity=best")

@@ -367,6 +367,10 @@ class FakeGantry:
 
 
 class FakeSensor(FakeGantry):
+    def __init__(self, *, seed: int, climate: object = None) -> None:
+        super().__init__(seed=seed)
+        self.environment = types.SimpleNamespace(climate=climate)
+
     def expose(
         self,
         photons: None,
