@@ -312,7 +312,8 @@ class Light:
         row, column = divmod(number, self._layout[1])
         rows, cols = (n // of for n, of in zip(self._photons.shape[1:], self._layout, strict=True))
         part = self._photons[:, row * rows : (row + 1) * rows, column * cols : (column + 1) * cols]
-        return part[:, ::-1, ::-1] if row else part, self._energies_kev  # the upper row is turned by 180 degrees
+        turned = part[:, ::-1, ::-1] if row else part  # the upper row is turned by 180 degrees
+        return np.ascontiguousarray(turned), self._energies_kev
 
 
 def chips_of(

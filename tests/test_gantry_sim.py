@@ -24,9 +24,9 @@ def test_what_is_told_is_answered(gantry):
     assert gantry.line("*IDN?").startswith("mpxct")
     assert gantry.line("SAMP?") == "OUT"
     assert gantry.line("BEAM?") == "OFF"
-    assert gantry.line("SAMP:LIST?").split(",") == [
-        "vials", "cell-water", "cell-iodine", "cell-gadolinium", "cell-hydroxyapatite", "beads",
-    ]  # fmt: skip
+    samples = gantry.line("SAMP:LIST?").split(",")
+    assert {"vials", "cell-water", "cell-gadolinium", "pmma-10", "pmma-10+aluminium-1", "beads"} <= set(samples)
+    assert len(samples) == len(set(samples))
     assert {"TUBE", "Am-241", "In", "Gd", "Pb"} <= set(gantry.line("SOUR:LIST?").split(","))
     tell(gantry, "ROT -12.25", "SAMP vials", "SOUR Am-241", "TUBE 80 0.25", "BEAM ON")
     asked = [gantry.line(question) for question in ("ROT?", "SAMP?", "SOUR?", "TUBE?", "BEAM?")]

@@ -60,6 +60,7 @@ def blocks(image: NDArray[np.float64]) -> NDArray[np.float64]:
 @pytest.mark.parametrize(("chips", "layout"), [("2x1", (1, 2)), ("2x2", (2, 2))])
 def test_an_assembly_sees_one_picture(chips: str, layout: tuple[int, int]) -> None:
     with open_detector(f"sim:demo?chips={chips}") as detector:
+        detector.set_bias(500)
         detector.configure(Configuration(is_csm=False, gain=Gain.SHGM))
         detector.set_dacs({f"Threshold{n}": THRESHOLD_DAC for n in range(8)})
         flat = counts_of(detector, "BEAM ON")
