@@ -79,7 +79,7 @@ class PileUp(NamedTuple):
     alive : (n_loads, 2) float64
         Share of time in which a pixel, and a node, stand at the baseline.
     lifted : (n_loads, N_KINDS, N_LEVELS) float64
-        Counts per second on top of earlier pulses, per load.
+        Counts per second on top of earlier pulses, per load; at no load there are none, for they go with its square.
     """
 
     load: NDArray[np.float64]
@@ -340,7 +340,6 @@ def _pile_up(
             for kind in kinds:
                 if is_wanted[kind]:
                     lifted[i + 1, kind] = pulse_train.lifted_counts(above[i, kind], output) / load[i]
-    lifted[0] = lifted[1] if n else 0
     return PileUp(load=np.concatenate([[0.0], load]), alive=alive, lifted=lifted)
 
 

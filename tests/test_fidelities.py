@@ -119,3 +119,18 @@ def test_a_slit_is_blurred_alike():
     np.testing.assert_allclose(drawn[3:6], by_photon[3:6], rtol=0.05)
     for beyond in (slice(0, 3), slice(6, 9)):
         assert drawn[beyond].sum() == pytest.approx(by_photon[beyond].sum(), rel=0.2)
+
+
+@pytest.mark.parametrize("rate_per_s", [2e3, 2.7e3, 3.6e3])
+@pytest.mark.parametrize("is_csm", [False, True])
+def test_a_pixel_piles_up_by_its_own_rate_whatever_its_picture_holds(is_csm, rate_per_s):
+    """Far above the lines only sums of photons count, as the square of the rate: in an object's shadow too."""
+    of = Sensor(rows=SIZE, cols=SIZE, front_end=FRONT)
+    chosen, duration_s = settings(of, is_csm), 1.0
+    chosen.threshold_dac[:] = round(FRONT.baseline_dac + of.gain_dac_per_kev(Gain.HGM) * 90)
+    far = (slice(BORDER, -BORDER), slice(BORDER, SIZE // 2 - BORDER))
+    shadow = np.where(np.arange(SIZE) < SIZE // 2, 0.8, 1.0).astype(np.float32)
+    picture = of.expected(photons(rate_per_s) * shadow, ENERGIES_KEV, duration_s, chosen)[:, *far]
+    bright = of.expected(photons(rate_per_s), ENERGIES_KEV, duration_s, chosen)[:, *far]
+    for k in (1, 3) if is_csm else range(8):
+        assert picture[k].mean() == pytest.approx(0.64 * bright[k].mean(), rel=0.03)
