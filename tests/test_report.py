@@ -99,7 +99,7 @@ def test_every_section_shows_its_numbers():
         "iodine 18 18.00 17.60 0.50 -0.40 321",
         "Cross-talk", "gadolinium 8 995.00 0.40 8.20",
         "Residuals of all sources: 0.10 keV rms", "Am-241 1 59.50 248.4 +0.10",
-        "2 of 256 pixels (0.78 %)", "out of trim 1 0.391", "2.5 17 lost frames 17 to 19",
+        "2 of 256 pixels (0.78 %)", "out of trim not used 1 0.391", "2.5 17 lost frames 17 to 19",
         "reconstruct 3.2", "in all 15.2", 'sample = "vials" # <b>', "scan.h5", calibration().identity,
         "simulated <board>",
     ):  # fmt: skip
