@@ -19,7 +19,7 @@ from calibration.response import Response
 from calibration.store import Calibration
 from calibration.thickness import EquivalentThickness, StepWedge
 from gui.page import SERIES, figure_of, histogram, label, legend, picture, plots, soft, svg, table
-from gui.picture import maps_figure, png_bytes
+from gui.picture import maps_figure, median, png_bytes
 
 MAP_DPI = 100
 LOWEST_KEV = 5.0
@@ -34,7 +34,7 @@ def count_rate(calibration: Calibration) -> str:
     at_ten = record.rate_at_loss_per_s(0.1)
     reached = f"{at_ten:,.0f} /s" if np.isfinite(at_ten) else "not reached in the sweep"
     ratio = record.dead_time_ratio
-    spread = mean_and_sigma(ratio)[1] if np.isfinite(ratio).sum() > 1 else float("nan")
+    spread = _sigma(ratio[~calibration.is_bad])
     laws = (
         (law + (", taken" if law == record.law else ""), figure_of(bic, ".0f"))
         for law, bic in zip(record.laws, record.bic, strict=True)
@@ -55,8 +55,9 @@ def count_rate(calibration: Calibration) -> str:
         soft(
             f"The mean good pixel in {len(record.currents_ma)} currents of the tube; losses below 0 are gains. "
             f"10 % of the lowest counter are lost at a true rate of {reached}; the sweep ends at "
-            f"{record.highest_rate_per_s:,.0f} /s. Dead times differ by {100 * spread:.1f} % between pixels (sigma); "
-            f"one pixel's was measured to {100 * record.dead_time_sigma_relative:.1f} % before drawn to the mean."
+            f"{record.highest_rate_per_s:,.0f} /s. Dead times differ by {figure_of(100 * spread, '.1f')} % "
+            f"between pixels (sigma); one pixel's was measured to "
+            f"{figure_of(100 * record.dead_time_sigma_relative, '.1f')} %, before it was drawn to the mean."
         )
         + svg(count_rate_figure(record, calibration.is_bad), "Counts and losses in the sweep of the current")
         + table(head, counters)
@@ -153,9 +154,9 @@ def thickness(calibration: Calibration) -> str:
     rows = (
         (
             name, figure_of(record.residual_mm[k], ".4f"),
-            figure_of(float(np.median(record.sigma_mm[k][is_good])), ".3f"),
-            figure_of(100 * float(np.std(record.scale[k][is_good])), ".2f"),
-            figure_of(100 * float(np.std(record.bend[k][is_good])), ".2f"),
+            figure_of(median(record.sigma_mm[k][is_good]), ".3f"),
+            figure_of(100 * _sigma(record.scale[k][is_good]), ".2f"),
+            figure_of(100 * _sigma(record.bend[k][is_good]), ".2f"),
             figure_of(record.highest_signal[k], ".3f"), str(int(np.count_nonzero(record.common_mm[k]))),
         )
         for k, name in enumerate(names)
@@ -205,7 +206,6 @@ def response(calibration: Calibration) -> str:
     record = calibration.response
     if record is None:
         return ""
-    figures = record.figures
     n_fitted = len(record.plates) - record.n_checks
     errors = 100 * (record.predicted / record.measured - 1)
     plates = (
@@ -217,14 +217,16 @@ def response(calibration: Calibration) -> str:
         (_parameter_name(name), figure_of(value, ".4g"), figure_of(sigma, ".2g"))
         for name, value, sigma in zip(record.parameter_names, record.parameters, sigmas, strict=True)
     )
-    worst = figures["worst_check_percent"]
-    told = "No plate was held back." if worst is None else f"Worst error of a plate that was held back: {worst:.2f} %."
+    held_back = np.abs(errors[n_fitted:])
+    told = "No plate was held back."
+    if held_back.size:
+        told = f"Worst error of a plate that was held back: {figure_of(float(held_back.max()), '.2f')} %."
     sensor = record.sensor
     return (
         soft(
             f"Of {sensor.thickness_mm:g} mm of {sensor.material}, {sensor.pitch_mm:g} mm pitch, at "
             f"{record.tube_kvp:g} kV. {told} Chi squared over {record.n_degrees} degrees of freedom: "
-            f"{record.chi_square_ratio:.2f}; above 1, the form is not exact, and the errors are enlarged."
+            f"{figure_of(record.chi_square_ratio, '.2f')}; above 1, the form is not exact, and the errors are enlarged."
         )
         + svg(response_figure(record), "Response, spectrum, and errors of the plates")
         + "<h3>Foretold against measured transmission, %</h3>"
@@ -240,9 +242,9 @@ def response_figure(record: Response) -> Figure:
     grid = figure.add_gridspec(2, 2)
     counts, spectrum, errors = (figure.add_subplot(place) for place in (grid[0, 0], grid[0, 1], grid[1, :]))
     energies = np.arange(LOWEST_KEV, record.tube_kvp + STEP_KEV, STEP_KEV)
-    try:
+    if np.isfinite(record.parameters).all():
         seen, tube = record.matrix(record.thresholds_kev, energies), record.spectrum(energies)
-    except ValueError:  # parameters that are not numbers have no response
+    else:
         seen, tube = np.full((len(record.thresholds_kev), len(energies)), np.nan), np.full(len(energies), np.nan)
     spectrum.fill_between(energies, tube / STEP_KEV, color="#d8d8d8", linewidth=0, label="tube")
     n_fitted = len(record.plates) - record.n_checks
@@ -263,9 +265,9 @@ def response_figure(record: Response) -> Figure:
 
 
 def _parameter_name(name: str) -> str:
-    for suffix, unit in (("_kev", "keV"), ("_mm", "mm"), ("_relative", "")):
+    for suffix, unit in (("_kev", "keV"), ("_mm", "mm"), ("_relative", "relative")):
         if name.endswith(suffix):
-            return name.removesuffix(suffix).replace("_", " ") + (f", {unit}" if unit else "")
+            return name.removesuffix(suffix).replace("_", " ") + f", {unit}"
     return name.replace("_", " ")
 
 
@@ -313,3 +315,7 @@ def basis_figure(record: MaterialBasis) -> Figure:
 def _bins(thresholds_kev: Sequence[float] | NDArray[np.float64]) -> list[str]:
     ends = [f"{threshold:.3g}" for threshold in thresholds_kev]
     return [f"{low}-{high} keV" for low, high in pairwise(ends)] + [f"above {ends[-1]} keV"]
+
+
+def _sigma(values: NDArray[np.floating]) -> float:
+    return mean_and_sigma(values)[1] if np.isfinite(values).sum() > 1 else float("nan")

@@ -19,7 +19,7 @@ from calibration.pixels import SUSPECT, PixelClass
 from calibration.store import Calibration
 from firmware_iface.chip import TRIM_CODES
 from gui.page import SERIES, figure_of, histogram, label, legend, note, picture, plots, soft, svg, table
-from gui.picture import INK, SMALL_PT, SOFT_INK, classes_figure, maps_figure, name_of, png_bytes
+from gui.picture import INK, SMALL_PT, SOFT_INK, classes_figure, maps_figure, median, name_of, png_bytes
 
 MAP_DPI = 100
 
@@ -280,9 +280,9 @@ def pixel_scale(calibration: Calibration) -> str:
             (scale.offset_dac[n], scale.offset_variance[n], 2),
             (scale.gain_dac_per_kev[n], scale.gain_variance[n], 4),
         ):
-            told = (np.nanmedian(values), _sigma(values), np.sqrt(max(np.nanmedian(variance), 0)))
+            told = (median(values), _sigma(values), np.sqrt(np.maximum(median(variance), 0)))
             cells += [figure_of(float(value), f".{digits}f") for value in told]
-        cells += [figure_of(float(np.nanmedian(scale.sigma_kev(n, energy))), ".2f") for energy in energies]
+        cells += [figure_of(median(scale.sigma_kev(n, energy)), ".2f") for energy in energies]
         rows.append((*cells, figure_of(float(scale.chi2_ratio[n]), ".2f")))
     head = ("threshold", "offset, DAC", "spread", "error", "gain, DAC/keV", "spread", "error")
     at = (f"at {energy:.0f} keV, keV" for energy in energies)
@@ -364,4 +364,4 @@ def _scale_sigma_kev(calibration: Calibration, number: int, energies_kev: NDArra
 
 
 def _sigma(values: NDArray[np.floating]) -> float:
-    return mean_and_sigma(values)[1] if np.isfinite(values).any() else float("nan")
+    return mean_and_sigma(values)[1] if np.isfinite(values).sum() > 1 else float("nan")

@@ -64,6 +64,12 @@ def robust_levels(values: NDArray[np.number], low: float = 0.5, high: float = 99
     return bottom, top
 
 
+def median(values: NDArray[np.number]) -> float:
+    """Return the median of the finite values; NaN where there is none."""
+    finite = np.asarray(values)[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else float("nan")
+
+
 def slab(volume: Volume, slice_index: int | None, thickness_mm: float) -> tuple[NDArray[np.float32], str]:
     """Return the mean of the slices around one, (n_channels, y, x), and words for what it shows."""
     n_slices = volume.grid.shape[0]
