@@ -70,9 +70,8 @@ def _draw_axis(axes: Axes, geometry: Geometry) -> None:
     axes.plot(*foot[1], "o", color=SERIES[4], markersize=5, label="ray at a right angle to it")
     for line in (axes.axvline, axes.axhline):
         line(0, color="#b0b0b0", linewidth=0.7, linestyle=(0, (4, 3)))
-    axes.set_xlim(-1.1 * half_u, 3.2 * half_u)  # room for the legend
     axes.set_aspect("equal")
-    legend(axes, "upper right")
+    legend(axes, "beside")
     label(axes, "shadows on the detector, from its centre", "columns", "rows")
 
 

@@ -214,7 +214,7 @@ def response(calibration: Calibration) -> str:
     )
     sigmas = np.sqrt(np.maximum(np.diag(record.covariance), 0))
     parameters = (
-        (_parameter_name(name), figure_of(value, ".4g"), figure_of(sigma, ".2g"))
+        (_parameter_name(name, record.thresholds_kev), figure_of(value, ".4g"), figure_of(sigma, ".2g"))
         for name, value, sigma in zip(record.parameter_names, record.parameters, sigmas, strict=True)
     )
     held_back = np.abs(errors[n_fitted:])
@@ -264,7 +264,9 @@ def response_figure(record: Response) -> Figure:
     return figure
 
 
-def _parameter_name(name: str) -> str:
+def _parameter_name(name: str, thresholds_kev: Sequence[float]) -> str:
+    if name.startswith("threshold_"):
+        return f"threshold at {thresholds_kev[int(name.split('_')[1])]:.3g} keV stands off by, keV"
     for suffix, unit in (("_kev", "keV"), ("_mm", "mm"), ("_relative", "relative")):
         if name.endswith(suffix):
             return name.removesuffix(suffix).replace("_", " ") + f", {unit}"

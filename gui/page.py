@@ -114,9 +114,13 @@ def histogram(axes: Axes, values: ArrayLike, *, colour: str = SERIES[0], name: s
     axes.stairs(counts, ends, color=colour, linewidth=1.2, label=name)
 
 
-def legend(axes: Axes, place: Literal["best", "upper left", "upper right"] = "best") -> None:
-    """Tell what the curves of a plot are."""
-    if axes.get_legend_handles_labels()[0]:
+def legend(axes: Axes, place: Literal["best", "upper left", "beside"] = "best") -> None:
+    """Tell what the curves of a plot are, in it or beside it."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
+    if place == "beside":
+        axes.legend(fontsize=SMALL_PT, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    else:
         axes.legend(fontsize=SMALL_PT, frameon=False, loc=place)
 
 
