@@ -237,7 +237,8 @@ def end_point(calibration: Calibration) -> str:
     return (
         soft(
             "A check that no source takes part in: the spectrum of the tube ends at its voltage. The error on the "
-            "energy scale beside the residuals of the sources; the bar is one standard error, of counting alone."
+            "energy scale beside the residuals of the sources; the bar is one standard error, of counting alone. "
+            "Pulses that overlap count beyond the end and move it up: if it moves with the tube's current, it is they."
         )
         + svg(end_point_figure(calibration), "Error of the energy scale at the end of the spectrum")
         + table(("voltage, kV", "end found, keV", "error, keV", "standard error, keV"), [row])
