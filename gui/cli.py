@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +14,7 @@ from firmware_iface.errors import BadFile, WrongUsage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from acquisition.scan_file import Scan
-    from calibration.material_basis import MaterialBasis
     from calibration.progress import Console
-    from calibration.store import Calibration
-    from firmware_iface.merlin import MerlinFile
-    from reconstruction.volume import Volume
 
 File = Annotated[Path, typer.Argument(help="A Merlin .mib file, or a scan, calibration or volume of mpxct.")]
 
@@ -66,9 +61,11 @@ def info(
 
     Example: mpxct info scan.h5 --json
     """
+    from gui.descriptions import describe
+
     console: Console = ctx.obj
     kind, content = open_any(file)
-    figures = {"file": str(file), "kind": kind, **_DESCRIPTIONS[kind](content)}
+    figures = {"file": str(file), "kind": kind, **describe(kind, content)}
     console.emit(figures, "\n".join(_lines(figures)), as_json=json)
 
 
@@ -155,141 +152,6 @@ def _figure_of(kind: str, content: Any, frame: int | None, slice_index: int | No
     if content.unit == MASS_CONCENTRATION:
         return picture.materials_figure(content, slice_index=slice_index, slab_mm=slab_mm)
     return picture.bins_figure(content, slice_index=slice_index, slab_mm=slab_mm)
-
-
-def _describe_merlin(file: MerlinFile) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    header = file.frames[0].header
-    try:
-        layers, n_exposures = file.groups()[0], len(file.groups()[1])
-    except BadFile:  # an interrupted acquisition still has headers to show
-        layers, n_exposures = tuple(sorted({frame.header.counter for frame in file.frames})), None
-    return {
-        "n_frames": len(file.frames),
-        "n_exposures": n_exposures,
-        "layers": list(layers),
-        "shape": list(header.shape),
-        "frame_header": asdict(header) | {"gain": header.gain.name},
-        "acquisition_header": dict(file.header),
-    }
-
-
-def _describe_scan(scan: Scan) -> dict[str, Any]:
-    import json
-
-    from acquisition.plan import plan_to_json
-    from acquisition.scan_file import ImageKey
-
-    return {
-        "status": scan.status.value,
-        "sample": scan.sample,
-        "software": scan.software,
-        "shape": list(scan.shape),
-        "n_flats": len(scan.indices(ImageKey.FLAT)),
-        "n_projections": len(scan.indices(ImageKey.PROJECTION)),
-        "n_lost": scan.n_lost,
-        "thresholds": list(scan.readout.thresholds),
-        "thresholds_kev": list(scan.readout.thresholds_kev),
-        "depth_bits": scan.readout.depth_bits,
-        "pitch_mm": scan.readout.pitch_mm,
-        "calibration": scan.calibration_identity,
-        "plan": json.loads(plan_to_json(scan.plan)) if scan.plan else {},
-        "header": dict(scan.header),
-        "events": [
-            {"time_s": event.time_s, "frame": event.sequence, "kind": event.kind, "text": event.text}
-            for event in scan.events
-        ],
-    }
-
-
-def _describe_calibration(calibration: Calibration) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    import numpy as np
-
-    from calibration.pixels import PixelClass
-
-    c = calibration
-    return {
-        "identity": c.identity,
-        "created": c.created,
-        "software": c.software,
-        "device": c.device,
-        "chip_id": c.chip_id,
-        "mode": c.conditions.mode,
-        "gain": c.gain,
-        "bias_v": c.bias_v,
-        "temperature_k": c.temperature_k,
-        "history": [asdict(record) for record in c.history],
-        "thresholds_kev": list(c.thresholds_kev),
-        "target_dac": c.target_dac,
-        "residual_rms_kev": c.residual_rms_kev if c.lines else None,
-        "thresholds": [
-            _describe_threshold(c, n) for n, edges in enumerate(c.edges_after_dac) if np.isfinite(edges).any()
-        ],
-        "lines": [asdict(line) for line in c.lines],
-        "n_pixels": c.pixel_class.size,
-        "n_bad": int(np.count_nonzero(c.is_bad)),
-        "bad_pixels": {bit.name: int(np.count_nonzero(c.pixel_class & bit)) for bit in PixelClass},
-        "basis": _describe_basis(c.basis),
-        "dacs": dict(c.dacs),
-    }
-
-
-def _describe_threshold(calibration: Calibration, number: int) -> dict[str, Any]:
-    from calibration.equalisation import mean_and_sigma
-
-    gain = float(calibration.gain_dac_per_kev[number])
-    _, sigma = mean_and_sigma(calibration.edges_after_dac[number])
-    return {
-        "number": number,
-        "offset_dac": float(calibration.offset_dac[number]),
-        "gain_dac_per_kev": gain,
-        "sigma_dac": sigma,
-        "sigma_kev": sigma / gain,
-    }
-
-
-def _describe_volume(volume: Volume) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    import numpy as np
-
-    return {
-        "unit": volume.unit,
-        "grid": {
-            "shape": list(volume.grid.shape),
-            "voxel_mm": volume.grid.voxel_mm if volume.grid.is_scale_known else None,
-            "centre_mm": list(volume.grid.centre_mm),
-        },
-        "channels": [
-            {"name": name, "mean": float(np.mean(values)), "min": float(values.min()), "max": float(values.max())}
-            for name, values in zip(volume.channels, volume.values, strict=True)
-        ],
-        "thresholds_kev": list(volume.thresholds_kev),
-        "basis": _describe_basis(volume.basis),
-        "provenance": asdict(volume.provenance),
-    }
-
-
-def _describe_basis(basis: MaterialBasis | None) -> dict[str, Any]:
-    if basis is None:
-        return {}
-    columns = basis.attenuation_per_mm_per_g_cm3.T.tolist()
-    return {
-        "thresholds_kev": list(basis.thresholds_kev),
-        "tube_kvp": basis.tube_kvp,
-        "attenuation_per_mm_per_g_cm3": dict(zip(basis.materials, columns, strict=True)),
-    }
-
-
-_DESCRIPTIONS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
-    "merlin": _describe_merlin,
-    "scan": _describe_scan,
-    "calibration": _describe_calibration,
-    "volume": _describe_volume,
-}
 
 
 def _lines(figures: Mapping[str, Any], indent: str = "") -> Iterator[str]:

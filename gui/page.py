@@ -6,11 +6,14 @@ import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
-from gui.picture import INK, SMALL_PT, SOFT_INK
+from gui.picture import INK, SMALL_PT, SOFT_INK, robust_levels
 
 STYLE = """
 body { margin: 0; background: #f4f4f2; color: #1a1a1a; font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif }
@@ -60,6 +63,16 @@ def note(text: str) -> str:
     return f'<p class="none">{escape(text)}</p>'
 
 
+def soft(text: str) -> str:
+    """Say in a line what a plot or a table shows."""
+    return f'<p class="soft">{escape(text)}</p>'
+
+
+def figure_of(value: float, form: str) -> str:
+    """Write a figure, or a dash for one that is not known."""
+    return f"{value:{form}}" if np.isfinite(value) else "-"
+
+
 def table(head: Sequence[str], rows: Iterable[Iterable[str]], *, n_text: int = 1) -> str:
     """Make a table whose first `n_text` columns are text, the others numbers."""
 
@@ -85,12 +98,30 @@ def svg(figure: Figure, alt: str) -> str:
     return picture(buffer.getvalue(), alt, "image/svg+xml")
 
 
-def plots(n: int) -> tuple[Figure, list[Axes]]:
-    """Make n small plots in rows of up to four."""
-    n_cols = min(n, 4)
+def plots(n: int, *, n_cols: int = 4, height_in: float = 2.7) -> tuple[Figure, list[Axes]]:
+    """Make n plots in rows as wide as the page, or smaller ones where they are few."""
+    n_cols = min(n, n_cols)
     n_rows = -(-n // n_cols)
-    figure = Figure(figsize=(max(2.9 * n_cols, 4.2), 2.7 * n_rows), facecolor="white", layout="constrained")
+    width_in = min(max(2.9, 1.5 * height_in) * n_cols, 11.6)
+    figure = Figure(figsize=(max(width_in, 4.2), height_in * n_rows), facecolor="white", layout="constrained")
     return figure, [figure.add_subplot(n_rows, n_cols, i + 1) for i in range(n)]
+
+
+def histogram(axes: Axes, values: ArrayLike, *, colour: str = SERIES[0], name: str = "") -> None:
+    """Draw how often each value is, from the 0.1st to the 99.9th percentile; what is not finite is left out."""
+    numbers = np.asarray(values, dtype=np.float64).ravel()
+    counts, ends = np.histogram(numbers[np.isfinite(numbers)], np.linspace(*robust_levels(numbers, 0.1, 99.9), 61))
+    axes.stairs(counts, ends, color=colour, linewidth=1.2, label=name)
+
+
+def legend(axes: Axes, place: Literal["best", "upper left", "beside"] = "best") -> None:
+    """Tell what the curves of a plot are, in it or beside it."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
+    if place == "beside":
+        axes.legend(fontsize=SMALL_PT, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    else:
+        axes.legend(fontsize=SMALL_PT, frameon=False, loc=place)
 
 
 def label(axes: Axes, title: str, x: str, y: str) -> None:

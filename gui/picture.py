@@ -7,7 +7,7 @@ the rest. Nothing here touches matplotlib's global state.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,8 @@ CLASS_COLOURS = (
     "#0072b2",
     "#7f7f7f",
     "#ff0000",
-    "#404860",
-    "#505050",
+    "#5b6b9c",
+    "#7d5a3c",
 )
 """One per bit of PixelClass; where a pixel has several, the lowest bit shows."""
 
@@ -62,6 +62,12 @@ def robust_levels(values: NDArray[np.number], low: float = 0.5, high: float = 99
         margin = max(abs(bottom) * 0.1, 1.0 if bottom == int(bottom) else 1e-6)
         bottom, top = bottom - margin, top + margin
     return bottom, top
+
+
+def median(values: NDArray[np.number]) -> float:
+    """Return the median of the finite values; NaN where there is none."""
+    finite = np.asarray(values)[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else float("nan")
 
 
 def slab(volume: Volume, slice_index: int | None, thickness_mm: float) -> tuple[NDArray[np.float32], str]:
@@ -190,6 +196,28 @@ def calibration_figure(calibration: Calibration, *, title: str = "") -> Figure:
     return figure
 
 
+def maps_figure(
+    images: Mapping[str, NDArray[np.number]],
+    unit: str,
+    *,
+    levels: tuple[float, float] | None = None,
+    cmap: str = "viridis",
+) -> Figure:
+    """Draw maps of the pixels, each under its name, on one scale if `levels` states it and on its own otherwise."""
+    figure, panels = _panels(len(images), "")
+    for axes, (name, values) in zip(panels, images.items(), strict=True):
+        _image(axes, values, levels or robust_levels(values), cmap, unit)
+        _finish(axes, name)
+    return figure
+
+
+def classes_figure(pixel_class: NDArray[np.integer]) -> Figure:
+    """Draw why which pixel is not good."""
+    figure, panels = _panels(1, "", size=5.0)
+    _draw_classes(panels[0], pixel_class)
+    return figure
+
+
 def _draw_classes(axes: Axes, pixel_class: NDArray[np.integer]) -> None:
     classes = list(PixelClass)
     lowest = np.zeros(pixel_class.shape, dtype=int)
@@ -258,8 +286,9 @@ def _panels(n: int, title: str, size: float = 3.2) -> tuple[Figure, Sequence[Axe
     """Make n image panels in at most four columns under one title."""
     n_cols = min(n, 4) if n != 5 and n != 6 else 3
     n_rows = -(-n // n_cols)
-    figure = _figure(max((size + 0.55) * n_cols, 5.0), size * n_rows + 0.6)
-    figure.suptitle(title, fontsize=TITLE_PT, color=INK)
+    figure = _figure(max((size + 0.55) * n_cols, 5.0), size * n_rows + (0.6 if title else 0.0))
+    if title:
+        figure.suptitle(title, fontsize=TITLE_PT, color=INK)
     return figure, [figure.add_subplot(n_rows, n_cols, i + 1) for i in range(n)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import h5py
@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 
 from acquisition.scan_file import partial_path
 from calibration import store
+from calibration.energy_scale import EndPoint
 from calibration.material_basis import MaterialBasis
 from firmware_iface.errors import BadFile, WrongUsage
 from firmware_iface.merlin import FrameHeader
 from gui.cli import draw, open_any, register
 from reconstruction.volume import Grid, Provenance, Volume, save_volume
+from tests.calibration_records import RECORDS, everything
 from tests.test_merlin import header_text
 from tests.test_picture import calibration, scan_path
 
@@ -164,6 +166,38 @@ def test_info_of_a_calibration(tmp_path):
     assert figures["thresholds"][0]["sigma_kev"] == pytest.approx(figures["thresholds"][0]["sigma_dac"] / 4)
     assert (figures["n_bad"], figures["bad_pixels"]["DEAD"]) == (2, 1)
     assert len(figures["lines"]) == 6
+
+
+def test_info_of_a_calibration_tells_every_record(tmp_path):
+    store.save(everything(), tmp_path / "all.h5")
+    figures = told(tmp_path / "all.h5")
+    assert {name for name in RECORDS if name != "scale_covariance" and not figures[name]} == set()
+    first = figures["thresholds"][0]
+    assert (first["offset_error_dac"], first["gain_error_dac_per_kev"]) == pytest.approx((0.2, 0.01))
+    assert figures["bias_currents"]["chips"][0] == pytest.approx(
+        {"chip": 1, "dac": "GND", "code": 137, "read_v": 0.6512, "target_v": 0.65}
+    )
+    spread = figures["equalisation"]["thresholds"][1]
+    assert (spread["sigma_after_dac"], spread["too_high"], spread["no_edge"]) == (1.5, 3, 0)
+    assert spread["sigma_limit_e"] == pytest.approx(1 / 4 / 4.43e-3)
+    scale = figures["pixel_scale"]["thresholds"][0]
+    assert (scale["number"], scale["error_at_24_kev"]) == (1, pytest.approx(0.2 / 4, rel=0.02))
+    assert figures["end_point"]["error_kev"] == pytest.approx(0.75)
+    assert (figures["count_rate"]["law"], figures["count_rate"]["highest_ma"]) == ("paralysable", 0.2)
+    assert figures["wedge"]["transmission"]["pmma-5"] == pytest.approx(np.exp([-0.15, -0.1]))
+    assert figures["thickness"]["thickest_mm"] == 20
+    assert figures["response"]["worst_check_percent"] == pytest.approx(1.0)
+    assert figures["response"]["held_back"] == ["water-8"]
+    assert figures["alignment"]["roll_deg"] == {"value": 0.5, "standard_error": 0.01}
+
+
+def test_info_leaves_out_what_was_not_measured_and_what_is_not_a_number(tmp_path):
+    bare, end = calibration(), EndPoint(kvp=80.0, found_kev=float("nan"), sigma_kev=0.1)
+    store.save(replace(bare, end_point=end), tmp_path / "bare.h5")
+    figures = told(tmp_path / "bare.h5")
+    assert {name for name in RECORDS if figures.get(name)} == {"end_point"}
+    assert figures["end_point"] == {"kvp": 80.0, "found_kev": None, "sigma_kev": 0.1, "error_kev": None}
+    assert "offset_error_dac" not in figures["thresholds"][0]
 
 
 def test_info_of_a_volume(tmp_path):

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import fields, replace
+from functools import cache
 from html.parser import HTMLParser
+from warnings import catch_warnings
 
 import numpy as np
 import pytest
 
 from acquisition.scan_file import Event
 from calibration.conditions import StepRecord
-from gui.calibration_report import calibration_html, save_calibration_report
+from calibration.store import Calibration
+from gui.beam_sections import counted_per_s
+from gui.calibration_report import calibration_html, save_calibration_report, sections
 from gui.report import ReportData, fits_of, report_html, save_report
 from reconstruction.quality import Vial, VialStatistics
+from tests.calibration_records import RECORDS, everything
 from tests.test_picture import calibration
 
 MATERIALS = ("water", "iodine", "gadolinium")
@@ -99,7 +105,7 @@ def test_every_section_shows_its_numbers():
         "iodine 18 18.00 17.60 0.50 -0.40 321",
         "Cross-talk", "gadolinium 8 995.00 0.40 8.20",
         "Residuals of all sources: 0.10 keV rms", "Am-241 1 59.50 248.4 +0.10",
-        "2 of 256 pixels (0.78 %)", "out of trim 1 0.391", "2.5 17 lost frames 17 to 19",
+        "2 of 256 pixels (0.78 %)", "out of trim not used 1 0.391", "2.5 17 lost frames 17 to 19",
         "reconstruct 3.2", "in all 15.2", 'sample = "vials" # <b>', "scan.h5", calibration().identity,
         "simulated <board>",
     ):  # fmt: skip
@@ -173,3 +179,101 @@ def test_the_report_tells_forced_steps():
     text = Page(calibration_html(replace(calibration(), history=(forced,)))).text
     assert "fine-spm, LGM, 300 V, 27.0 °C" in text
     assert "forced, under other conditions" in text
+
+
+SECTIONS = {
+    "Bias currents": "bias_currents",
+    "Energy scale of each pixel": "pixel_scale",
+    "End point of the tube's spectrum": "end_point",
+    "Count rate": "count_rate",
+    "Materials": "basis",
+    "Step wedge": "wedge",
+    "Equivalent thickness": "thickness",
+    "Response": "response",
+    "Alignment": "alignment",
+}
+ALWAYS = {"Equalisation", "Energy scale", "Bad pixels"}
+
+
+@cache
+def full_sections() -> dict[str, str]:
+    return dict(sections(everything()))
+
+
+def words_of(html: str) -> str:
+    return " ".join(Page(html).text.split())
+
+
+def test_there_is_a_record_for_every_optional_field_of_a_calibration():
+    optional = {each.name for each in fields(Calibration) if each.default is None}
+    assert set(RECORDS) == optional - {"temperature_k"}
+
+
+def test_a_section_is_there_when_its_record_is():
+    assert set(full_sections()) == {*SECTIONS, *ALWAYS}
+    assert {title for title, _ in sections(calibration())} == ALWAYS
+    for title, html in full_sections().items():
+        page = Page(html)
+        assert page.links, title
+        assert "table" in page.tags, title
+
+
+@pytest.mark.parametrize(
+    ("title", "told"),
+    [
+        ("Bias currents", ("1 GND 137 0.650 0.6512 +1.2", "2 FBK 186 0.900 0.9101 +10.1, outside")),
+        ("Equalisation", ("Method: noise, 4 rounds", "1 0 3 0 3", "3 1 0 0 1", "1.00 0.25 56")),
+        ("Energy scale", ("1 10.00 0.20 4.0000 0.0100 0.078 0.157", "Am-241 1 59.50 248.4 +0.10")),
+        ("Energy scale of each pixel", ("error at", "0.05 0.05 1.20")),
+        ("End point of the tube's spectrum", ("80 80.75 +0.75 0.15",)),
+        ("Bad pixels", ("hot not used 1", "edge suspect 16", "masked neighbour suspect 3", "Another 19 are suspect")),
+        ("Count rate", ("paralysable, taken", "above 18.0 keV 500.0", "2.0 %, before")),
+        ("Materials", ("iodine 1.20000 1.70000",)),
+        ("Step wedge", ("aluminium-1 81.87 90.48 0.020", "pmma-5+aluminium-1")),
+        ("Equivalent thickness", ("18-33 keV 0.0020 0.050", "Linearised line integrals are those of 8 mm")),
+        ("Response", ("water-8, held back +0.50 -1.00", "pmma-2 +0.10 +0.00", "filter, mm 3 0.1")),
+        ("Alignment", ("offset u 0.2200 0.011 mm 2.000 0.1", "roll 0.5000 0.01 ° 0.070", "90 views")),
+    ],
+)  # fmt: skip
+def test_a_section_tells_the_figures_of_its_record(title, told):
+    seen = words_of(full_sections()[title])
+    for words in told:
+        assert words in seen, seen
+
+
+SET_BY_PEOPLE = {"tube_kvp", "kvp", "tolerance_v", "pair_kev", "energy_kev", "thresholds_kev", "target_v"}
+
+
+def with_nan(record):
+    """Every number of a record that was measured, and that it lets be NaN, is."""
+    if isinstance(record, np.ndarray):
+        return np.full_like(record, np.nan)
+    for each in fields(record):
+        value = getattr(record, each.name)
+        if isinstance(value, float) or (isinstance(value, np.ndarray) and value.dtype.kind == "f"):
+            with suppress(ValueError):  # the record refuses it
+                record = record if each.name in SET_BY_PEOPLE else replace(record, **{each.name: value * np.nan})
+    return record
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_what_is_not_a_number_breaks_no_section(name):
+    bare = calibration()
+    if name not in ("equalisation", "scale_covariance"):  # which other sections tell
+        bare = replace(bare, lines=(), edges_after_dac=np.nan * bare.edges_after_dac)
+    damaged = replace(bare, **{name: with_nan(getattr(everything(), name))})
+    titles = {record: title for title, record in SECTIONS.items()}
+    with catch_warnings(action="error"):
+        told = dict(sections(damaged))
+    assert set(told) == ALWAYS | ({titles[name]} if name in titles else set())
+    assert "nan" not in words_of("".join(told.values()))
+
+
+def test_the_curves_of_the_count_rate_are_those_of_the_law():
+    record = everything().count_rate
+    assert record is not None
+    currents = np.array([0.02, 0.15])
+    low, high = counted_per_s(record, currents).T
+    true_low, true_high, z = 5e5 * currents, 2e5 * currents, 5 * currents
+    assert low == pytest.approx(true_low * np.exp(-z / 2))  # paralysable: n exp(-n tau), tau = 0.5 / 1e5 s
+    assert high == pytest.approx(true_high * np.exp(-z / 2) + true_low * (0.1 * z + 0.02 * z**2))
