@@ -216,8 +216,8 @@ class EnergyPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """How the scale is checked: the tube's voltage whose end is looked for, 0 for no check, and frames per step."""
 
     end_point_kvp: float = 80.0
-    end_point_ma: float = 0.0006
-    end_point_frames: int = 30
+    end_point_ma: float = 0.002
+    end_point_frames: int = 6
 
     def __post_init__(self) -> None:
         _refuse_outside("end_point_kvp", self.end_point_kvp, 0, 160, "kVp")

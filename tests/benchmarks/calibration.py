@@ -73,7 +73,7 @@ def plan_of(mode: str, *, quick: bool) -> Plan:
         calibration=CalibrationPlan(
             sources=("In", "Gd", "Am-241") if quick else CalibrationPlan().sources,
             equalisation=EqualisationPlan(max_rounds=1 if quick else 8),
-            energy=EnergyPlan(end_point_frames=1 if quick else 3),
+            energy=EnergyPlan(end_point_frames=2 if quick else 6),
         ),
     )
     if mode.startswith("fine"):
