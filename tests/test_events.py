@@ -6,7 +6,7 @@ import pytest
 from firmware_iface import chip
 from firmware_iface.chip import Gain
 from firmware_iface.errors import WrongUsage
-from sim import charge, events
+from sim import chance, charge, events
 from sim.events import EventSensor
 from sim.instrument import chip_of, scene_of, simulated_device
 from sim.sensor import FrontEnd, Sensor, Settings
@@ -141,8 +141,9 @@ def test_the_sensor_piles_up_as_its_pulses_do(rate_per_s):
     physics, rng, workspace = charge.physics_of(of.layer, 25.0), np.random.default_rng(8), charge.workspace()
     n = 30_000
     charges = np.zeros(n)
+    dice = chance.dice(rng)
     for i, (x, y, depth) in enumerate(rng.random((n, 3))):
-        hits = charge.deposit(physics, x * 0.11, y * 0.11, charge.first_depth_mm(physics, depth), rng, workspace)
+        hits = charge.deposit(physics, x * 0.11, y * 0.11, charge.first_depth_mm(physics, depth), dice, workspace)
         for hit in range(hits):
             if tuple(workspace.pixels[hit]) == (0, 0):
                 charges[i] = workspace.charges_kev[hit]
