@@ -175,8 +175,8 @@ def calibrate(
 ) -> None:
     """Calibrate the detector, step by step or in one go, into one file.
 
-    `all` makes a new file, and so does a first step; the other steps update the file that is there. `equalise --tables`
-    only says what spread the trims that follow from measured tables leave.
+    `all` runs the steps that the plan names and makes a new file; one step updates the file that is there.
+    `equalise --tables` only says what spread the trims that follow from measured tables leave.
 
     Example: mpxct calibrate all --device sim:demo -o calibration.h5
     """

@@ -250,8 +250,9 @@ class BeadsPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class CalibrationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the calibration looks at, and for how long."""
+    """What the calibration looks at, and for how long; `steps` are those of `mpxct calibrate all`."""
 
+    steps: tuple[str, ...] = ("bias", "equalise", "energy", "pixels", "materials")
     sources: tuple[str, ...] = ("In", "Gd", "Am-241", "Pb")
     cells: tuple[Cell, ...] = (
         Cell(name="cell-water", material="water"),

@@ -8,7 +8,7 @@ from firmware_iface.chip import Gain
 from firmware_iface.errors import WrongUsage
 from sim import chance, charge, events
 from sim.events import EventSensor
-from sim.instrument import chip_of, scene_of, simulated_device
+from sim.instrument import chips_of, scene_of, simulated_device
 from sim.sensor import FrontEnd, Sensor, Settings
 
 ROWS, COLS = 16, 16
@@ -263,7 +263,7 @@ def test_the_alias_table_holds_every_share():
 
 def test_an_address_chooses_the_fidelity():
     for fidelity, kind in (("events", EventSensor), ("expectation", Sensor)):
-        _, of = chip_of("demo", 1, scene_of("demo", 1), fidelity=fidelity)
+        ((_, of),) = chips_of("demo", {"fidelity": fidelity}, scene_of("demo", 1))
         assert type(of) is kind
     assert simulated_device("demo?fidelity=events")
     with pytest.raises(WrongUsage, match="fidelity is 'best'"):

@@ -21,14 +21,17 @@ from firmware_iface.device import Detector, open_detector
 from firmware_iface.errors import WrongUsage
 from firmware_iface.frame import Frame
 from sim.chip import Silicon
+from sim.environment import Climate
 from sim.gantry import DEFAULT_KVP, TUBE_ENERGIES_KEV, TUBE_FILTERS_MM
 from sim.instrument import (
-    CHIP_OPTIONS,
+    CLIMATE_OPTIONS,
+    FIDELITY_OPTIONS,
     INSTRUMENT_OPTIONS,
     SENSOR_OPTIONS,
     SILICON_OPTIONS,
     Light,
     chips_of,
+    climate_of,
     read_address,
     scene_of,
 )
@@ -132,8 +135,10 @@ def test_a_wrong_value_says_what_is_allowed() -> None:
 
 def test_the_page_lists_every_option_of_the_silicon_with_its_default() -> None:
     page = (Path(wire.__file__).parent / "PROTOCOL.md").read_text()
-    listed = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \| .* \| (?:chip|sensor|readout) \|$", page, re.MULTILINE))
-    options: Mapping[str, object] = {**SILICON_OPTIONS, **SENSOR_OPTIONS, **CHIP_OPTIONS}
+    listed = dict(
+        re.findall(r"^\| `(\w+)` \| `([^`]+)` \| .* \| (?:chip|sensor|readout|surroundings) \|$", page, re.MULTILINE)
+    )
+    options: Mapping[str, object] = {**SILICON_OPTIONS, **SENSOR_OPTIONS, **CLIMATE_OPTIONS, **FIDELITY_OPTIONS}
     assert listed.keys() == options.keys()
     told = {key: INSTRUMENT_OPTIONS[key].read(text) for key, text in listed.items()}
     assert Silicon(**{key: told[key] for key in SILICON_OPTIONS}) == Silicon()
@@ -141,4 +146,5 @@ def test_the_page_lists_every_option_of_the_silicon_with_its_default() -> None:
     ((_, unsaid),) = chips_of("demo", {}, scene_of("demo", 1))
     assert (said.front_end, said.collects_holes) == (unsaid.front_end, unsaid.collects_holes)
     assert (told["bonded_subpixel"], told["cluster_pulse"]) == (0, "bonded")
-    assert (told["temperature_c"], told["bit_serial"]) == (35.0, False)
+    assert climate_of(told) == Climate()
+    assert (told["fidelity"], told["bit_serial"]) == ("expectation", False)

@@ -47,8 +47,6 @@ class Step:
         What it does, in a few words.
     needs : tuple of str
         Steps that must have been done.
-    is_in_all : bool
-        Whether `all` runs it.
     is_skippable : bool
         `all` goes on without it where the device cannot do it.
     run : callable
@@ -58,7 +56,6 @@ class Step:
     name: str
     does: str
     needs: tuple[str, ...] = ()
-    is_in_all: bool = True
     is_skippable: bool = False
     run: Callable[[Instrument, Plan, Calibration], Work]
 
@@ -74,7 +71,6 @@ STEPS: Mapping[str, Step] = {
             name="count-rate",
             does="measure lost counts over the tube's current",
             needs=("energy", "pixels"),
-            is_in_all=False,
             run=count_rate,
         ),
         Step(name="materials", does="measure materials behind cells", needs=("energy", "pixels"), run=materials),
@@ -82,21 +78,18 @@ STEPS: Mapping[str, Step] = {
             name="geometry",
             does="find distances, offsets and tilts by beads",
             needs=("energy", "pixels"),
-            is_in_all=False,
             run=geometry,
         ),
         Step(
             name="wedge",
             does="teach each pixel thickness behind plates",
             needs=("energy", "pixels"),
-            is_in_all=False,
             run=wedge,
         ),
         Step(
             name="response",
             does="fit what each bin counts of each energy",
             needs=("wedge",),
-            is_in_all=False,
             run=response,
         ),
     )
@@ -104,11 +97,14 @@ STEPS: Mapping[str, Step] = {
 
 
 def calibrate_all(instrument: Instrument, plan: Plan) -> Work:
-    """Run every step in its order and return the whole calibration."""
+    """Run the steps that the plan names, in their order, and return the whole calibration."""
+    unknown = [name for name in plan.calibration.steps if name not in STEPS]
+    if unknown:
+        raise WrongUsage(f"calibration.steps names {', '.join(unknown)}; allowed: {', '.join(STEPS)}")
     _refuse_unknown(instrument.gantry, plan)
     calibration = begin(instrument, plan)
     for step in STEPS.values():
-        if not step.is_in_all:
+        if step.name not in plan.calibration.steps:
             continue
         try:
             calibration = yield from run_step(step, instrument, plan, calibration)

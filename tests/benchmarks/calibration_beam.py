@@ -30,16 +30,15 @@ from reconstruction.fdk import fdk
 from reconstruction.volume import Grid
 from sim.phantom import Cylinder, Phantom, path_lengths_mm
 from tests.beam_bench import THRESHOLDS_KEV, Layers, SharpPixels, SimulatedBench, seen_per_s
+from tests.benchmarks.aims import Aim
 
-Aim = dict[str, object]
 SWEEP_MA = 0.01 * 1.5 ** np.arange(13) / (0.01 * 1.5**12)
 RADIUS_MM = 5.0
 
 
 def aim(name: str, wanted: float, reached: float | np.floating, unit: str, *, is_least: bool = False) -> Aim:
     """One row: `wanted` is the most that is allowed, or the least."""
-    met = reached >= wanted if is_least else reached <= wanted
-    return {"name": name, "aim": wanted, "reached": round(float(reached), 4), "unit": unit, "met": bool(met)}
+    return Aim(name=name, aim=wanted, reached=float(reached), unit=unit, is_least=is_least)
 
 
 def count_rate_aims(n_pixels: int) -> Generator[Aim, None, None]:
@@ -230,12 +229,9 @@ def main() -> None:
     options = parser.parse_args()
     found = aims(options.quick)
     if options.json:
-        print(json.dumps({"aims": found}))
+        print(json.dumps({"aims": [each.figures for each in found]}))
         return
-    for row in found:
-        print(
-            f"{row['name']:<70} {row['reached']:>9} of {row['aim']:>7} {row['unit']} {'' if row['met'] else ' MISSED'}"
-        )
+    print("\n".join(map(str, found)))
 
 
 if __name__ == "__main__":
