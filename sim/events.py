@@ -112,6 +112,8 @@ class _State(NamedTuple):
     """(_BATCH * MAX_PIXELS, 3) float32: what a hit adds, the same with noise, what stood before."""
     noise: np.ndarray
     """(_BATCH * MAX_PIXELS,) float32: a normal number for each hit."""
+    around: np.ndarray
+    """(3, 3) float32: what hits add to a winner and its neighbours."""
     sums: np.ndarray
     """(4 MAX_PIXELS, 4): of the first rule's nodes, row, column, sum, excess."""
 
@@ -234,6 +236,7 @@ def _new_state(pixels: NDArray[np.float32], front: _Front) -> _State:
         hits=np.zeros((_BATCH * charge.MAX_PIXELS, 3), dtype=np.int64),
         amplitudes_kev=np.zeros((_BATCH * charge.MAX_PIXELS, 3), dtype=np.float32),
         noise=np.zeros(_BATCH * charge.MAX_PIXELS, dtype=np.float32),
+        around=np.zeros((3, 3), dtype=np.float32),
         sums=np.zeros((4 * charge.MAX_PIXELS, 4)),
     )
 
@@ -301,12 +304,7 @@ def _expose(
             n_hits = _hit(physics, light, front, state, workspace, n_photons, dice)
             _fetch(state, n_hits)
             chance.fill_normal(state.noise[:n_hits], dice)
-            first = 0
-            for i in range(n_photons):
-                last, time_s = state.photons[i, 2], np.float32(state.arrivals[i])
-                if last > first:
-                    _count(front, state, first, last, time_s, begin_s + time_s >= 0, dice)
-                first = last
+            _count(front, state, n_photons, begin_s, dice)
         begin_s += end_s
         now_s -= end_s
         for i in range(len(state.pixels)):
@@ -380,20 +378,24 @@ def _fetch(state: _State, n: int) -> None:
 
 
 @_kernel
-def _count(
-    front: _Front, state: _State, first: int, last: int, time_s: float, is_counting: bool, dice: chance.Dice
-) -> None:
-    """Bring the hits of one photon to the amplifiers."""
-    for i in range(first, last):
-        _raise_pixel(front, state, i, time_s, is_counting, dice)
-    if front.is_csm:
-        if front.is_first_rule:
-            _count_nodes(front, state, first, last, time_s, is_counting, dice)
-        else:
-            for i in range(first, last):
-                _count_winner(front, state, i, first, last, time_s, is_counting, dice)
+def _count(front: _Front, state: _State, n_photons: int, begin_s: float, dice: chance.Dice) -> None:
+    """Bring the hits of a batch to the amplifiers, photon by photon."""
+    first = 0
+    for photon in range(n_photons):
+        last, time_s = state.photons[photon, 2], np.float32(state.arrivals[photon])
+        is_counting = begin_s + time_s >= 0
         for i in range(first, last):
-            _raise_nodes(front, state, i, time_s)
+            _raise_pixel(front, state, i, time_s, is_counting, dice)
+        if front.is_csm:
+            if is_counting and front.is_first_rule:
+                _count_nodes(front, state, first, last, time_s, dice)
+            elif is_counting:
+                for i in range(first, last):
+                    if _is_winner(front, state, i, first, last):
+                        _count_winner(front, state, i, first, last, time_s, dice)
+            for i in range(first, last):
+                _raise_nodes(front, state, i, time_s)
+        first = last
 
 
 @_inlined
@@ -437,36 +439,39 @@ def _raise_pixel(front: _Front, state: _State, i: int, time_s: float, is_countin
 
 
 @_inlined
+def _is_winner(front: _Front, state: _State, i: int, first: int, last: int) -> bool:
+    """Return whether a hit is above the arbiter's threshold and not below any of its neighbours."""
+    hits, amplitudes_kev = state.hits, state.amplitudes_kev
+    row, col, own_kev = hits[i, 1], hits[i, 2], amplitudes_kev[i, 1]
+    wins = not front.has_arbiter or amplitudes_kev[i, 2] + own_kev > state.pixels[hits[i, 0], _ARBITER]
+    for j in range(first, last):  # without branches, which nobody could foretell
+        is_near = (abs(hits[j, 1] - row) <= 1) & (abs(hits[j, 2] - col) <= 1)
+        wins &= not (is_near & (amplitudes_kev[j, 1] > own_kev))
+    return wins
+
+
+@_inlined
 def _count_winner(
-    front: _Front, state: _State, i: int, first: int, last: int, time_s: float, is_counting: bool,
-    dice: chance.Dice,
-) -> None:  # fmt: skip
-    """If a hit is larger than its neighbours, count it and the largest of its four sums."""
+    front: _Front, state: _State, i: int, first: int, last: int, time_s: float, dice: chance.Dice
+) -> None:
+    """Count a hit that is larger than its neighbours, and the largest of its four sums."""
     hits, amplitudes_kev = state.hits, state.amplitudes_kev
     row, col, own_kev, before_kev = hits[i, 1], hits[i, 2], amplitudes_kev[i, 1], amplitudes_kev[i, 2]
-    pixel = state.pixels[hits[i, 0]]
-    if not is_counting or (front.has_arbiter and before_kev + own_kev <= pixel[_ARBITER]):
-        return
-    below_left = below_right = above_left = above_right = amplitudes_kev[i, 0]
+    around = state.around
+    around[:] = 0
     for j in range(first, last):
         dr, dc = hits[j, 1] - row, hits[j, 2] - col
-        if j == i or dr > 1 or dr < -1 or dc > 1 or dc < -1:
-            continue
-        if amplitudes_kev[j, 1] > own_kev:
-            return
-        other_kev = amplitudes_kev[j, 0]
-        if dr <= 0 and dc <= 0:
-            below_left += other_kev
-        if dr <= 0 and dc >= 0:
-            below_right += other_kev
-        if dr >= 0 and dc <= 0:
-            above_left += other_kev
-        if dr >= 0 and dc >= 0:
-            above_right += other_kev
+        if abs(dr) <= 1 and abs(dc) <= 1:
+            around[dr + 1, dc + 1] = amplitudes_kev[j, 0]
+    below_left = around[0, 0] + around[0, 1] + around[1, 0] + around[1, 1]
+    below_right = around[0, 1] + around[0, 2] + around[1, 1] + around[1, 2]
+    above_left = around[1, 0] + around[1, 1] + around[2, 0] + around[2, 1]
+    above_right = around[1, 1] + around[1, 2] + around[2, 1] + around[2, 2]
     below, above = max(below_left, below_right), max(above_left, above_right)
     to_row = 1 if above > below else 0
     to_col = 1 if (above_right > above_left if to_row else below_right > below_left) else 0
     node = (row + to_row) * (front.cols + 1) + col + to_col
+    pixel = state.pixels[hits[i, 0]]
     if front.has_arbiter and before_kev <= pixel[_TH0] and pixel[_TH0] < before_kev + own_kev:
         pixel[_COUNTS] += 1
     _count_sum(front, state, hits[i, 0], node, max(above, below), time_s, dice)
@@ -495,7 +500,7 @@ def _raise_nodes(front: _Front, state: _State, i: int, time_s: float) -> None:
 
 @_kernel
 def _count_nodes(
-    front: _Front, state: _State, first: int, last: int, time_s: float, is_counting: bool, dice: chance.Dice
+    front: _Front, state: _State, first: int, last: int, time_s: float, dice: chance.Dice
 ) -> None:
     """Let the summing nodes with the largest excess over their thresholds count, by the first Medipix3's rule.
 
@@ -521,7 +526,7 @@ def _count_nodes(
             sums[n, 3] = sum_kev + noise_kev - pixel[_SUMS]
             n += 1
     for i in range(n):
-        wins = is_counting
+        wins = True
         for j in range(n):
             is_near = abs(sums[j, 0] - sums[i, 0]) <= 1 and abs(sums[j, 1] - sums[i, 1]) <= 1
             wins &= not (is_near and sums[j, 3] > sums[i, 3])
