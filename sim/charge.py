@@ -46,7 +46,7 @@ _ATTENUATION, _PHOTO, _COMPTON, _CLOUD, _FIRST_OUTCOME = range(5)
 _kernel = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)  # pyright: ignore[reportCallIssue]
 """Compiles what is called per photon: counting references to its arrays would take a third of the time."""
 _inlined = njit(inline="always", error_model="numpy")
-"""Compiles what is called per photon of a batch with so many arrays that passing them would take as long as the work."""
+"""Compiles what is called per photon with so many arrays that passing them would take as long as the work."""
 _N_STEPS = round(HIGHEST_KEV / STEP_KEV) + 1
 _SIGMA_PER_RANGE = 0.3
 _LEAST_KEV = 0.1
@@ -300,16 +300,18 @@ def _tail(beyond: np.ndarray, sigmas: float) -> float:
 
 
 @njit(inline="always")
-def _add_charge(pixels: np.ndarray, charges_kev: np.ndarray, n: int, col: int, row: int, charge_kev: float) -> int:
-    """Add charge to the entry of a pixel, or open one; return how many entries there are."""
+def _add_charge(
+    pixels: np.ndarray, charges_kev: np.ndarray, n_before: int, n: int, col: int, row: int, charge_kev: float
+) -> int:
+    """Add charge to the entry of a pixel, if it is among the first, or open one; return how many entries there are."""
     i = 0
-    while i < n and (pixels[i, 0] != col or pixels[i, 1] != row):
+    while i < n_before and (pixels[i, 0] != col or pixels[i, 1] != row):
         i += 1
-    if i == n and n < MAX_PIXELS:
-        pixels[n, 0], pixels[n, 1], charges_kev[n] = col, row, 0.0
-        n += 1
-    if i < n:
+    if i < n_before:
         charges_kev[i] += charge_kev
+    elif n < MAX_PIXELS:
+        pixels[n, 0], pixels[n, 1], charges_kev[n] = col, row, charge_kev
+        n += 1
     return n
 
 
@@ -319,16 +321,16 @@ def _spill(
     left: float, right: float, below: float, above: float,
 ) -> tuple[int, float]:  # fmt: skip
     """Give the neighbours of a pixel their shares of a cloud; return how many entries there are, and what stays."""
-    rest_kev = charge_kev
+    rest_kev, n_before = charge_kev, n
     for dc in range(-1, 2):
         in_col = left if dc < 0 else right if dc > 0 else 1 - left - right
         if in_col * charge_kev <= _LEAST_KEV:
             continue
         for dr in range(-1, 2):
-            part = in_col * (below if dr < 0 else above if dr > 0 else 1 - below - above)
-            if part * charge_kev > _LEAST_KEV and (dc != 0 or dr != 0):
-                n = _add_charge(pixels, charges_kev, n, col + dc, row + dr, charge_kev * part)
-                rest_kev -= charge_kev * part
+            part_kev = charge_kev * in_col * (below if dr < 0 else above if dr > 0 else 1 - below - above)
+            if part_kev > _LEAST_KEV and (dc != 0 or dr != 0):
+                n = _add_charge(pixels, charges_kev, n_before, n, col + dc, row + dr, part_kev)
+                rest_kev -= part_kev
     return n, rest_kev
 
 
@@ -462,7 +464,8 @@ def collect(workspace: Workspace, first: int, last: int) -> int:
     for i in range(first, last):
         col, row, charge_kev = clouds.col[i], clouds.row[i], clouds.charge_kev[i]
         left, right, below, above = clouds.left[i], clouds.right[i], clouds.below[i], clouds.above[i]
+        n_before = n
         if (left + right + below + above) * charge_kev > _LEAST_KEV:
             n, charge_kev = _spill(pixels, charges_kev, n, col, row, charge_kev, left, right, below, above)
-        n = _add_charge(pixels, charges_kev, n, col, row, charge_kev)
+        n = _add_charge(pixels, charges_kev, n_before, n, col, row, charge_kev)
     return n

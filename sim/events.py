@@ -54,6 +54,7 @@ _BATCH = 128
 _WINDOW_S = 10e-3
 """Times count from the beginning of a window of this length: 1 ns is exact in 32 bits."""
 _NO_PIXEL = -1
+_WHOLE = (1 << 31) - 1
 _NEVER_KEV = 1e30
 _SURE_SIGMA2 = 36.0
 """Noise further out than 6 sigma is left out where all thresholds are that far above the output."""
@@ -62,9 +63,8 @@ _SURE_SIGMA2 = 36.0
 class _Light(NamedTuple):
     """What comes: photons that interact, as tables to draw from."""
 
-    accept: np.ndarray
-    other: np.ndarray
-    """(energies * pixels,): alias table of the energy and the pixel."""
+    alias: np.ndarray
+    """(energies * pixels, 2) int32: alias table of the energy and the pixel: own share in 2^-31, and the other."""
     energies_kev: np.ndarray
     interacting: np.ndarray
     attenuation_per_mm: np.ndarray
@@ -155,7 +155,7 @@ class EventSensor(Sensor):
             )
         physics = self._physics(self.biased_layer, float(energies_kev[0]))
         light = _light(physics, photons, np.asarray(energies_kev, dtype=float), duration_s)
-        warm_up_s = 10 * front.peaking_time_s + WARM_UP_KEV / front.fall_kev_per_s
+        warm_up_s = float(10 * front.peaking_time_s + WARM_UP_KEV / front.fall_kev_per_s)
 
         def count(seed: int) -> NDArray[np.float32]:
             state = _new_state(pixels, front)
@@ -247,12 +247,11 @@ def _light(
     attenuation_per_mm, interacting = charge.interaction(physics, energies_kev)
     share = (photons.reshape(len(photons), -1) * interacting[:, None]).ravel()
     total = share.sum()
-    accept, other = np.empty(len(share), dtype=np.float32), np.empty(len(share), dtype=np.int32)
-    _fill_alias(share * (len(share) / total), accept, other)
+    alias = np.empty((len(share), 2), dtype=np.int32)
+    _fill_alias(share * (len(share) / total), alias)
     n_pixels = len(share) // len(photons)
     return _Light(
-        accept=accept,
-        other=other,
+        alias=alias,
         energies_kev=energies_kev,
         interacting=interacting,
         attenuation_per_mm=attenuation_per_mm,
@@ -265,13 +264,13 @@ def _light(
 
 
 @njit(cache=True, nogil=True)
-def _fill_alias(share: np.ndarray, accept: np.ndarray, other: np.ndarray) -> None:
+def _fill_alias(share: np.ndarray, alias: np.ndarray) -> None:
     """Fill an alias table from shares whose mean is 1, which are used up."""
     n = len(share)
     small, large = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
     n_small, n_large, largest = 0, 0, np.argmax(share)
     for i in range(n):
-        accept[i], other[i] = min(share[i], 1.0), largest  # for what rounding leaves over
+        alias[i, 1] = largest  # for what rounding leaves over
         if share[i] < 1:
             small[n_small] = i
             n_small += 1
@@ -281,13 +280,14 @@ def _fill_alias(share: np.ndarray, accept: np.ndarray, other: np.ndarray) -> Non
     while n_small and n_large:
         n_small -= 1
         poor, rich = small[n_small], large[n_large - 1]
-        other[poor] = rich
+        alias[poor, 1] = rich
         share[rich] -= 1 - share[poor]
-        accept[rich] = min(share[rich], 1.0)
         if share[rich] < 1:
             n_large -= 1
             small[n_small] = rich
             n_small += 1
+    for i in range(n):
+        alias[i, 0] = int(min(share[i], 1.0) * _WHOLE)
 
 
 @_kernel
@@ -324,9 +324,9 @@ def _arrive(light: _Light, state: _State, now_s: float, end_s: float, dice: chan
         now_s += mean_gap_s * chance.exponential(dice)
         n += 1
     for i in range(n):
-        u = chance.uniform(dice) * len(light.accept)
+        u = chance.uniform(dice) * len(light.alias)
         place = int(u)
-        other, is_own = light.other[place], u - place < light.accept[place]
+        other, is_own = light.alias[place, 1], (u - place) * _WHOLE < light.alias[place, 0]
         place = place if is_own else other
         photons[i, 0] = int((place + 0.5) * light.per_pixel)
         photons[i, 1] = place - photons[i, 0] * light.n_pixels
@@ -345,10 +345,10 @@ def _hit(
         row = int((lit + 0.5) * light.per_col)
         col = lit - row * light.cols
         passed = np.float32(1 - light.interacting[energy] * chance.uniform(dice))
-        depth_mm = -math.log(passed) / light.attenuation_per_mm[energy]
+        depth_mm = float(-math.log(passed) / light.attenuation_per_mm[energy])
         x_mm, y_mm = (col + chance.uniform(dice)) * pitch_mm, (row + chance.uniform(dice)) * pitch_mm
         n_clouds = charge.follow(
-            physics, light.energies_kev[energy], x_mm, y_mm, depth_mm, dice, workspace.clouds, n_clouds
+            physics, float(light.energies_kev[energy]), x_mm, y_mm, depth_mm, dice, workspace.clouds, n_clouds
         )
         photons[i, 2] = n_clouds
     charge.drift(physics, workspace.clouds, n_clouds)
@@ -383,7 +383,7 @@ def _count(front: _Front, state: _State, n_photons: int, begin_s: float, dice: c
     first = 0
     for photon in range(n_photons):
         last, time_s = state.photons[photon, 2], np.float32(state.arrivals[photon])
-        is_counting = begin_s + time_s >= 0
+        is_counting = bool(begin_s + time_s >= 0)
         for i in range(first, last):
             _raise_pixel(front, state, i, time_s, is_counting, dice)
         if front.is_csm:
@@ -399,30 +399,34 @@ def _count(front: _Front, state: _State, n_photons: int, begin_s: float, dice: c
 
 
 @_inlined
-def _output_kev(output_kev: float, raised_s: float, time_s: float, front: _Front) -> float:
+def _output_kev(output_kev: np.float32, raised_s: np.float32, time_s: np.float32, front: _Front) -> np.float32:
     """Return where an output stands now."""
     fallen_kev = max(np.float32(0), (time_s - raised_s - front.peaking_time_s) * front.fall_kev_per_s)
     return max(np.float32(0), output_kev - fallen_kev)
 
 
 @_inlined
-def _crossed_from_kev(pixel: np.ndarray, before_kev: float, noise_kev2: float, dice: chance.Dice) -> float:
+def _crossed_from_kev(
+    pixel: np.ndarray, before_kev: np.float32, noise_kev2: np.float32, dice: chance.Dice
+) -> np.float32:
     """Return from where an output rises: where it stood, with noise if that may matter."""
     above_kev = pixel[_LOWEST] - before_kev
     if above_kev < 0 or above_kev * above_kev < _SURE_SIGMA2 * noise_kev2:
-        return before_kev + math.sqrt(noise_kev2) * chance.normal(dice)
+        return before_kev + np.float32(math.sqrt(noise_kev2)) * chance.normal(dice)
     return before_kev
 
 
 @_inlined
-def _count_crossed(pixel: np.ndarray, first: int, from_kev: float, to_kev: float) -> None:
+def _count_crossed(pixel: np.ndarray, first: int, from_kev: np.float32, to_kev: np.float32) -> None:
     """Count at four thresholds of a record what crosses them."""
     for k in range(first, first + _SUMS):
         pixel[_COUNTS + k] += np.float32((from_kev <= pixel[k]) & (pixel[k] < to_kev))
 
 
 @_inlined
-def _raise_pixel(front: _Front, state: _State, i: int, time_s: float, is_counting: bool, dice: chance.Dice) -> None:
+def _raise_pixel(
+    front: _Front, state: _State, i: int, time_s: np.float32, is_counting: bool, dice: chance.Dice
+) -> None:
     """Add a hit to its pixel's output, and count what the pixel counts alone."""
     pixel = state.pixels[state.hits[i, 0]]
     added_kev, noise_kev2 = state.amplitudes_kev[i, 0] * pixel[_GAIN], pixel[_NOISE_KEV2]
@@ -452,7 +456,7 @@ def _is_winner(front: _Front, state: _State, i: int, first: int, last: int) -> b
 
 @_inlined
 def _count_winner(
-    front: _Front, state: _State, i: int, first: int, last: int, time_s: float, dice: chance.Dice
+    front: _Front, state: _State, i: int, first: int, last: int, time_s: np.float32, dice: chance.Dice
 ) -> None:
     """Count a hit that is larger than its neighbours, and the largest of its four sums."""
     hits, amplitudes_kev = state.hits, state.amplitudes_kev
@@ -479,7 +483,7 @@ def _count_winner(
 
 @_inlined
 def _count_sum(
-    front: _Front, state: _State, winner: int, node: int, sum_kev: float, time_s: float, dice: chance.Dice
+    front: _Front, state: _State, winner: int, node: int, sum_kev: np.float32, time_s: np.float32, dice: chance.Dice
 ) -> None:
     """Count a sum at the thresholds that see sums."""
     pixel, output = state.pixels[winner], state.nodes[node]
@@ -489,7 +493,7 @@ def _count_sum(
 
 
 @_inlined
-def _raise_nodes(front: _Front, state: _State, i: int, time_s: float) -> None:
+def _raise_nodes(front: _Front, state: _State, i: int, time_s: np.float32) -> None:
     """Add a hit to the outputs of the four nodes that it feeds."""
     added_kev, lower_left = state.amplitudes_kev[i, 0], state.hits[i, 1] * (front.cols + 1) + state.hits[i, 2]
     for corner in range(4):
@@ -499,9 +503,7 @@ def _raise_nodes(front: _Front, state: _State, i: int, time_s: float) -> None:
 
 
 @_kernel
-def _count_nodes(
-    front: _Front, state: _State, first: int, last: int, time_s: float, dice: chance.Dice
-) -> None:
+def _count_nodes(front: _Front, state: _State, first: int, last: int, time_s: np.float32, dice: chance.Dice) -> None:
     """Let the summing nodes with the largest excess over their thresholds count, by the first Medipix3's rule.
 
     A node belongs to the pixel below, left of it; those below the first row or left of the first column to none.
