@@ -85,9 +85,9 @@ def normal(dice: Dice) -> np.float32:
 
 @_inlined
 def _normal_of(which: np.uint64, dice: Dice) -> np.float32:
-    node, part = which >> np.uint64(4), (which & np.uint64(_EVERY - 1)) + np.float32(0.5)
-    low, high = dice.normals[node], dice.normals[node + np.uint64(1)]
-    number = low + np.float32(part * (1 / _EVERY)) * (high - low)
+    node, part = np.int32(which) >> 4, np.float32(np.int32(which) & (_EVERY - 1)) + np.float32(0.5)
+    low, high = dice.normals[node], dice.normals[node + 1]
+    number = low + part * np.float32(1 / _EVERY) * (high - low)
     if which < np.uint64(_TAIL):
         number = dice.tail[which, _bits(dice.state) >> np.uint64(54)]
     elif np.uint64(_LAST) - which < np.uint64(_TAIL):
@@ -95,7 +95,7 @@ def _normal_of(which: np.uint64, dice: Dice) -> np.float32:
     return number
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)  # pyright: ignore[reportCallIssue]
 def fill_normal(numbers: np.ndarray, dice: Dice) -> None:
     """Fill with normal numbers: (n,) float32."""
     for start in range(0, len(numbers), 4):
