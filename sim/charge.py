@@ -25,10 +25,13 @@ from numba import njit
 from numpy.typing import NDArray
 
 from calibration.attenuation import HIGHEST_KEV, LOWEST_KEV, Material, k_shell, mass_attenuation_cm2_g
+from sim import chance
 from sim.semiconductor import N_DEPTHS, SensorLayer, collected, drift_lengths_mm
 
 THERMAL_V = 0.02585
 """kT/q at 300 K."""
+MAX_CLOUDS = 32
+"""What more interactions of one photon would leave is left out."""
 MAX_PIXELS = 64
 STEP_KEV = 0.05
 """Cross sections are taken at the nearest of these steps."""
@@ -38,9 +41,12 @@ _ELECTRON_CHARGE_C = 1.602e-19
 _VACUUM_F_MM = 8.854e-15
 _HC_KEV_ANGSTROM = 12.398
 _SCREENING_ANGSTROM = 0.885 * 0.5292
+_DRIFT_MM, _SEEN = range(2)
 _ATTENUATION, _PHOTO, _COMPTON, _CLOUD, _FIRST_OUTCOME = range(5)
 _kernel = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)  # pyright: ignore[reportCallIssue]
 """Compiles what is called per photon: counting references to its arrays would take a third of the time."""
+_inlined = njit(inline="always", error_model="numpy")
+"""Compiles what is called per photon with so many arrays that passing them would take as long as the work."""
 _N_STEPS = round(HIGHEST_KEV / STEP_KEV) + 1
 _SIGMA_PER_RANGE = 0.3
 _LEAST_KEV = 0.1
@@ -48,6 +54,8 @@ _LEAST_KEV = 0.1
 _FAR_SIGMA = 3.5
 """Beyond so many sigma a cloud leaves nothing: 0.02 %."""
 _PER_SIGMA = 256
+_LEAST_MM2 = 1e-12
+"""No cloud is narrower than 1 nm."""
 _N_BEYOND = int(_FAR_SIGMA * _PER_SIGMA) + 2
 
 
@@ -79,6 +87,40 @@ class Physics(NamedTuple):
     """Growth of the cube of sigma by repulsion, per drift length and energy."""
 
 
+class Clouds(NamedTuple):
+    """What photons leave in the sensor, cloud by cloud, and how it comes to the pixels; (n,) each.
+
+    Attributes
+    ----------
+    x, y : float64
+        From the lower left corner of pixel (0, 0), in pixels; within pixel (row, col) once drifted.
+    charge_kev : float64
+        What will be seen of it.
+    variance_mm2 : float64
+        At the beginning.
+    drift_mm : float64
+    sigmas : float64
+        How many of its sigma a pixel is wide.
+    col, row : int32
+        Of the pixel that it falls on.
+    left, right, below, above : float32
+        Shares that cross the borders of this pixel.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    charge_kev: np.ndarray
+    variance_mm2: np.ndarray
+    drift_mm: np.ndarray
+    sigmas: np.ndarray
+    col: np.ndarray
+    row: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    below: np.ndarray
+    above: np.ndarray
+
+
 class Workspace(NamedTuple):
     """Memory of `deposit`, one per thread.
 
@@ -87,15 +129,25 @@ class Workspace(NamedTuple):
     pixels : (MAX_PIXELS, 2) int64
         Column and row of each pixel that got charge, as far as `deposit` says.
     charges_kev : (MAX_PIXELS,) float64
+    clouds : Clouds
     """
 
     pixels: np.ndarray
     charges_kev: np.ndarray
+    clouds: Clouds
 
 
-def workspace() -> Workspace:
-    """Return memory for one thread."""
-    return Workspace(pixels=np.zeros((MAX_PIXELS, 2), dtype=np.int64), charges_kev=np.zeros(MAX_PIXELS))
+def workspace(n_photons: int = 1) -> Workspace:
+    """Return memory for one thread, for so many photons at a time."""
+    n = n_photons * MAX_CLOUDS
+    followed, places, shares = (
+        np.zeros((rows, n), dtype=kind) for rows, kind in ((6, np.float64), (2, np.int32), (4, np.float32))
+    )
+    return Workspace(
+        pixels=np.zeros((MAX_PIXELS, 2), dtype=np.int64),
+        charges_kev=np.zeros(MAX_PIXELS),
+        clouds=Clouds(*followed, *places, *shares),
+    )
 
 
 def physics_of(layer: SensorLayer, energy_kev: float) -> Physics:
@@ -125,7 +177,7 @@ def physics_of(layer: SensorLayer, energy_kev: float) -> Physics:
         matter=matter,
         outcomes=outcomes,
         depths=np.stack([drift_lengths_mm(layer), seen / seen[seen > 0].mean()], axis=1),
-        beyond=np.array([0.5 * math.erfc(i / _PER_SIGMA / math.sqrt(2)) for i in range(_N_BEYOND)], dtype=np.float32),
+        beyond=_beyond(),
         screening_per_kev2=(_SCREENING_ANGSTROM * 2 * math.pi / (z_mean ** (1 / 3) * _HC_KEV_ANGSTROM)) ** 2,
         generations=layer.generations,
         thickness_mm=layer.thickness_mm,
@@ -133,6 +185,11 @@ def physics_of(layer: SensorLayer, energy_kev: float) -> Physics:
         diffusion_mm=2 * THERMAL_V / layer.mean_field_v_mm,
         repulsion_mm2_per_kev=float(repulsion_mm2_per_kev) * layer.has_repulsion,
     )
+
+
+def _beyond() -> NDArray[np.float32]:
+    beyond = [0.5 * math.erfc(i / _PER_SIGMA / math.sqrt(2)) for i in range(_N_BEYOND - 2)]
+    return np.array([*beyond, 0, 0], dtype=np.float32)
 
 
 def interaction(physics: Physics, energies_kev: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -182,28 +239,28 @@ def _step(energy_kev: float) -> int:
 
 
 @_kernel
-def _compton_electron_kev(energy_kev: float, rng: np.random.Generator) -> float:
+def _compton_electron_kev(energy_kev: float, dice: chance.Dice) -> float:
     """Draw the energy of a Compton electron."""
     alpha = energy_kev / _ELECTRON_REST_KEV
     while True:
-        if rng.random() <= (1 + 2 * alpha) / (9 + 2 * alpha):
-            ratio = 1 + 2 * alpha * rng.random()
+        if chance.uniform(dice) <= (1 + 2 * alpha) / (9 + 2 * alpha):
+            ratio = 1 + 2 * alpha * chance.uniform(dice)
             p_accept = 4 * (1 / ratio - 1 / ratio**2)
         else:
-            ratio = (1 + 2 * alpha) / (1 + 2 * alpha * rng.random())
+            ratio = (1 + 2 * alpha) / (1 + 2 * alpha * chance.uniform(dice))
             p_accept = 0.5 * ((1 - (ratio - 1) / alpha) ** 2 + 1 / ratio)
-        if rng.random() <= p_accept:
+        if chance.uniform(dice) <= p_accept:
             return energy_kev * (1 - 1 / ratio)
 
 
 @_kernel
-def _coherent_cosine(screening_per_kev2: float, energy_kev: float, rng: np.random.Generator) -> float:
+def _coherent_cosine(screening_per_kev2: float, energy_kev: float, dice: chance.Dice) -> float:
     """Draw the cosine of the angle of coherent scatter."""
     screening = 2 * screening_per_kev2 * energy_kev * energy_kev  # (q a)^2 per 1 - cosine
     while True:
-        u = rng.random()
+        u = chance.uniform(dice)
         cosine = 1 - 2 * u / (1 + 2 * screening * (1 - u))  # of 1 / (1 + screening (1 - cosine))^2
-        if 2 * rng.random() <= 1 + cosine * cosine:
+        if 2 * chance.uniform(dice) <= 1 + cosine * cosine:
             return cosine
 
 
@@ -224,58 +281,63 @@ def _turned(ux: float, uy: float, uz: float, cosine: float, phi: float) -> tuple
 @njit(inline="always", error_model="numpy")
 def _sigma_mm(cloud_mm2: float, diffused_mm2: float, repelled_mm3: float) -> float:
     """Return how wide a cloud arrives, from its first variance and what diffusion and repulsion alone would add."""
-    variance_mm2 = cloud_mm2 + 0.5 * diffused_mm2
-    if repelled_mm3 > 0:
-        root_mm = math.sqrt(variance_mm2)
-        cube_mm3 = variance_mm2 * root_mm + repelled_mm3
-        root_mm += 0.3 * min(repelled_mm3 / variance_mm2, root_mm)  # then Halley's steps to the cube root
-        for _ in range(2):
-            third_mm3 = root_mm * root_mm * root_mm
-            root_mm *= (third_mm3 + 2 * cube_mm3) / (2 * third_mm3 + cube_mm3)
-        variance_mm2 = root_mm * root_mm
-    return math.sqrt(variance_mm2 + 0.5 * diffused_mm2)
+    variance_mm2 = cloud_mm2 + 0.5 * diffused_mm2 + _LEAST_MM2
+    root_mm = math.sqrt(variance_mm2)
+    cube_mm3 = variance_mm2 * root_mm + repelled_mm3
+    root_mm += 0.3 * min(repelled_mm3 / variance_mm2, root_mm)  # then Halley's steps to the cube root
+    for _ in range(2):
+        third_mm3 = root_mm * root_mm * root_mm
+        root_mm *= (third_mm3 + 2 * cube_mm3) / (2 * third_mm3 + cube_mm3)
+    return math.sqrt(root_mm * root_mm + 0.5 * diffused_mm2)
 
 
 @njit(inline="always")
 def _tail(beyond: np.ndarray, sigmas: float) -> float:
     """Return the share of a normal distribution beyond so many sigma, of at least 0."""
-    node = int(min(sigmas, _FAR_SIGMA) * _PER_SIGMA)
-    return (
-        beyond[node] + (sigmas * _PER_SIGMA - node) * (beyond[node + 1] - beyond[node]) if sigmas < _FAR_SIGMA else 0.0
-    )
+    steps = min(sigmas, _FAR_SIGMA) * _PER_SIGMA
+    node = np.int32(steps)
+    return beyond[node] + np.float32(steps - node) * (beyond[node + 1] - beyond[node])
 
 
 @njit(inline="always")
-def _add_charge(pixels: np.ndarray, charges_kev: np.ndarray, n: int, col: int, row: int, charge_kev: float) -> int:
-    """Add charge to the entry of a pixel, or open one; return how many entries there are."""
+def _add_charge(
+    pixels: np.ndarray, charges_kev: np.ndarray, n_before: int, n: int, col: int, row: int, charge_kev: float
+) -> int:
+    """Add charge to the entry of a pixel, if it is among the first, or open one; return how many entries there are."""
     i = 0
-    while i < n and (pixels[i, 0] != col or pixels[i, 1] != row):
+    while i < n_before and (pixels[i, 0] != col or pixels[i, 1] != row):
         i += 1
-    if i == n and n < MAX_PIXELS:
-        pixels[n, 0], pixels[n, 1], charges_kev[n] = col, row, 0.0
-        n += 1
-    if i < n:
+    if i < n_before:
         charges_kev[i] += charge_kev
+    elif n < MAX_PIXELS:
+        pixels[n, 0], pixels[n, 1], charges_kev[n] = col, row, charge_kev
+        n += 1
     return n
 
 
-@_kernel
+@_inlined
 def _spill(
     pixels: np.ndarray, charges_kev: np.ndarray, n: int, col: int, row: int, charge_kev: float,
     left: float, right: float, below: float, above: float,
 ) -> tuple[int, float]:  # fmt: skip
     """Give the neighbours of a pixel their shares of a cloud; return how many entries there are, and what stays."""
-    rest_kev = charge_kev
+    rest_kev, n_before = charge_kev, n
     for dc in range(-1, 2):
         in_col = left if dc < 0 else right if dc > 0 else 1 - left - right
         if in_col * charge_kev <= _LEAST_KEV:
             continue
         for dr in range(-1, 2):
-            part = in_col * (below if dr < 0 else above if dr > 0 else 1 - below - above)
-            if part * charge_kev > _LEAST_KEV and (dc != 0 or dr != 0):
-                n = _add_charge(pixels, charges_kev, n, col + dc, row + dr, charge_kev * part)
-                rest_kev -= charge_kev * part
+            part_kev = charge_kev * in_col * (below if dr < 0 else above if dr > 0 else 1 - below - above)
+            if part_kev > _LEAST_KEV and (dc != 0 or dr != 0):
+                n = _add_charge(pixels, charges_kev, n_before, n, col + dc, row + dr, part_kev)
+                rest_kev -= part_kev
     return n, rest_kev
+
+
+@njit(inline="always")
+def _between(table: np.ndarray, node: int, part: float, which: int) -> float:
+    """Return a table's value between a node and the next."""
+    return table[node, which] + part * (table[node + 1, which] - table[node, which])
 
 
 @_kernel
@@ -286,7 +348,7 @@ def first_depth_mm(physics: Physics, u: float) -> float:
 
 @_kernel
 def deposit(
-    physics: Physics, x_mm: float, y_mm: float, depth_mm: float, rng: np.random.Generator, workspace: Workspace
+    physics: Physics, x_mm: float, y_mm: float, depth_mm: float, dice: chance.Dice, workspace: Workspace
 ) -> int:
     """Follow one photon that interacts at a place to its charges in pixels, which the workspace holds afterwards.
 
@@ -297,7 +359,7 @@ def deposit(
         From the lower left corner of pixel (0, 0).
     depth_mm : float
         From the entrance; the pixels are at the thickness.
-    rng : Generator
+    dice : Dice
     workspace : Workspace
 
     Returns
@@ -305,28 +367,38 @@ def deposit(
     int
         How many pixels got charge: the first entries of ``workspace.pixels`` and ``workspace.charges_kev``.
     """
-    return deposit_of(physics, physics.photon_kev[0], x_mm, y_mm, depth_mm, rng, workspace)
+    return deposit_of(physics, physics.photon_kev[0], x_mm, y_mm, depth_mm, dice, workspace)
 
 
 @_kernel
 def deposit_of(
-    physics: Physics, energy_kev: float, x_mm: float, y_mm: float, depth_mm: float, rng: np.random.Generator,
+    physics: Physics, energy_kev: float, x_mm: float, y_mm: float, depth_mm: float, dice: chance.Dice,
     workspace: Workspace,
 ) -> int:  # fmt: skip
-    """Do what `deposit` does for a photon of any energy.
+    """Do what `deposit` does for a photon of any energy."""
+    n_clouds = follow(physics, energy_kev, x_mm, y_mm, depth_mm, dice, workspace.clouds, 0)
+    drift(physics, workspace.clouds, n_clouds)
+    return collect(workspace, 0, n_clouds)
+
+
+@_inlined
+def follow(
+    physics: Physics, energy_kev: float, x_mm: float, y_mm: float, depth_mm: float, dice: chance.Dice, clouds: Clouds,
+    n: int,
+) -> int:  # fmt: skip
+    """Follow one photon from interaction to interaction; add its clouds to the first n, and return how many there are.
 
     Each interaction leaves a charge, and a cloud's first variance, at its place, and at most one photon that goes on.
     """
-    matter, outcomes, depths, beyond = physics.matter, physics.outcomes, physics.depths, physics.beyond
-    pixels, charges_kev = workspace.pixels, workspace.charges_kev
+    matter, outcomes, depths = physics.matter, physics.outcomes, physics.depths
     ux, uy, uz = 0.0, 0.0, 1.0
     per_pitch, nodes_per_mm = 1 / physics.pitch_mm, (N_DEPTHS - 1) / physics.thickness_mm
-    n_pixels, generation = 0, 1
+    most, generation = n + MAX_CLOUDS, 1
     while True:
         step = _step(energy_kev)
-        u, next_kev = rng.random(), 0.0
+        u, next_kev = chance.uniform(dice), 0.0
         if u < matter[step, _PHOTO]:
-            outcome, u = 0, rng.random()
+            outcome, u = 0, chance.uniform(dice)
             while u >= matter[step, _FIRST_OUTCOME + outcome]:
                 outcome += 1
             edge_kev, line_kev = outcomes[outcome, 0], outcomes[outcome, 1]
@@ -334,49 +406,66 @@ def deposit_of(
             if line_kev > 0 and generation <= physics.generations:
                 next_kev = line_kev
                 generation += 1
-                uz = 2 * rng.random() - 1
-                across, phi = math.sqrt(1 - uz * uz), 2 * math.pi * rng.random()
-                ux, uy = across * math.cos(phi), across * math.sin(phi)
+                ux, uy, uz = chance.direction(dice)
             elif edge_kev > 0:  # the Auger electron carries its share of the charge
                 auger = edge_kev / energy_kev
                 cloud_mm2 = (1 - auger) * cloud_mm2 + auger * matter[_step(edge_kev), _CLOUD]
         elif u < matter[step, _COMPTON]:
-            electron_kev = _compton_electron_kev(energy_kev, rng)
+            electron_kev = _compton_electron_kev(energy_kev, dice)
             cloud_mm2 = matter[_step(electron_kev), _CLOUD]
             next_kev = energy_kev - electron_kev
             if next_kev < LOWEST_KEV:
                 next_kev = 0.0
             else:
                 cosine = max(-1.0, 1 - _ELECTRON_REST_KEV * (1 / next_kev - 1 / energy_kev))
-                ux, uy, uz = _turned(ux, uy, uz, cosine, 2 * math.pi * rng.random())
+                ux, uy, uz = _turned(ux, uy, uz, cosine, 2 * math.pi * chance.uniform(dice))
         else:
             next_kev, cloud_mm2 = energy_kev, 0.0
-            cosine = _coherent_cosine(physics.screening_per_kev2, energy_kev, rng)
-            ux, uy, uz = _turned(ux, uy, uz, cosine, 2 * math.pi * rng.random())
+            cosine = _coherent_cosine(physics.screening_per_kev2, energy_kev, dice)
+            ux, uy, uz = _turned(ux, uy, uz, cosine, 2 * math.pi * chance.uniform(dice))
 
         place = depth_mm * nodes_per_mm
         node = min(int(place), N_DEPTHS - 2)
-        seen = depths[node, 1] + (place - node) * (depths[node + 1, 1] - depths[node, 1])
-        charge_kev = (energy_kev - next_kev) * seen
+        charge_kev = (energy_kev - next_kev) * _between(depths, node, place - node, _SEEN)
         if charge_kev > 0:
-            drift_mm = depths[node, 0] + (place - node) * (depths[node + 1, 0] - depths[node, 0])
-            sigma_mm = _sigma_mm(
-                cloud_mm2, physics.diffusion_mm * drift_mm, physics.repulsion_mm2_per_kev * charge_kev * drift_mm
-            )
-            x, y = x_mm * per_pitch, y_mm * per_pitch
-            col, row = math.floor(x), math.floor(y)
-            scale = physics.pitch_mm / (sigma_mm + 1e-6)
-            left, right = _tail(beyond, (x - col) * scale), _tail(beyond, (1 - x + col) * scale)
-            below, above = _tail(beyond, (y - row) * scale), _tail(beyond, (1 - y + row) * scale)
-            if (left + right + below + above) * charge_kev > _LEAST_KEV:
-                n_pixels, charge_kev = _spill(
-                    pixels, charges_kev, n_pixels, col, row, charge_kev, left, right, below, above
-                )
-            n_pixels = _add_charge(pixels, charges_kev, n_pixels, col, row, charge_kev)
-        if next_kev == 0:
-            return n_pixels
+            clouds.x[n], clouds.y[n], clouds.charge_kev[n] = x_mm * per_pitch, y_mm * per_pitch, charge_kev
+            clouds.variance_mm2[n], clouds.drift_mm[n] = cloud_mm2, _between(depths, node, place - node, _DRIFT_MM)
+            n += 1
+        if next_kev == 0 or n == most:
+            return n
         energy_kev = next_kev
-        path_mm = -math.log(1 - rng.random()) / matter[_step(energy_kev), _ATTENUATION]
+        path_mm = chance.exponential(dice) / matter[_step(energy_kev), _ATTENUATION]
         x_mm, y_mm, depth_mm = x_mm + path_mm * ux, y_mm + path_mm * uy, depth_mm + path_mm * uz
         if not 0 < depth_mm < physics.thickness_mm:
-            return n_pixels
+            return n
+
+
+@_kernel
+def drift(physics: Physics, clouds: Clouds, n: int) -> None:
+    """Bring the first n clouds to the pixels."""
+    x, y, charge_kev, variance_mm2, drift_mm, sigmas, to_col, to_row, left, right, below, above = clouds
+    beyond, pitch_mm = physics.beyond, physics.pitch_mm
+    for i in range(n):  # in a loop of its own, which compilers make one of vectors
+        diffused_mm2 = physics.diffusion_mm * drift_mm[i]
+        repelled_mm3 = physics.repulsion_mm2_per_kev * charge_kev[i] * drift_mm[i]
+        sigmas[i] = pitch_mm / _sigma_mm(variance_mm2[i], diffused_mm2, repelled_mm3)
+    for i in range(n):
+        col, row = math.floor(x[i]), math.floor(y[i])
+        x[i], y[i], to_col[i], to_row[i] = x[i] - col, y[i] - row, np.int32(col), np.int32(row)
+        left[i], right[i] = _tail(beyond, x[i] * sigmas[i]), _tail(beyond, (1 - x[i]) * sigmas[i])
+        below[i], above[i] = _tail(beyond, y[i] * sigmas[i]), _tail(beyond, (1 - y[i]) * sigmas[i])
+
+
+@_inlined
+def collect(workspace: Workspace, first: int, last: int) -> int:
+    """Give the pixels what clouds of one photon bring; return how many got something."""
+    pixels, charges_kev, clouds = workspace.pixels, workspace.charges_kev, workspace.clouds
+    n = 0
+    for i in range(first, last):
+        col, row, charge_kev = clouds.col[i], clouds.row[i], clouds.charge_kev[i]
+        left, right, below, above = clouds.left[i], clouds.right[i], clouds.below[i], clouds.above[i]
+        n_before = n
+        if (left + right + below + above) * charge_kev > _LEAST_KEV:
+            n, charge_kev = _spill(pixels, charges_kev, n, col, row, charge_kev, left, right, below, above)
+        n = _add_charge(pixels, charges_kev, n_before, n, col, row, charge_kev)
+    return n

@@ -6,8 +6,6 @@ neighbouring thresholds, which one photon cannot share, so that counters stay ne
 
 # Ref: normal numbers turned into others by their quantiles: M. C. Cario and B. L. Nelson 1997, NORTA, Northwestern
 #      University. Correlations shrink by the first Hermite coefficients, and are asked for that much larger.
-# Ref: random bits by xoshiro256++: D. Blackman and S. Vigna 2021, ACM Trans. Math. Softw. 47, 36; 16 of them each
-#      choose one of as many normal numbers of equal chance.
 # Ref: quantiles of Poisson's law at large means: M. B. Giles 2016, ACM Trans. Math. Softw. 42, 7, from whose normal
 #      expansion the first four terms are taken.
 
@@ -29,6 +27,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import stats
 
+from sim import chance
 from sim.tables import CLASS_OF_PLACE, MEMBERS, PLACES, REACH
 
 _LEAST_OCTAVE, _OCTAVES, _STEPS = -24, 28, 16
@@ -39,8 +38,6 @@ _MOST = 47
 _WAVES = 8
 """Points of the grid of spatial frequencies along each axis; it must hold twice the reach of the kernel."""
 _NEGLIGIBLE = 3e-4
-_TAIL, _FINER = 64, 4096
-"""The outermost of 65536 normal numbers are split: what has a chance below 0.001 has it to 4e-9."""
 
 
 class Mixing(NamedTuple):
@@ -124,16 +121,8 @@ def _waves() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 @cache
 def _cuts() -> NDArray[np.float32]:
     """Return the normal numbers above which a count exceeds 0, 1, 2 ...: (means, _MOST) float32."""
-    chance = stats.poisson.sf(np.arange(_MOST)[None, :], _table_means()[:, None])
-    return stats.norm.isf(chance).clip(-9, 9).astype(np.float32)
-
-
-@cache
-def _normals() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return normal numbers of equal chance, and finer ones for the lower tail: (65536,), (_TAIL, _FINER) float32."""
-    chance = (np.arange(1 << 16) + 0.5) / (1 << 16)
-    fine = (np.arange(_TAIL * _FINER) + 0.5) / (_FINER << 16)
-    return stats.norm.ppf(chance).astype(np.float32), stats.norm.ppf(fine).astype(np.float32).reshape(_TAIL, _FINER)
+    above = stats.poisson.sf(np.arange(_MOST)[None, :], _table_means()[:, None])
+    return stats.norm.isf(above).clip(-9, 9).astype(np.float32)
 
 
 def shrinkage(mean: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -174,9 +163,8 @@ def draw_counts(
     """
     n, rows, cols = mean.shape
     white = np.empty((n, rows + 2 * REACH, cols + 2 * REACH), dtype=np.float32)
-    halves = (white[: n // 2], white[n // 2 :])
-    states = rng.integers(0, 2**64, (len(halves), 4), dtype=np.uint64)
-    in_parallel(lambda i: _fill_normal(halves[i], states[i], *_normals()), range(len(halves)))
+    halves = [(half.reshape(-1), chance.dice(rng)) for half in (white[: n // 2], white[n // 2 :])]
+    in_parallel(lambda half: chance.fill_normal(*half), halves)
     counts = np.zeros(mean.shape, dtype=np.uint32)
     cuts, has_bond = _cuts(), bool(mixing.bond.any()) and bool(load.any())
 
@@ -208,37 +196,6 @@ def in_parallel(work: Callable[[Any], object], parts: Sequence[Any]) -> None:
 def strips(rows: int) -> list[tuple[int, int]]:
     """Return the rows in two halves, each from and up to."""
     return [(0, rows // 2), (rows // 2, rows)]
-
-
-@njit(cache=True, nogil=True)
-def _next_bits(state: np.ndarray) -> np.uint64:
-    """Return 64 random bits."""
-    a, b, c, d = state[0], state[1], state[2], state[3]
-    total = a + d
-    bits = ((total << np.uint64(23)) | (total >> np.uint64(41))) + a
-    shifted = b << np.uint64(17)
-    c ^= a
-    d ^= b
-    state[1], state[0] = b ^ c, a ^ d
-    state[2], state[3] = c ^ shifted, (d << np.uint64(45)) | (d >> np.uint64(19))
-    return bits
-
-
-@njit(cache=True, nogil=True)
-def _fill_normal(white: np.ndarray, state: np.ndarray, normals: np.ndarray, tail: np.ndarray) -> None:
-    """Fill with normal numbers; ``state``, (4,) uint64, is used up."""
-    flat, last = white.reshape(-1), np.uint64(0xFFFF)
-    for start in range(0, len(flat), 4):
-        bits = _next_bits(state)
-        for i in range(start, min(start + 4, len(flat))):
-            which = bits & last
-            bits >>= np.uint64(16)
-            if which < np.uint64(_TAIL):
-                flat[i] = tail[which, _next_bits(state) >> np.uint64(52)]
-            elif last - which < np.uint64(_TAIL):
-                flat[i] = -tail[last - which, _next_bits(state) >> np.uint64(52)]
-            else:
-                flat[i] = normals[which]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"})

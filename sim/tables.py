@@ -22,7 +22,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.special import erfc
 
-from sim import charge
+from sim import chance, charge
 from sim.semiconductor import SensorLayer
 
 CHARGE_STEP_KEV = 0.25
@@ -94,7 +94,8 @@ def deposits(layer: SensorLayer, energies_kev: tuple[float, ...]) -> Deposits:
     physics = [charge.physics_of(layer, energy_kev) for energy_kev in energies_kev]
 
     def follow(one: charge.Physics) -> tuple[np.ndarray, ...]:
-        return _follow(one, N_PHOTONS, np.random.default_rng(int(1000 * one.photon_kev[0])), charge.workspace())
+        dice = chance.dice(np.random.default_rng(int(1000 * one.photon_kev[0])))
+        return _follow(one, N_PHOTONS, dice, charge.workspace())
 
     # Threads of our own, not Numba's: the chip is exposed from whatever thread reads the bus, and Numba's portable
     # threading layer does not bear two callers at once.
@@ -187,7 +188,7 @@ def _add_pairs(pixels: np.ndarray, steps: np.ndarray, n: int, pairs: np.ndarray)
 
 @njit(cache=True, nogil=True)
 def _follow(
-    physics: charge.Physics, n_photons: int, rng: np.random.Generator, workspace: charge.Workspace
+    physics: charge.Physics, n_photons: int, dice: chance.Dice, workspace: charge.Workspace
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Follow photons of one energy to their charges in pixels; lengths in mm, z from the entrance to the pixels."""
     pixels, charges_kev = workspace.pixels, workspace.charges_kev
@@ -203,7 +204,7 @@ def _follow(
         x_mm = physics.pitch_mm * ((0.8191725133961645 * event) % 1.0)
         y_mm = physics.pitch_mm * ((0.6710436067037893 * event) % 1.0)
         depth_mm = charge.first_depth_mm(physics, (0.5497004779019703 * event) % 1.0)
-        n_pixels = charge.deposit(physics, x_mm, y_mm, depth_mm, rng, workspace)
+        n_pixels = charge.deposit(physics, x_mm, y_mm, depth_mm, dice, workspace)
         for i in range(n_pixels):
             charge_bin = min(int(charges_kev[i] / CHARGE_STEP_KEV), CHARGE_BINS - 1)
             single[charge_bin] += 1

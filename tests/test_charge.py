@@ -8,7 +8,7 @@ import xraydb
 from scipy.stats import norm
 
 from calibration.attenuation import material
-from sim import charge, semiconductor
+from sim import chance, charge, semiconductor
 from sim.semiconductor import N_DEPTHS, Semiconductor, SensorLayer
 from sim.tables import CHARGE_BINS, CHARGE_STEP_KEV, deposits
 
@@ -58,9 +58,10 @@ def followed(layer, energy_kev, n_photons=20_000, is_photo_only=False):
     if is_photo_only:
         physics.matter[:, 1:3] = 1.0
     rng, workspace = np.random.default_rng(3), charge.workspace()
+    dice = chance.dice(rng)
     for x, y, depth in rng.random((n_photons, 3)):
         depth_mm = charge.first_depth_mm(physics, depth)
-        n = charge.deposit(physics, x * layer.pitch_mm, y * layer.pitch_mm, depth_mm, rng, workspace)
+        n = charge.deposit(physics, x * layer.pitch_mm, y * layer.pitch_mm, depth_mm, dice, workspace)
         yield dict(zip(map(tuple, workspace.pixels[:n].tolist()), workspace.charges_kev[:n].tolist(), strict=True))
 
 
@@ -111,8 +112,8 @@ def test_compton_electrons_carry_the_klein_nishina_mean():
     kept = 1 / (1 + energy_kev / 511 * (1 - cosine))
     weight = kept**2 * (kept + 1 / kept - 1 + cosine**2)
     mean_kev = energy_kev * (1 - (weight * kept).sum() / weight.sum())
-    rng = np.random.default_rng(5)
-    drawn = [charge._compton_electron_kev(energy_kev, rng) for _ in range(20_000)]
+    dice = chance.dice(np.random.default_rng(5))
+    drawn = [charge._compton_electron_kev(energy_kev, dice) for _ in range(20_000)]
     assert np.mean(drawn) == pytest.approx(mean_kev, rel=0.02)
     assert max(drawn) <= 28.2  # the greatest a 100 keV photon can give
 
@@ -179,9 +180,9 @@ def test_what_is_not_depleted_gives_nothing():
 def test_diffusion_is_that_of_the_drift_time():
     """10.2 um over 1 mm at 500 V, the root of 2 (kT/q) z d / V, from the share that crosses a border 10 um away."""
     of = layer(has_repulsion=False, is_trapping=False)
-    physics, rng, workspace = charge.physics_of(of, 10.0), np.random.default_rng(1), charge.workspace()
+    physics, dice, workspace = charge.physics_of(of, 10.0), chance.dice(np.random.default_rng(1)), charge.workspace()
     physics.matter[:, 1:3] = 1.0
-    n = charge.deposit(physics, 0.010, 0.055, 0.0, rng, workspace)
+    n = charge.deposit(physics, 0.010, 0.055, 0.0, dice, workspace)
     by_col = dict.fromkeys(range(-1, 2), 0.0)
     for (col, _), kev in zip(workspace.pixels[:n].tolist(), workspace.charges_kev[:n], strict=True):
         by_col[col] += kev
@@ -212,19 +213,19 @@ def test_scattered_photons_are_followed():
     for of in (thick, thin):
         physics = charge.physics_of(of, 60.0)
         physics.matter[charge._step(60.0), 1:3] = (0.0, 1.0)  # the first interaction is Compton's
-        rng, workspace = np.random.default_rng(2), charge.workspace()
+        dice, workspace = chance.dice(np.random.default_rng(2)), charge.workspace()
         totals = []
         for _ in range(2000):
-            n = charge.deposit(physics, 0.02, 0.02, of.thickness_mm / 2, rng, workspace)
+            n = charge.deposit(physics, 0.02, 0.02, of.thickness_mm / 2, dice, workspace)
             totals.append(workspace.charges_kev[:n].sum())
         whole.append(np.mean(np.array(totals) > 55))
     assert whole[0] > 0.3 > 0.05 > whole[1]
 
 
 def test_coherent_scatter_looks_forward_and_more_so_at_high_energy():
-    physics, rng = charge.physics_of(layer(), 60.0), np.random.default_rng(4)
+    physics, dice = charge.physics_of(layer(), 60.0), chance.dice(np.random.default_rng(4))
     means = [
-        np.mean([charge._coherent_cosine(physics.screening_per_kev2, kev, rng) for _ in range(4000)])
+        np.mean([charge._coherent_cosine(physics.screening_per_kev2, kev, dice) for _ in range(4000)])
         for kev in (2.0, 20.0, 100.0)
     ]
     assert means[0] < means[1] < means[2]

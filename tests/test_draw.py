@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sim import draw
+from sim import chance, draw
 
 ORDER, ENDS = np.arange(3), np.array([3])
 SHAPE = (64, 64)
@@ -87,7 +87,7 @@ def test_dead_time_takes_variance_by_each_pixels_load():
 
 def test_normal_numbers_are_normal_to_their_tails():
     white = np.empty((200, 128, 128), dtype=np.float32)
-    draw._fill_normal(white, np.array([1, 2, 3, 4], dtype=np.uint64), *draw._normals())
+    chance.fill_normal(white.reshape(-1), chance.dice(np.random.default_rng(6)))
     edges = np.array([-np.inf, -4.5, -4, -3.5, -3, -2, -1, 0, 1, 2, 3, 3.5, 4, 4.5, np.inf])
     wanted = np.diff(stats.norm.cdf(edges)) * white.size
     seen, _ = np.histogram(white, edges)

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script finds t
 from calibration.attenuation import mass_attenuation_cm2_g, material
 from calibration.spectrum import tube_spectrum
 from firmware_iface import chip
-from sim import charge
+from sim import chance, charge
 from sim.events import EventSensor
 from sim.semiconductor import Semiconductor, SensorLayer
 from sim.sensor import FrontEnd, Settings
@@ -78,14 +78,14 @@ class Charges(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def _follow(
-    physics: charge.Physics, energies_kev: np.ndarray, places: np.ndarray, rng: np.random.Generator,
+    physics: charge.Physics, energies_kev: np.ndarray, places: np.ndarray, dice: chance.Dice,
     workspace: charge.Workspace, found: np.ndarray,
 ) -> int:  # fmt: skip
     n = 0
     for i in range(len(energies_kev)):
         x, y, depth_mm = places[i]
         hits = charge.deposit_of(
-            physics, energies_kev[i], x * physics.pitch_mm, y * physics.pitch_mm, depth_mm, rng, workspace
+            physics, energies_kev[i], x * physics.pitch_mm, y * physics.pitch_mm, depth_mm, dice, workspace
         )
         for k in range(hits):
             found[n, 0], found[n, 1], found[n, 2] = i, workspace.pixels[k, 0], workspace.pixels[k, 1]
@@ -104,7 +104,7 @@ def charges(layer: SensorLayer, energies_kev: np.ndarray | float, n: int, is_pho
     places = rng.random((n, 3))
     places[:, 2] = -np.log1p(-interacting * places[:, 2]) / per_mm
     found = np.empty((40 * n, 5))
-    n_found = _follow(physics, energies, places, rng, charge.workspace(), found)
+    n_found = _follow(physics, energies, places, chance.dice(rng), charge.workspace(), found)
     photon, col, row, kev, x = found[:n_found].T
     return Charges(photon.astype(int), col.astype(int), row.astype(int), kev, x, n)
 
