@@ -90,16 +90,23 @@ def test_covariances_agree_between_thresholds_and_neighbours(case):
         assert np.abs(wanted - found).mean() < (0.05 if is_first_order else 0.03)
 
 
-@pytest.mark.parametrize(("case", "k", "fano"), [("single", 0, 1.52), ("summing", 1, 1.05)])
-def test_sums_of_many_pixels_scatter_by_the_squares_of_what_one_photon_counts(case, k, fano):
+def fano_of_sums(counts, k, side=6):
+    """Variance over mean of sums over squares of pixels, from the covariances of all pairs within reach."""
+    total = 0.0
+    for down in range(-2, 3):
+        for right in range(-2, 3):
+            pairs = (side - abs(down)) * (side - abs(right)) / side**2
+            mirrored = counts if down * right >= 0 else counts[..., ::-1]
+            total += pairs * covariance(mirrored, abs(down), abs(right))[k, k]
+    return total / counts[:, k].mean()
+
+
+@pytest.mark.parametrize(("case", "k", "least"), [("single", 0, 1.3), ("summing", 1, 0.95)])
+def test_sums_of_many_pixels_scatter_by_the_squares_of_what_one_photon_counts(case, k, least):
     """The Fano factor of a sum is E[n^2] / E[n], less what crosses its edges: above 1 where photons count twice."""
-    counts = exposed(Sensor, case, 120)[:, k, :36, :36]
-    sums = counts.reshape(len(counts), 6, 6, 6, 6).sum(axis=(2, 4))
-    assert sums.var() / sums.mean() == pytest.approx(fano, abs=0.08)  # one sigma is 0.03
-    by_photon = exposed(EventSensor, case, 6)
-    near = sum(n * covariance(by_photon, *lag)[k, k] for n, lag in ((4, (0, 1)), (4, (1, 1)), (4, (0, 2))))
-    inside = 0.7  # of the pairs of near neighbours in squares of 6 x 6
-    assert 1 + inside * near / by_photon[:, k].mean() == pytest.approx(fano, abs=0.15)
+    by_photon, drawn = (fano_of_sums(exposed(kind, case, n), k) for kind, n in ((EventSensor, 6), (Sensor, 120)))
+    assert drawn == pytest.approx(by_photon, abs=0.15)  # one sigma of the oracle's 6 exposures is 0.05
+    assert drawn > least  # dead time makes summed counts a little more regular than chance
 
 
 def test_a_slit_is_blurred_alike():
