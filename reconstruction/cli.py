@@ -33,6 +33,9 @@ def _align(
         Path | None,
         typer.Option("--output", "-o", help="Calibration file to write: the scan's own, with the geometry found."),
     ] = None,
+    sharpness: Annotated[
+        bool, typer.Option("--sharpness", help="Look for the sharpest slice instead of opposing rays; no roll.")
+    ] = False,
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Take an interrupted scan too.")] = False,
     as_json: AS_JSON = False,
 ) -> None:
@@ -52,7 +55,7 @@ def _align(
         raise CalibrationMissing(
             f"{scan} carries no calibration that the geometry could be written into", hint="leave -o out"
         )
-    alignment = console.track(align_scan_file(scan, allow_partial=allow_partial))
+    alignment = console.track(align_scan_file(scan, by_sharpness=sharpness, allow_partial=allow_partial))
     if output is not None and known is not None:
         save(replace(known, alignment=alignment), output)
     figures = {"file": None if output is None else str(output), **alignment.figures}

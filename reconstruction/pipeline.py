@@ -30,6 +30,7 @@ from calibration.thickness import EquivalentThickness
 from firmware_iface.errors import BadFile, CalibrationMissing, WrongUsage
 from reconstruction import decomposition
 from reconstruction.fdk import fdk
+from reconstruction.sharpness import sharpest_axis
 from reconstruction.volume import (
     LINEAR_ATTENUATION,
     MASS_CONCENTRATION,
@@ -213,8 +214,13 @@ def _wedge_of(scan: Scan) -> EquivalentThickness:
     return known
 
 
-def align_scan_file(path: str | Path, *, allow_partial: bool = False) -> Generator[Progress, None, Alignment]:
-    """Find the axis of rotation and the detector's roll from a scan itself, by the lowest threshold's counter."""
+def align_scan_file(
+    path: str | Path, *, by_sharpness: bool = False, allow_partial: bool = False
+) -> Generator[Progress, None, Alignment]:
+    """Find the axis of rotation from a scan itself, by the lowest threshold's counter.
+
+    By opposing rays, which also tell the detector's roll; or by where a slice is sharpest.
+    """
     yield Progress("reading", 0, 1)
     scan = read_scan(path, allow_partial=allow_partial)
     _, geometry, _ = _plan_and_geometry(scan, None)
@@ -229,7 +235,8 @@ def align_scan_file(path: str | Path, *, allow_partial: bool = False) -> Generat
         is_bad=scan.calibration.is_bad if scan.calibration else None,
     )
     yield Progress("reading", 1, 1)
-    return (yield from align_scan(integrals[0], projections.angles_rad, geometry))
+    find = sharpest_axis if by_sharpness else align_scan
+    return (yield from find(integrals[0], projections.angles_rad, geometry))
 
 
 def _plan_and_geometry(scan: Scan, calibration: Calibration | None) -> tuple[Plan, Geometry, str]:
