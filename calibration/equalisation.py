@@ -56,7 +56,7 @@ class Equalisation:
     step_dac : (n_thresholds,) float64
         Root mean square of the pixels' measured trim steps.
     n_rounds : int
-        Rounds of single steps until no pixel came closer.
+        Rounds in which pixels were moved, until none came closer.
     trim_histogram : (n_thresholds, 32) int64
         How many pixels have each trim code.
     fault : (n_thresholds, rows, cols) uint8
@@ -227,13 +227,22 @@ def choose_trims(
     )
 
 
-def refine_trims(trims: NDArray[np.uint8], edges_dac: NDArray[np.floating], target_dac: float) -> NDArray[np.uint8]:
-    """Move each code one step against its error: an edge above the target gets code + 1, below it code - 1.
+def refine_trims(
+    trims: NDArray[np.uint8], edges_dac: NDArray[np.floating], target_dac: float, step_dac: NDArray[np.floating]
+) -> NDArray[np.uint8]:
+    """Move each code by as many steps as its edge stands off: up where the edge is above the target, down where below.
 
-    The step is a trial: measure again, and keep per pixel what is closer (`keep_closer`).
+    What is nearer than half a step stays, and so does what has no edge. The move is a trial: measure again, and keep
+    per pixel what is closer (`is_closer`).
+
+    Parameters
+    ----------
+    trims, edges_dac : (n_thresholds, rows, cols)
+    step_dac : (n_thresholds,) float64
+        Rms step of each threshold's trims.
     """
-    error = np.nan_to_num(edges_dac - target_dac)
-    return np.clip(trims.astype(np.int16) + np.sign(error).astype(np.int16), 0, TRIM_CODES - 1).astype(np.uint8)
+    steps = np.nan_to_num(np.rint((edges_dac - target_dac) / step_dac[:, None, None]))
+    return np.clip(trims + steps, 0, TRIM_CODES - 1).astype(np.uint8)
 
 
 def is_closer(trial_dac: NDArray[np.floating], edges_dac: NDArray[np.floating], target_dac: float) -> NDArray[np.bool_]:
@@ -290,7 +299,7 @@ def falling_edges_dac(
     """
     codes = np.asarray(dacs, dtype=np.float64)
     step = float(codes[1] - codes[0])
-    share = np.minimum(np.asarray(counts, dtype=np.float64) / n_pulses, 1)
+    share = np.minimum(np.asarray(counts, dtype=np.float32) / np.float32(n_pulses), 1)
     reach = max(int(np.ceil(window_dac / step)), 1)
     is_passed = share >= 0.5
     last = len(codes) - 1 - np.argmax(is_passed[::-1], axis=0)

@@ -119,10 +119,10 @@ def edge_shifts(
     found, sigma = np.full(n_pixels, np.nan), np.full(n_pixels, np.nan)
     for start in range(0, n_pixels, CHUNK):
         here = np.asarray(counts[:, start : start + CHUNK], dtype=np.float64)
-        likelihood = log_share @ here
-        best = np.clip(likelihood.argmax(axis=0), 1, len(shifts_dac) - 2)
-        column = np.arange(here.shape[1])
-        before, at, after = (likelihood[best + by, column] for by in (-1, 0, 1))
+        likelihood = here.T @ log_share.T  # the shifts of a pixel side by side in memory
+        best = np.clip(likelihood.argmax(axis=1), 1, len(shifts_dac) - 2)
+        pixel = np.arange(here.shape[1])
+        before, at, after = (likelihood[pixel, best + by] for by in (-1, 0, 1))
         bend = before - 2 * at + after
         total = here.sum(axis=0)
         is_inside = (at >= before) & (at >= after) & (bend < 0) & (total >= MINIMUM_COUNTS)

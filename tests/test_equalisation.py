@@ -155,18 +155,13 @@ def test_several_codes_follow_a_curved_trim_dac() -> None:
     assert abs(curve[straight.trims[0]] - 30) > 2
 
 
-def test_a_refinement_step_that_helps_is_kept_and_any_other_is_not() -> None:
-    trims = np.array([10, 10, 0, 31, 10], dtype=np.uint8)
-    edges = np.array([17.0, 13.0, 12.0, 20.0, np.nan])
-    trial = refine_trims(trims, edges, 15.0)
-    assert trial.tolist() == [11, 9, 0, 31, 10]
-    assert is_closer(np.array([14.5, 18.0, 12.0, np.nan, 16.0]), edges, 15.0).tolist() == [
-        True,
-        False,
-        False,
-        False,
-        True,
-    ]
+def test_a_move_that_helps_is_kept_and_any_other_is_not() -> None:
+    trims = np.array([10, 10, 0, 31, 10, 10, 10], dtype=np.uint8)
+    edges = np.array([17.0, 13.0, 12.0, 20.0, np.nan, 20.0, 15.9])
+    trial = refine_trims(trims[None, None], edges[None, None], 15.0, np.array([2.0]))
+    assert trial[0, 0].tolist() == [11, 9, 0, 31, 10, 12, 10]
+    found = np.array([14.5, 18.0, 12.0, np.nan, 16.0, 15.1, 15.9])
+    assert is_closer(found, edges, 15.0).tolist() == [True, False, False, False, True, True, False]
 
 
 @settings(max_examples=20, deadline=None)

@@ -302,7 +302,7 @@ def _in_matrix(pixels: NDArray[np.bool_], n_thresholds: int) -> NDArray[np.bool_
 
 def _wider(codes: range, by_dac: float) -> range:
     by = round(by_dac) + 2
-    return range(max(codes.start - by, 0), min(codes.stop + by, HIGHEST_CODE + 1), 1)
+    return range(max(codes.start - by, 0), min(codes.stop + by, HIGHEST_CODE + 1), codes.step)
 
 
 def _named(stage: str, pattern: int, spacing: int) -> str:

@@ -26,17 +26,21 @@ from firmware_iface.device import Detector
 
 TRIAL_DISCS = (60, 120)
 MIDDLE_TRIM = TRIM_CODES // 2
-MEASURED_TRIMS = (0, 8, 16, 24, 31)
+MEASURED_TRIMS = (0, MIDDLE_TRIM, TRIM_CODES - 1)
+"""Both ends and the middle, for trims are nearly linear; what they are not, steps find that are measured."""
+TRIAL_STEP_DAC = 4
+"""Wide enough for a mean over all pixels, to either side of whose edges the codes fall alike."""
 NEAR_DAC = 15
 """How far from the target pixels are looked for once they have their trims."""
+NEAR_STEP_DAC = 2
 
 
 def equalise(instrument: Instrument, plan: Plan, calibration: Calibration, *, target_dac: float | None = None) -> Work:
     """Bring the edges of all thresholds to one code; the energy scale is then still nominal.
 
-    Edges are measured at the middle trim (the figure before), DAC_DiscL and DAC_DiscH are chosen, five trim codes
-    spread over the matrix are measured and the best is chosen by interpolation. Then single steps are tried until no
-    pixel comes closer, and all is measured once more, independently of what was chosen by.
+    Edges are measured at the middle trim (the figure before), DAC_DiscL and DAC_DiscH are chosen, three trim codes
+    spread over the matrix are measured and the best is chosen by interpolation. Then pixels that stand further off than
+    half a step are moved until none comes closer, and all is measured once more, independently of what was chosen by.
 
     Parameters
     ----------
@@ -64,8 +68,9 @@ def equalise(instrument: Instrument, plan: Plan, calibration: Calibration, *, ta
     measured = yield from _measure_trims(edges, planes)
     step_dac = equalisation.trim_steps_dac(measured, MEASURED_TRIMS)
     choice = equalisation.choose_trims(measured, MEASURED_TRIMS, target_dac)
-    near = range(max(round(target_dac) - NEAR_DAC, 0), min(round(target_dac) + NEAR_DAC, HIGHEST_CODE) + 1)
-    trim, n_rounds = yield from _refine(edges, choice.trims, near, target_dac, wanted.max_rounds)
+    lowest, highest = max(round(target_dac) - NEAR_DAC, 0), min(round(target_dac) + NEAR_DAC, HIGHEST_CODE)
+    near = range(lowest, highest + 1, NEAR_STEP_DAC)
+    trim, n_rounds = yield from _refine(edges, choice.trims, near, target_dac, step_dac, wanted.max_rounds)
     after = yield from edges.scan("after", trim, near)
     if wanted.method == "pulses":
         detector.set_test_pulses(0)
@@ -118,12 +123,13 @@ def _choose_discs(
     below the DAC's range, follows by a straight line.
     """
     is_middle = np.indices(planes).sum(axis=0) % 2 == 1
+    trims, codes = np.where(is_middle, MIDDLE_TRIM, 0).astype(np.uint8), range(0, HIGHEST_CODE + 1, TRIAL_STEP_DAC)
     lowest: dict[int, list[float]] = {0: [], 1: []}
     highest: dict[int, list[float]] = {0: [], 1: []}
     sigma_dac = 0.0
     for disc in TRIAL_DISCS:
         detector.set_dacs({"DAC_DiscL": disc, "DAC_DiscH": disc})
-        found = yield from edges.scan(f"DAC_Disc {disc}", np.where(is_middle, MIDDLE_TRIM, 0).astype(np.uint8), None)
+        found = yield from edges.scan(f"DAC_Disc {disc}", trims, codes)
         for side in (0, 1):
             here, middle = found[side::2], is_middle[side::2]
             at_0, sigma = equalisation.mean_and_sigma(here[~middle])
@@ -152,22 +158,27 @@ def _measure_trims(edges: Edges, planes: tuple[int, ...]) -> Planes:
 
 
 def _refine(
-    edges: Edges, trim: NDArray[np.uint8], near: range, target_dac: float, max_rounds: int
+    edges: Edges,
+    trim: NDArray[np.uint8],
+    near: range,
+    target_dac: float,
+    step_dac: NDArray[np.float64],
+    max_rounds: int,
 ) -> Generator[Progress, None, tuple[NDArray[np.uint8], int]]:
-    """Try single steps until no pixel comes closer to the target: the trims, and how many rounds it took.
+    """Move what is further off than half a step until no pixel comes closer: the trims, and how many rounds it took.
 
-    An edge moves one way with its trim; so a pixel whose step did not help is at its best and rests.
+    A pixel that its move did not help is at its best and rests.
     """
     closest = yield from edges.scan("check", trim, near)
     is_resting = np.zeros(trim.shape, dtype=bool)
     for done in range(max_rounds):
-        trial = np.where(is_resting, trim, equalisation.refine_trims(trim, closest, target_dac))
+        trial = np.where(is_resting, trim, equalisation.refine_trims(trim, closest, target_dac, step_dac))
+        if np.array_equal(trial, trim):
+            return trim, done
         found = yield from edges.scan(f"refine, round {done + 1}", trial, near)
         is_better = (trial != trim) & equalisation.is_closer(found, closest, target_dac)
         closest, trim = np.where(is_better, found, closest), np.where(is_better, trial, trim)
         is_resting |= ~is_better
-        if not is_better.any():
-            return trim, done + 1
     return trim, max_rounds
 
 
