@@ -19,13 +19,15 @@ from enum import IntFlag
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, stats
+from scipy import ndimage
+from scipy.special import chdtri, ndtr, pdtrc
 
 UNDER_RATIO = 0.5
 OVER_RATIO = 2.0
 TELEGRAPH_FANO = 3.0
 SIGNIFICANCE = 5.0
 """A single pixel must stand this many sigma out: of 16,384 good ones, none does by chance."""
+CHANCE = float(ndtr(-SIGNIFICANCE))
 NEIGHBOURHOOD = 9
 """Side of the window of the local median, in pixels: wide against clusters of bad pixels, narrow against the field."""
 HOT_PER_FRAME = 1.0
@@ -172,8 +174,8 @@ def is_unsteady(series: NDArray[np.number]) -> NDArray[np.bool_]:
     n = len(counts) - 1
     chi_square = ((counts - expected) ** 2 / expected).sum(axis=0)
     # Shared charge scatters more than Poisson's law, in all pixels alike: the median pixel tells how much.
-    fano = np.maximum(np.median(chi_square, axis=(1, 2), keepdims=True) / stats.chi2.median(n), 1.0)
-    by_chance = fano * stats.chi2.isf(stats.norm.sf(SIGNIFICANCE), n)
+    fano = np.maximum(np.median(chi_square, axis=(1, 2), keepdims=True) / chdtri(n, 0.5), 1.0)
+    by_chance = fano * chdtri(n, CHANCE)
     # What chance alone adds to the scatter is taken off before the scatter is held against the limit.
     scatter = np.maximum((ratio / level - 1).var(axis=0, ddof=1) - fano * (1 / expected).mean(axis=0), 0)
     return np.asarray(((chi_square > by_chance) & (scatter > UNSTEADY_RELATIVE**2)).any(axis=0))
@@ -222,8 +224,7 @@ def fill(images: NDArray[np.floating], is_bad: NDArray[np.bool_]) -> NDArray[np.
 def _is_noisy(dark: NDArray[np.number], dark_rate: float) -> NDArray[np.bool_]:
     """Return pixels with more dark counts than chance allows at `dark_rate`: (rows, cols) bool."""
     total = np.sum(dark, axis=0, dtype=np.float64)
-    limit = stats.poisson.isf(stats.norm.sf(SIGNIFICANCE), dark_rate * len(dark)) if dark_rate > 0 else 0
-    return np.asarray((total > limit).any(axis=0))
+    return np.asarray(_is_too_many(total, dark_rate * len(dark)).any(axis=0))
 
 
 def _against_neighbours(mean: NDArray[np.float64], n_frames: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -232,9 +233,13 @@ def _against_neighbours(mean: NDArray[np.float64], n_frames: int) -> tuple[NDArr
     # Where the flat is weak, a Poisson pixel strays by itself: the limits give way to its own spread.
     is_under = (mean < UNDER_RATIO * local) & (mean < local - SIGNIFICANCE * np.sqrt(local / n_frames))
     # The tail above is the long one, and a median of counts stands up to one below their mean.
-    highest = stats.poisson.isf(stats.norm.sf(SIGNIFICANCE), local * n_frames + 1) / n_frames
-    is_over = (mean > OVER_RATIO * local) & (mean > highest)
+    is_over = (mean > OVER_RATIO * local) & _is_too_many(mean * n_frames, local * n_frames + 1)
     return np.asarray(is_under.any(axis=0)), np.asarray(is_over.any(axis=0))
+
+
+def _is_too_many(total: NDArray[np.float64], expected: NDArray[np.float64] | float) -> NDArray[np.bool_]:
+    """Return whether Poisson's law makes so many counts or more out of those expected less often than `CHANCE`."""
+    return np.asarray((total > 0) & (pdtrc(np.maximum(np.rint(total) - 1, 0), expected) <= CHANCE))
 
 
 def _is_telegraph(flats: NDArray[np.number], mean: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -248,5 +253,5 @@ def _is_telegraph(flats: NDArray[np.number], mean: NDArray[np.float64]) -> NDArr
     values *= np.divide(level.mean(axis=0), level, out=np.ones_like(level), where=level > 0)
     fano = np.divide(values.var(axis=0, ddof=1), mean, out=np.zeros_like(mean), where=mean > 0)
     # The variance of n Poisson frames follows chi squared with n - 1 degrees of freedom.
-    by_chance = stats.chi2.isf(stats.norm.sf(SIGNIFICANCE), n_frames - 1) / (n_frames - 1)
+    by_chance = chdtri(n_frames - 1, CHANCE) / (n_frames - 1)
     return np.asarray((fano > max(TELEGRAPH_FANO, by_chance)).any(axis=0))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri
 
 _inlined = njit(inline="always", error_model="numpy")
 _TAIL, _FINER = 256, 1024
@@ -49,7 +49,7 @@ def dice(rng: np.random.Generator) -> Dice:
 def _normals() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     chance = np.arange(0, _LAST + 2, _EVERY) / (_LAST + 1)
     fine = (np.arange(_TAIL * _FINER) + 0.5) / (_FINER * (_LAST + 1))
-    return stats.norm.ppf(chance).astype(np.float32), stats.norm.ppf(fine).astype(np.float32).reshape(_TAIL, _FINER)
+    return ndtri(chance).astype(np.float32), ndtri(fine).astype(np.float32).reshape(_TAIL, _FINER)
 
 
 @_inlined

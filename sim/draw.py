@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri, pdtrc
 
 from sim import chance
 from sim.tables import CLASS_OF_PLACE, MEMBERS, PLACES, REACH
@@ -121,8 +121,8 @@ def _waves() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 @cache
 def _cuts() -> NDArray[np.float32]:
     """Return the normal numbers above which a count exceeds 0, 1, 2 ...: (means, _MOST) float32."""
-    above = stats.poisson.sf(np.arange(_MOST)[None, :], _table_means()[:, None])
-    return stats.norm.isf(above).clip(-9, 9).astype(np.float32)
+    above = pdtrc(np.arange(_MOST)[None, :], _table_means()[:, None])
+    return (-ndtri(above)).clip(-9, 9).astype(np.float32)
 
 
 def shrinkage(mean: NDArray[np.float64]) -> NDArray[np.float64]:
