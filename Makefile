@@ -10,8 +10,9 @@ PEERS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mpxct
 demo: .venv/.installed
 	$(BIN)/mpxct demo --out demo
 
+# Whole files side by side, for tests of a file share what is dear.
 test: .venv/.installed-test
-	$(BIN)/pytest -m "not slow and not hardware and not kernel"
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow and not hardware and not kernel"
 
 # A real kernel in QEMU, which it gets from apt where it lacks and may.
 test-kernel: .venv/.installed-test

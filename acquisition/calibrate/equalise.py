@@ -28,8 +28,6 @@ TRIAL_DISCS = (60, 120)
 MIDDLE_TRIM = TRIM_CODES // 2
 MEASURED_TRIMS = (0, MIDDLE_TRIM, TRIM_CODES - 1)
 """Both ends and the middle, for trims are nearly linear; what they are not, steps find that are measured."""
-TRIAL_STEP_DAC = 4
-"""Wide enough for a mean over all pixels, to either side of whose edges the codes fall alike."""
 NEAR_DAC = 15
 """How far from the target pixels are looked for once they have their trims."""
 NEAR_STEP_DAC = 2
@@ -123,13 +121,12 @@ def _choose_discs(
     below the DAC's range, follows by a straight line.
     """
     is_middle = np.indices(planes).sum(axis=0) % 2 == 1
-    trims, codes = np.where(is_middle, MIDDLE_TRIM, 0).astype(np.uint8), range(0, HIGHEST_CODE + 1, TRIAL_STEP_DAC)
     lowest: dict[int, list[float]] = {0: [], 1: []}
     highest: dict[int, list[float]] = {0: [], 1: []}
     sigma_dac = 0.0
     for disc in TRIAL_DISCS:
         detector.set_dacs({"DAC_DiscL": disc, "DAC_DiscH": disc})
-        found = yield from edges.scan(f"DAC_Disc {disc}", trims, codes)
+        found = yield from edges.scan(f"DAC_Disc {disc}", np.where(is_middle, MIDDLE_TRIM, 0).astype(np.uint8), None)
         for side in (0, 1):
             here, middle = found[side::2], is_middle[side::2]
             at_0, sigma = equalisation.mean_and_sigma(here[~middle])
