@@ -137,13 +137,14 @@ def acquire(
 
 
 def _emit_plan(console: Console, plan: Plan, *, as_json: bool) -> None:
-    from acquisition.plan import describe, expand
+    from acquisition.steps import cost, describe, expand
 
+    costs = cost(plan)
     figures = {
         "n_steps": len(expand(plan)),
-        "n_frames": plan.n_frames,
-        "duration_s": plan.duration_s,
-        "size_bytes": plan.size_bytes,
+        "n_frames": costs.n_frames,
+        "duration_s": costs.duration_s,
+        "size_bytes": costs.size_bytes,
     }
     console.emit(figures, describe(plan), as_json=as_json)
 

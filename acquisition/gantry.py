@@ -10,14 +10,15 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
+from acquisition.steps import AT_ZERO, Pose
 from firmware_iface.errors import MpxctError, OurMistake, TheirMistake, WrongUsage
 
 
 class Stage(Protocol):
-    """Turns source and detector around the sample, or the sample between them."""
+    """Turns source and detector around the sample, or the sample between them, lifts it, and shifts the camera."""
 
-    def rotate_to(self, angle_rad: float) -> None:
-        """Go to an angle; return when in position."""
+    def move_to(self, pose: Pose) -> None:
+        """Go to a pose; return when in position."""
         ...
 
     @property
@@ -84,17 +85,22 @@ class LineGantry:
 
     def __init__(self, line: Callable[[str], str]) -> None:
         self._line = line
+        self._pose = AT_ZERO
 
     @property
     def identity(self) -> str:
         """What the controller calls itself."""
         return self._ask("*IDN?")
 
-    def rotate_to(self, angle_rad: float) -> None:
-        """Go to an angle; return when in position."""
-        if not math.isfinite(angle_rad):
-            raise WrongUsage(f"cannot rotate to {angle_rad} rad; allowed: a finite angle")
-        self._tell(f"ROT {math.degrees(angle_rad):.9g}")
+    def move_to(self, pose: Pose) -> None:
+        """Go to a pose; return when in position. Lift and camera are told only what is new."""
+        if not all(map(math.isfinite, (pose.angle_rad, pose.lift_mm, pose.shift_mm))):
+            raise WrongUsage(f"cannot move to {pose}; allowed: finite numbers")
+        self._tell(f"ROT {math.degrees(pose.angle_rad):.9g}")
+        for command, axis in (("LIFT", "lift_mm"), ("SHIFT", "shift_mm")):
+            if getattr(pose, axis) != getattr(self._pose, axis):
+                self._tell(f"{command} {getattr(pose, axis):.9g}")
+        self._pose = pose
 
     @property
     def angle_rad(self) -> float:

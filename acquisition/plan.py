@@ -1,23 +1,20 @@
-"""Plans: what a scan will do, checked, expanded and timed before anything moves.
+"""Plans: what a scan will do, checked before anything moves; `acquisition.steps` expands and times it.
 
 A plan is a TOML file of sections; every key has a default, and `Plan()` is the demonstration scan. Degrees exist in the
-file only; `expand` turns them into radians.
+file only; the steps have radians.
 
 # Ref: the default protocol (118 kVp, CSM, thresholds 18/33/50/75 keV, source to detector 250 mm, source to object
 #      200 mm, as many flats as projections): MARS scanners, Hindawi et al. 2018, Contrast Media Mol. Imaging 2136840,
 #      with the second threshold between the iodine edge (33.17 keV) and the gadolinium edge (50.24 keV) of the third.
-# Ref: time to read one counter: Merlin and Medipix3RX manual v0.7, 820 us for 12 bits over 8 lines.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
+from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -28,8 +25,6 @@ from acquisition.beam_plan import CountRatePlan, ResponsePlan, WedgePlan
 from calibration.geometry import Geometry
 from firmware_iface.chip import COLOUR_PITCH_MM, COLS, DEPTH_CODES, PITCH_MM, ROWS, Gain
 from firmware_iface.errors import WrongUsage
-
-READOUT_NS_PER_BIT_AND_PIXEL = 820e3 / (12 * ROWS * COLS)
 
 
 class Mode(NamedTuple):
@@ -307,22 +302,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 f"detector.thresholds_kev goes up to {highest_kev} keV; allowed: below source.kvp, {self.source.kvp}"
             )
 
-    @property
-    def n_frames(self) -> int:
-        """Frames of the scan, flats included."""
-        return sum(step.n_frames for step in expand(self))
-
-    @property
-    def duration_s(self) -> float:
-        """Exposures and readouts; how long the gantry moves, only the gantry knows."""
-        bits = ROWS * COLS * self.detector.depth_bits * len(self.detector.counters)
-        return self.n_frames * (self.detector.exposure_s + bits * READOUT_NS_PER_BIT_AND_PIXEL * 1e-9)
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the counts in the scan file before compression, at 2 bytes a count."""
-        return 2 * self.n_frames * len(self.detector.thresholds) * self.geometry.rows * self.geometry.cols
-
 
 def refuse_foreign_pixels(plan: Plan) -> None:
     """Refuse a plan whose geometry has not the pixels of the chip in the plan's mode."""
@@ -333,80 +312,6 @@ def refuse_foreign_pixels(plan: Plan) -> None:
             f"the plan's detector has {geometry.rows} x {geometry.cols} pixels of {geometry.pitch_mm} mm; "
             f"allowed in mode {detector.mode}: {pixels[0]} x {pixels[1]} of {pixels[2]} mm"
         )
-
-
-class StepKind(Enum):
-    """What the frames of a step are for."""
-
-    FLAT = "flat"
-    PROJECTION = "projection"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One pose of the gantry, and one run of the detector at it.
-
-    Attributes
-    ----------
-    angle_rad : float
-        Gantry angle; for flats the angle of the view that follows, so that the gantry does not move for them.
-    sample : str or None
-        What the sample changer holds in the beam; None: nothing.
-    """
-
-    kind: StepKind
-    angle_rad: float
-    n_frames: int
-    exposure_s: float
-    sample: str | None
-
-
-def expand(plan: Plan) -> tuple[Step, ...]:
-    """Return every step of the scan in order, angles in radians."""
-    return tuple(_steps(plan))
-
-
-def _steps(plan: Plan) -> Iterator[Step]:
-    scan, exposure_s = plan.scan, plan.detector.exposure_s
-    step_rad = math.radians(scan.arc_deg) / scan.n_views
-
-    def flats(angle_rad: float) -> Iterator[Step]:
-        if scan.n_flats:
-            yield Step(
-                kind=StepKind.FLAT, angle_rad=angle_rad, n_frames=scan.n_flats, exposure_s=exposure_s, sample=None
-            )
-
-    for view in range(scan.n_views):
-        if view % scan.flats_every_n_views == 0:
-            yield from flats(view * step_rad)
-        yield Step(
-            kind=StepKind.PROJECTION,
-            angle_rad=view * step_rad,
-            n_frames=scan.frames_per_view,
-            exposure_s=exposure_s,
-            sample=scan.sample,
-        )
-    yield from flats((scan.n_views - 1) * step_rad)
-
-
-def describe(plan: Plan) -> str:
-    """Tell in a few lines what the plan will do, how long it takes and how much it writes."""
-    detector, scan, geometry = plan.detector, plan.scan, plan.geometry
-    n_flat_frames = sum(step.n_frames for step in expand(plan) if step.kind is StepKind.FLAT)
-    thresholds = ", ".join(f"{energy:g}" for energy in detector.thresholds_kev)
-    minutes, seconds = divmod(round(plan.duration_s), 60)
-    return "\n".join(
-        (
-            f"sample    {scan.sample}, {plan.source.kvp:g} kVp, {plan.source.current_ma * 1000:g} uA",
-            f"detector  {detector.mode}, {detector.gain}, {detector.depth_bits} bits, thresholds {thresholds} keV",
-            f"geometry  {geometry.rows} x {geometry.cols} pixels of {geometry.pitch_mm:g} mm, "
-            f"magnification {geometry.magnification:.3g}",
-            f"scan      {scan.n_views} views over {scan.arc_deg:g} degrees, {scan.frames_per_view} frames a view, "
-            f"{n_flat_frames} flats",
-            f"total     {plan.n_frames} frames of {detector.exposure_s:g} s, {minutes} min {seconds:02d} s "
-            f"without moves, {plan.size_bytes / 1e6:.0f} MB before compression",
-        )
-    )
 
 
 def load_plan(path: str | Path) -> Plan:

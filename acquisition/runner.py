@@ -19,9 +19,10 @@ from acquisition.calibrate.exposures import (
     wanted_conditions,
 )
 from acquisition.gantry import Gantry, LineGantry
-from acquisition.plan import Plan, Step, StepKind, expand, refuse_foreign_pixels
+from acquisition.plan import Plan, refuse_foreign_pixels
 from acquisition.scan import ImageKey, ScanStatus, readout_of
 from acquisition.scan_file import ScanWriter
+from acquisition.steps import Step, StepKind, cost, expand
 from acquisition.stream import FrameStream
 from calibration.conditions import differences
 from calibration.progress import Progress
@@ -135,11 +136,11 @@ def run_scan(
     DataLost
         The device went away in the middle, or the disk is full; the message tells how many frames are in which file.
     """
-    began_s = time.monotonic()
+    began_s, n_planned = time.monotonic(), cost(plan).n_frames
     with ScanWriter(
         path,
         readout_of(plan),
-        n_frames=plan.n_frames,
+        n_frames=n_planned,
         plan=plan,
         calibration=calibration,
         sample=plan.scan.sample,
@@ -149,7 +150,7 @@ def run_scan(
         try:
             for difference in prepare(instrument, plan, calibration, is_forced=is_forced):
                 writer.event("forced", f"the calibration was made under other conditions: {difference}")
-            yield from _expose(instrument, plan, writer, on_newest)
+            yield from _expose(instrument, plan, n_planned, writer, on_newest)
         except BaseException as error:
             n_whole = writer.n_frames - writer.n_lost
             if not n_whole:
@@ -158,7 +159,7 @@ def run_scan(
             writer.interrupt(f"{type(error).__name__}: {error}")
             if isinstance(error, TransportError):
                 raise DataLost(
-                    f"the device was lost ({error}); {n_whole} of {plan.n_frames} frames are in {writer.partial}",
+                    f"the device was lost ({error}); {n_whole} of {n_planned} frames are in {writer.partial}",
                     hint="reconnect it and scan again; the partial file opens where partial scans are allowed",
                 ) from error
             raise
@@ -175,36 +176,41 @@ def run_scan(
 
 
 def _expose(
-    instrument: Instrument, plan: Plan, writer: ScanWriter, on_newest: Callable[[Frame], None] | None
+    instrument: Instrument,
+    plan: Plan,
+    n_planned: int,
+    writer: ScanWriter,
+    on_newest: Callable[[Frame], None] | None,
 ) -> Generator[Progress, None, None]:
     """Take every frame of the plan into the writer."""
     instrument.gantry.beam(True)
     with FrameStream(_take(instrument, expand(plan))) as stream:
         shown = None
-        for step, item in stream:
+        for (step, place), item in stream:
             if isinstance(item, Frame):
                 if not writer.n_frames:
                     refuse_full(item.counts, plan, "the first frame")  # before the others are taken in vain
-                writer.write(item, IMAGE_KEYS[step.kind], step.angle_rad)
+                writer.write(item, IMAGE_KEYS[step.kind], step.pose_of(place), step.pass_index)
             else:
-                writer.lost(item, step.angle_rad)
+                writer.lost(item, [step.pose_of(place + n) for n in range(item.n_frames)], step.pass_index)
             newest = stream.newest()
             if on_newest is not None and newest is not None and newest is not shown:
                 on_newest(newest)
                 shown = newest
-            yield Progress("scan", writer.n_frames, plan.n_frames)
+            yield Progress("scan", writer.n_frames, n_planned)
 
 
-def _take(instrument: Instrument, steps: Iterable[Step]) -> Iterator[tuple[Step, Frame | Lost]]:
+def _take(instrument: Instrument, steps: Iterable[Step]) -> Iterator[tuple[tuple[Step, int], Frame | Lost]]:
     """Move to each step and take its frames; every frame of a step is accounted for, as itself or as lost."""
     for step in steps:
         instrument.gantry.select_sample(step.sample)
-        instrument.gantry.rotate_to(step.angle_rad)
+        instrument.gantry.move_to(step.pose)
         n_seen = run_id = 0
         for item in instrument.detector.frames(step.n_frames, step.exposure_s):
             run_id = item.run_id
+            yield (step, n_seen), item
             n_seen += 1 if isinstance(item, Frame) else item.n_frames
-            yield step, item
         if n_seen < step.n_frames:
+            rest = step.n_frames - n_seen
             reason = "the run ended before they came"
-            yield step, Lost(run_id=run_id, first_sequence=n_seen, n_frames=step.n_frames - n_seen, reason=reason)
+            yield (step, n_seen), Lost(run_id=run_id, first_sequence=n_seen, n_frames=rest, reason=reason)

@@ -29,6 +29,7 @@ from numpy.typing import DTypeLike, NDArray
 from acquisition.disk import Room, sync
 from acquisition.plan import Plan, plan_from_toml, plan_to_toml
 from acquisition.scan import Event, ImageKey, Readout, ScanStatus
+from acquisition.steps import AT_ZERO, Pose
 from calibration.geometry import Geometry
 from calibration.store import Calibration, read_group, software_version, write_group
 from firmware_iface.errors import BadFile, DataLost, MpxctError, WrongUsage
@@ -37,7 +38,7 @@ from firmware_iface.frame import Frame, Lost
 Attribute: TypeAlias = str | int | float
 
 FORMAT = "mpxct scan"
-VERSION = 1
+VERSION = 2
 BLOCK_BYTES = 1 << 23
 BLOCK_S = 1.0
 """Frames are on the disk after this many bytes or seconds, whichever is first."""
@@ -55,6 +56,9 @@ _FRAME_COLUMNS: Mapping[str, tuple[str, DTypeLike, str]] = {
     "sequence": (f"{_DETECTOR}/sequence_number", np.int64, "1"),
     "timestamp": (f"{_DETECTOR}/timestamp", np.int64, "ns"),
     "rotation_angle": ("entry/sample/rotation_angle", np.float64, "rad"),
+    "z_translation": ("entry/sample/z_translation", np.float64, "mm"),
+    "x_translation": (f"{_DETECTOR}/x_translation", np.float64, "mm"),
+    "pass": (f"{_DETECTOR}/pass", np.int64, "1"),
 }
 
 
@@ -130,7 +134,7 @@ class ScanWriter:
         """Frames so far, lost ones included."""
         return self._n_rows_written + len(self._rows)
 
-    def write(self, frame: Frame, key: ImageKey, angle_rad: float = 0.0) -> None:
+    def write(self, frame: Frame, key: ImageKey, pose: Pose = AT_ZERO, pass_index: int = 0) -> None:
         """Add a frame; counts that the file cannot hold are refused, never wrapped."""
         if frame.counts.shape != self._readout.shape or frame.thresholds != self._readout.thresholds:
             raise ValueError(
@@ -146,15 +150,18 @@ class ScanWriter:
                 self._data.resize(self.n_frames + self._block_frames, axis=0)
             self._data[self.n_frames] = frame.counts
         # The row comes last: a frame that was interrupted on its way has none, and `flush` cuts it off.
-        self._rows.append((key, frame.exposure_ns * 1e-9, frame.run_id, frame.sequence, frame.timestamp_ns, angle_rad))
+        taken = (frame.exposure_ns * 1e-9, frame.run_id, frame.sequence, frame.timestamp_ns)
+        self._rows.append((key, *taken, pose.angle_rad, pose.lift_mm, pose.shift_mm, pass_index))
         self._flush_when_due()
 
-    def lost(self, lost: Lost, angle_rad: float = 0.0) -> None:
-        """Mark frames that never arrived: fill, key INVALID, an event."""
+    def lost(self, lost: Lost, poses: Sequence[Pose] = (), pass_index: int = 0) -> None:
+        """Mark frames that never arrived: fill, key INVALID, an event; each where the gantry was for it."""
         last = lost.first_sequence + lost.n_frames - 1
         self.event("lost", f"frames {lost.first_sequence} to {last} of run {lost.run_id}: {lost.reason}")
-        for sequence in range(lost.first_sequence, last + 1):
-            self._rows.append((ImageKey.INVALID, np.nan, lost.run_id, sequence, -1, angle_rad))
+        for place, sequence in enumerate(range(lost.first_sequence, last + 1)):
+            pose = poses[place] if poses else AT_ZERO
+            taken = (np.nan, lost.run_id, sequence, -1)
+            self._rows.append((ImageKey.INVALID, *taken, pose.angle_rad, pose.lift_mm, pose.shift_mm, pass_index))
             self.n_lost += 1
         self._flush_when_due()
 
@@ -366,7 +373,10 @@ class Scan:
         (n_frames, n_counters, rows, cols) of the counts.
     image_key : (n_frames,) uint8
         `ImageKey` of each frame; INVALID where it was lost.
-    angles_rad : (n_frames,) float64
+    angles_rad, lifts_mm, shifts_mm : (n_frames,) float64
+        Where the gantry was, as `acquisition.steps.Pose` says.
+    passes : (n_frames,) int64
+        The pass over the object that each frame belongs to.
     exposures_s : (n_frames,) float64
         How long the shutter was open; NaN where the frame was lost.
     run, sequence : (n_frames,) int64
@@ -383,6 +393,9 @@ class Scan:
     status: ScanStatus
     image_key: NDArray[np.uint8]
     angles_rad: NDArray[np.float64]
+    lifts_mm: NDArray[np.float64]
+    shifts_mm: NDArray[np.float64]
+    passes: NDArray[np.int64]
     exposures_s: NDArray[np.float64]
     run: NDArray[np.int64]
     sequence: NDArray[np.int64]
@@ -521,6 +534,9 @@ def _from_file(path: Path, file: h5py.File) -> Scan:
         status=status,
         image_key=columns["image_key"],
         angles_rad=columns["rotation_angle"],
+        lifts_mm=columns["z_translation"],
+        shifts_mm=columns["x_translation"],
+        passes=columns["pass"],
         exposures_s=columns["count_time"],
         run=columns["run"],
         sequence=columns["sequence"],

@@ -17,6 +17,7 @@ from acquisition.calibrate.count_rate import count_rate
 from acquisition.calibrate.response import response
 from acquisition.calibrate.wedge import wedge
 from acquisition.plan import CalibrationPlan, Plan
+from acquisition.steps import Pose
 from calibration import store
 from calibration.attenuation import linear_attenuation_per_mm
 from calibration.material_basis import path_factors
@@ -76,7 +77,7 @@ class Beam:
     def set_bias(self, bias_v: float) -> None: ...
     def configure(self, configuration: object) -> None: ...
     def load_pixels(self, pixels: object) -> None: ...
-    def rotate_to(self, angle_rad: float) -> None: ...
+    def move_to(self, pose: Pose) -> None: ...
 
     def set_dacs(self, codes: Mapping[str, int]) -> None:
         self.dacs |= codes

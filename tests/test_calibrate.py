@@ -15,6 +15,7 @@ from scipy.special import ndtr
 from acquisition.calibrate import exposures, steps
 from acquisition.cli import CalibrationStep
 from acquisition.plan import CalibrationPlan, EnergyPlan, Plan
+from acquisition.steps import Pose
 from calibration.attenuation import linear_attenuation_per_mm, material, solution
 from calibration.equalisation import mean_and_sigma
 from calibration.material_basis import path_factors
@@ -118,8 +119,8 @@ class Bench:
                 self.trim[2 * pair + side] = trims[row::2, col::2]
                 self.is_masked[2 * pair + side] = pixels.is_masked[row::2, col::2]
 
-    def rotate_to(self, angle_rad: float) -> None:
-        assert angle_rad == 0
+    def move_to(self, pose: Pose) -> None:
+        assert pose == Pose()
 
     def select_sample(self, name: str | None) -> None:
         self.sample = name

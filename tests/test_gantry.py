@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acquisition.gantry import LineGantry
+from acquisition.steps import Pose
 from firmware_iface.errors import Disconnected, OurMistake, TheirMistake, WrongUsage
 
 
@@ -31,7 +32,7 @@ def controller() -> Controller:
 
 def test_commands_are_the_lines_of_the_protocol(controller: Controller) -> None:
     gantry = LineGantry(controller)
-    gantry.rotate_to(math.pi / 2)
+    gantry.move_to(Pose(angle_rad=math.pi / 2))
     gantry.select_sample("vials")
     gantry.select_sample(None)
     gantry.select_source("Am-241")
@@ -56,7 +57,7 @@ def test_questions_are_answered_in_our_units() -> None:
 @given(st.floats(-1e3, 1e3))
 def test_angles_go_over_the_line_without_loss(angle_rad: float) -> None:
     controller = Controller()
-    LineGantry(controller).rotate_to(angle_rad)
+    LineGantry(controller).move_to(Pose(angle_rad=angle_rad))
     assert math.radians(float(controller.lines[0].removeprefix("ROT "))) == pytest.approx(angle_rad, abs=1e-6)
 
 
@@ -88,7 +89,7 @@ def test_names_cannot_smuggle_commands(controller: Controller, name: str) -> Non
 
 def test_infinite_angle_is_refused(controller: Controller) -> None:
     with pytest.raises(WrongUsage):
-        LineGantry(controller).rotate_to(math.inf)
+        LineGantry(controller).move_to(Pose(angle_rad=math.inf))
     assert not controller.lines
 
 

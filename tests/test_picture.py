@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from acquisition.scan_file import ImageKey, Readout, ScanWriter, read_scan
+from acquisition.steps import Pose
 from calibration.pixels import PixelClass
 from calibration.store import Calibration, MeasuredLine
 from firmware_iface.errors import MpxctError, WrongUsage
@@ -71,7 +72,7 @@ def scan_path(folder, *, n_projections=2):
     with ScanWriter(path, readout, sample="vials") as writer:
         writer.write(frame(0, 1000), ImageKey.FLAT)
         for n in range(n_projections):
-            writer.write(frame(1 + n, 300 + n), ImageKey.PROJECTION, angle_rad=0.5 * n)
+            writer.write(frame(1 + n, 300 + n), ImageKey.PROJECTION, Pose(angle_rad=0.5 * n))
         writer.lost(Lost(run_id=1, first_sequence=1 + n_projections, n_frames=1, reason="overflow"))
         writer.finish()
     return path

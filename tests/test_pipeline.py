@@ -17,6 +17,7 @@ import reconstruction.cli
 from acquisition.plan import DetectorPlan, Plan, ScanPlan
 from acquisition.scan import ImageKey, readout_of
 from acquisition.scan_file import ScanWriter, partial_path, read_scan
+from acquisition.steps import Pose
 from calibration.alignment import Alignment
 from calibration.geometry import Geometry
 from calibration.material_basis import MaterialBasis
@@ -129,7 +130,9 @@ def write_scan(
     ) as writer:
         for sequence, (key, angle_rad) in enumerate(keys):
             if sequence in lost:
-                writer.lost(Lost(run_id=1, first_sequence=sequence, n_frames=1, reason="dropped"), angle_rad)
+                writer.lost(
+                    Lost(run_id=1, first_sequence=sequence, n_frames=1, reason="dropped"), [Pose(angle_rad=angle_rad)]
+                )
                 continue
             values = counts(None if key is ImageKey.FLAT else angle_rad, sequence)
             values[:, 3, 20] = 0
@@ -141,7 +144,7 @@ def write_scan(
                 exposure_ns=1_000_000_000,
                 run_id=1,
             )
-            writer.write(frame, key, angle_rad)
+            writer.write(frame, key, Pose(angle_rad=angle_rad))
         if is_whole:
             writer.finish()
     return path

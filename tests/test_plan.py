@@ -18,15 +18,12 @@ from acquisition.plan import (
     Plan,
     ScanPlan,
     SourcePlan,
-    Step,
-    StepKind,
-    describe,
-    expand,
     load_plan,
     plan_from_toml,
     plan_to_json,
     plan_to_toml,
 )
+from acquisition.steps import Pose, Step, StepKind, cost, describe, expand
 from firmware_iface.errors import WrongUsage
 
 DEMO = Path(plans.__file__).parent / "plans" / "demo.toml"
@@ -85,7 +82,7 @@ def test_empty_file_is_the_default_plan() -> None:
 def test_steps_are_the_planned_views_with_flats_around_them(scan: ScanPlan) -> None:
     steps = expand(Plan(scan=scan))
     views = [step for step in steps if step.kind is StepKind.PROJECTION]
-    assert [step.angle_rad for step in views] == pytest.approx(
+    assert [step.pose.angle_rad for step in views] == pytest.approx(
         [math.radians(scan.arc_deg) * view / scan.n_views for view in range(scan.n_views)]
     )
     assert all(step.sample == scan.sample and step.n_frames == scan.frames_per_view for step in views)
@@ -99,21 +96,21 @@ def test_steps_are_the_planned_views_with_flats_around_them(scan: ScanPlan) -> N
 
 
 def test_flats_do_not_turn_the_gantry_backwards() -> None:
-    angles = [step.angle_rad for step in expand(Plan())]
+    angles = [step.pose.angle_rad for step in expand(Plan())]
     assert angles == sorted(angles)
 
 
 def test_size_and_duration_of_the_demo() -> None:
     plan = Plan()
-    assert plan.n_frames == 3 * 360 + 13 * 56
-    assert plan.size_bytes == plan.n_frames * 4 * 128 * 128 * 2
-    assert plan.duration_s == pytest.approx(plan.n_frames * (1.0 + 820e-6))
+    assert cost(plan).n_frames == 3 * 360 + 13 * 56
+    assert cost(plan).size_bytes == cost(plan).n_frames * 4 * 128 * 128 * 2
+    assert cost(plan).duration_s == pytest.approx(cost(plan).n_frames * (1.0 + 820e-6))
     assert "1808 frames" in describe(plan)
     assert "30 min 09 s" in describe(plan)
 
 
 def test_step_is_a_frozen_record() -> None:
-    step = Step(kind=StepKind.FLAT, angle_rad=0.0, n_frames=1, exposure_s=1.0, sample=None)
+    step = Step(kind=StepKind.FLAT, pose=Pose(), n_frames=1, exposure_s=1.0, sample=None)
     with pytest.raises(AttributeError):
         step.n_frames = 2  # type: ignore[misc]
 

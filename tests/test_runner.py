@@ -16,10 +16,11 @@ import typer
 from acquisition.cli import CalibrationStep, acquire, calibrate, convert
 from acquisition.convert import convert_merlin
 from acquisition.gantry import LineGantry
-from acquisition.plan import Plan, ScanPlan, StepKind, expand, plan_to_toml
+from acquisition.plan import Plan, ScanPlan, plan_to_toml
 from acquisition.runner import Instrument, prepare, run_scan
 from acquisition.scan import ImageKey, ScanStatus
 from acquisition.scan_file import partial_path, read_scan
+from acquisition.steps import StepKind, cost, expand
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.errors import (
@@ -144,7 +145,7 @@ def run(bench: Bench, calibration: Calibration, path: Path, plan: Plan = PLAN, *
         try:
             steps.append(next(work))
         except StopIteration as end:
-            assert [step.done for step in steps] == list(range(1, plan.n_frames + 1))
+            assert [step.done for step in steps] == list(range(1, cost(plan).n_frames + 1))
             return end.value
 
 
@@ -155,7 +156,7 @@ def test_every_planned_frame_is_in_the_file_at_its_pose(tmp_path: Path, calibrat
     scan = read_scan(path)
     assert scan.counts()[:, 0, 0, 0].tolist() == list(range(N_FRAMES))
     planned = [(step, n) for step in expand(PLAN) for n in range(step.n_frames)]
-    assert scan.angles_rad.tolist() == [step.angle_rad for step, _ in planned]
+    assert scan.angles_rad.tolist() == [step.pose.angle_rad for step, _ in planned]
     assert scan.sequence.tolist() == [n for _, n in planned]
     is_flat = [step.kind is StepKind.FLAT for step, _ in planned]
     assert [key == ImageKey.FLAT for key in scan.image_key] == is_flat

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from acquisition.plan import Plan
 from acquisition.scan import ImageKey, Readout, ScanStatus, readout_of
 from acquisition.scan_file import ScanWriter, partial_path, read_scan
+from acquisition.steps import Pose
 from calibration.store import Calibration
 from firmware_iface.errors import BadFile, DataLost, WrongUsage
 from firmware_iface.frame import Frame, Lost
@@ -70,7 +71,7 @@ def write_scan(path: Path, n_frames: int = 5, **options: object) -> list[Frame]:
     frames = [frame(n) for n in range(n_frames)]
     with ScanWriter(path, READOUT, n_frames=n_frames, **options) as writer:  # type: ignore[arg-type]
         for item in frames:
-            writer.write(item, ImageKey.PROJECTION, 0.1 * item.sequence)
+            writer.write(item, ImageKey.PROJECTION, Pose(angle_rad=0.1 * item.sequence))
         writer.finish()
     return frames
 
@@ -83,7 +84,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     options = {"plan": plan, "calibration": calibration, "sample": "vials", "source": "TUBE", "attributes": attributes}
     with ScanWriter(path, READOUT, n_frames=3, clock=lambda: 1e9, **options) as writer:  # type: ignore[arg-type]
         for item, key in zip(frames, keys, strict=True):
-            writer.write(item, key, angle_rad=math.pi * item.sequence)
+            writer.write(item, key, Pose(angle_rad=math.pi * item.sequence))
         assert writer.finish() is ScanStatus.COMPLETE
     scan = read_scan(path)
     np.testing.assert_array_equal(scan.counts(), [item.counts for item in frames])

@@ -20,6 +20,7 @@ from acquisition.calibrate.exposures import (
     take,
 )
 from acquisition.plan import Plan
+from acquisition.steps import Pose
 from calibration import pixels
 from calibration.alignment import align_beads
 from calibration.beads import find_shadows, join_tracks
@@ -77,7 +78,7 @@ def _views(
         gantry.select_sample(beads.sample)
         for done, angle_rad in enumerate(angles_rad):
             yield Progress("beads", done, len(angles_rad))
-            gantry.rotate_to(float(angle_rad))
+            gantry.move_to(Pose(angle_rad=float(angle_rad)))
             frames = [frame(detector, plan.detector.exposure_s).counts[0] for _ in range(beads.frames_per_view)]
             taken.append(np.mean(frames, axis=0))
         gantry.select_sample(None)

@@ -18,6 +18,7 @@ from acquisition.calibrate.exposures import (
     set_up_detector,
 )
 from acquisition.plan import Cell, Plan
+from acquisition.steps import AT_ZERO
 from calibration.attenuation import material
 from calibration.material_basis import CellMeasurement, measure_basis
 from calibration.store import Calibration
@@ -30,7 +31,7 @@ def materials(instrument: Instrument, plan: Plan, calibration: Calibration) -> W
     n_flat = max(1, round(2 * plan.calibration.n_flat_frames / (len(cells) + 1)))
     set_up_detector(detector, plan, calibration, operating_dacs(calibration, plan))
     select_open_beam(gantry, plan)
-    gantry.rotate_to(0.0)
+    gantry.move_to(AT_ZERO)
     behind = []
     with beam(gantry):
         flats = [(yield from mean_bins(detector, plan, "flats", n_flat, rate))]

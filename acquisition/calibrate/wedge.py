@@ -19,6 +19,7 @@ from acquisition.calibrate.exposures import (
     set_up_detector,
 )
 from acquisition.plan import Plan
+from acquisition.steps import AT_ZERO
 from calibration.attenuation import material
 from calibration.material_basis import path_factors
 from calibration.pixels import PixelClass, is_unsteady
@@ -89,7 +90,7 @@ def measure_plates(
     n_flat = max(1, round(plan.calibration.wedge.n_flat_frames / 2))
     set_up_detector(detector, plan, calibration, operating_dacs(calibration, plan))
     select_open_beam(gantry, plan)
-    gantry.rotate_to(0.0)
+    gantry.move_to(AT_ZERO)
     behind = []
     with beam(gantry):
         flats = [(yield from mean_bins(detector, plan, "flats", n_flat, rate))]
