@@ -23,6 +23,7 @@ from calibration.progress import Console, Progress
 from firmware_iface.errors import DataLost, MpxctError
 
 if TYPE_CHECKING:
+    from acquisition.plan import Plan
     from acquisition.runner import ScanSummary
     from calibration.store import Calibration
     from reconstruction.quality import VialStatistics
@@ -135,6 +136,7 @@ def demo(
         "demo"
     ),
     device: Annotated[str, typer.Option(help="The simulated instrument; its faults are options of the URL.")] = DEMO,
+    plan_file: Annotated[Path | None, typer.Option("--plan", help="Another plan than the demo's own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
     """Walk the whole way on the simulated instrument: calibrate, scan, reconstruct, decompose, picture, report.
@@ -142,7 +144,7 @@ def demo(
     Example: mpxct demo --out demo
     """
     from acquisition.calibrate.steps import calibrate_all
-    from acquisition.plan import Plan
+    from acquisition.plan import Plan, load_plan
     from acquisition.runner import open_instrument, run_scan
     from calibration import store
     from reconstruction import backend
@@ -150,7 +152,7 @@ def demo(
     from reconstruction.volume import save_volume
 
     console: Console = ctx.obj
-    plan = Plan()
+    plan = load_plan(plan_file) if plan_file is not None else Plan()
     seconds: dict[str, float] = {}
     out.mkdir(parents=True, exist_ok=True)
     # Each stage opens the device afresh and reads what the one before it wrote, as the separate commands do.
@@ -169,7 +171,7 @@ def demo(
         picture = console.picture(out / "materials.h5").replace(out / "picture.png")
     vials = _demo_vials(materials)
     figures = _demo_figures(vials, calibration, summary, seconds)
-    _write_demo_report(out / "report.html", picture, figures, vials, calibration, summary)
+    _write_demo_report(out / "report.html", plan, picture, figures, vials, calibration, summary)
     console.emit(figures, _demo_text(figures, out), as_json=as_json)
     if summary.n_lost:
         raise DataLost(
@@ -231,6 +233,7 @@ def _demo_figures(
 
 def _write_demo_report(
     path: Path,
+    plan: Plan,
     picture: Path,
     figures: Mapping[str, object],
     vials: tuple[VialStatistics, ...],
@@ -239,7 +242,7 @@ def _write_demo_report(
 ) -> None:
     from datetime import UTC, datetime
 
-    from acquisition.plan import Plan, plan_to_toml
+    from acquisition.plan import plan_to_toml
     from acquisition.scan_file import read_scan
     from gui.report import ReportData, save_report
 
@@ -262,7 +265,7 @@ def _write_demo_report(
             n_lost=summary.n_lost,
             events=scan.events,
             timings_s=figures["seconds"],  # pyright: ignore[reportArgumentType]
-            plan_text=plan_to_toml(Plan()),
+            plan_text=plan_to_toml(plan),
             provenance={
                 "software": calibration.software,
                 "calibration": calibration.identity,

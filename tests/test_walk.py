@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import mpxct as front_door
 from acquisition.scan_file import ImageKey, read_scan
 from calibration import store
 from reconstruction.volume import load_volume
@@ -25,6 +26,20 @@ frames_per_view = 1
 flats_every_n_views = 6
 n_flats = 4
 """
+SMALL_CALIBRATION = """
+[calibration]
+sources = ["Am-241", "Pb"]
+n_dark_frames = 5
+n_flat_frames = 10
+n_cell_frames = 10
+
+[calibration.equalisation]
+max_rounds = 1
+
+[calibration.energy]
+end_point_kvp = 0.0
+"""
+"""Each step of the demo, and each but a little: what must agree to the bit needs no statistics."""
 
 pytestmark = pytest.mark.timeout(500)
 
@@ -32,6 +47,17 @@ pytestmark = pytest.mark.timeout(500)
 def mpxct(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error::UserWarning", str(ROOT / "mpxct.py"), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=450, check=False)
+
+
+def here(*arguments: str | Path) -> int:
+    """Run a command in this process, which knows its sensor already, and return the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["mpxct", *map(str, arguments)])
+        try:
+            front_door.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
 
 
 def succeed(*arguments: str | Path, cwd: Path) -> dict:
@@ -74,23 +100,28 @@ def test_demo_leaves_its_files(demo: tuple[Path, dict]) -> None:
     assert load_volume(folder / "materials.h5").provenance.calibration_identity == scan.calibration_identity
 
 
-def test_separate_commands_give_the_same_result(demo: tuple[Path, dict], tmp_path: Path) -> None:
-    folder, _ = demo
+def test_separate_commands_give_what_the_demo_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan.toml").write_text(SMALL_PLAN + SMALL_CALIBRATION)
     device = ("--device", "sim:demo")
-    plan = ROOT / "acquisition" / "plans" / "demo.toml"
-    succeed("calibrate", "all", *device, "-o", "calibration.h5", cwd=tmp_path)
-    succeed("acquire", plan, *device, "--calibration", "calibration.h5", "-o", "scan.h5", cwd=tmp_path)
+    succeed("calibrate", "all", *device, "--plan", "plan.toml", "-o", "calibration.h5", cwd=tmp_path)
+    succeed("acquire", "plan.toml", *device, "--calibration", "calibration.h5", "-o", "scan.h5", cwd=tmp_path)
     succeed("reconstruct", "scan.h5", "-o", "volume.h5", cwd=tmp_path)
     succeed("decompose", "volume.h5", "-o", "materials.h5", cwd=tmp_path)
     succeed("view", "materials.h5", "--png", "picture.png", cwd=tmp_path)
-    ours, theirs = read_scan(tmp_path / "scan.h5"), read_scan(folder / "scan.h5")
-    np.testing.assert_array_equal(ours.counts(slice(0, 100)), theirs.counts(slice(0, 100)))
+    assert here("demo", "--plan", "plan.toml", "--out", "demo") == 0
+    ours, theirs = read_scan(tmp_path / "scan.h5"), read_scan(tmp_path / "demo" / "scan.h5")
+    np.testing.assert_array_equal(ours.counts(), theirs.counts())
     np.testing.assert_allclose(
-        load_volume(tmp_path / "materials.h5").values, load_volume(folder / "materials.h5").values, atol=1e-4
+        load_volume(tmp_path / "materials.h5").values, load_volume(tmp_path / "demo" / "materials.h5").values, atol=1e-4
     )
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_each_file_of_the_demo_tells_what_it_is(demo: tuple[Path, dict], capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("calibration.h5", "scan.h5", "volume.h5", "materials.h5"):
-        assert succeed("info", name, "--json", cwd=tmp_path)["kind"] in name + "materials.h5 is a volume"
+        assert here("info", demo[0] / name, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["kind"] in name + "materials.h5 is a volume"
 
 
 def test_real_bins_become_materials_and_a_picture(test_data: Path, tmp_path: Path) -> None:
@@ -106,34 +137,35 @@ def test_real_bins_become_materials_and_a_picture(test_data: Path, tmp_path: Pat
 
 
 @pytest.fixture
-def small(demo: tuple[Path, dict], tmp_path: Path) -> tuple[str | Path, ...]:
-    """Return the arguments of a short scan in `tmp_path`, to which a device is added."""
+def small(demo: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str | Path, ...]:
+    """Go to `tmp_path` and return the arguments of a short scan there, to which a device is added."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "plan.toml").write_text(SMALL_PLAN)
     return ("acquire", "plan.toml", "--calibration", demo[0] / "calibration.h5", "-o", "scan.h5")
 
 
-def test_lost_frames_are_told_and_survive_the_reconstruction(small: tuple[str | Path, ...], tmp_path: Path) -> None:
-    done = mpxct(*small, "--device", "sim:demo?drop=9&corrupt=14", cwd=tmp_path)
-    assert done.returncode == 3
-    assert "2 of 24 frames were lost" in done.stderr
-    scan = read_scan(tmp_path / "scan.h5")
+def test_lost_frames_are_told_and_survive_the_reconstruction(
+    small: tuple[str | Path, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here(*small, "--device", "sim:demo?drop=9&corrupt=14") == 3
+    assert "2 of 24 frames were lost" in capsys.readouterr().err
+    scan = read_scan("scan.h5")
     assert scan.n_lost == 2
     np.testing.assert_array_equal(scan.indices(ImageKey.INVALID), [9, 14])
 
 
-def test_unplugged_device_leaves_a_partial_file(small: tuple[str | Path, ...], tmp_path: Path) -> None:
-    done = mpxct(*small, "--device", "sim:demo?unplug_after=10", cwd=tmp_path)
-    assert done.returncode == 3
+def test_unplugged_device_leaves_a_partial_file(
+    small: tuple[str | Path, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here(*small, "--device", "sim:demo?unplug_after=10") == 3
     # The plug is pulled once ten frames have left the board; the last of them may be on its way then.
-    told = re.search(r"(\d+) of 24 frames", done.stderr)
-    assert told is not None, done.stderr
+    said = capsys.readouterr().err
+    told = re.search(r"(\d+) of 24 frames", said)
+    assert told is not None, said
     assert int(told[1]) in (9, 10)
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "scan.h5").exists()
-    assert len(read_scan(tmp_path / "scan.partial.h5", allow_partial=True).image_key) == int(told[1])
-    refused = mpxct("reconstruct", "scan.partial.h5", cwd=tmp_path)
-    assert refused.returncode == 1
-    assert "Traceback" not in refused.stderr
+    assert not Path("scan.h5").exists()
+    assert len(read_scan("scan.partial.h5", allow_partial=True).image_key) == int(told[1])
+    assert here("reconstruct", "scan.partial.h5") == 1
 
 
 def test_interrupt_stops_cleanly(small: tuple[str | Path, ...], tmp_path: Path) -> None:
@@ -173,17 +205,29 @@ def test_interrupt_stops_cleanly(small: tuple[str | Path, ...], tmp_path: Path) 
     ],
 )
 def test_bad_input_is_one_sentence_and_an_exit_code(
-    tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    code: int,
+    words: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "good.toml").write_text(SMALL_PLAN)
     (tmp_path / "wrong.toml").write_text("[scan]\nn_vews = 12\n")
     (tmp_path / "value.toml").write_text("[scan]\nn_views = -3\n")
     (tmp_path / "foreign.h5").write_bytes(b"this is a letter, not a file of data" * 40)
     (tmp_path / "empty.mib").write_bytes(b"")
     before = {path.name for path in tmp_path.iterdir()}
-    done = mpxct(*arguments, cwd=tmp_path)
-    assert done.returncode == code, done.stderr
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert 1 <= len(done.stderr.strip().splitlines()) <= 6, done.stderr
+    assert here(*arguments) == code
+    said = capsys.readouterr().err
+    assert words in said
+    assert 1 <= len(said.strip().splitlines()) <= 6, said
     assert {path.name for path in tmp_path.iterdir()} == before, "nothing half-written may stay"
+
+
+def test_a_command_that_fails_tells_so_outside_this_process_too(tmp_path: Path) -> None:
+    done = mpxct("reconstruct", "missing.h5", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "missing.h5" in done.stderr
+    assert "Traceback" not in done.stderr
