@@ -26,7 +26,13 @@ frames_per_view = 1
 flats_every_n_views = 6
 n_flats = 4
 """
-SMALL_CALIBRATION = """
+SMALL_DEMO = """
+[scan]
+n_views = 24
+frames_per_view = 1
+flats_every_n_views = 12
+n_flats = 4
+
 [calibration]
 sources = ["Am-241", "Pb"]
 n_dark_frames = 5
@@ -102,7 +108,7 @@ def test_demo_leaves_its_files(demo: tuple[Path, dict]) -> None:
 
 def test_separate_commands_give_what_the_demo_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "plan.toml").write_text(SMALL_PLAN + SMALL_CALIBRATION)
+    (tmp_path / "plan.toml").write_text(SMALL_DEMO)
     device = ("--device", "sim:demo")
     succeed("calibrate", "all", *device, "--plan", "plan.toml", "-o", "calibration.h5", cwd=tmp_path)
     succeed("acquire", "plan.toml", *device, "--calibration", "calibration.h5", "-o", "scan.h5", cwd=tmp_path)
