@@ -47,12 +47,12 @@ end_point_kvp = 0.0
 """
 """Each step of the demo, and each but a little: what must agree to the bit needs no statistics."""
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = pytest.mark.timeout(1000)
 
 
 def mpxct(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error::UserWarning", str(ROOT / "mpxct.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=450, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900, check=False)
 
 
 def here(*arguments: str | Path) -> int:
