@@ -111,8 +111,9 @@ class Bench:
     def beam(self, is_on):
         self.tell(f"BEAM {'ON' if is_on else 'OFF'}")
 
-    def rotate_to(self, angle_rad):
-        self.tell(f"ROT {math.degrees(angle_rad):.9g}")
+    def move_to(self, pose):
+        assert pose.lift_mm == pose.shift_mm == 0
+        self.tell(f"ROT {math.degrees(pose.angle_rad):.9g}")
 
     def frames(self, n_frames, exposure_s):
         photons, energies_kev = self.scene.photons(exposure_s)
