@@ -16,18 +16,15 @@ less correlated than asked for.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 from scipy import stats
 
-from sim import white
+from sim import strips, white
 from sim.tables import CLASS_OF_PLACE, MEMBERS, PLACES, REACH
 
 _LEAST_OCTAVE, _OCTAVES, _STEPS = -24, 28, 16
@@ -42,7 +39,7 @@ _MOST = 47
 _WAVES = 8
 """Points of the grid of spatial frequencies along each axis; it must hold twice the reach of the kernel."""
 _NEGLIGIBLE = 3e-4
-_RING, _TILE = 2 * REACH + 1, 4
+_RING = 2 * REACH + 1
 
 
 class Mixing(NamedTuple):
@@ -170,41 +167,14 @@ def draw_counts(
     key = rng.integers(0, 2**64, dtype=np.uint64)
     has_bond = bool(mixing.bond.any()) and bool(load.any())
 
-    def draw_strip(strip: tuple[int, int]) -> None:
-        _draw_strip(mean, load, mixing, has_bond, key, cuts, counts, strip[0], strip[1])
+    def draw_strip(start: int, stop: int) -> None:
+        _draw_strip(mean, load, mixing, has_bond, key, cuts, counts, start, stop)
 
-    in_parallel(draw_strip, strips(mean.shape[1]))
+    strips.in_parallel(draw_strip, mean.shape[1])
     return counts
 
 
-@cache
-def _pool() -> ThreadPoolExecutor | None:
-    # Threads of our own, not Numba's: the chip is exposed from whatever thread reads the bus, and Numba's portable
-    # threading layer does not bear two callers at once.
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(n, thread_name_prefix="sensor") if n > 1 else None
-
-
-def in_parallel(work: Callable[[Any], object], parts: Sequence[Any]) -> None:
-    """Do the same to several parts, on all processors; the first in this thread."""
-    pool = _pool()
-    others = [pool.submit(work, part) for part in parts[1:]] if pool else []
-    for part in parts[:1] if pool else parts:
-        work(part)
-    for other in others:
-        other.result()
-
-
-def strips(rows: int) -> list[tuple[int, int]]:
-    """Return the rows in two halves, each from and up to."""
-    return [(0, rows // 2), (rows // 2, rows)]
-
-
-_quick = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "reassoc"}, _nrt=False)  # pyright: ignore[reportCallIssue]
-"""For what makes and keeps no arrays: slices are then not counted, which costs more than the work on a row."""
-
-
-@_quick
+@strips.quick
 def _quantile_large(normal: np.float32, mean: np.float32) -> np.uint32:
     """Return the count that Poisson's law with a large mean has at the quantile of a normal number."""
     root, square = math.sqrt(mean), normal * normal
@@ -215,7 +185,7 @@ def _quantile_large(normal: np.float32, mean: np.float32) -> np.uint32:
     return np.uint32(max(at, np.float32(0)))
 
 
-@_quick
+@strips.quick
 def _quantile_small(normal: np.float32, mean: np.float32, guess: np.uint32, cuts: np.ndarray) -> np.uint32:
     """Return the same for a small mean, from the table; ``guess`` is what the law with a large mean says."""
     if mean < _LEAST:
@@ -231,13 +201,13 @@ def _quantile_small(normal: np.float32, mean: np.float32, guess: np.uint32, cuts
     return np.uint32(count)
 
 
-@_quick
+@strips.quick
 def _quantile(normal: np.float32, mean: np.float32, cuts: np.ndarray) -> np.uint32:
     large = _quantile_large(normal, mean)
     return large if mean >= _LARGE else _quantile_small(normal, mean, large, cuts)
 
 
-@_quick
+@strips.quick
 def _sum_around(field: np.ndarray, row: int, around: np.ndarray, near: np.ndarray, far: np.ndarray) -> None:
     """Sum a field over each class of pixels around those of a row: (n_places, n, cols) float32, places as in PLACES.
 
@@ -271,41 +241,18 @@ def _sum_around(field: np.ndarray, row: int, around: np.ndarray, near: np.ndarra
             farthest[col] = far[col] + far[col + 4]
 
 
-@_quick
-def _multiply(weights: np.ndarray, sources: np.ndarray, sums: np.ndarray) -> None:
-    """Multiply matrices, (n, m) and (m, cols) to (n, cols), in tiles of 4 x 4 weights; tiles of zeros cost nothing."""
-    sums[:] = 0
-    for i in range(0, len(sums), _TILE):
-        for j in range(0, len(sources), _TILE):
-            if not weights[i : i + _TILE, j : j + _TILE].any():
-                continue
-            a, b, c, d = sources[j], sources[j + 1], sources[j + 2], sources[j + 3]
-            first, second, third, fourth = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
-            first_a, first_b, first_c, first_d = first[j], first[j + 1], first[j + 2], first[j + 3]
-            second_a, second_b, second_c, second_d = second[j], second[j + 1], second[j + 2], second[j + 3]
-            third_a, third_b, third_c, third_d = third[j], third[j + 1], third[j + 2], third[j + 3]
-            fourth_a, fourth_b, fourth_c, fourth_d = fourth[j], fourth[j + 1], fourth[j + 2], fourth[j + 3]
-            to_first, to_second, to_third, to_fourth = sums[i], sums[i + 1], sums[i + 2], sums[i + 3]
-            for col in range(sums.shape[1]):
-                of_a, of_b, of_c, of_d = a[col], b[col], c[col], d[col]
-                to_first[col] += first_a * of_a + first_b * of_b + first_c * of_c + first_d * of_d
-                to_second[col] += second_a * of_a + second_b * of_b + second_c * of_c + second_d * of_d
-                to_third[col] += third_a * of_a + third_b * of_b + third_c * of_c + third_d * of_d
-                to_fourth[col] += fourth_a * of_a + fourth_b * of_b + fourth_c * of_c + fourth_d * of_d
-
-
-@_quick
+@strips.quick
 def _bind(normal: np.ndarray, load: np.ndarray, bond: np.ndarray, bound: np.ndarray) -> None:
     """Multiply by the square root of 1 - load * bond, to second order; ``bound`` (2, n, cols) is memory."""
-    _multiply(bond, normal, bound[0])
-    _multiply(bond, bound[0], bound[1])
+    strips.multiply(bond, normal, bound[0])
+    strips.multiply(bond, bound[0], bound[1])
     for i in range(len(normal)):
         once, twice, one = bound[0, i], bound[1, i], normal[i]
         for col in range(len(load)):
             one[col] -= load[col] * (np.float32(0.5) * once[col] + np.float32(0.125) * load[col] * twice[col])
 
 
-@_quick
+@strips.quick
 def _draw_nested(
     mean: np.ndarray, row: int, planes: np.ndarray, normal: np.ndarray, cuts: np.ndarray, step: np.ndarray,
     counts: np.ndarray,
@@ -333,7 +280,7 @@ def _draw_nested(
     return is_disordered
 
 
-@_quick
+@strips.quick
 def _draw_sorted(
     mean: np.ndarray, row: int, col: int, planes: np.ndarray, normal: np.ndarray, cuts: np.ndarray, counts: np.ndarray
 ) -> None:
@@ -357,7 +304,7 @@ def _draw_strip(
     counts: np.ndarray, start: int, stop: int,
 ) -> None:  # fmt: skip
     n, _, cols = mean.shape
-    size = -(-n // _TILE) * _TILE
+    size = -(-n // strips.TILE) * strips.TILE
     n_places = 1 if len(mixing.kernel) == 1 else len(PLACES)
     weights = np.zeros((size, n_places, size), dtype=np.float32)
     for which in range(len(mixing.kernel)):
@@ -383,7 +330,7 @@ def _draw_strip(
         last = row + _RING - 1
         white.fill_row(key, last, state, bits, field[last % _RING])
         _sum_around(field, row, around[:, :n], near, far)
-        _multiply(weights, sources, normal)
+        strips.multiply(weights, sources, normal)
         if has_bond:
             _bind(normal, load[row], bond, bound)
         first = 0

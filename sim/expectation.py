@@ -24,7 +24,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from sim import draw, pulse_train, tables
+from sim import draw, pulse_train, strips, tables
 from sim.tables import CHARGE_BINS, CHARGE_STEP_KEV, MEMBERS, N_KINDS, PLACES, SINGLE, SUMMED, WINNER
 
 LEVEL_STEP_KEV = 0.5
@@ -122,7 +122,7 @@ class Light(NamedTuple):
     load : (rows, cols) float32
     spectrum : (n_energies,) float64
         Mean photons per pixel.
-    refold : callable of ((first row, last row + 1), Discriminators)
+    refold : callable of (first row, last row + 1, Discriminators)
         Counts these rows again, in place, with other thresholds.
     """
 
@@ -130,7 +130,7 @@ class Light(NamedTuple):
     alive: NDArray[np.float32]
     load: NDArray[np.float32]
     spectrum: NDArray[np.float64]
-    refold: Callable[[tuple[int, int], Discriminators], None]
+    refold: Callable[[int, int, Discriminators], None]
 
 
 def response(
@@ -186,12 +186,12 @@ def light(
     evenly = np.zeros((len(weights), rows, cols), dtype=np.float32)
     busiest = _busiest(of, thresholds)
 
-    def sort(strip: tuple[int, int]) -> None:
+    def sort(start: int, stop: int) -> None:
         _sort_by_load(
-            photons, per_photon, weights, LOADS / busiest, spectra, load, evenly, groups, members, strip[0], strip[1]
+            photons, per_photon, weights, LOADS / busiest, spectra, load, evenly, groups, members, start, stop
         )
 
-    draw.in_parallel(sort, draw.strips(rows))
+    strips.in_parallel(sort, rows)
     by_load, n_members = groups.sum(axis=0), members.sum(axis=0)
     is_there = n_members > 0
     mean_spectra = by_load[is_there] / n_members[is_there, None]
@@ -201,13 +201,13 @@ def light(
     counts = np.zeros(thresholds.threshold_kev.shape, dtype=np.float32)
     alive = np.empty((rows, cols), dtype=np.float32)
 
-    def fold(strip: tuple[int, int], thresholds: Discriminators = thresholds) -> None:
+    def fold(start: int, stop: int, thresholds: Discriminators = thresholds) -> None:
         _fold(
             spectra, load, of.above, of.first, thresholds.kind, thresholds.threshold_kev, thresholds.seen, blur,
-            piled, duration_s, counts, alive, strip[0], strip[1],
+            piled, duration_s, counts, alive, start, stop,
         )  # fmt: skip
 
-    draw.in_parallel(fold, draw.strips(rows))
+    strips.in_parallel(fold, rows)
     return Light(counts=counts, alive=alive, load=load, spectrum=spectrum, refold=fold)
 
 

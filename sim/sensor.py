@@ -469,7 +469,7 @@ class Sensor:
                     for row in np.flatnonzero(
                         self._as_in(self.truth_in(settings), self.truth.is_telegraph).any(axis=1)
                     ):
-                        last.light.refold((int(row), int(row) + 1), thresholds)
+                        last.light.refold(int(row), int(row) + 1, thresholds)
                     self._last_exposure = last = last._replace(n_jumps=n_jumps)
                 return last, factor
         truth = self.truth_in(settings)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sim import chance, draw
+from sim import chance, draw, strips
 from sim.tables import CLASS_OF_PLACE, PLACES, REACH
 
 ORDER, ENDS = np.arange(3), np.array([3])
@@ -115,7 +115,7 @@ def test_counts_do_not_depend_on_how_the_rows_are_shared_out(parts, monkeypatch)
     mixing = draw.Mixing(ORDER, ENDS, draw.mixing_kernel(correlation), bond)
     whole = draw.draw_counts(planes((40, 5, 3)), NO_LOAD + 1, mixing, np.random.default_rng(4))
     edges = np.linspace(0, SHAPE[0], parts + 1).round().astype(int)
-    monkeypatch.setattr(draw, "strips", lambda _: list(pairwise(edges)))
+    monkeypatch.setattr(strips, "shares", lambda _: list(pairwise(edges)))
     np.testing.assert_array_equal(
         draw.draw_counts(planes((40, 5, 3)), NO_LOAD + 1, mixing, np.random.default_rng(4)), whole
     )
@@ -132,3 +132,12 @@ def test_sums_around_are_those_over_each_class():
         window = rows[:, :, col : col + 2 * REACH + 1]
         wanted = [window.transpose(1, 0, 2)[:, which == CLASS_OF_PLACE].sum(axis=1) for which in range(len(PLACES))]
         np.testing.assert_allclose(around[:, :, col], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_matrices_multiply_in_tiles():
+    rng = np.random.default_rng(6)
+    weights, sources = rng.normal(size=(8, 12)).astype(np.float32), rng.normal(size=(12, 37)).astype(np.float32)
+    weights[4:, 4:8] = 0
+    sums = np.empty((8, 37), dtype=np.float32)
+    strips.multiply(weights, sources, sums)
+    np.testing.assert_allclose(sums, weights @ sources, rtol=1e-4, atol=1e-5)
