@@ -9,10 +9,13 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numba import njit
 
+BLOCK = 8
+"""Shares begin at multiples of so many rows; what is summed block by block does not depend on their number."""
 TILE = 4
 """Matrices that multiply rows have multiples of so many rows and columns."""
 
@@ -29,9 +32,11 @@ def _n_processors() -> int:
 
 
 def shares(rows: int) -> list[tuple[int, int]]:
-    """Return which rows each processor makes: from and up to, the same number for each."""
-    n = max(min(_n_processors(), rows), 1)
-    return [(rows * i // n, rows * (i + 1) // n) for i in range(n)]
+    """Return which rows each processor makes: from and up to, about the same number of whole blocks for each."""
+    blocks = -(-rows // BLOCK)
+    n = max(min(_n_processors(), blocks), 1)
+    edges = [min(blocks * i // n * BLOCK, rows) for i in range(n + 1)]
+    return list(pairwise(edges))
 
 
 def in_parallel(work: Callable[[int, int], object], rows: int) -> None:
