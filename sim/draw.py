@@ -16,28 +16,30 @@ less correlated than asked for.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 from scipy.special import ndtri, pdtrc
 
-from sim import chance
+from sim import strips, white
 from sim.tables import CLASS_OF_PLACE, MEMBERS, PLACES, REACH
 
 _LEAST_OCTAVE, _OCTAVES, _STEPS = -24, 28, 16
 """Means from 2^-24 to 16 in 16 steps per octave have tables; below nothing counts, above the expansion is used."""
-_LARGE = 16.0
+_LARGE, _LEAST = np.float32(16), np.float32(2.0**_LEAST_OCTAVE)
+_LEAST_BITS, _REST_BITS = _LEAST.view(np.int32), 23 - (_STEPS - 1).bit_length()
+"""Bits of a float32 from the least mean on count steps; in the last so many stands what is left of a step."""
+_GUESSED = np.float32(0.5)
+"""From this mean on the expansion says where in the table to look first."""
 _MOST = 47
 """No count beyond has a chance at a mean of 16."""
 _WAVES = 8
 """Points of the grid of spatial frequencies along each axis; it must hold twice the reach of the kernel."""
 _NEGLIGIBLE = 3e-4
+_RING = 2 * REACH + 1
 
 
 class Mixing(NamedTuple):
@@ -161,44 +163,18 @@ def draw_counts(
     -------
     (n, rows, cols) uint32
     """
-    n, rows, cols = mean.shape
-    white = np.empty((n, rows + 2 * REACH, cols + 2 * REACH), dtype=np.float32)
-    halves = [(half.reshape(-1), chance.dice(rng)) for half in (white[: n // 2], white[n // 2 :])]
-    in_parallel(lambda half: chance.fill_normal(*half), halves)
-    counts = np.zeros(mean.shape, dtype=np.uint32)
-    cuts, has_bond = _cuts(), bool(mixing.bond.any()) and bool(load.any())
+    counts, cuts = np.empty(mean.shape, dtype=np.uint32), _cuts()
+    key = rng.integers(0, 2**64, dtype=np.uint64)
+    has_bond = bool(mixing.bond.any()) and bool(load.any())
 
-    def draw_strip(strip: tuple[int, int]) -> None:
-        _draw_strip(mean, load, mixing, has_bond, white, cuts, CLASS_OF_PLACE, counts, strip[0], strip[1])
+    def draw_strip(start: int, stop: int) -> None:
+        _draw_strip(mean, load, mixing, has_bond, key, cuts, counts, start, stop)
 
-    in_parallel(draw_strip, strips(rows))
+    strips.in_parallel(draw_strip, mean.shape[1])
     return counts
 
 
-@cache
-def _pool() -> ThreadPoolExecutor | None:
-    # Threads of our own, not Numba's: the chip is exposed from whatever thread reads the bus, and Numba's portable
-    # threading layer does not bear two callers at once.
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(n, thread_name_prefix="sensor") if n > 1 else None
-
-
-def in_parallel(work: Callable[[Any], object], parts: Sequence[Any]) -> None:
-    """Do the same to several parts, on all processors."""
-    pool = _pool()
-    if pool is None:
-        for part in parts:
-            work(part)
-    else:
-        list(pool.map(work, parts))
-
-
-def strips(rows: int) -> list[tuple[int, int]]:
-    """Return the rows in two halves, each from and up to."""
-    return [(0, rows // 2), (rows // 2, rows)]
-
-
-@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"})
+@strips.quick
 def _quantile_large(normal: np.float32, mean: np.float32) -> np.uint32:
     """Return the count that Poisson's law with a large mean has at the quantile of a normal number."""
     root, square = math.sqrt(mean), normal * normal
@@ -209,128 +185,162 @@ def _quantile_large(normal: np.float32, mean: np.float32) -> np.uint32:
     return np.uint32(max(at, np.float32(0)))
 
 
-@njit(cache=True, nogil=True)
-def _quantile_small(normal: np.float32, mean: np.float32, cuts: np.ndarray) -> np.uint32:
-    """Return the same for a small mean, from the table."""
-    if mean < 2.0**_LEAST_OCTAVE:
+@strips.quick
+def _quantile_small(normal: np.float32, mean: np.float32, guess: np.uint32, cuts: np.ndarray) -> np.uint32:
+    """Return the same for a small mean, from the table; ``guess`` is what the law with a large mean says."""
+    if mean < _LEAST:
         return np.uint32(0)
-    fraction, octave = math.frexp(mean)
-    step = (2 * fraction - 1) * _STEPS
-    row = min((octave - 1 - _LEAST_OCTAVE) * _STEPS + int(step), len(cuts) - 2)
-    part = step - int(step)
-    count = min(int(max(mean + normal * math.sqrt(mean), 0.0)), _MOST - 1)
-    while count < _MOST and cuts[row, count] + part * (cuts[row + 1, count] - cuts[row, count]) <= normal:
+    bits = np.int32(np.float32(mean).view(np.int32) - _LEAST_BITS)
+    row, part = bits >> _REST_BITS, np.float32(bits & ((1 << _REST_BITS) - 1)) * np.float32(2.0**-_REST_BITS)
+    lower, upper = cuts[row], cuts[row + 1]
+    count = min(np.int64(guess), _MOST - 1) if mean > _GUESSED else 0
+    while count < _MOST and lower[count] + part * (upper[count] - lower[count]) <= normal:
         count += 1
-    while count > 0 and cuts[row, count - 1] + part * (cuts[row + 1, count - 1] - cuts[row, count - 1]) > normal:
+    while count > 0 and lower[count - 1] + part * (upper[count - 1] - lower[count - 1]) > normal:
         count -= 1
     return np.uint32(count)
 
 
-@njit(cache=True, nogil=True)
+@strips.quick
 def _quantile(normal: np.float32, mean: np.float32, cuts: np.ndarray) -> np.uint32:
-    return _quantile_large(normal, mean) if mean >= _LARGE else _quantile_small(normal, mean, cuts)
+    large = _quantile_large(normal, mean)
+    return large if mean >= _LARGE else _quantile_small(normal, mean, large, cuts)
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"})
-def _mix(
-    white: np.ndarray, kernel: np.ndarray, class_of_place: np.ndarray, row: int, around: np.ndarray, normal: np.ndarray
-) -> None:
-    """Give one row its correlated normal numbers: (n, cols) float32."""
-    n, cols = normal.shape
-    around[:] = 0
-    for down in range(class_of_place.shape[0]):
-        for right in range(class_of_place.shape[1]):
-            which = class_of_place[down, right]
-            if which < len(kernel):
-                for plane in range(n):
-                    for col in range(cols):
-                        around[which, plane, col] += white[plane, row + down, col + right]
-    normal[:] = 0
-    for which in range(len(kernel)):
-        for i in range(n):
-            for j in range(n):
-                weight = kernel[which, i, j]
-                if weight != 0:
-                    for col in range(cols):
-                        normal[i, col] += weight * around[which, j, col]
+@strips.quick
+def _sum_around(field: np.ndarray, row: int, around: np.ndarray, near: np.ndarray, far: np.ndarray) -> None:
+    """Sum a field over each class of pixels around those of a row: (n_places, n, cols) float32, places as in PLACES.
+
+    ``field`` (_RING, n * (cols + 2 REACH) or more) holds the rows around in a ring; ``near`` and ``far`` are memory.
+    """
+    n_places, n, cols = around.shape
+    for plane in range(n):
+        span = slice(plane * len(near), (plane + 1) * len(near))
+        itself, middle = around[0, plane], field[(row + 2) % _RING, span]
+        for col in range(cols):
+            itself[col] = middle[col + 2]
+        if n_places == 1:
+            continue
+        low, high = field[(row + 1) % _RING, span], field[(row + 3) % _RING, span]
+        lowest, highest = field[row % _RING, span], field[(row + 4) % _RING, span]
+        for col in range(len(near)):
+            near[col] = low[col] + high[col]
+        for col in range(len(far)):
+            far[col] = lowest[col] + highest[col]
+        beside, corner, second = around[1, plane], around[2, plane], around[3, plane]
+        knight, farthest = around[4, plane], around[5, plane]
+        for col in range(cols):
+            beside[col] = middle[col + 1] + middle[col + 3] + near[col + 2]
+        for col in range(cols):
+            corner[col] = near[col + 1] + near[col + 3]
+        for col in range(cols):
+            second[col] = middle[col] + middle[col + 4] + far[col + 2]
+        for col in range(cols):
+            knight[col] = near[col] + near[col + 4] + far[col + 1] + far[col + 3]
+        for col in range(cols):
+            farthest[col] = far[col] + far[col + 4]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"})
+@strips.quick
 def _bind(normal: np.ndarray, load: np.ndarray, bond: np.ndarray, bound: np.ndarray) -> None:
     """Multiply by the square root of 1 - load * bond, to second order; ``bound`` (2, n, cols) is memory."""
-    n, cols = normal.shape
-    bound[:] = 0
-    for i in range(n):
-        for j in range(n):
-            for col in range(cols):
-                bound[0, i, col] += bond[i, j] * load[col] * normal[j, col]
-    for i in range(n):
-        for j in range(n):
-            for col in range(cols):
-                bound[1, i, col] += bond[i, j] * load[col] * bound[0, j, col]
-    for i in range(n):
-        for col in range(cols):
-            normal[i, col] -= np.float32(0.5) * bound[0, i, col] + np.float32(0.125) * bound[1, i, col]
+    strips.multiply(bond, normal, bound[0])
+    strips.multiply(bond, bound[0], bound[1])
+    for i in range(len(normal)):
+        once, twice, one = bound[0, i], bound[1, i], normal[i]
+        for col in range(len(load)):
+            one[col] -= load[col] * (np.float32(0.5) * once[col] + np.float32(0.125) * load[col] * twice[col])
+
+
+@strips.quick
+def _draw_nested(
+    mean: np.ndarray, row: int, planes: np.ndarray, normal: np.ndarray, cuts: np.ndarray, step: np.ndarray,
+    counts: np.ndarray,
+) -> bool:  # fmt: skip
+    """Draw one family of one row; return whether a pixel's thresholds stand in another order than those of the most."""
+    is_disordered = False
+    for i in range(len(planes)):
+        here, one, found = mean[planes[i], row], normal[i], counts[planes[i], row]
+        below, reached = mean[planes[max(i - 1, 0)], row], counts[planes[max(i - 1, 0)], row]
+        n_small = n_negative = 0
+        for col in range(len(step)):
+            step[col] = here[col] - below[col] if i else here[col]
+            n_small += step[col] < _LARGE
+            n_negative += step[col] < 0
+        for col in range(len(step)):
+            found[col] = _quantile_large(one[col], step[col])
+        if n_small:
+            for col in range(len(step)):
+                if step[col] < _LARGE:
+                    found[col] = _quantile_small(one[col], step[col], found[col], cuts)
+        if i:
+            for col in range(len(step)):
+                found[col] += reached[col]
+        is_disordered |= n_negative > 0
+    return is_disordered
+
+
+@strips.quick
+def _draw_sorted(
+    mean: np.ndarray, row: int, col: int, planes: np.ndarray, normal: np.ndarray, cuts: np.ndarray, counts: np.ndarray
+) -> None:
+    """Draw one family of one pixel, from the least mean to the largest; ``planes`` is sorted so."""
+    for i in range(1, len(planes)):
+        j, plane = i, planes[i]
+        while j > 0 and mean[planes[j - 1], row, col] > mean[plane, row, col]:
+            planes[j] = planes[j - 1]
+            j -= 1
+        planes[j] = plane
+    reached, drawn = np.float32(0), np.uint32(0)
+    for i in range(len(planes)):
+        drawn += _quantile(normal[i, col], mean[planes[i], row, col] - reached, cuts)
+        reached = mean[planes[i], row, col]
+        counts[planes[i], row, col] = drawn
 
 
 @njit(cache=True, nogil=True)
-def _draw_sorted(
-    mean: np.ndarray, row: int, col: int, order: np.ndarray, normal: np.ndarray, first: int, cuts: np.ndarray,
-    counts: np.ndarray,
-) -> None:  # fmt: skip
-    """Draw one family of one pixel whose thresholds stand in another order than those of the most."""
-    place = order.copy()
-    for i in range(1, len(place)):
-        j, plane = i, place[i]
-        while j > 0 and mean[place[j - 1], row, col] > mean[plane, row, col]:
-            place[j] = place[j - 1]
-            j -= 1
-        place[j] = plane
-    reached, drawn = np.float32(0), np.uint32(0)
-    for i in range(len(place)):
-        drawn += _quantile(normal[first + i, col], mean[place[i], row, col] - reached, cuts)
-        reached = mean[place[i], row, col]
-        counts[place[i], row, col] = drawn
-
-
-@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"})
 def _draw_strip(
-    mean: np.ndarray, load: np.ndarray, mixing: Mixing, has_bond: bool, white: np.ndarray, cuts: np.ndarray,
-    class_of_place: np.ndarray, counts: np.ndarray, start: int, stop: int,
+    mean: np.ndarray, load: np.ndarray, mixing: Mixing, has_bond: bool, key: np.uint64, cuts: np.ndarray,
+    counts: np.ndarray, start: int, stop: int,
 ) -> None:  # fmt: skip
     n, _, cols = mean.shape
-    around = np.empty((len(mixing.kernel), n, cols), dtype=np.float32)
-    normal, bound = np.empty((n, cols), dtype=np.float32), np.empty((2, n, cols), dtype=np.float32)
-    step, drawn = np.empty(cols, dtype=np.float32), np.empty(cols, dtype=np.uint32)
+    size = -(-n // strips.TILE) * strips.TILE
+    n_places = 1 if len(mixing.kernel) == 1 else len(PLACES)
+    weights = np.zeros((size, n_places, size), dtype=np.float32)
+    for which in range(len(mixing.kernel)):
+        weights[:n, which, :n] = mixing.kernel[which]
+    bond = np.zeros((size, size), dtype=np.float32)
+    bond[:n, :n] = mixing.bond
+    weights = weights.reshape(size, n_places * size)
+
+    width = cols + 2 * REACH
+    field = np.empty((_RING, -(-n * width // white.BLOCK) * white.BLOCK), dtype=np.float32)
+    state, bits = np.empty((4, white.LANES), dtype=np.uint32), np.empty(field.shape[1], dtype=np.uint32)
+    around, near, far = (
+        np.zeros((n_places, size, cols), np.float32),
+        np.empty(width, np.float32),
+        np.empty(width, np.float32),
+    )
+    sources = around.reshape(n_places * size, cols)
+    normal, bound = np.empty((size, cols), dtype=np.float32), np.empty((2, size, cols), dtype=np.float32)
+    step, planes = np.empty(cols, dtype=np.float32), np.empty(n, np.int64)
+    for row in range(start, start + _RING - 1):
+        white.fill_row(key, row, state, bits, field[row % _RING])
     for row in range(start, stop):
-        _mix(white, mixing.kernel, class_of_place, row, around, normal)
+        last = row + _RING - 1
+        white.fill_row(key, last, state, bits, field[last % _RING])
+        _sum_around(field, row, around[:, :n], near, far)
+        strips.multiply(weights, sources, normal)
         if has_bond:
-            _bind(normal, load[row], mixing.bond, bound)
+            _bind(normal, load[row], bond, bound)
         first = 0
         for end in mixing.ends:
-            drawn[:] = 0
-            is_disordered = False
-            for i in range(first, end):
-                here = mean[mixing.order[i], row]
-                if i > first:
-                    before = mean[mixing.order[i - 1], row]
-                    for col in range(cols):
-                        step[col] = here[col] - before[col]
-                else:
-                    step[:] = here
-                smallest = step.min()
-                if smallest >= _LARGE:
-                    for col in range(cols):
-                        drawn[col] += _quantile_large(normal[i, col], step[col])
-                else:
-                    is_disordered |= smallest < 0
-                    for col in range(cols):
-                        drawn[col] += _quantile(normal[i, col], step[col], cuts)
-                counts[mixing.order[i], row] = drawn
-            if is_disordered:
+            order = mixing.order[first:end]
+            if _draw_nested(mean, row, order, normal[first:end], cuts, step, counts):
                 for col in range(cols):
-                    for i in range(first + 1, end):
-                        if mean[mixing.order[i], row, col] < mean[mixing.order[i - 1], row, col]:
-                            _draw_sorted(mean, row, col, mixing.order[first:end], normal, first, cuts, counts)
+                    for i in range(1, end - first):
+                        if mean[order[i], row, col] < mean[order[i - 1], row, col]:
+                            planes[: end - first] = order
+                            _draw_sorted(mean, row, col, planes[: end - first], normal[first:end], cuts, counts)
                             break
             first = end

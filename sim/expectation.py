@@ -24,7 +24,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from sim import draw, pulse_train, tables
+from sim import draw, pulse_train, strips, tables
 from sim.tables import CHARGE_BINS, CHARGE_STEP_KEV, MEMBERS, N_KINDS, PLACES, SINGLE, SUMMED, WINNER
 
 LEVEL_STEP_KEV = 0.5
@@ -34,6 +34,8 @@ LOADS = np.concatenate([[0.0], np.geomspace(1e-3, 0.1, 9), np.linspace(0.13, 1.0
 """Edges between pixels that are about as busy, as the share of time in which the discharge runs."""
 SAME_NODE = np.array([1.0, 0.5, 0.25, 0.0, 0.0, 0.0])
 """How much of the traffic of its summing node a pixel has in common with one of each class around it."""
+LANES = 32
+"""So many energies are summed at once."""
 _LEAST_COUNTS = 1e-3
 _MOST_CORRELATED = 0.95
 
@@ -51,10 +53,10 @@ class Response:
 
     Attributes
     ----------
-    above : (N_KINDS, CHARGE_BINS + 1, n_energies) float32
-        Counts above each threshold of the charges' grid.
+    table : (N_KINDS, CHARGE_BINS + 1, n_energies or more) float32
+        Counts above each threshold of the charges' grid; zeros fill up to whole LANES.
     first : (N_KINDS, CHARGE_BINS + 1) int64
-        The first energy that counts at all above it.
+        The first energy that counts at all above it, or one that is some less, so that whole LANES follow.
     traffic : (2, n_energies, N_LEVELS) float64
         Charges that reach a pixel, and a node of 2x2 pixels, on the grid of levels.
     workload_kev : (n_energies,) float32
@@ -63,11 +65,16 @@ class Response:
         What else one photon counts; None where every pixel stands alone.
     """
 
-    above: NDArray[np.float32]
+    table: NDArray[np.float32]
     first: NDArray[np.int64]
     traffic: NDArray[np.float64]
     workload_kev: NDArray[np.float32]
     deposits: tables.Deposits | None
+
+    @property
+    def above(self) -> NDArray[np.float32]:
+        """Counts above each threshold: (N_KINDS, CHARGE_BINS + 1, n_energies) float32."""
+        return self.table[:, :, : len(self.workload_kev)]
 
 
 class PileUp(NamedTuple):
@@ -122,7 +129,7 @@ class Light(NamedTuple):
     load : (rows, cols) float32
     spectrum : (n_energies,) float64
         Mean photons per pixel.
-    refold : callable of ((first row, last row + 1), Discriminators)
+    refold : callable of (first row, last row + 1, Discriminators)
         Counts these rows again, in place, with other thresholds.
     """
 
@@ -130,7 +137,7 @@ class Light(NamedTuple):
     alive: NDArray[np.float32]
     load: NDArray[np.float32]
     spectrum: NDArray[np.float64]
-    refold: Callable[[tuple[int, int], Discriminators], None]
+    refold: Callable[[int, int, Discriminators], None]
 
 
 def response(
@@ -159,12 +166,13 @@ def response(
             deposits.winner @ single,
             _arbitrated(deposits.summed, arbiter_kev) @ summed,
         ]
-    above = np.ascontiguousarray(np.stack(kinds).transpose(0, 2, 1))
+    table = np.zeros((N_KINDS, CHARGE_BINS + 1, -(-len(deposits.single) // LANES) * LANES), dtype=np.float32)
+    table[:, :, : len(deposits.single)] = np.stack(kinds).transpose(0, 2, 1)
     node = deposits.single if is_alone else deposits.node
     charge_kev = (np.arange(CHARGE_BINS) + 0.5) * CHARGE_STEP_KEV
     return Response(
-        above=above,
-        first=(above > 1e-7).argmax(axis=2),
+        table=table,
+        first=(table > 1e-7).argmax(axis=2) // LANES * LANES,
         traffic=np.stack([_on_levels(deposits.single), _on_levels(node)]),
         workload_kev=(deposits.single @ charge_kev).astype(np.float32),
         deposits=None if is_alone else deposits,
@@ -176,22 +184,21 @@ def light(
 ) -> Light:
     """Return what photons of (n_energies, rows, cols) count on average above each threshold."""
     n_energies, rows, cols = photons.shape
-    spectra = np.empty((rows, cols, n_energies), dtype=np.float32)
+    spectra = np.empty((rows, cols, of.table.shape[2]), dtype=np.float32)
     load = np.empty((rows, cols), dtype=np.float32)
-    groups = np.zeros((rows, len(LOADS) - 1, n_energies))  # by row, so that the sum does not depend on threads
-    members = np.zeros((rows, len(LOADS) - 1), dtype=np.int64)
+    blocks = -(-rows // strips.BLOCK)
+    groups = np.zeros((blocks, len(LOADS) - 1, n_energies))
+    members = np.zeros((blocks, len(LOADS) - 1), dtype=np.int64)
     per_photon = (of.workload_kev / (pulse.fall_kev_per_s * duration_s)).astype(np.float32)
     middle = np.clip(thresholds.nominal_kev / CHARGE_STEP_KEV, 0, CHARGE_BINS).round().astype(int)
-    weights = of.above[thresholds.kind, middle]
-    evenly = np.zeros((len(weights), rows, cols), dtype=np.float32)
+    weights = np.concatenate([per_photon[None], of.above[thresholds.kind, middle]])
+    evenly = np.empty((len(weights) - 1, rows, cols), dtype=np.float32)
     busiest = _busiest(of, thresholds)
 
-    def sort(strip: tuple[int, int]) -> None:
-        _sort_by_load(
-            photons, per_photon, weights, LOADS / busiest, spectra, load, evenly, groups, members, strip[0], strip[1]
-        )
+    def sort(start: int, stop: int) -> None:
+        _sort_by_load(photons, weights, LOADS / busiest, spectra, load, evenly, groups, members, start, stop)
 
-    draw.in_parallel(sort, draw.strips(rows))
+    strips.in_parallel(sort, rows)
     by_load, n_members = groups.sum(axis=0), members.sum(axis=0)
     is_there = n_members > 0
     mean_spectra = by_load[is_there] / n_members[is_there, None]
@@ -201,14 +208,23 @@ def light(
     counts = np.zeros(thresholds.threshold_kev.shape, dtype=np.float32)
     alive = np.empty((rows, cols), dtype=np.float32)
 
-    def fold(strip: tuple[int, int], thresholds: Discriminators = thresholds) -> None:
+    def fold(start: int, stop: int, thresholds: Discriminators = thresholds) -> None:
         _fold(
-            spectra, load, of.above, of.first, thresholds.kind, thresholds.threshold_kev, thresholds.seen, blur,
-            piled, duration_s, counts, alive, strip[0], strip[1],
+            spectra, load, of.table, of.first, thresholds.kind, thresholds.threshold_kev, thresholds.seen, blur,
+            piled, duration_s, counts, alive, start, stop,
         )  # fmt: skip
 
-    draw.in_parallel(fold, draw.strips(rows))
+    strips.in_parallel(fold, rows)
     return Light(counts=counts, alive=alive, load=load, spectrum=spectrum, refold=fold)
+
+
+def mean_counts(
+    light: Light, noise_per_s: NDArray[np.float32], duration_s: np.float32, factor: np.float32
+) -> NDArray[np.float32]:
+    """Return the mean events of light that is stronger by a factor near 1, with noise: (n, rows, cols) float32."""
+    mean = np.empty_like(light.counts)
+    _add_noise(light.counts, factor, noise_per_s, duration_s, light.alive, mean)
+    return mean
 
 
 def families(thresholds: Discriminators) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -327,7 +343,7 @@ def _pile_up(
     n = len(load)
     alive, lifted = np.ones((n + 1, 2)), np.zeros((n + 1, N_KINDS, N_LEVELS))
     traffic = [per_s @ of.traffic[which] for which in range(2)]
-    above = np.einsum("le,kte->lkt", per_s, of.above[:, ::2])
+    above = np.tensordot(per_s, of.above[:, ::2], axes=(1, 2))
     is_wanted = is_wanted | np.array([True, False, False])
     for i in range(n):
         if load[i] <= 0:
@@ -361,7 +377,12 @@ def _blur(
     reaching /= reaching.sum(axis=1, keepdims=True).clip(1e-30) * MEMBERS
     padded = np.pad(evenly, ((0, 0), (tables.REACH,) * 2, (tables.REACH,) * 2), mode="edge")
     ratio = np.empty_like(evenly)
-    _spread(padded, reaching.astype(np.float32), tables.CLASS_OF_PLACE, evenly, ratio)
+    reaching = reaching.astype(np.float32)
+
+    def of_rows(start: int, stop: int) -> None:
+        _spread(padded, reaching, tables.CLASS_OF_PLACE, evenly, ratio, start, stop)
+
+    strips.in_parallel(of_rows, evenly.shape[1])
     return ratio
 
 
@@ -388,67 +409,100 @@ def _on_levels(charges: NDArray[np.float32]) -> NDArray[np.float64]:
     return charges @ onto
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@strips.quick
 def _spread(
-    padded: np.ndarray, share: np.ndarray, class_of_place: np.ndarray, evenly: np.ndarray, ratio: np.ndarray
-) -> None:
-    n, rows, cols = ratio.shape
-    for plane in range(n):
-        for row in range(rows):
-            found = ratio[plane, row]
+    padded: np.ndarray, share: np.ndarray, class_of_place: np.ndarray, evenly: np.ndarray, ratio: np.ndarray,
+    start: int, stop: int,
+) -> None:  # fmt: skip
+    for plane in range(len(ratio)):
+        for row in range(start, stop):
+            found, own = ratio[plane, row], evenly[plane, row]
             found[:] = 0
             for down in range(class_of_place.shape[0]):
-                for right in range(class_of_place.shape[1]):
-                    weight, shifted = share[plane, class_of_place[down, right]], padded[plane, row + down, right:]
-                    for col in range(cols):
-                        found[col] += weight * shifted[col]
-            for col in range(cols):
-                found[col] /= max(evenly[plane, row, col], np.float32(1e-30))
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _sort_by_load(
-    photons: np.ndarray, per_photon: np.ndarray, weights: np.ndarray, edges: np.ndarray, spectra: np.ndarray,
-    load: np.ndarray, evenly: np.ndarray, groups: np.ndarray, members: np.ndarray, start: int, stop: int,
-) -> None:  # fmt: skip
-    """Give every pixel its spectrum, load and nominal counts, and sum the spectra of pixels about as busy."""
-    n_energies, _, cols = photons.shape
-    for row in range(start, stop):
-        for energy in range(n_energies):
-            line = photons[energy, row]
-            for col in range(cols):
-                spectra[row, col, energy] = line[col]
-            for plane in range(len(weights)):
-                weight, counted = weights[plane, energy], evenly[plane, row]
-                for col in range(cols):
-                    counted[col] += weight * line[col]
-        for col in range(cols):
-            here, one = np.float32(0), spectra[row, col]
-            for energy in range(n_energies):
-                here += one[energy] * per_photon[energy]
-            load[row, col] = here
-            group = np.searchsorted(edges, here, side="right") - 1
-            members[row, group] += 1
-            for energy in range(n_energies):
-                groups[row, group, energy] += one[energy]
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _counts_above(photons: np.ndarray, table: np.ndarray, first: np.ndarray, place: float) -> float:
-    """Return the mean counts of one pixel above a threshold, between the table's two nearest ones."""
-    low = int(place)
-    start = first[low]
-    passing, lower, upper = photons[start:], table[low, start:], table[low + 1, start:]
-    below = above = np.float32(0)
-    for energy in range(len(passing)):
-        below += passing[energy] * lower[energy]
-        above += passing[energy] * upper[energy]
-    return float(below + (above - below) * np.float32(place - low))
+                line, which = padded[plane, row + down], class_of_place[down]
+                a, b, c = share[plane, which[0]], share[plane, which[1]], share[plane, which[2]]  # and again b, a
+                first, second, third, fourth, fifth = line, line[1:], line[2:], line[3:], line[4:]
+                for col in range(len(found)):
+                    found[col] += a * (first[col] + fifth[col]) + b * (second[col] + fourth[col]) + c * third[col]
+            for col in range(len(found)):
+                found[col] /= max(own[col], np.float32(1e-30))
 
 
 @njit(cache=True, nogil=True)
+def _sort_by_load(
+    photons: np.ndarray, weights: np.ndarray, edges: np.ndarray, spectra: np.ndarray, load: np.ndarray,
+    evenly: np.ndarray, groups: np.ndarray, members: np.ndarray, start: int, stop: int,
+) -> None:  # fmt: skip
+    """Give every pixel its spectrum, load and nominal counts, and sum the spectra of pixels about as busy.
+
+    ``weights`` (1 + n, n_energies) are the load of a photon, and what it counts.
+    """
+    n_energies, _, cols = photons.shape
+    n, m = -(-len(weights) // strips.TILE) * strips.TILE, -(-n_energies // strips.TILE) * strips.TILE
+    whole, lines = np.zeros((n, m), dtype=np.float32), np.zeros((m, cols), dtype=np.float32)
+    whole[: len(weights), :n_energies] = weights
+    sums = np.empty((n, cols), dtype=np.float32)
+    for row in range(start, stop):
+        _turn(photons, row, lines, spectra[row])
+        strips.multiply(whole, lines, sums)
+        load[row], evenly[:, row] = sums[0], sums[1 : len(weights)]
+        for col in range(cols):
+            group = np.searchsorted(edges, sums[0, col], side="right") - 1
+            members[row // strips.BLOCK, group] += 1
+            _add(spectra[row, col], groups[row // strips.BLOCK, group])
+
+
+@strips.quick
+def _add_noise(
+    counts: np.ndarray, factor: np.float32, noise_per_s: np.ndarray, duration_s: np.float32, alive: np.ndarray,
+    mean: np.ndarray,
+) -> None:  # fmt: skip
+    for plane in range(len(mean)):
+        for row in range(mean.shape[1]):
+            signal, noise, share, both = counts[plane, row], noise_per_s[plane, row], alive[row], mean[plane, row]
+            for col in range(len(both)):
+                both[col] = factor * signal[col] + duration_s * noise[col] * share[col]
+
+
+@strips.quick
+def _turn(photons: np.ndarray, row: int, lines: np.ndarray, spectra: np.ndarray) -> None:
+    """Copy one row's photons, energy by energy, and pixel by pixel: (cols, n_energies or more) float32."""
+    for energy in range(len(photons)):
+        line, copy = photons[energy, row], lines[energy]
+        for col in range(len(copy)):
+            copy[col] = line[col]
+    for col in range(len(spectra)):
+        one = spectra[col]
+        one[len(photons) :] = 0
+        for energy in range(len(photons)):
+            one[energy] = lines[energy, col]
+
+
+@strips.quick
+def _add(values: np.ndarray, sums: np.ndarray) -> None:
+    for i in range(len(sums)):
+        sums[i] += values[i]
+
+
+@strips.quick
+def _counts_above(photons: np.ndarray, lower: np.ndarray, upper: np.ndarray, part: np.float32) -> np.float32:
+    """Return the mean counts of one pixel above a threshold, between the table's two nearest ones."""
+    counts = np.float32(0)
+    for energy in range(len(photons)):
+        counts += photons[energy] * (lower[energy] + part * (upper[energy] - lower[energy]))
+    return counts
+
+
+@strips.quick
+def _between(values: np.ndarray, place: float) -> float:
+    """Return what stands between two values of a row, at a place on its grid."""
+    i = int(place)
+    return values[i] + (place - i) * (values[i + 1] - values[i])
+
+
+@strips.quick
 def _fold(
-    spectra: np.ndarray, load: np.ndarray, above: np.ndarray, first: np.ndarray, kinds: np.ndarray,
+    spectra: np.ndarray, load: np.ndarray, table: np.ndarray, first: np.ndarray, kinds: np.ndarray,
     threshold_kev: np.ndarray, seen: np.ndarray, blur: np.ndarray, piled: PileUp, duration_s: float,
     counts: np.ndarray, alive: np.ndarray, start: int, stop: int,
 ) -> None:  # fmt: skip
@@ -457,7 +511,7 @@ def _fold(
     is_even = blur.shape[1] == 1
     for row in range(start, stop):
         for col in range(load.shape[1]):
-            here, photons = load[row, col], spectra[row, col]
+            here = load[row, col]
             high = 1
             while high < len(loads) - 1 and loads[high] < here:
                 high += 1
@@ -466,8 +520,10 @@ def _fold(
                 part = min((here - loads[high - 1]) / (loads[high] - loads[high - 1]), 2.0)
             high = min(high, len(loads) - 1)
             low = max(high - 1, 0)
-            at_base = piled.alive[low] + part * (piled.alive[high] - piled.alive[low])
-            alive[row, col] = min(max(at_base[0], 0.0), 1.0)
+            lower, upper = piled.alive[low], piled.alive[high]
+            alone = min(max(lower[0] + part * (upper[0] - lower[0]), 0.0), 1.0)
+            node = min(max(lower[1] + part * (upper[1] - lower[1]), 0.0), 1.0)
+            alive[row, col] = alone
             if here <= 0:
                 continue
             for plane in range(len(kinds)):
@@ -475,20 +531,18 @@ def _fold(
                 if seen[plane, row, col] < 1e-9:
                     continue
                 kind = kinds[plane]
-                base = min(max(at_base[1 if kind == SUMMED else 0], 0.0), 1.0)
                 energy_kev = max(threshold_kev[plane, row, col], np.float32(0))
                 place = min(energy_kev / CHARGE_STEP_KEV, CHARGE_BINS - 0.001)
-                found = base * _counts_above(photons, above[kind], first[kind], place)
+                at = int(place)
+                begin = first[kind, at]
+                found = (node if kind == SUMMED else alone) * _counts_above(
+                    spectra[row, col, begin:], table[kind, at, begin:], table[kind, at + 1, begin:],
+                    np.float32(place - at),
+                )  # fmt: skip
                 found *= blur[plane, 0, 0] if is_even else blur[plane, row, col]
                 level = min(energy_kev / LEVEL_STEP_KEV, N_LEVELS - 1.001)
-                i = int(level)
-                lower = piled.lifted[low, kind, i] + (level - i) * (
-                    piled.lifted[low, kind, i + 1] - piled.lifted[low, kind, i]
-                )
-                upper = piled.lifted[high, kind, i] + (level - i) * (
-                    piled.lifted[high, kind, i + 1] - piled.lifted[high, kind, i]
-                )
-                lifted = max(lower + part * (upper - lower), 0.0) * here * duration_s
+                less, more = _between(piled.lifted[low, kind], level), _between(piled.lifted[high, kind], level)
+                lifted = max(less + part * (more - less), 0.0) * here * duration_s
                 counts[plane, row, col] = seen[plane, row, col] * (found + lifted)
 
 

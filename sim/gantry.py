@@ -87,6 +87,7 @@ class Gantry:
         self._kvp, self._ma = DEFAULT_KVP, DEFAULT_MA
         self._is_beam_on = False
         self._per_mas = lru_cache(maxsize=4)(self._photons_per_mas)  # flats and cells repeat one pose many times
+        self._spectrum = lru_cache(maxsize=4)(lambda kvp: tube_spectrum(kvp, TUBE_ENERGIES_KEV, TUBE_FILTERS_MM))
         self._per_s = lru_cache(maxsize=2)(self._line_photons_per_s)
         self._commands: dict[str, Callable[[list[str]], str]] = {
             "*IDN?": lambda _: IDENTITY,
@@ -140,10 +141,9 @@ class Gantry:
         return self._per_mas(self._sample, angle_deg, self._kvp) * np.float32(output), TUBE_ENERGIES_KEV
 
     def _photons_per_mas(self, sample: str | None, angle_deg: float, kvp: float) -> NDArray[np.float32]:
-        spectrum = tube_spectrum(kvp, TUBE_ENERGIES_KEV, TUBE_FILTERS_MM)
         pose = self.geometry.views(math.radians(angle_deg))
         phantom = self._samples[sample] if sample else None
-        return expected_photons(phantom, pose, spectrum, TUBE_ENERGIES_KEV, 1.0, self.geometry)
+        return expected_photons(phantom, pose, self._spectrum(kvp), TUBE_ENERGIES_KEV, 1.0, self.geometry)
 
     def _line_photons_per_s(self, source: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         energies_kev = np.array([line.energy_kev for line in emission(source)])

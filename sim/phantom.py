@@ -16,7 +16,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import lru_cache
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -24,6 +25,10 @@ from numpy.typing import NDArray
 
 from calibration.attenuation import Material, material, solution
 from firmware_iface.errors import WrongUsage
+from sim import strips
+
+_ASKEW = 1e-200
+"""A ray along a plane or an axis is taken as this much askew, so that nothing is divided by 0."""
 
 Point = tuple[float, float, float]
 
@@ -36,7 +41,8 @@ class Solid:
     material: Material
     inserts: tuple[Solid, ...] = ()
 
-    kind: ClassVar[int] = -1
+    n_round: ClassVar[int]
+    """About how many axes, x first, it is round; flat ends bound the others."""
 
     def __post_init__(self) -> None:
         if min(self.half_mm) <= 0:
@@ -63,7 +69,7 @@ class Cylinder(Solid):
     radius_mm: float
     height_mm: float
 
-    kind: ClassVar[int] = 0
+    n_round: ClassVar[int] = 2
 
     @property
     def half_mm(self) -> Point:
@@ -77,7 +83,7 @@ class Box(Solid):
 
     size_mm: Point
 
-    kind: ClassVar[int] = 1
+    n_round: ClassVar[int] = 0
 
     @property
     def half_mm(self) -> Point:
@@ -92,7 +98,7 @@ class Sphere(Solid):
 
     radius_mm: float
 
-    kind: ClassVar[int] = 2
+    n_round: ClassVar[int] = 3
 
     @property
     def half_mm(self) -> Point:
@@ -151,72 +157,114 @@ def path_lengths_mm(phantom: Phantom, source_mm: NDArray, pixels_mm: NDArray) ->
     (n_materials, rows, cols) float32
         In the order of `phantom.materials`.
     """
-    materials = phantom.materials
-    listed = _with_surroundings(phantom.solids, None)
-    shapes = np.array([(solid.kind, *solid.centre_mm, *solid.half_mm) for solid, _ in listed], dtype=np.float64)
-    own = np.array([materials.index(solid.material) for solid, _ in listed], dtype=np.int64)
-    replaced = np.array([-1 if m is None else materials.index(m) for _, m in listed], dtype=np.int64)
-    source, pixels = np.asarray(source_mm, dtype=np.float64), np.asarray(pixels_mm, dtype=np.float64)
-    return _path_lengths(shapes.reshape(-1, 7), own, replaced, len(materials), source, pixels)
+    solids = solids_of(phantom)
+    pixels = np.ascontiguousarray(pixels_mm, dtype=np.float64)
+    lengths_mm = np.empty((len(phantom.materials), *pixels.shape[:2]), dtype=np.float32)
+    _path_lengths(solids, np.asarray(source_mm, dtype=np.float64), pixels, lengths_mm)
+    return lengths_mm
+
+
+class Solids(NamedTuple):
+    """A phantom as kernels take it.
+
+    Attributes
+    ----------
+    shapes : (n, 7) float64
+        Of each solid its centre, half its sizes, and `Solid.n_round`.
+    own, replaced : (n,) int64
+        Which material fills it, and which it stands in: -1 for none.
+    """
+
+    shapes: NDArray[np.float64]
+    own: NDArray[np.int64]
+    replaced: NDArray[np.int64]
+
+
+@lru_cache(maxsize=16)
+def solids_of(phantom: Phantom | None) -> Solids:
+    """Return a phantom, or nothing, as kernels take it."""
+    materials = phantom.materials if phantom else ()
+    listed = _with_surroundings(phantom.solids, None) if phantom else []
+    shapes = [(*solid.centre_mm, *solid.half_mm, solid.n_round) for solid, _ in listed]
+    return Solids(
+        shapes=np.array(shapes, dtype=np.float64).reshape(-1, 7),
+        own=np.array([materials.index(solid.material) for solid, _ in listed], dtype=np.int64),
+        replaced=np.array([-1 if m is None else materials.index(m) for _, m in listed], dtype=np.int64),
+    )
+
+
+@strips.quick
+def _add_chords(shape: np.ndarray, source: np.ndarray, rays: np.ndarray, own: np.ndarray, replaced: np.ndarray) -> None:
+    """Add what some rays have in a solid to its own material, and take it from the other.
+
+    ``rays`` (7, cols) float64 holds how far they run along x, y and z, these numbers' inverse, and the length.
+    """
+    n_round = shape[6]
+    x, y, z = source[0] - shape[0], source[1] - shape[1], source[2] - shape[2]
+    is_round = np.float64(n_round > 0), np.float64(n_round > 2)
+    rest = is_round[0] * (x * x + y * y) + is_round[1] * z * z - shape[3] * shape[3]
+    half_x, half_y = (np.inf, np.inf) if n_round > 0 else (shape[3], shape[4])
+    half_z = np.inf if n_round > 2 else shape[5]
+    along_x, along_y, along_z = rays[0], rays[1], rays[2]
+    per_x, per_y, per_z, length = rays[3], rays[4], rays[5], rays[6]
+    for col in range(len(length)):
+        square = is_round[0] * (along_x[col] ** 2 + along_y[col] ** 2) + is_round[1] * along_z[col] ** 2 + _ASKEW
+        middle = is_round[0] * (along_x[col] * x + along_y[col] * y) + is_round[1] * along_z[col] * z
+        root = math.sqrt(max(middle * middle - square * rest, 0.0))
+        enter, leave = max((-middle - root) / square, 0.0), min((root - middle) / square, 1.0)
+        first, second = (-half_x - x) * per_x[col], (half_x - x) * per_x[col]
+        enter, leave = max(enter, min(first, second)), min(leave, max(first, second))
+        first, second = (-half_y - y) * per_y[col], (half_y - y) * per_y[col]
+        enter, leave = max(enter, min(first, second)), min(leave, max(first, second))
+        first, second = (-half_z - z) * per_z[col], (half_z - z) * per_z[col]
+        enter, leave = max(enter, min(first, second)), min(leave, max(first, second))
+        chord = length[col] * max(leave - enter, 0.0)
+        own[col] += chord
+        replaced[col] -= chord
+
+
+@strips.quick
+def row_lengths(
+    solids: Solids, source: np.ndarray, pixels: np.ndarray, rays: np.ndarray, sums: np.ndarray, lengths: np.ndarray
+) -> None:
+    """Give one row its path lengths.
+
+    Parameters
+    ----------
+    solids : Solids
+    source : (3,) float64
+    pixels : (cols, 3) float64
+        Where rays end.
+    rays : (7, cols) float64
+        Becomes how far each ray runs along x, y and z, the inverse of these numbers, and its length.
+    sums : (n_materials + 1, cols) float64
+        Memory.
+    lengths : (n_materials or more, cols) float32
+        Becomes the path in each material.
+    """
+    for col in range(len(pixels)):
+        x, y, z = pixels[col, 0] - source[0], pixels[col, 1] - source[1], pixels[col, 2] - source[2]
+        rays[0, col], rays[1, col], rays[2, col] = x, y, z
+        rays[6, col] = math.sqrt(x * x + y * y + z * z)
+    for axis in range(3):
+        along, inverse = rays[axis], rays[3 + axis]
+        for col in range(len(along)):
+            inverse[col] = 1 / (along[col] if along[col] != 0 else _ASKEW)
+    sums[:] = 0
+    for i in range(len(solids.shapes)):
+        _add_chords(solids.shapes[i], source, rays, sums[solids.own[i]], sums[solids.replaced[i]])
+    for which in range(len(sums) - 1):
+        total, found = sums[which], lengths[which]
+        for col in range(len(found)):
+            found[col] = max(total[col], 0.0)  # differences of equal chords may fall below 0 by rounding
 
 
 @njit(cache=True, nogil=True)
-def _slab(start: float, along: float, half: float) -> tuple[float, float]:
-    """Return where on the ray, from 0 at its start to 1 at its end, it is between two planes."""
-    if along == 0:
-        return (-np.inf, np.inf) if abs(start) <= half else (np.inf, -np.inf)
-    first, second = (-half - start) / along, (half - start) / along
-    return (first, second) if first < second else (second, first)
-
-
-@njit(cache=True, nogil=True)
-def _chord(shape: np.ndarray, source: np.ndarray, ray: np.ndarray) -> float:
-    """Return the share of the ray that lies in a solid: kind, centre (3), half sizes (3)."""
-    enter, leave = 0.0, 1.0
-    kind = int(shape[0])
-    n_round = 2 if kind == 0 else 3 if kind == 2 else 0  # axes of the quadratic; slabs bound the others
-    if n_round:
-        square = middle = 0.0
-        rest = -shape[4] * shape[4]
-        for axis in range(n_round):
-            start = source[axis] - shape[1 + axis]
-            square += ray[axis] * ray[axis]
-            middle += ray[axis] * start
-            rest += start * start
-        discriminant = middle * middle - square * rest
-        if square == 0:  # along the axis: the ray never meets the wall, it is inside all the way or not at all
-            if rest >= 0:
-                return 0.0
-        elif discriminant <= 0:
-            return 0.0
-        else:
-            root = math.sqrt(discriminant)
-            enter, leave = max(enter, (-middle - root) / square), min(leave, (-middle + root) / square)
-    for axis in range(n_round, 3):
-        first, second = _slab(source[axis] - shape[1 + axis], ray[axis], shape[4 + axis])
-        enter, leave = max(enter, first), min(leave, second)
-    return max(0.0, leave - enter)
-
-
-@njit(cache=True, nogil=True)
-def _path_lengths(
-    shapes: np.ndarray, own: np.ndarray, replaced: np.ndarray, n_materials: int, source: np.ndarray, pixels: np.ndarray
-) -> np.ndarray:
-    rows, cols, _ = pixels.shape
-    lengths = np.zeros((n_materials, rows, cols), dtype=np.float32)
-    ray = np.empty(3)
+def _path_lengths(solids: Solids, source: np.ndarray, pixels: np.ndarray, lengths: np.ndarray) -> None:
+    n_materials, rows, cols = lengths.shape
+    rays, sums = np.empty((7, cols)), np.empty((n_materials + 1, cols))
     for row in range(rows):
-        for col in range(cols):
-            for axis in range(3):
-                ray[axis] = pixels[row, col, axis] - source[axis]
-            distance = math.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2)
-            for i in range(len(shapes)):
-                chord = distance * _chord(shapes[i], source, ray)
-                if chord > 0:
-                    lengths[own[i], row, col] += chord
-                    if replaced[i] >= 0:
-                        lengths[replaced[i], row, col] -= chord
-    return np.maximum(lengths, np.float32(0))  # differences of equal chords may fall below 0 by rounding
+        row_lengths(solids, source, pixels[row], rays, sums, lengths[:, row])
 
 
 VIALS: tuple[tuple[str, float], ...] = (

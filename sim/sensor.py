@@ -373,18 +373,16 @@ class Sensor:
                 f"photons of shape {photons.shape}; allowed: ({len(energies_kev)}, {rows}, {cols}) for these energies"
             )
         thresholds = self._discriminators(settings)
-        noise = thresholds.noise_per_s * np.float32(duration_s)
         if photons is None or not self._collects(settings) or not len(photons):
             return (
-                noise,
+                thresholds.noise_per_s * np.float32(duration_s),
                 np.zeros(truth.is_dead.shape, dtype=np.float32),
                 draw.independent(*expectation.families(thresholds)),
             )
         exposure, factor = self._exposure_like(photons, energies_kev, duration_s, settings, thresholds)
         light = exposure.light
-        noise *= light.alive
-        noise += light.counts if factor == 1 else light.counts * np.float32(factor)
-        return noise, exposure.load, exposure.mixing
+        mean = expectation.mean_counts(light, thresholds.noise_per_s, np.float32(duration_s), np.float32(factor))
+        return mean, exposure.load, exposure.mixing
 
     def _discriminators(self, settings: Settings) -> Discriminators:
         """Return where the thresholds stand now; the same as the last time, while nothing has changed."""
@@ -469,7 +467,7 @@ class Sensor:
                     for row in np.flatnonzero(
                         self._as_in(self.truth_in(settings), self.truth.is_telegraph).any(axis=1)
                     ):
-                        last.light.refold((int(row), int(row) + 1), thresholds)
+                        last.light.refold(int(row), int(row) + 1, thresholds)
                     self._last_exposure = last = last._replace(n_jumps=n_jumps)
                 return last, factor
         truth = self.truth_in(settings)

@@ -1,10 +1,13 @@
 """Counts drawn by quantiles: exact margins, whole, nested, and as correlated as asked for."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from sim import chance, draw
+from sim import chance, draw, strips
+from sim.tables import CLASS_OF_PLACE, PLACES, REACH
 
 ORDER, ENDS = np.arange(3), np.array([3])
 SHAPE = (64, 64)
@@ -103,3 +106,38 @@ def test_no_mean_counts_nothing_and_a_seed_is_a_draw():
     first, same, other = (drawn((5, 5, 5), mixing, 1, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, same)
     assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("parts", [1, 3, 7])
+def test_counts_do_not_depend_on_how_the_rows_are_shared_out(parts, monkeypatch):
+    correlation = np.stack([np.eye(3), 0.1 * np.eye(3), 0.05 * np.eye(3), *np.zeros((3, 3, 3))])
+    bond = np.diag([0.2, 0.1, 0.0]).astype(np.float32)
+    mixing = draw.Mixing(ORDER, ENDS, draw.mixing_kernel(correlation), bond)
+    whole = draw.draw_counts(planes((40, 5, 3)), NO_LOAD + 1, mixing, np.random.default_rng(4))
+    edges = np.linspace(0, SHAPE[0], parts + 1).round().astype(int)
+    monkeypatch.setattr(strips, "shares", lambda _: list(pairwise(edges)))
+    np.testing.assert_array_equal(
+        draw.draw_counts(planes((40, 5, 3)), NO_LOAD + 1, mixing, np.random.default_rng(4)), whole
+    )
+
+
+def test_sums_around_are_those_over_each_class():
+    rng, n, cols, row = np.random.default_rng(5), 3, 21, 8
+    width = cols + 2 * REACH
+    around = np.empty((len(PLACES), n, cols), dtype=np.float32)
+    field = rng.normal(size=(2 * REACH + 1, n * width)).astype(np.float32)
+    draw._sum_around(field, row, around, np.empty(width, np.float32), np.empty(width, np.float32))
+    rows = field.reshape(-1, n, width)[(row + np.arange(2 * REACH + 1)) % (2 * REACH + 1)]
+    for col in range(cols):
+        window = rows[:, :, col : col + 2 * REACH + 1]
+        wanted = [window.transpose(1, 0, 2)[:, which == CLASS_OF_PLACE].sum(axis=1) for which in range(len(PLACES))]
+        np.testing.assert_allclose(around[:, :, col], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_matrices_multiply_in_tiles():
+    rng = np.random.default_rng(6)
+    weights, sources = rng.normal(size=(8, 12)).astype(np.float32), rng.normal(size=(12, 37)).astype(np.float32)
+    weights[4:, 4:8] = 0
+    sums = np.empty((8, 37), dtype=np.float32)
+    strips.multiply(weights, sources, sums)
+    np.testing.assert_allclose(sums, weights @ sources, rtol=1e-4, atol=1e-5)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import xraydb
 
-from calibration.attenuation import material
+from calibration.attenuation import linear_attenuation_per_mm, material
 from calibration.geometry import Geometry
-from sim.phantom import Phantom, Sphere, cell
-from sim.photons import expected_photons, flood
+from sim.phantom import Phantom, Sphere, cell, path_lengths_mm
+from sim.photons import expected_photons, flood, pixel_centres_mm
 
 ENERGIES_KEV = np.array([20.0, 40.0, 80.0])
 SPECTRUM = np.array([1e6, 3e6, 2e6])
@@ -83,3 +83,19 @@ def test_flood_is_even():
     assert even.shape == (2, 20, 28)
     assert np.all(even[0] == 3)
     assert np.all(even[1] == 5)
+
+
+def test_any_depth_is_beer_lamberts():
+    """From nothing to blackness: exp(-mu l) in double precision, over the same chords."""
+    at = geometry(rows=4, cols=400)
+    ball = Phantom(solids=(Sphere(material=material("iron"), radius_mm=20.0),))
+    pose = at.views(0.3)
+    lengths_mm = path_lengths_mm(ball, pose.source_mm[0], pixel_centres_mm(pose, at))[0].astype(float)
+    per_mm = linear_attenuation_per_mm("iron", ENERGIES_KEV).astype(np.float32)
+    depth = per_mm.astype(float)[:, None, None] * lengths_mm
+    open_beam, seen = photons(at=at, angle_rad=0.3), photons(ball, at, 0.3)
+    is_deep = depth > 86
+    assert is_deep.any()
+    assert (lengths_mm == 0).any()
+    np.testing.assert_allclose((seen / open_beam)[~is_deep], np.exp(-depth[~is_deep]), rtol=1e-5)
+    assert (seen / open_beam)[is_deep].max() < 1e-36
