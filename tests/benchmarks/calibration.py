@@ -38,6 +38,10 @@ THRESHOLDS_KEV: Mapping[str, tuple[float, ...]] = {
     "fine-csm": (20.0,),
     "fine-spm": (20.0, 33.0),
 }
+SOURCES: Mapping[str, tuple[str, ...]] = {
+    "fine-spm": ("Mo", "Ag", "In", "Sn", "Gd", "Am-241", "Pb"),
+}
+"""What is scanned beside the plan's default: pixels of 55 um alone show hardly an edge above the sensor's K edges."""
 ENERGIES_KEV = (18.0, 33.0, 50.0, 75.0)
 """Where scales are compared with the truth."""
 
@@ -71,7 +75,7 @@ def plan_of(mode: str, *, quick: bool) -> Plan:
     plan = Plan(
         detector=DetectorPlan(mode=mode, thresholds_kev=THRESHOLDS_KEV[mode]),
         calibration=CalibrationPlan(
-            sources=("In", "Gd", "Am-241") if quick else CalibrationPlan().sources,
+            sources=("In", "Gd", "Am-241") if quick else SOURCES.get(mode, CalibrationPlan().sources),
             equalisation=EqualisationPlan(max_rounds=1 if quick else 8),
             energy=EnergyPlan(end_point_frames=2 if quick else 6),
         ),
