@@ -45,8 +45,10 @@ from firmware_iface.errors import CalibrationMissing, WrongUsage
 
 Model = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
-FIRST_SHARE, LAST_SHARE, LAST_KEV = 0.86, 1.10, 2.0
-"""A scan goes from this share of its lowest line to this share of its highest and so many keV more."""
+FIRST_SHARE, FIRST_SHARE_ALONE = 0.86, 0.72
+LAST_SHARE, LAST_KEV = 1.10, 2.0
+"""A scan goes from this share of its lowest line, lower where pixels do not sum and edges rise out of shared charge, to
+this share of its highest and so many keV more."""
 STEPS_PER_EDGE = 130
 """A step is about this part of the highest line's distance from no charge."""
 SHIFT_KEV = 5.0
@@ -161,9 +163,9 @@ def _scan_sources(
     scans = []
     for name in plan.calibration.sources:
         energies_kev = tuple(line.energy_kev for line in line_group(name))
-        # Below the window escape peaks of the sensor may stand, which the model of the curve does not know. Above it no
-        # good pixel may still count, or those with a high gain would be taken for noisy ones and left out.
-        first = offset_dac + gain * FIRST_SHARE * min(energies_kev)
+        # Above the window no good pixel may still count, or those with a high gain would be taken for noisy ones.
+        first_share = FIRST_SHARE if plan.detector.is_csm else FIRST_SHARE_ALONE
+        first = offset_dac + gain * first_share * min(energies_kev)
         last = offset_dac + gain * (LAST_SHARE * max(energies_kev) + LAST_KEV)
         if last > HIGHEST_CODE:
             continue  # beyond the range of the DAC in this gain
