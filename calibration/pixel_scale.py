@@ -15,21 +15,31 @@ pixel is taken for a mean one, and the stated errors say so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
+from scipy.stats import chi2 as chi2_law
 
 MINIMUM_COUNTS = 30
 """Fewer counts of a pixel in a whole scan tell nothing."""
 GRID_STEP_DAC = 0.5
-CHUNK = 8192
+COARSE = 4
+"""The grid is searched at every so many steps first; S-curves are wider."""
+CHUNK = 4096
 EM_ROUNDS = 300
+EM_TOLERANCE = 1e-5
+"""The rounds end when nothing changes by a larger share."""
 EM_PIXELS = 3000
 """As many pixels are enough to tell what pixels are like."""
 OUTLIER_SIGMA = 6.0
 """Pixels further than this from the others in robust sigma do not shape what pixels are taken to be like."""
+MISFIT_QUANTILE = 1e-4
+"""A pixel whose edges scatter more about its line than chance allows one in so many knows less than it counted."""
 FEWEST = 1e-12
 
 
@@ -110,50 +120,61 @@ def edge_shifts(
     shift, sigma : (n_pixels,) float64
         NaN where fewer than `MINIMUM_COUNTS` were counted, or where the best shift lies at an end of the grid.
     """
-    curve = np.stack([np.maximum(expected(dacs - shift), FEWEST) for shift in shifts_dac])
+    codes, at = np.unique(dacs - shifts_dac[:, None], return_inverse=True)
+    curve = np.maximum(expected(codes), FEWEST)[at.reshape(len(shifts_dac), len(dacs))]
     share = curve / curve.sum(axis=1, keepdims=True)
     log_share = np.log(share)
     step = float(shifts_dac[1] - shifts_dac[0])
     information = np.sum(share * np.gradient(log_share, step, axis=0) ** 2, axis=1)
-    n_pixels = counts.shape[1]
-    found, sigma = np.full(n_pixels, np.nan), np.full(n_pixels, np.nan)
-    for start in range(0, n_pixels, CHUNK):
-        here = np.asarray(counts[:, start : start + CHUNK], dtype=np.float64)
-        likelihood = here.T @ log_share.T  # the shifts of a pixel side by side in memory
-        best = np.clip(likelihood.argmax(axis=1), 1, len(shifts_dac) - 2)
-        pixel = np.arange(here.shape[1])
-        before, at, after = (likelihood[pixel, best + by] for by in (-1, 0, 1))
-        bend = before - 2 * at + after
-        total = here.sum(axis=0)
-        is_inside = (at >= before) & (at >= after) & (bend < 0) & (total >= MINIMUM_COUNTS)
-        by = np.divide(0.5 * (before - after), bend, out=np.zeros_like(at), where=is_inside)
-        told = total * np.interp(shifts_dac[best] + step * by, shifts_dac, information)
-        is_inside &= told > 0
-        found[start : start + CHUNK] = np.where(is_inside, shifts_dac[best] + step * by, np.nan)
-        sigma[start : start + CHUNK] = np.where(is_inside, 1 / np.sqrt(np.maximum(told, FEWEST)), np.nan)
-    return found, sigma
+
+    def chunk(start: int) -> NDArray[np.float64]:
+        here = np.ascontiguousarray(counts[:, start : start + CHUNK].T, dtype=np.float64)
+        return _likeliest(here, log_share, information)
+
+    with ThreadPoolExecutor() as pool:
+        place, sigma = np.concatenate([np.empty((2, 0)), *pool.map(chunk, range(0, counts.shape[1], CHUNK))], axis=1)
+    return shifts_dac[0] + step * place, sigma
 
 
-def registered(
-    counts: NDArray[np.number], dacs: NDArray[np.float64], shift_dac: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lay the S-curves of all pixels over one another and add them up: codes and counts, (n,) float64 both.
+@njit(cache=True, nogil=True)
+def _likeliest(counts: np.ndarray, log_share: np.ndarray, information: np.ndarray) -> np.ndarray:
+    """Find each pixel's likeliest place on the grid, first at every `COARSE`, then nearby: place and error (2, n).
 
-    Each pixel's counts move by its shift into steps as wide as those of the scan; each step is scaled to the number of
-    pixels. Pixels whose shift is NaN are left out, and so are steps that few pixels reach.
+    ``counts`` is (n_pixels, n_steps); places are in steps of the grid; NaN where there is none.
     """
-    is_known = np.isfinite(shift_dac)
-    moved = dacs[:, None] - shift_dac[None, is_known]
-    step = float(np.median(np.diff(dacs)))
-    place = np.rint((moved - dacs[0]) / step).astype(np.int64)
-    inside = (place >= 0) & (place < len(dacs))
-    at = place[inside]
-    n = np.bincount(at, minlength=len(dacs))
-    total = np.bincount(at, weights=counts[:, is_known][inside], minlength=len(dacs))
-    centre = np.bincount(at, weights=moved[inside], minlength=len(dacs))
-    n_pixels = np.count_nonzero(is_known)
-    enough = n > 0.5 * n_pixels
-    return centre[enough] / n[enough], total[enough] * (n_pixels / n[enough])
+    n_shifts = len(log_share)
+    found = np.full((2, len(counts)), np.nan)
+    for pixel in range(len(counts)):
+        total = counts[pixel].sum()
+        if total < MINIMUM_COUNTS:
+            continue
+        best, highest = 0, -np.inf
+        for shift in range(0, n_shifts, COARSE):
+            likelihood = _dot(log_share[shift], counts[pixel])
+            if likelihood > highest:
+                best, highest = shift, likelihood
+        for shift in range(max(best - COARSE, 0), min(best + COARSE + 1, n_shifts)):
+            likelihood = _dot(log_share[shift], counts[pixel])
+            if likelihood > highest:
+                best, highest = shift, likelihood
+        if not 0 < best < n_shifts - 1:
+            continue
+        before, after = _dot(log_share[best - 1], counts[pixel]), _dot(log_share[best + 1], counts[pixel])
+        bend = before - 2 * highest + after
+        by = 0.5 * (before - after) / bend if bend < 0 else 0.0
+        beside = best + 1 if by > 0 else best - 1
+        told = total * (information[best] + abs(by) * (information[beside] - information[best]))
+        if bend < 0 and told > 0:
+            found[0, pixel], found[1, pixel] = best + by, 1 / math.sqrt(told)
+    return found
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc"})
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    total = 0.0
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
 
 
 def fit_lines(
@@ -182,16 +203,25 @@ def fit_lines(
     if not is_line.any():
         raise ValueError("no pixel has edges of two sources; allowed: at least one pixel that has")
     alone = np.full((positions_dac.shape[1], 2), np.nan)
-    alone[is_line] = np.linalg.solve(information[is_line], told[is_line][..., None])[..., 0]
-    chi2_ratio = _chi2_ratio(design, alone, position, weight, is_known)
-    widening = max(chi2_ratio, 1.0)
-    information, told = information / widening, told / widening
+    alone[is_line] = np.einsum("pij,pj->pi", _inverse(information[is_line]), told[is_line])
+    freedom = np.maximum(is_known.sum(axis=0) - 2, 0)
+    chi2 = np.sum(weight * (position - design @ np.where(is_line[:, None], alone, 0).T) ** 2, axis=0) * is_line
+    chi2_ratio = _chi2_ratio(chi2, freedom)
+    widening = max(chi2_ratio, 1.0) * _misfit(chi2 / max(chi2_ratio, 1.0), freedom)
+    information, told = information / widening[:, None, None], told / widening[:, None]
     mean, spread = _population(alone[is_line], information[is_line], told[is_line])
-    precision = np.linalg.pinv(spread)
-    covariance = np.linalg.inv(information + precision)
+    precision = _inverse(spread)
+    covariance = _inverse(information + precision)
     parameters = np.einsum("pij,pj->pi", covariance, told + precision @ mean)
     parameters[~is_known.any(axis=0)] = np.nan
     return Lines(parameters=parameters, covariance=covariance, chi2_ratio=chi2_ratio)
+
+
+def _inverse(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Invert symmetric matrices (..., 2, 2) that are not negative; one that is singular is taken for nearly so."""
+    a, b, c = matrices[..., 0, 0], matrices[..., 0, 1], matrices[..., 1, 1]
+    determinant = np.maximum(a * c - b * b, 1e-9 * a * c + 1e-300)
+    return np.stack([np.stack([c, -b], axis=-1), np.stack([-b, a], axis=-1)], axis=-2) / determinant[..., None, None]
 
 
 def _population(
@@ -205,29 +235,30 @@ def _population(
     information, told = information[is_usual][every], told[is_usual][every]
     mean, spread = centre, np.diag(width**2)
     for _ in range(EM_ROUNDS):
-        precision = np.linalg.pinv(spread)
-        left = np.linalg.inv(information + precision)
+        before, precision = spread, _inverse(spread)
+        left = _inverse(information + precision)
         guess = np.einsum("pij,pj->pi", left, told + precision @ mean)
         mean = guess.mean(axis=0)
         from_mean = guess - mean
         spread = left.mean(axis=0) + from_mean.T @ from_mean / len(guess)
+        if np.all(np.abs(np.diag(spread - before)) < EM_TOLERANCE * np.diag(spread)):
+            break
     return mean, spread
 
 
-def _chi2_ratio(
-    design: NDArray[np.float64],
-    lines: NDArray[np.float64],
-    position: NDArray[np.float64],
-    weight: NDArray[np.float64],
-    is_known: NDArray[np.bool_],
-) -> float:
+def _misfit(chi2: NDArray[np.float64], freedom: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return by how much the variances of each pixel grow: 1 but where its edges do not lie on a line."""
+    growth = np.ones(len(chi2))
+    for n in np.unique(freedom[freedom > 0]):
+        is_off = (freedom == n) & (chi2 > chi2_law.isf(MISFIT_QUANTILE, n))
+        growth[is_off] = chi2[is_off] / n
+    return growth
+
+
+def _chi2_ratio(chi2: NDArray[np.float64], freedom: NDArray[np.intp]) -> float:
     """Return the typical squared deviation per degree of freedom, by the median over pixels of three edges or more."""
-    freedom = is_known.sum(axis=0) - 2
-    is_told = (freedom > 0) & np.isfinite(lines).all(axis=1)
-    if not is_told.any():
+    k = freedom[freedom > 0]
+    if not k.size:
         return 1.0
-    off = position[:, is_told] - design @ lines[is_told].T
-    chi2 = np.sum(weight[:, is_told] * off**2, axis=0)
     # the median of a chi-square of k degrees is about k (1 - 2 / 9k)^3
-    k = freedom[is_told]
-    return float(np.median(chi2 / (k * (1 - 2 / (9 * k)) ** 3)))
+    return float(np.median(chi2[freedom > 0] / (k * (1 - 2 / (9 * k)) ** 3)))

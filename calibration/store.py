@@ -116,6 +116,8 @@ class Calibration:
     offset_dac, gain_dac_per_kev : (n_thresholds,) float64
         Energy scale of each threshold: code = offset + gain * energy.
     lines : tuple of MeasuredLine
+    sources_without_edge : tuple of str
+        What was scanned but shows no edge in this mode, and is left out of the energy scale.
     thresholds_kev : tuple of float
         Of the bins that `basis` and the flats were measured with.
     basis : MaterialBasis, optional
@@ -154,6 +156,7 @@ class Calibration:
     offset_dac: NDArray[np.float64]
     gain_dac_per_kev: NDArray[np.float64]
     lines: tuple[MeasuredLine, ...]
+    sources_without_edge: tuple[str, ...] = ()
     thresholds_kev: tuple[float, ...]
     basis: MaterialBasis | None = None
     bias_currents: BiasCurrents | None = None

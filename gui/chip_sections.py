@@ -158,6 +158,7 @@ def energy_scale(calibration: Calibration) -> str:
         for line in calibration.lines
     )  # fmt: skip
     lines = table(("source", "threshold", "energy, keV", "edge, DAC", "residual, keV"), rows)
+    left_out = ", ".join(calibration.sources_without_edge)
     return (
         soft(
             f"Residuals of all sources: {calibration.residual_rms_kev:.2f} keV rms. They tell how well the sources "
@@ -165,6 +166,7 @@ def energy_scale(calibration: Calibration) -> str:
         )
         + svg(energy_figure(calibration), "Energy scale and its residuals")
         + f"{_scale_table(calibration)}<h3>Sources</h3>\n{lines}"
+        + (soft(f"Left out, for their counts show no edge in this mode: {escape(left_out)}.") if left_out else "")
     )
 
 

@@ -102,6 +102,7 @@ def _describe_calibration(calibration: Calibration) -> dict[str, Any]:
             _describe_threshold(c, n) for n, edges in enumerate(c.edges_after_dac) if np.isfinite(edges).any()
         ],
         "lines": [asdict(line) for line in c.lines],
+        "sources_without_edge": list(c.sources_without_edge),
         "n_pixels": c.pixel_class.size,
         "n_bad": int(np.count_nonzero(c.is_bad)),
         "bad_pixels": {bit.name: int(np.count_nonzero(c.pixel_class & bit)) for bit in PixelClass},

@@ -35,7 +35,7 @@ from sim.photons import expected_photons, flood
 
 IDENTITY = "mpxct,simulated gantry,1"
 TUBE = "TUBE"
-LINE_SOURCES = ("Am-241", "In", "Sn", "Gd", "W", "Pb")
+LINE_SOURCES = ("Am-241", "Mo", "Ag", "In", "Sn", "Gd", "W", "Pb")
 SOURCE_PHOTONS_PER_PIXEL_S = 200.0
 SOURCE_WINDOW_MM = {"aluminium": 1.0}
 TUBE_FILTERS_MM = {"aluminium": 3.8}

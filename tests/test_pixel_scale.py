@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from calibration.pixel_scale import PixelScale, edge_shifts, fit_lines, registered, shift_grid
+from calibration.pixel_scale import PixelScale, edge_shifts, fit_lines, shift_grid
 
 DACS = np.arange(60.0, 140.0, 2.0)
 
@@ -39,15 +39,6 @@ def test_pixels_that_count_nothing_or_far_elsewhere_have_no_shift() -> None:
     assert abs(shift[2]) < 0.02
 
 
-def test_curves_laid_over_one_another_are_as_sharp_as_one_pixels() -> None:
-    rng = np.random.default_rng(2)
-    shift = rng.normal(0, 8, 4000)
-    counts = 200 * _mean(DACS[:, None] - shift)
-    dacs, total = registered(counts, DACS, shift)
-    np.testing.assert_allclose(total / 4000, 200 * _mean(dacs), rtol=0.08, atol=1.5)
-    assert registered(counts, DACS, np.where(shift > 0, np.nan, shift))[1].max() < total.max()
-
-
 def _pixels(
     rng: np.random.Generator, sigma_dac: float, n: int = 5000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -73,6 +64,20 @@ def test_lines_are_nearer_to_the_truth_than_either_alone_or_the_mean(sigma_dac: 
     c = lines.covariance
     stated = c[:, 0, 0] + 2 * at_kev * c[:, 0, 1] + at_kev**2 * c[:, 1, 1]
     assert np.mean(stated) == pytest.approx(squares, rel=0.15)
+
+
+def test_a_pixel_that_jumped_between_scans_says_that_it_is_not_known() -> None:
+    """The others do not: their errors stay what they were."""
+    energies, truth, positions, sigmas = _pixels(np.random.default_rng(6), 0.3)
+    whole = fit_lines(energies, positions, sigmas)
+    jumped = positions.copy()
+    jumped[2:, :20] += 15.0
+    lines = fit_lines(energies, jumped, sigmas)
+    assert (lines.covariance[:20, 0, 0] > 2 * whole.covariance[:20, 0, 0]).mean() > 0.9
+    np.testing.assert_allclose(lines.covariance[20:], whole.covariance[20:], rtol=0.05, atol=1e-4)
+    error = np.einsum("pi,i->p", lines.parameters - truth, [1, 50.0])[:20]
+    stated, was = (np.einsum("pij,i,j->p", c[:20], [1, 50.0], [1, 50.0]) for c in (lines.covariance, whole.covariance))
+    assert np.sqrt(np.mean(error**2 / stated)) < 5 < np.sqrt(np.mean(error**2 / was)) / 4
 
 
 def test_a_pixel_without_edges_has_no_line_and_one_with_one_edge_leans_on_the_others() -> None:

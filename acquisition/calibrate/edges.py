@@ -19,15 +19,18 @@ from numpy.typing import NDArray
 from acquisition.calibrate.exposures import HIGHEST_CODE, Instrument, beam, frame, matrix
 from acquisition.plan import Plan
 from calibration.bias_currents import search
-from calibration.energy_scale import expected_counts, line_group, mean_kev, steepest_dac
+from calibration.edge_form import Layer, edge_form
+from calibration.energy_scale import expected_counts, line_group, mean_kev, steepest_dac, steepest_kev
 from calibration.equalisation import falling_edges_dac, mean_and_sigma, noise_edges_dac
 from calibration.pixel_scale import edge_shifts, shift_grid
 from calibration.progress import Progress
 from firmware_iface.chip import (
+    COLOUR_PITCH_MM,
     COLS,
     FEEDBACK_FF,
     FINE_THRESHOLDS,
     N_THRESHOLDS,
+    PITCH_MM,
     ROWS,
     SUBPIXELS,
     TEST_PULSE_V_PER_E,
@@ -44,6 +47,10 @@ PULSE_PERIOD_S = 1e-4
 PULSE_SPACING = 3
 PULSE_WINDOW_KEV = 4.0
 """Several times the noise of charge summing."""
+NOISE_KEV = 1.0
+"""Noise and spread of the pixels that is taken for granted before any is measured."""
+FEWEST_COUNTS = 1e-3
+"""Beyond the edge, per absorbed photon."""
 SPREAD_DAC = 80
 """How far pixels may stand from the mean before they are equalised, trims from end to end included."""
 
@@ -54,6 +61,18 @@ def nominal_gain(plan: Plan) -> float:
     """Return the steps per keV that the sources tell of the gain mode, for this sensor's energy per electron."""
     per_charge = SHGM_DAC_PER_KEV * SILICON_PAIR_EV / plan.calibration.equalisation.pair_ev
     return per_charge * FEEDBACK_FF[Gain.SHGM] / FEEDBACK_FF[Gain[plan.detector.gain]]
+
+
+def layer_of(plan: Plan) -> Layer:
+    """Return the sensor of a plan, as it counts."""
+    sensor = plan.calibration.response
+    return Layer(
+        material=sensor.sensor_material,
+        thickness_mm=sensor.sensor_thickness_mm,
+        pitch_mm=COLOUR_PITCH_MM if plan.detector.is_colour else PITCH_MM,
+        bias_v=plan.detector.bias_v,
+        is_csm=plan.detector.is_csm,
+    )
 
 
 class Edges(Protocol):
@@ -236,7 +255,8 @@ class SourceEdges:
                 yield Progress(f"find {wanted.source}", done, len(codes))
                 detector.set_dacs(_all_thresholds(code))
                 sums.append(frame(detector, wanted.source_exposure_s).counts.sum(dtype=np.float64))
-        self._gain_dac_per_kev = (steepest_dac(codes, sums) - self._baseline_dac) / self.energy_kev
+        steepest = steepest_kev(edge_form(line_group(wanted.source), layer_of(self.plan)), NOISE_KEV)
+        self._gain_dac_per_kev = (steepest_dac(codes, sums) - self._baseline_dac) / steepest
         self.lowest_dac = self._baseline_dac + 0.7 * self._gain_dac_per_kev * self.energy_kev
 
     def scan(self, stage: str, trim: NDArray[np.uint8], codes: range | None) -> Planes:
@@ -248,14 +268,11 @@ class SourceEdges:
             codes = range(max(at - SPREAD_DAC, 0), min(at + SPREAD_DAC, HIGHEST_CODE) + 1, 3)
         else:
             codes = range(codes.start, min(codes.stop + margin, HIGHEST_CODE + 1), 2)
-        lines = line_group(wanted.source)
-        energies = np.asarray([line.energy_kev for line in lines])
-        shares = np.asarray([line.fraction for line in lines])
-        lines_dac = at + self._gain_dac_per_kev * (energies - self.energy_kev)
-        shape = np.array([1.0, 0.05 if self.plan.detector.is_csm else 0.1, 1e-3, max(self._gain_dac_per_kev, 1.0)])
+        form = edge_form(line_group(wanted.source), layer_of(self.plan))
 
         def expected(dacs: NDArray[np.float64]) -> NDArray[np.float64]:
-            return expected_counts(dacs, lines_dac, shares / shares.sum(), shape, self._baseline_dac)
+            energies_kev = (dacs - self._baseline_dac) / self._gain_dac_per_kev
+            return expected_counts(energies_kev, form, 1.0, NOISE_KEV) + FEWEST_COUNTS
 
         edges = np.full(trim.shape, np.nan, dtype=np.float32)
         spacing = max(wanted.spacing, 1)

@@ -38,6 +38,10 @@ THRESHOLDS_KEV: Mapping[str, tuple[float, ...]] = {
     "fine-csm": (20.0,),
     "fine-spm": (20.0, 33.0),
 }
+SOURCES: Mapping[str, tuple[str, ...]] = {
+    "fine-spm": ("Mo", "Ag", "In", "Sn", "Gd", "Am-241", "Pb"),
+}
+"""What is scanned beside the plan's default: pixels of 55 um alone show hardly an edge above the sensor's K edges."""
 ENERGIES_KEV = (18.0, 33.0, 50.0, 75.0)
 """Where scales are compared with the truth."""
 
@@ -71,7 +75,7 @@ def plan_of(mode: str, *, quick: bool) -> Plan:
     plan = Plan(
         detector=DetectorPlan(mode=mode, thresholds_kev=THRESHOLDS_KEV[mode]),
         calibration=CalibrationPlan(
-            sources=("In", "Gd", "Am-241") if quick else CalibrationPlan().sources,
+            sources=("In", "Gd", "Am-241") if quick else SOURCES.get(mode, CalibrationPlan().sources),
             equalisation=EqualisationPlan(max_rounds=1 if quick else 8),
             energy=EnergyPlan(end_point_frames=2 if quick else 6),
         ),
@@ -152,13 +156,17 @@ def equalisation(quick: bool) -> Sequence[Aim]:
 
 @study("energy")
 def energy(quick: bool) -> Sequence[Aim]:
-    """The scale against its lines and against the truth, of the chip and of each pixel."""
+    """The scale against its lines and against the truth, of the chip and of each pixel.
+
+    What moves all pixels alike is the chip's error, stated by its covariance; what is left is the pixel's own.
+    """
     aims = []
     for mode in ("colour-csm",) if quick else tuple(THRESHOLDS_KEV):
         calibration = calibrated(mode, quick)
         truth, pixel_scale = truth_of(calibration), calibration.pixel_scale
         assert pixel_scale is not None
-        global_kev, pixel_kev, pull = [], [], []
+        assert calibration.scale_covariance is not None
+        global_kev, global_pull, pixel_kev, pixel_pull = [], [], [], []
         for number in sorted({line.threshold for line in calibration.lines}):
             for energy_kev in ENERGIES_KEV:
                 code = float(calibration.offset_dac[number] + calibration.gain_dac_per_kev[number] * energy_kev)
@@ -166,13 +174,18 @@ def energy(quick: bool) -> Sequence[Aim]:
                 error = (pixel_scale.threshold_kev(number, code) - true_kev)[truth.is_good]
                 global_kev.append(true_kev[truth.is_good].mean() - energy_kev)
                 pixel_kev.append(np.sqrt(np.nanmean(error**2)))
-                pull.append(pixel_kev[-1] / np.nanmedian(pixel_scale.sigma_kev(number, energy_kev)))
+                at = np.array([1.0, energy_kev])
+                stated_dac = np.sqrt(at @ calibration.scale_covariance[number] @ at)
+                global_pull.append(global_kev[-1] * calibration.gain_dac_per_kev[number] / stated_dac)
+                own = (error - np.nanmedian(error)) / pixel_scale.sigma_kev(number, energy_kev)[truth.is_good]
+                pixel_pull.append(np.sqrt(np.nanmean(own**2)))
         of = f"energy, {mode}:"
         aims += [
             Aim(name=f"{of} rms residual of the lines", aim=0.15, reached=calibration.residual_rms_kev, unit="keV"),
             Aim(name=f"{of} rms error against the truth", aim=0.15, reached=_rms(global_kev), unit="keV"),
             Aim(name=f"{of} rms error of a pixel's scale", aim=0.5, reached=_rms(pixel_kev), unit="keV"),
-            Aim(name=f"{of} that error over the stated one", aim=1.5, reached=_rms(pull), unit="1"),
+            Aim(name=f"{of} error of all pixels over the stated one", aim=1.5, reached=_rms(global_pull), unit="1"),
+            Aim(name=f"{of} a pixel's own error over the stated one", aim=1.5, reached=_rms(pixel_pull), unit="1"),
         ]
         if calibration.end_point is not None:
             off_kev = abs(calibration.end_point.error_kev)
