@@ -10,16 +10,12 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from acquisition.plan import Plan, plan_to_json
-from acquisition.scan import ImageKey
 from acquisition.scan_file import Scan, read_scan
 from calibration.alignment import Alignment
-from calibration.correction import line_integrals
 from calibration.count_rate import CountRate
 from calibration.geometry import Geometry
 from calibration.material_basis import MaterialBasis
@@ -30,6 +26,7 @@ from calibration.thickness import EquivalentThickness
 from firmware_iface.errors import BadFile, CalibrationMissing, WrongUsage
 from reconstruction import decomposition
 from reconstruction.fdk import fdk
+from reconstruction.projections import measure_line_integrals
 from reconstruction.sharpness import sharpest_axis
 from reconstruction.volume import (
     LINEAR_ATTENUATION,
@@ -41,41 +38,6 @@ from reconstruction.volume import (
 )
 
 DEFAULT_WINDOW = "hann"
-
-
-class Projections(NamedTuple):
-    """Frames of one view added up.
-
-    Attributes
-    ----------
-    counts : (n_views, n_counters, rows, cols) uint32
-    angles_rad, frames, exposures_s : (n_views,) float64
-        `frames` is the middle of each view in the run, the clock of the flats.
-    """
-
-    counts: NDArray[np.uint32]
-    angles_rad: NDArray[np.float64]
-    frames: NDArray[np.float64]
-    exposures_s: NDArray[np.float64]
-
-
-def gather_projections(scan: Scan) -> Projections:
-    """Add up the frames that follow each other at one angle; lost frames add neither counts nor exposure."""
-    indices = scan.indices(ImageKey.PROJECTION)
-    if not len(indices):
-        raise BadFile(f"{scan.path} holds no projections", hint="scan again, with views in the plan")
-    angles_rad = scan.angles_rad[indices]
-    starts = np.flatnonzero(np.diff(angles_rad, prepend=np.nan) != 0)
-    counts = scan.counts(indices)
-    if len(starts) < len(indices):
-        counts = np.add.reduceat(counts, starts, axis=0, dtype=np.uint32)
-    n_frames = np.diff(starts, append=len(indices))
-    return Projections(
-        counts=counts.astype(np.uint32, copy=False),
-        angles_rad=angles_rad[starts],
-        frames=np.add.reduceat(indices, starts) / n_frames,
-        exposures_s=np.add.reduceat(scan.exposures_s[indices], starts),
-    )
 
 
 def field_of_view(geometry: Geometry, voxel_mm: float | None = None) -> Grid:
@@ -143,26 +105,18 @@ def reconstruct_scan(
     yield Progress("reading", 0, 2)
     scan = read_scan(path, allow_partial=allow_partial)
     plan, geometry, origin = _plan_and_geometry(scan, calibration)
-    grid = field_of_view(geometry, voxel_mm)
+    yield Progress("reading", 1, 2)
+    count_rate, told = _count_rate_of(scan)
+    measured = measure_line_integrals(
+        scan, geometry, count_rate=count_rate, thickness=_wedge_of(scan) if linearise else None
+    )
+    grid = field_of_view(measured.geometry, voxel_mm)
     if shape is not None:
         grid = Grid(shape=shape, voxel_mm=grid.voxel_mm, centre_mm=grid.centre_mm)
-    projections = gather_projections(scan)
-    yield Progress("reading", 1, 2)
-    flats = scan.indices(ImageKey.FLAT)
-    count_rate, told = _count_rate_of(scan)
-    integrals, is_estimated = line_integrals(
-        projections.counts,
-        scan.counts(flats),
-        projection_frames=projections.frames,
-        flat_frames=flats,
-        projection_exposures_s=projections.exposures_s,
-        flat_exposures_s=scan.exposures_s[flats],
-        is_bad=scan.calibration.is_bad if scan.calibration else None,
-        count_rate=count_rate,
-        thickness=_wedge_of(scan) if linearise else None,
-    )
     yield Progress("reading", 2, 2)
-    values = yield from fdk(integrals, projections.angles_rad, geometry, grid, window=window, use_gpu=use_gpu)
+    values = yield from fdk(
+        measured.values, measured.angles_rad, measured.geometry, grid, window=window, use_gpu=use_gpu
+    )
     thresholds_kev = scan.readout.thresholds_kev
     return Volume(
         values=values,
@@ -177,8 +131,9 @@ def reconstruct_scan(
             calibration_identity=scan.calibration_identity,
             software=software_version(),
             steps=(
-                f"{len(projections.angles_rad)} views, {scan.n_lost} frames lost, "
-                f"{is_estimated.mean():.2%} of the line integrals estimated",
+                f"{len(measured.angles_rad)} views, {scan.n_lost} frames lost, "
+                f"{measured.is_estimated.mean():.2%} of the line integrals estimated",
+                *((f"{measured.n_tiles} tiles joined",) if measured.n_tiles > 1 else ()),
                 f"geometry {origin}",
                 told,
                 *(("straight in thickness by the step wedge",) if linearise else ()),
@@ -224,19 +179,15 @@ def align_scan_file(
     yield Progress("reading", 0, 1)
     scan = read_scan(path, allow_partial=allow_partial)
     _, geometry, _ = _plan_and_geometry(scan, None)
-    projections, flats = gather_projections(scan), scan.indices(ImageKey.FLAT)
-    integrals, _ = line_integrals(
-        projections.counts[:, :1],
-        scan.counts(flats)[:, :1],
-        projection_frames=projections.frames,
-        flat_frames=flats,
-        projection_exposures_s=projections.exposures_s,
-        flat_exposures_s=scan.exposures_s[flats],
-        is_bad=scan.calibration.is_bad if scan.calibration else None,
-    )
+    measured = measure_line_integrals(scan, geometry, n_counters=1)
+    if measured.n_tiles > 1:
+        raise WrongUsage(
+            f"{path} has {measured.n_tiles} tiles; allowed: a scan of one tile",
+            hint="align with a scan whose camera stands at shift 0, and reconstruct this one with --calibration",
+        )
     yield Progress("reading", 1, 1)
     find = sharpest_axis if by_sharpness else align_scan
-    return (yield from find(integrals[0], projections.angles_rad, geometry))
+    return (yield from find(measured.values[0], measured.angles_rad, geometry))
 
 
 def _plan_and_geometry(scan: Scan, calibration: Calibration | None) -> tuple[Plan, Geometry, str]:

@@ -27,10 +27,10 @@ from firmware_iface.frame import Frame, Lost
 from reconstruction.pipeline import (
     decompose_volume,
     field_of_view,
-    gather_projections,
     read_image_folder,
     reconstruct_scan,
 )
+from reconstruction.projections import gather_projections
 from reconstruction.quality import Vial, vial_statistics
 from reconstruction.volume import Grid, Volume, load_volume, save_volume
 
