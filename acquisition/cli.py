@@ -139,7 +139,10 @@ def acquire(
 def _emit_plan(console: Console, plan: Plan, *, as_json: bool) -> None:
     from acquisition.dry_run import describe, figures
 
-    console.emit(figures(plan), describe(plan), as_json=as_json)
+    found = figures(plan)
+    console.emit(found, describe(plan), as_json=as_json)
+    if found["wrong"]:
+        raise WrongUsage(f"this cannot be done: {'; '.join(map(str, found['wrong']))}")
 
 
 def _load_calibration(path: Path | None) -> Calibration:
