@@ -21,7 +21,7 @@ from acquisition.calibrate.exposures import (
 from acquisition.gantry import Gantry, LineGantry
 from acquisition.plan import Plan, refuse_foreign_pixels
 from acquisition.scan import ImageKey, ScanStatus, readout_of
-from acquisition.scan_file import ScanWriter
+from acquisition.scan_writer import ScanWriter
 from acquisition.steps import Step, StepKind, cost, expand
 from acquisition.stream import FrameStream
 from calibration.conditions import differences
