@@ -28,7 +28,7 @@ from acquisition.metadata import Datum, metadata
 from acquisition.plan import Plan
 from acquisition.runner import TUBE, Instrument, prepare
 from acquisition.scan import ImageKey, Readout, readout_of
-from acquisition.scan_file import ScanWriter
+from acquisition.scan_writer import ScanWriter
 from acquisition.steps import AT_ZERO, Pose, expand
 from calibration.store import Calibration
 from firmware_iface.errors import DataLost, WrongUsage
@@ -192,7 +192,7 @@ class Camera:
             self._readout,
             plan=self._plan,
             calibration=self._calibration,
-            sample=self._plan.scan.sample,
+            sample=self._plan.scan.held or "",
             source=TUBE,
         )
         self._instrument.gantry.beam(True)
@@ -291,9 +291,9 @@ class Camera:
         return self._writer
 
     def _new_path(self) -> Path:
-        number = 1
+        stem, number = self._plan.scan.held or "scan", 1
         while True:
-            path = self._folder / f"{self._plan.scan.sample}_{number:04d}.h5"
+            path = self._folder / f"{stem}_{number:04d}.h5"
             if not any(self._folder.glob(f"{path.stem}.*")):
                 return path
             number += 1
@@ -348,7 +348,7 @@ class Rig:
         self.angle = Axis(f"{name}_angle", 0.0, "deg", lambda deg: self._move(angle_rad=math.radians(deg)))
         self.lift = Axis(f"{name}_lift", 0.0, "mm", lambda mm: self._move(lift_mm=mm))
         self.shift = Axis(f"{name}_shift", 0.0, "mm", lambda mm: self._move(shift_mm=mm))
-        self.sample = Axis(f"{name}_sample", plan.scan.sample, "text", self._select)
+        self.sample = Axis(f"{name}_sample", plan.scan.held or OUT, "text", self._select)
         self.camera = Camera(
             name,
             instrument,
@@ -389,7 +389,7 @@ def tomography(rig: Rig) -> Generator[Msg, Any, str | None]:
     axes = (rig.angle, rig.lift, rig.shift, rig.sample)
 
     @stage_decorator([rig.camera])
-    @run_decorator(md={"plan_name": "tomography", "sample": rig.plan.scan.sample, "num_points": len(steps)})
+    @run_decorator(md={"plan_name": "tomography", "sample": rig.plan.scan.held, "num_points": len(steps)})
     def run() -> Generator[Msg, Any, None]:
         for step in steps:
             pose = step.pose

@@ -20,7 +20,7 @@ def metadata(plan: Plan, calibration: Calibration) -> dict[str, Datum]:
     """Return what a run was made with, by names that end in no unit: the unit stands beside."""
     detector, geometry = plan.detector, plan.geometry
     return {
-        "sample": Datum(value=plan.scan.sample, units="text"),
+        "sample": Datum(value=plan.scan.held or "", units="text"),
         "mode": Datum(value=detector.mode, units="text"),
         "gain": Datum(value=detector.gain, units="text"),
         "depth": Datum(value=detector.depth_bits, units="bit"),

@@ -347,16 +347,15 @@ AnyScan: TypeAlias = (
 
 
 def beyond_one_circle(scan: AnyScan) -> tuple[str, ...]:
-    """Return in words what makes a scan more than one pass around one circle, with the camera in the middle."""
+    """Return in words what makes a scan more than a circle around the sample with the axis inside what cameras see."""
     if not isinstance(scan, Turning):
         return (f"a scan of kind {scan.kind!r} has no views around a sample",)
     found = []
     if isinstance(scan, HelicalPlan):
         found.append("the scan is a helix")
-    if scan.shifts_mm != (0.0,):
-        found.append(f"the camera stood at {', '.join(f'{shift_mm:g}' for shift_mm in scan.shifts_mm)} mm")
-    if len(scan.passes_kev) > 1:
-        found.append(f"there are {len(scan.passes_kev)} passes with thresholds of their own")
+    if min(scan.shifts_mm) > 0 or max(scan.shifts_mm) < 0:
+        places = ", ".join(f"{shift_mm:g}" for shift_mm in scan.shifts_mm)
+        found.append(f"the camera stood on one side of the axis only, at {places} mm")
     return tuple(found)
 
 

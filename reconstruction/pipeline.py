@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from acquisition.plan import Plan, plan_to_json
+from acquisition.plan import Plan, passes_kev, plan_to_json
 from acquisition.scan_file import Scan, read_scan
 from acquisition.scan_plan import beyond_one_circle
 from calibration.alignment import Alignment
@@ -75,6 +75,7 @@ def reconstruct_scan(
     allow_partial: bool = False,
     linearise: bool = False,
     calibration: Calibration | None = None,
+    pass_number: int | None = None,
 ) -> Generator[Progress, None, Volume]:
     """Turn a scan file into a volume of every bin.
 
@@ -92,6 +93,8 @@ def reconstruct_scan(
         Take out the hardening of the beam by the step wedge that the scan's calibration holds.
     calibration : Calibration, optional
         Whose alignment to take instead of the scan's own geometry.
+    pass_number : int, optional
+        Which pass of a scan of several, from 1.
 
     Raises
     ------
@@ -106,11 +109,11 @@ def reconstruct_scan(
     yield Progress("reading", 0, 2)
     scan = read_scan(path, allow_partial=allow_partial)
     plan, geometry, origin = _plan_and_geometry(scan, calibration)
+    pass_index, thresholds_kev = _pass_of(scan, plan, pass_number)
     yield Progress("reading", 1, 2)
-    count_rate, told = _count_rate_of(scan)
-    measured = measure_line_integrals(
-        scan, geometry, count_rate=count_rate, thickness=_wedge_of(scan) if linearise else None
-    )
+    count_rate, told = _count_rate_of(scan, thresholds_kev)
+    thickness = _wedge_of(scan, thresholds_kev) if linearise else None
+    measured = measure_line_integrals(scan, geometry, pass_index=pass_index, count_rate=count_rate, thickness=thickness)
     grid = field_of_view(measured.geometry, voxel_mm)
     if shape is not None:
         grid = Grid(shape=shape, voxel_mm=grid.voxel_mm, centre_mm=grid.centre_mm)
@@ -118,7 +121,6 @@ def reconstruct_scan(
     values = yield from fdk(
         measured.values, measured.angles_rad, measured.geometry, grid, window=window, use_gpu=use_gpu
     )
-    thresholds_kev = scan.readout.thresholds_kev
     return Volume(
         values=values,
         channels=_bin_names(thresholds_kev, len(values)),
@@ -134,6 +136,7 @@ def reconstruct_scan(
             steps=(
                 f"{len(measured.angles_rad)} views, {scan.n_lost} frames lost, "
                 f"{measured.is_estimated.mean():.2%} of the line integrals estimated",
+                *((f"pass {pass_number}",) if pass_number is not None else ()),
                 *((f"{measured.n_tiles} tiles joined",) if measured.n_tiles > 1 else ()),
                 f"geometry {origin}",
                 told,
@@ -144,27 +147,39 @@ def reconstruct_scan(
     )
 
 
-def _count_rate_of(scan: Scan) -> tuple[CountRate | None, str]:
+def _pass_of(scan: Scan, plan: Plan, number: int | None) -> tuple[int, tuple[float, ...]]:
+    """Return which pass over the object is meant, from 0, and its thresholds in keV."""
+    passes = passes_kev(plan)
+    if number is None and len(passes) > 1:
+        told = "; ".join(f"{n}: {', '.join(f'{kev:g}' for kev in pass_)} keV" for n, pass_ in enumerate(passes, 1))
+        raise WrongUsage(f"{scan.path} has {len(passes)} passes ({told})", hint="choose one: --pass 1")
+    if number is not None and not 1 <= number <= len(passes):
+        raise WrongUsage(f"--pass is {number}; allowed for {scan.path}: 1 to {len(passes)}")
+    index = (number or 1) - 1
+    return index, passes[index] if len(passes) > 1 else tuple(scan.readout.thresholds_kev)
+
+
+def _count_rate_of(scan: Scan, thresholds_kev: tuple[float, ...]) -> tuple[CountRate | None, str]:
     """Return the count-rate calibration that fits a scan, and in words what it does."""
     known = scan.calibration.count_rate if scan.calibration else None
     if known is None:
         return None, "count rate not corrected: it was not measured (mpxct calibrate count-rate)"
-    if not known.is_for(scan.readout.thresholds_kev):
+    if not known.is_for(thresholds_kev):
         return None, f"count rate not corrected: it was measured at thresholds of {known.thresholds_kev.tolist()} keV"
     return known, f"count rate corrected ({known.law}, up to {known.highest_rate_per_s:.3g} counts/s/pixel)"
 
 
-def _wedge_of(scan: Scan) -> EquivalentThickness:
+def _wedge_of(scan: Scan, thresholds_kev: tuple[float, ...]) -> EquivalentThickness:
     """Return the step wedge that fits a scan, or refuse."""
     known = scan.calibration.thickness if scan.calibration else None
     hint = "measure it with this plan, and scan again: mpxct calibrate wedge"
     if known is None:
         raise CalibrationMissing("the scan's calibration holds no step wedge to linearise with", hint=hint)
     kvp = scan.plan.source.kvp if scan.plan else known.tube_kvp
-    if (known.thresholds_kev, known.tube_kvp) != (tuple(scan.readout.thresholds_kev), kvp):
+    if (known.thresholds_kev, known.tube_kvp) != (thresholds_kev, kvp):
         raise CalibrationMissing(
             f"the step wedge was measured at {known.tube_kvp:g} kVp and {list(known.thresholds_kev)} keV; the scan has "
-            f"{kvp:g} kVp and {list(scan.readout.thresholds_kev)} keV",
+            f"{kvp:g} kVp and {list(thresholds_kev)} keV",
             hint=hint,
         )
     return known
@@ -198,7 +213,7 @@ def _plan_and_geometry(scan: Scan, calibration: Calibration | None) -> tuple[Pla
     if beyond := beyond_one_circle(scan.plan.scan):
         raise WrongUsage(
             f"{scan.path} cannot be reconstructed yet: {'; '.join(beyond)}; "
-            "allowed: one pass around a circle, the camera at one place in the middle",
+            "allowed: circles around the sample, the camera in the middle or in tiles around it",
             hint="the frames are all in the file, each with its angle, lift, shift and pass",
         )
     alignment = scan.calibration.alignment if scan.calibration else None

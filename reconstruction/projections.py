@@ -88,6 +88,7 @@ def measure_line_integrals(
     scan: Scan,
     geometry: Geometry,
     *,
+    pass_index: int = 0,
     n_counters: int | None = None,
     count_rate: CountRate | None = None,
     thickness: EquivalentThickness | None = None,
@@ -98,14 +99,19 @@ def measure_line_integrals(
     ----------
     geometry : Geometry
         Of the camera where its shift is 0.
+    pass_index : int
+        Which pass over the object.
     n_counters : int, optional
         Only the first ones; all unless told.
     """
-    shifts_mm = np.unique(scan.shifts_mm[scan.indices(ImageKey.PROJECTION)]).tolist() or [0.0]
+    is_projection = (scan.image_key == ImageKey.PROJECTION) & (scan.passes == pass_index)
+    if not is_projection.any():
+        raise BadFile(f"{scan.path} holds no projections of pass {pass_index + 1}", hint="scan it to its end")
+    shifts_mm = np.unique(scan.shifts_mm[is_projection]).tolist()
     counters = np.s_[:, :n_counters]
     tiles: list[tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]] = []
     for shift_mm in shifts_mm:
-        is_here = scan.shifts_mm == shift_mm
+        is_here = (scan.shifts_mm == shift_mm) & (scan.passes == pass_index)
         views, flats = (
             np.flatnonzero(is_here & (scan.image_key == key)) for key in (ImageKey.PROJECTION, ImageKey.FLAT)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,13 +12,13 @@ from hypothesis import strategies as st
 
 from acquisition.plan import DetectorPlan, Plan, ScanPlan
 from acquisition.scan import ImageKey, readout_of
-from acquisition.scan_file import ScanWriter
+from acquisition.scan_writer import ScanWriter
 from acquisition.steps import Pose
 from calibration.geometry import Geometry
 from firmware_iface.errors import BadFile, WrongUsage
 from firmware_iface.frame import Frame, Lost
 from reconstruction.pipeline import align_scan_file, reconstruct_scan
-from reconstruction.stitch import stitch, wide_geometry
+from reconstruction.stitch import WHOLE_PX, stitch, wide_geometry
 
 GEOMETRY = Geometry(source_to_detector_mm=250.0, source_to_object_mm=200.0, pitch_mm=0.2, rows=3, cols=20)
 
@@ -54,7 +55,8 @@ def test_tiles_at_any_shift_give_back_a_straight_picture(steps, first_mm, slope,
     np.testing.assert_allclose(wide[1, 2, 0], 0.5 * (2 + slope * columns_mm(geometry)), atol=2e-4)
     assert not is_estimated.any()
     width_mm = (geometry.cols - 1) * geometry.pitch_mm
-    assert 0 <= np.ptp(shifts_mm) + 19 * 0.2 - width_mm < 0.2 + 1e-9, "whole columns, and not one fewer than there are"
+    spare_mm = np.ptp(shifts_mm) + 19 * 0.2 - width_mm
+    assert -WHOLE_PX * 0.2 - 1e-9 <= spare_mm < 0.2 + 1e-9, "whole columns, and not one fewer than there are"
 
 
 def test_whole_columns_are_taken_as_they_are() -> None:
@@ -170,3 +172,31 @@ def test_an_object_wider_than_the_camera_is_reconstructed_whole(tmp_path: Path, 
 def test_alignment_asks_for_one_tile(tmp_path: Path) -> None:
     with pytest.raises(WrongUsage, match="3 tiles; allowed: a scan of one tile"):
         run(align_scan_file(write_tiles(tmp_path / "wide.h5")))
+
+
+def test_one_pass_of_several_is_reconstructed_with_its_own_thresholds(tmp_path: Path) -> None:
+    passes_kev = ((18.0, 33.0, 50.0, 75.0), (20.0, 40.0, 60.0, 80.0))
+    plan = msgspec.structs.replace(PLAN, scan=ScanPlan(n_views=N_VIEWS, frames_per_view=1, passes_kev=passes_kev))
+    path = tmp_path / "passes.h5"
+    with ScanWriter(path, readout_of(plan), plan=plan) as writer:
+        for number, exponent in enumerate((1, 2)):  # the second pass sees twice the attenuation
+            for view in range(-2, N_VIEWS):
+                open_beam = counts_at(0.0, False)
+                counts = (open_beam * (counts_at(0.0, view >= 0) / open_beam) ** exponent).astype(np.uint16)
+                frame = Frame(
+                    counts=counts, thresholds=(1, 3, 5, 7), sequence=view + 2, timestamp_ns=0,
+                    exposure_ns=1_000_000_000, run_id=1 + number,
+                )  # fmt: skip
+                pose = Pose(angle_rad=2 * np.pi * max(view, 0) / N_VIEWS)
+                writer.write(frame, ImageKey.FLAT if view < 0 else ImageKey.PROJECTION, pose, number)
+        writer.finish()
+    with pytest.raises(WrongUsage, match=r"2 passes \(1: 18, 33, 50, 75 keV; 2: 20"):
+        run(reconstruct_scan(path))
+    with pytest.raises(WrongUsage, match=r"allowed for .* 1 to 2"):
+        run(reconstruct_scan(path, pass_number=3))
+    first, second = (run(reconstruct_scan(path, pass_number=n)) for n in (1, 2))
+    assert (first.thresholds_kev, second.thresholds_kev) == passes_kev
+    assert second.channels[0] == "20-40 keV"
+    z, y, x = first.grid.axes_mm()
+    inside = (slice(None), len(z) // 2, np.hypot(y[:, None], x) < 0.6 * x.max())
+    np.testing.assert_allclose(second.values[inside].mean(1), 2 * first.values[inside].mean(1), rtol=0.03)
