@@ -137,16 +137,12 @@ def acquire(
 
 
 def _emit_plan(console: Console, plan: Plan, *, as_json: bool) -> None:
-    from acquisition.steps import cost, describe, expand
+    from acquisition.dry_run import describe, figures
+    from acquisition.steps import check
 
-    costs = cost(plan)
-    figures = {
-        "n_steps": len(expand(plan)),
-        "n_frames": costs.n_frames,
-        "duration_s": costs.duration_s,
-        "size_bytes": costs.size_bytes,
-    }
-    console.emit(figures, describe(plan), as_json=as_json)
+    console.emit(figures(plan), describe(plan), as_json=as_json)
+    if wrong := check(plan):
+        raise WrongUsage(f"the plan cannot be done: {'; '.join(wrong)}")
 
 
 def _load_calibration(path: Path | None) -> Calibration:

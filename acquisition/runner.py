@@ -21,7 +21,7 @@ from acquisition.calibrate.exposures import (
 from acquisition.gantry import Gantry, LineGantry
 from acquisition.plan import Plan, refuse_foreign_pixels
 from acquisition.scan import ImageKey, ScanStatus, readout_of
-from acquisition.scan_file import ScanWriter
+from acquisition.scan_writer import ScanWriter
 from acquisition.steps import Step, StepKind, cost, expand
 from acquisition.stream import FrameStream
 from calibration.conditions import differences
@@ -95,8 +95,8 @@ def prepare(
     refuse_foreign_pixels(plan)
     detector, gantry = instrument.detector, instrument.gantry
     samples = gantry.samples()
-    if plan.scan.sample not in samples:
-        raise WrongUsage(f"the sample changer has no {plan.scan.sample!r}; it has {', '.join(samples)}")
+    if plan.scan.held not in (None, *samples):
+        raise WrongUsage(f"the sample changer has no {plan.scan.held!r}; it has {', '.join(samples)}")
     wanted = wanted_conditions(detector, plan)
     if not is_forced:
         refuse_foreign(calibration, wanted)
@@ -143,7 +143,7 @@ def run_scan(
         n_frames=n_planned,
         plan=plan,
         calibration=calibration,
-        sample=plan.scan.sample,
+        sample=plan.scan.held or "",
         source=TUBE,
         overwrite=overwrite,
     ) as writer:
@@ -189,7 +189,7 @@ def _expose(
         for (step, place), item in stream:
             if isinstance(item, Frame):
                 if not writer.n_frames:
-                    refuse_full(item.counts, plan, "the first frame")  # before the others are taken in vain
+                    refuse_full(item.counts, plan, "the first frame", step.n_accumulated)  # before all others
                 writer.write(item, IMAGE_KEYS[step.kind], step.pose_of(place), step.pass_index)
             else:
                 writer.lost(item, [step.pose_of(place + n) for n in range(item.n_frames)], step.pass_index)

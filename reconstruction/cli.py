@@ -93,6 +93,9 @@ def _reconstruct(
     calibration: Annotated[
         Path | None, typer.Option(help="Calibration file whose geometry to take. Default: the scan's own.")
     ] = None,
+    pass_number: Annotated[
+        int | None, typer.Option("--pass", help="Which pass, from 1, of a scan with several sets of thresholds.")
+    ] = None,
     as_json: AS_JSON = False,
 ) -> None:
     """Reconstruct a volume of every energy bin from a scan.
@@ -121,6 +124,7 @@ def _reconstruct(
             allow_partial=allow_partial,
             linearise=linearise,
             calibration=load(calibration) if calibration else None,
+            pass_number=pass_number,
         )
     )
     save_volume(volume, output)

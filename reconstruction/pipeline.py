@@ -10,16 +10,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from acquisition.plan import Plan, plan_to_json
-from acquisition.scan import ImageKey
+from acquisition.plan import Plan, passes_kev, plan_to_json
 from acquisition.scan_file import Scan, read_scan
+from acquisition.scan_plan import beyond_one_circle
 from calibration.alignment import Alignment
-from calibration.correction import line_integrals
 from calibration.count_rate import CountRate
 from calibration.geometry import Geometry
 from calibration.material_basis import MaterialBasis
@@ -30,6 +27,7 @@ from calibration.thickness import EquivalentThickness
 from firmware_iface.errors import BadFile, CalibrationMissing, WrongUsage
 from reconstruction import decomposition
 from reconstruction.fdk import fdk
+from reconstruction.projections import measure_line_integrals
 from reconstruction.sharpness import sharpest_axis
 from reconstruction.volume import (
     LINEAR_ATTENUATION,
@@ -41,41 +39,6 @@ from reconstruction.volume import (
 )
 
 DEFAULT_WINDOW = "hann"
-
-
-class Projections(NamedTuple):
-    """Frames of one view added up.
-
-    Attributes
-    ----------
-    counts : (n_views, n_counters, rows, cols) uint32
-    angles_rad, frames, exposures_s : (n_views,) float64
-        `frames` is the middle of each view in the run, the clock of the flats.
-    """
-
-    counts: NDArray[np.uint32]
-    angles_rad: NDArray[np.float64]
-    frames: NDArray[np.float64]
-    exposures_s: NDArray[np.float64]
-
-
-def gather_projections(scan: Scan) -> Projections:
-    """Add up the frames that follow each other at one angle; lost frames add neither counts nor exposure."""
-    indices = scan.indices(ImageKey.PROJECTION)
-    if not len(indices):
-        raise BadFile(f"{scan.path} holds no projections", hint="scan again, with views in the plan")
-    angles_rad = scan.angles_rad[indices]
-    starts = np.flatnonzero(np.diff(angles_rad, prepend=np.nan) != 0)
-    counts = scan.counts(indices)
-    if len(starts) < len(indices):
-        counts = np.add.reduceat(counts, starts, axis=0, dtype=np.uint32)
-    n_frames = np.diff(starts, append=len(indices))
-    return Projections(
-        counts=counts.astype(np.uint32, copy=False),
-        angles_rad=angles_rad[starts],
-        frames=np.add.reduceat(indices, starts) / n_frames,
-        exposures_s=np.add.reduceat(scan.exposures_s[indices], starts),
-    )
 
 
 def field_of_view(geometry: Geometry, voxel_mm: float | None = None) -> Grid:
@@ -112,6 +75,7 @@ def reconstruct_scan(
     allow_partial: bool = False,
     linearise: bool = False,
     calibration: Calibration | None = None,
+    pass_number: int | None = None,
 ) -> Generator[Progress, None, Volume]:
     """Turn a scan file into a volume of every bin.
 
@@ -129,6 +93,8 @@ def reconstruct_scan(
         Take out the hardening of the beam by the step wedge that the scan's calibration holds.
     calibration : Calibration, optional
         Whose alignment to take instead of the scan's own geometry.
+    pass_number : int, optional
+        Which pass of a scan of several, from 1.
 
     Raises
     ------
@@ -143,27 +109,18 @@ def reconstruct_scan(
     yield Progress("reading", 0, 2)
     scan = read_scan(path, allow_partial=allow_partial)
     plan, geometry, origin = _plan_and_geometry(scan, calibration)
-    grid = field_of_view(geometry, voxel_mm)
+    pass_index, thresholds_kev = _pass_of(scan, plan, pass_number)
+    yield Progress("reading", 1, 2)
+    count_rate, told = _count_rate_of(scan, thresholds_kev)
+    thickness = _wedge_of(scan, thresholds_kev) if linearise else None
+    measured = measure_line_integrals(scan, geometry, pass_index=pass_index, count_rate=count_rate, thickness=thickness)
+    grid = field_of_view(measured.geometry, voxel_mm)
     if shape is not None:
         grid = Grid(shape=shape, voxel_mm=grid.voxel_mm, centre_mm=grid.centre_mm)
-    projections = gather_projections(scan)
-    yield Progress("reading", 1, 2)
-    flats = scan.indices(ImageKey.FLAT)
-    count_rate, told = _count_rate_of(scan)
-    integrals, is_estimated = line_integrals(
-        projections.counts,
-        scan.counts(flats),
-        projection_frames=projections.frames,
-        flat_frames=flats,
-        projection_exposures_s=projections.exposures_s,
-        flat_exposures_s=scan.exposures_s[flats],
-        is_bad=scan.calibration.is_bad if scan.calibration else None,
-        count_rate=count_rate,
-        thickness=_wedge_of(scan) if linearise else None,
-    )
     yield Progress("reading", 2, 2)
-    values = yield from fdk(integrals, projections.angles_rad, geometry, grid, window=window, use_gpu=use_gpu)
-    thresholds_kev = scan.readout.thresholds_kev
+    values = yield from fdk(
+        measured.values, measured.angles_rad, measured.geometry, grid, window=window, use_gpu=use_gpu
+    )
     return Volume(
         values=values,
         channels=_bin_names(thresholds_kev, len(values)),
@@ -177,8 +134,10 @@ def reconstruct_scan(
             calibration_identity=scan.calibration_identity,
             software=software_version(),
             steps=(
-                f"{len(projections.angles_rad)} views, {scan.n_lost} frames lost, "
-                f"{is_estimated.mean():.2%} of the line integrals estimated",
+                f"{len(measured.angles_rad)} views, {scan.n_lost} frames lost, "
+                f"{measured.is_estimated.mean():.2%} of the line integrals estimated",
+                *((f"pass {pass_number}",) if pass_number is not None else ()),
+                *((f"{measured.n_tiles} tiles joined",) if measured.n_tiles > 1 else ()),
                 f"geometry {origin}",
                 told,
                 *(("straight in thickness by the step wedge",) if linearise else ()),
@@ -188,27 +147,39 @@ def reconstruct_scan(
     )
 
 
-def _count_rate_of(scan: Scan) -> tuple[CountRate | None, str]:
+def _pass_of(scan: Scan, plan: Plan, number: int | None) -> tuple[int, tuple[float, ...]]:
+    """Return which pass over the object is meant, from 0, and its thresholds in keV."""
+    passes = passes_kev(plan)
+    if number is None and len(passes) > 1:
+        told = "; ".join(f"{n}: {', '.join(f'{kev:g}' for kev in pass_)} keV" for n, pass_ in enumerate(passes, 1))
+        raise WrongUsage(f"{scan.path} has {len(passes)} passes ({told})", hint="choose one: --pass 1")
+    if number is not None and not 1 <= number <= len(passes):
+        raise WrongUsage(f"--pass is {number}; allowed for {scan.path}: 1 to {len(passes)}")
+    index = (number or 1) - 1
+    return index, passes[index] if len(passes) > 1 else tuple(scan.readout.thresholds_kev)
+
+
+def _count_rate_of(scan: Scan, thresholds_kev: tuple[float, ...]) -> tuple[CountRate | None, str]:
     """Return the count-rate calibration that fits a scan, and in words what it does."""
     known = scan.calibration.count_rate if scan.calibration else None
     if known is None:
         return None, "count rate not corrected: it was not measured (mpxct calibrate count-rate)"
-    if not known.is_for(scan.readout.thresholds_kev):
+    if not known.is_for(thresholds_kev):
         return None, f"count rate not corrected: it was measured at thresholds of {known.thresholds_kev.tolist()} keV"
     return known, f"count rate corrected ({known.law}, up to {known.highest_rate_per_s:.3g} counts/s/pixel)"
 
 
-def _wedge_of(scan: Scan) -> EquivalentThickness:
+def _wedge_of(scan: Scan, thresholds_kev: tuple[float, ...]) -> EquivalentThickness:
     """Return the step wedge that fits a scan, or refuse."""
     known = scan.calibration.thickness if scan.calibration else None
     hint = "measure it with this plan, and scan again: mpxct calibrate wedge"
     if known is None:
         raise CalibrationMissing("the scan's calibration holds no step wedge to linearise with", hint=hint)
     kvp = scan.plan.source.kvp if scan.plan else known.tube_kvp
-    if (known.thresholds_kev, known.tube_kvp) != (tuple(scan.readout.thresholds_kev), kvp):
+    if (known.thresholds_kev, known.tube_kvp) != (thresholds_kev, kvp):
         raise CalibrationMissing(
             f"the step wedge was measured at {known.tube_kvp:g} kVp and {list(known.thresholds_kev)} keV; the scan has "
-            f"{kvp:g} kVp and {list(scan.readout.thresholds_kev)} keV",
+            f"{kvp:g} kVp and {list(thresholds_kev)} keV",
             hint=hint,
         )
     return known
@@ -224,25 +195,27 @@ def align_scan_file(
     yield Progress("reading", 0, 1)
     scan = read_scan(path, allow_partial=allow_partial)
     _, geometry, _ = _plan_and_geometry(scan, None)
-    projections, flats = gather_projections(scan), scan.indices(ImageKey.FLAT)
-    integrals, _ = line_integrals(
-        projections.counts[:, :1],
-        scan.counts(flats)[:, :1],
-        projection_frames=projections.frames,
-        flat_frames=flats,
-        projection_exposures_s=projections.exposures_s,
-        flat_exposures_s=scan.exposures_s[flats],
-        is_bad=scan.calibration.is_bad if scan.calibration else None,
-    )
+    measured = measure_line_integrals(scan, geometry, n_counters=1)
+    if measured.n_tiles > 1:
+        raise WrongUsage(
+            f"{path} has {measured.n_tiles} tiles; allowed: a scan of one tile",
+            hint="align with a scan whose camera stands at shift 0, and reconstruct this one with --calibration",
+        )
     yield Progress("reading", 1, 1)
     find = sharpest_axis if by_sharpness else align_scan
-    return (yield from find(integrals[0], projections.angles_rad, geometry))
+    return (yield from find(measured.values[0], measured.angles_rad, geometry))
 
 
 def _plan_and_geometry(scan: Scan, calibration: Calibration | None) -> tuple[Plan, Geometry, str]:
     """Return the scan's plan, and where source and detector were: as given, else as calibrated, else as planned."""
     if scan.plan is None or scan.geometry is None:
         raise BadFile(f"{scan.path} does not say where source and detector stood", hint="a scan needs its plan inside")
+    if beyond := beyond_one_circle(scan.plan.scan):
+        raise WrongUsage(
+            f"{scan.path} cannot be reconstructed yet: {'; '.join(beyond)}; "
+            "allowed: circles around the sample, the camera in the middle or in tiles around it",
+            hint="the frames are all in the file, each with its angle, lift, shift and pass",
+        )
     alignment = scan.calibration.alignment if scan.calibration else None
     if calibration is not None:
         alignment = calibration.alignment

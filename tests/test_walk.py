@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import mpxct as front_door
-from acquisition.scan_file import ImageKey, read_scan
+from acquisition.scan import ImageKey
+from acquisition.scan_file import read_scan
 from calibration import store
 from reconstruction.volume import load_volume
 
