@@ -189,7 +189,7 @@ def _expose(
         for (step, place), item in stream:
             if isinstance(item, Frame):
                 if not writer.n_frames:
-                    refuse_full(item.counts, plan, "the first frame", step.n_accumulated)  # before all others
+                    refuse_full(item.counts, plan, "the first frame")  # before the others are taken in vain
                 writer.write(item, IMAGE_KEYS[step.kind], step.pose_of(place), step.pass_index)
             else:
                 writer.lost(item, [step.pose_of(place + n) for n in range(item.n_frames)], step.pass_index)
