@@ -28,7 +28,6 @@ from firmware_iface.errors import (
     CalibrationMissing,
     DataLost,
     Disconnected,
-    OurMistake,
     TheirMistake,
     WrongUsage,
 )
@@ -241,8 +240,9 @@ def test_stopped_scan_is_valid_and_interrupted(tmp_path: Path, calibration: Cali
 def test_gantry_that_refuses_stops_the_scan_safely(tmp_path: Path, calibration: Calibration) -> None:
     bench, path = Bench(), tmp_path / "scan.h5"
     bench.refuse = {"ROT 120": "ERR limit switch"}
-    with pytest.raises(OurMistake, match="limit switch"):
+    with pytest.raises(DataLost, match="limit switch") as caught:
         run(bench, calibration, path)
+    assert "--resume" in caught.value.hint
     assert bench.lines[-1] == "BEAM OFF"
     assert read_scan(partial_path(path), allow_partial=True).status is ScanStatus.INTERRUPTED
 
@@ -323,7 +323,7 @@ class Listener:
 
     figures: Mapping[str, object]
 
-    def track(self, work: Any) -> Any:
+    def track(self, work: Any, stop: Any = None) -> Any:
         while True:
             try:
                 next(work)
