@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 import reconstruction.cli
 from acquisition.plan import DetectorPlan, Plan, ScanPlan
 from acquisition.scan import ImageKey, readout_of
-from acquisition.scan_file import ScanWriter, partial_path, read_scan
+from acquisition.scan_file import read_scan
+from acquisition.scan_layout import partial_path
+from acquisition.scan_writer import ScanWriter
 from acquisition.steps import Pose
 from calibration.alignment import Alignment
 from calibration.geometry import Geometry

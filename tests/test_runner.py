@@ -19,7 +19,8 @@ from acquisition.gantry import LineGantry
 from acquisition.plan import Plan, ScanPlan, plan_to_toml
 from acquisition.runner import Instrument, prepare, run_scan
 from acquisition.scan import ImageKey, ScanStatus
-from acquisition.scan_file import partial_path, read_scan
+from acquisition.scan_file import read_scan
+from acquisition.scan_layout import partial_path
 from acquisition.steps import StepKind, cost, expand
 from calibration.progress import Progress
 from calibration.store import Calibration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +20,9 @@ from numpy.typing import NDArray
 
 from acquisition.plan import Plan
 from acquisition.scan import ImageKey, Readout, ScanStatus, readout_of
-from acquisition.scan_file import ScanWriter, partial_path, read_scan
+from acquisition.scan_file import read_scan
+from acquisition.scan_layout import partial_path
+from acquisition.scan_writer import FlushPolicy, ScanWriter
 from acquisition.steps import Pose
 from calibration.store import Calibration
 from firmware_iface.errors import BadFile, DataLost, WrongUsage
@@ -180,9 +184,9 @@ def test_any_selection_of_frames_reads_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.counts(scan.indices(ImageKey.PROJECTION)), whole)
 
 
-def test_long_scans_cross_block_borders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("acquisition.scan_file.BLOCK_BYTES", 4 * 2 * 6 * 5 * 2)
-    whole = np.array([item.counts for item in write_scan(tmp_path / "scan.h5", 23)])
+def test_long_scans_cross_block_borders(tmp_path: Path) -> None:
+    policy = FlushPolicy(block_bytes=4 * 2 * 6 * 5 * 2)
+    whole = np.array([item.counts for item in write_scan(tmp_path / "scan.h5", 23, policy=policy)])
     np.testing.assert_array_equal(read_scan(tmp_path / "scan.h5").counts(), whole)
 
 
@@ -326,11 +330,93 @@ def test_what_is_no_whole_scan_is_refused_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def fill_steps(writer: ScanWriter, first: int, stop: int) -> None:
+    for n in range(first, stop):
+        writer.write(frame(n), ImageKey.PROJECTION, Pose(angle_rad=0.1 * n, lift_mm=n, shift_mm=-n), pass_index=n % 2)
+
+
+def test_interrupted_scan_is_gone_on_with_under_its_own_name(tmp_path: Path) -> None:
+    """The partial file is replaced by one that begins with its frames, losses and events."""
+    path, options = tmp_path / "scan.h5", {"n_frames": 12, "plan": Plan(), "calibration": calibration_record()}
+    with ScanWriter(path, READOUT, **options) as writer:  # type: ignore[arg-type]
+        fill_steps(writer, 0, 4)
+        writer.lost(Lost(run_id=9, first_sequence=4, n_frames=1, reason="CRC"))
+        fill_steps(writer, 5, 9)
+    with ScanWriter(path, READOUT, adopt=(partial_path(path), 6), **options) as writer:  # type: ignore[arg-type]
+        assert (writer.n_frames, writer.n_lost) == (6, 1)
+        np.testing.assert_array_equal(read_scan(partial_path(path), allow_partial=True).sequence, range(6))
+        fill_steps(writer, 6, 12)
+        assert writer.finish() is ScanStatus.DEGRADED
+    assert [each.name for each in tmp_path.iterdir()] == ["scan.h5"]
+    scan = read_scan(path)
+    assert scan.shape[0] == 12
+    for n, counts in enumerate(scan.counts()):
+        np.testing.assert_array_equal(counts, READOUT.fill if n == 4 else frame(n).counts)
+    others = [n for n in range(12) if n != 4]
+    assert scan.lifts_mm[others].tolist() == others
+    assert scan.passes[others].tolist() == [n % 2 for n in others]
+    kinds = [event.kind for event in scan.events]
+    assert kinds == ["start", "lost", "interrupted", "resumed", "start", "degraded"]
+    assert "6 of 12 frames were taken over from scan.partial.h5" in [event.text for event in scan.events]
+
+
+def test_only_the_same_scan_is_gone_on_with(tmp_path: Path) -> None:
+    path, calibration = tmp_path / "scan.h5", calibration_record()
+    with ScanWriter(path, READOUT, n_frames=9, plan=Plan(), calibration=calibration) as writer:
+        fill_steps(writer, 0, 4)
+    other = msgspec.structs.replace(Plan(), source=msgspec.structs.replace(Plan().source, kvp=100.0))
+    before = partial_path(path).read_bytes()
+    old = (partial_path(path), 4)
+    coarse = dataclasses.replace(READOUT, pitch_mm=0.22)
+    for words, readout, options in (
+        ("another plan", READOUT, {"calibration": calibration, "plan": other}),
+        ("another calibration", READOUT, {"plan": Plan()}),
+        ("another readout", coarse, {"plan": Plan(), "calibration": calibration}),
+    ):
+        with pytest.raises(WrongUsage, match=words):
+            ScanWriter(path, readout, n_frames=9, adopt=old, **options)  # type: ignore[arg-type]
+    with pytest.raises(WrongUsage, match=r"5 frames are to be taken over from .*, which has 4"):
+        ScanWriter(path, READOUT, plan=Plan(), calibration=calibration, adopt=(partial_path(path), 5))
+    assert partial_path(path).read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["scan.partial.h5"]
+
+
+@pytest.mark.parametrize(("n_before", "n_kept"), [(7, 3), (7, 0), (7, 7), (2000, 1030)])
+def test_broken_step_is_forgotten_and_taken_again(tmp_path: Path, n_before: int, n_kept: int) -> None:
+    path = tmp_path / "scan.h5"
+    with ScanWriter(path, READOUT, n_frames=n_before + 2) as writer:
+        fill_steps(writer, 0, n_before - 1)
+        writer.lost(Lost(run_id=9, first_sequence=n_before - 1, n_frames=1, reason="CRC"))
+        writer.rewind(n_kept, "the tube tripped")
+        assert (writer.n_frames, writer.n_lost) == (n_kept, int(n_kept == n_before))
+        assert read_scan(partial_path(path), allow_partial=True).shape[0] == n_kept
+        fill_steps(writer, n_kept, n_before + 2)
+        writer.finish()
+    scan = read_scan(path)
+    expected = [frame(n).counts for n in range(n_before + 2)]
+    if n_kept == n_before:
+        expected[n_before - 1 : n_before + 1] = [np.full(READOUT.shape, READOUT.fill), frame(n_before).counts]
+    np.testing.assert_array_equal(scan.counts(), expected)
+    told = [event.text for event in scan.events if event.kind == "repeated"]
+    assert told == (
+        [] if n_kept == n_before else [f"frames {n_kept} to {n_before - 1} were taken again: the tube tripped"]
+    )
+
+
+def test_no_frames_before_the_first_can_be_forgotten(tmp_path: Path) -> None:
+    with ScanWriter(tmp_path / "scan.h5", READOUT) as writer:
+        fill_steps(writer, 0, 3)
+        with pytest.raises(ValueError, match="back to 4 frames; there are 3"):
+            writer.rewind(4, "")
+        with pytest.raises(ValueError, match="back to -1"):
+            writer.rewind(-1, "")
+
+
 WRITER = """
 import os, resource, signal, sys
 import numpy as np
 from acquisition.scan import ImageKey, Readout
-from acquisition.scan_file import ScanWriter
+from acquisition.scan_writer import ScanWriter
 from firmware_iface.errors import DataLost
 from firmware_iface.frame import Frame
 

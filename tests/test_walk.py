@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acquisition.scan_file import ImageKey, read_scan
+from acquisition.scan import ImageKey
+from acquisition.scan_file import read_scan
 from calibration import store
 from reconstruction.volume import load_volume
 
