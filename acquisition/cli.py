@@ -173,16 +173,9 @@ def acquire(
 
 
 def _emit_plan(console: Console, plan: Plan, *, as_json: bool) -> None:
-    from acquisition.steps import cost, describe, expand
+    from acquisition.dry_run import describe, figures
 
-    costs = cost(plan)
-    figures = {
-        "n_steps": len(expand(plan)),
-        "n_frames": costs.n_frames,
-        "duration_s": costs.duration_s,
-        "size_bytes": costs.size_bytes,
-    }
-    console.emit(figures, describe(plan), as_json=as_json)
+    console.emit(figures(plan), describe(plan), as_json=as_json)
 
 
 def _load_calibration(path: Path | None) -> Calibration:

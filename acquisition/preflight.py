@@ -16,8 +16,9 @@ from pathlib import Path
 from acquisition.calibrate.exposures import Instrument, wanted_conditions
 from acquisition.disk import SPARE_BYTES
 from acquisition.doctor import Level
+from acquisition.limits import UNKNOWN
 from acquisition.plan import Plan
-from acquisition.steps import Step, cost, expand
+from acquisition.steps import Step, check, cost, expand, tally, unchecked
 from calibration.conditions import differences
 from calibration.store import Calibration
 from firmware_iface.errors import CalibrationMissing, MpxctError, WrongUsage
@@ -50,9 +51,7 @@ class Check:
     is_forcible: bool = False
 
 
-def examine(
-    instrument: Instrument, plan: Plan, calibration: Calibration, path: Path | None
-) -> tuple[Check, ...]:
+def examine(instrument: Instrument, plan: Plan, calibration: Calibration, path: Path | None) -> tuple[Check, ...]:
     """Look at everything that a scan needs.
 
     Parameters
@@ -81,13 +80,13 @@ def refuse(checks: Iterable[Check], *, is_forced: bool) -> None:
 
 def _sample(instrument: Instrument, plan: Plan) -> Iterator[Check]:
     samples = instrument.gantry.samples()
-    if plan.scan.sample not in samples:
-        text = f"the sample changer has no {plan.scan.sample!r}; it has {', '.join(samples)}"
+    if plan.scan.held not in (None, *samples):
+        text = f"the sample changer has no {plan.scan.held!r}; it has {', '.join(samples)}"
         yield Check(
             level=Level.FAIL, topic="sample", text=text, remedy="name one of these in the plan", refusal=WrongUsage
         )
     else:
-        yield Check(level=Level.OK, topic="sample", text=plan.scan.sample)
+        yield Check(level=Level.OK, topic="sample", text=plan.scan.held or "the open beam")
 
 
 def _calibration(instrument: Instrument, plan: Plan, calibration: Calibration) -> Iterator[Check]:
@@ -120,7 +119,12 @@ def _source(instrument: Instrument) -> Iterator[Check]:
 
 
 def _limits(instrument: Instrument, plan: Plan) -> Iterator[Check]:
-    return iter(())
+    limits = getattr(instrument.gantry, "limits", lambda: UNKNOWN)()
+    total = tally(plan, limits)
+    for text in check(plan, limits, total):
+        yield Check(level=Level.FAIL, topic="limits", text=text, remedy="change the plan", refusal=WrongUsage)
+    if unknown := unchecked(plan, limits, total):
+        yield Check(level=Level.OK, topic="limits", text=f"not checked, for nobody knows: {', '.join(unknown)}")
 
 
 def _disk(path: Path, plan: Plan, steps: Iterable[Step]) -> Iterator[Check]:

@@ -276,7 +276,7 @@ class _Run:
             n_frames=self.first[-1],
             plan=self.plan,
             calibration=self.calibration,
-            sample=self.plan.scan.sample,
+            sample=self.plan.scan.held or "",
             source=TUBE,
             adopt=None if rest.source is None else (rest.source, rest.n_frames),
             overwrite=overwrite,

@@ -16,15 +16,14 @@ import msgspec
 import numpy as np
 
 from acquisition.calibrate.exposures import Instrument, operating_dacs, set_dacs
-from acquisition.plan import Plan
-from acquisition.steps import READOUT_NS_PER_BIT_AND_PIXEL, Pose, Step, passes_kev
+from acquisition.plan import Plan, passes_kev
+from acquisition.scan_plan import TRIGGERS
+from acquisition.steps import Pose, Step
 from acquisition.stream import LOOK_UP_S, Expectation
 from calibration.store import Calibration
-from firmware_iface.chip import COLS, ROWS
 from firmware_iface.device import Trigger
 from firmware_iface.errors import DetectorError, MpxctError, TransportError
 from firmware_iface.frame import Frame, Lost
-from firmware_iface.trigger import TriggerStart
 
 NO_DATA_S = 120.0
 """How much longer than an exposure nothing may come; the detector itself gives up sooner, where it can.
@@ -37,9 +36,6 @@ ARM_S = 10.0
 """How long the board may take until it waits for triggers."""
 AFTER_SWEEP_S = 1.0
 """How long after a sweep its last frame may come."""
-
-SPARE_SHARE = 0.1
-"""How much more than exposure and readout lies between two pulses of a sweep: an exposure must not miss the next."""
 
 Placed = tuple[tuple[Step, int], Frame | Lost]
 """A step, the place in it of a frame, and the frame."""
@@ -132,7 +128,7 @@ class Stepper:
     def _step(self, step: Step) -> Iterator[Placed]:
         """Yield the frames of one step, and what is missing of them as lost."""
         n_seen = run_id = 0
-        with self._sweeping(step) as period_ns:
+        with self._triggered(step) as period_ns:
             taken = self._instrument.detector.frames(step.n_frames * step.n_accumulated, step.exposure_s)
             self._expect_frame(step)
             for item in _summed(_with_gaps(taken, period_ns), step.n_accumulated):
@@ -150,38 +146,43 @@ class Stepper:
             yield (step, n_seen), Lost(run_id=run_id, first_sequence=n_seen, n_frames=rest, reason=reason)
 
     def _expect_frame(self, step: Step) -> None:
+        if step.exposures_per_trigger and step.end is None:  # an edge from outside may be long in coming
+            self._expectation.none()
+            return
         self._expectation.of(f"a frame of {step.exposure_s:g} s", step.exposure_s + self._no_data_s)
 
     @contextmanager
-    def _sweeping(self, step: Step) -> Generator[int | None, None, None]:
-        """Let the gantry sweep while the body takes frames, one for each pulse; gives the time between pulses, in ns.
+    def _triggered(self, step: Step) -> Generator[int | None, None, None]:
+        """Let edges start the exposures of a step that wants it, and the gantry give them while it sweeps.
 
-        The sweep begins in a thread of its own once the detector waits for triggers, which it does only when the
-        body asks for the first frame.
+        Gives the time between the pulses of a sweep, in ns. The sweep begins in a thread of its own once the detector
+        waits for triggers, which it does only when the body asks for the first frame.
         """
-        if step.end is None:
+        if not step.exposures_per_trigger:
             yield None
             return
         detector, failures = self._instrument.detector, list[MpxctError]()
-        n_pulses = step.n_frames * step.n_accumulated
-        detector.set_trigger(Trigger(start=TriggerStart.RISING_TTL))
+        start = TRIGGERS[getattr(self._plan.scan, "trigger", "rising-ttl")]
+        detector.set_trigger(Trigger(start=start, frames_per_trigger=step.exposures_per_trigger))
         is_over = threading.Event()
-        thread = threading.Thread(
-            target=self._sweep, args=(step, n_pulses, is_over, failures), name="sweep", daemon=True
-        )
-        thread.start()
+        sweep = threading.Thread(target=self._sweep, args=(step, is_over, failures), name="sweep", daemon=True)
         try:
-            yield round(pulse_spacing_s(self._plan, step) * 1e9)
+            if step.end is None:
+                yield None
+            else:
+                sweep.start()
+                yield round(step.sweep_s / (step.n_frames * step.n_accumulated) * 1e9)
         finally:
             is_over.set()
-            thread.join(MOVE_S)
-            self._pose = None  # where the sweep left it, whatever was planned
+            if step.end is not None:
+                sweep.join(MOVE_S)
+                self._pose = None  # where the sweep left it, whatever was planned
             with suppress(DetectorError):  # a device that is gone is being reported
                 detector.set_trigger(Trigger())
         if failures:
             raise failures[0]
 
-    def _sweep(self, step: Step, n_pulses: int, is_over: threading.Event, failures: list[MpxctError]) -> None:
+    def _sweep(self, step: Step, is_over: threading.Event, failures: list[MpxctError]) -> None:
         """Wait for the detector, sweep, and end the run where pulses or frames did not come."""
         detector, gantry = self._instrument.detector, self._instrument.gantry
         assert step.end is not None
@@ -192,20 +193,13 @@ class Stepper:
                     raise DetectorError(f"the detector did not wait for triggers within {ARM_S:g} s")
                 is_over.wait(LOOK_UP_S / 10)
             if not is_over.is_set():
-                gantry.sweep(step.pose, step.end, n_pulses, n_pulses * pulse_spacing_s(self._plan, step))
+                gantry.sweep(step.pose, step.end, step.n_frames * step.n_accumulated, step.sweep_s)
                 gantry.wait()
         except MpxctError as error:
             failures.append(error)
         if not is_over.wait(0 if failures else step.exposure_s + AFTER_SWEEP_S):
             with suppress(DetectorError):
                 detector.stop()
-
-
-def pulse_spacing_s(plan: Plan, step: Step) -> float:
-    """Return the time from pulse to pulse of a sweep: exposure and readout, and a little more."""
-    detector = plan.detector
-    readout_s = len(detector.counters) * detector.depth_bits * ROWS * COLS * READOUT_NS_PER_BIT_AND_PIXEL * 1e-9
-    return (step.exposure_s + readout_s) * (1 + SPARE_SHARE)
 
 
 def _with_gaps(items: Iterator[Frame | Lost], period_ns: int | None) -> Iterator[Frame | Lost]:

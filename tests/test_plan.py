@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acquisition import plan as plans
+from acquisition.dry_run import describe
 from acquisition.plan import (
     CalibrationPlan,
     Cell,
@@ -23,7 +24,7 @@ from acquisition.plan import (
     plan_to_json,
     plan_to_toml,
 )
-from acquisition.steps import Pose, Step, StepKind, cost, describe, expand
+from acquisition.steps import Pose, Step, StepKind, cost, expand
 from firmware_iface.errors import WrongUsage
 
 DEMO = Path(plans.__file__).parent / "plans" / "demo.toml"

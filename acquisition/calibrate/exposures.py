@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -54,13 +54,16 @@ def pixel_configuration(calibration: Calibration) -> PixelConfiguration:
     return matrix(calibration.trim, calibration.is_masked)
 
 
-def operating_dacs(calibration: Calibration, plan: Plan) -> dict[str, int]:
-    """Return every DAC code of the scan that a plan describes, thresholds included.
+def operating_dacs(
+    calibration: Calibration, plan: Plan, thresholds_kev: Sequence[float] | None = None
+) -> dict[str, int]:
+    """Return every DAC code of the scan that a plan describes, thresholds included: the detector's, or those given.
 
     In charge summing Threshold0 arbitrates; thresholds that are not read are parked out of the way.
     """
     codes = parked_dacs(calibration, plan)
-    for number, energy_kev in zip(plan.detector.thresholds, plan.detector.thresholds_kev, strict=True):
+    energies_kev = plan.detector.thresholds_kev if thresholds_kev is None else thresholds_kev
+    for number, energy_kev in zip(plan.detector.thresholds, energies_kev, strict=True):
         codes[f"Threshold{number}"] = calibration.threshold_dac(number, energy_kev)
     return codes
 
@@ -234,9 +237,12 @@ def refuse_other_thresholds(count_rate: CountRate, plan: Plan) -> None:
         )
 
 
-def refuse_full(counts: NDArray[np.unsignedinteger], plan: Plan, stage: str) -> None:
-    """Refuse counts (..., n_counters, rows, cols) of which more than a few pixels are near the end of the counter."""
-    full = FULL_SHARE * ((1 << plan.detector.depth_bits) - 1)
+def refuse_full(counts: NDArray[np.unsignedinteger], plan: Plan, stage: str, n_accumulated: int = 1) -> None:
+    """Refuse counts (..., n_counters, rows, cols) of which more than a few pixels are near the end of the counter.
+
+    Each is the sum of `n_accumulated` exposures.
+    """
+    full = FULL_SHARE * n_accumulated * ((1 << plan.detector.depth_bits) - 1)
     share = float((counts >= full).mean(axis=(-2, -1)).max())
     if share > FULL_PIXELS_SHARE:
         raise WrongUsage(
