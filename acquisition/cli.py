@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+import threading
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -100,9 +103,20 @@ def acquire(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and time the plan; touch nothing.")] = False,
     overwrite: Overwrite = False,
     force: Force = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a scan that was broken off.")] = False,
+    reconnect_s: Annotated[
+        float, typer.Option("--reconnect-s", min=0, help="How long to wait for a device that was unplugged.")
+    ] = 30.0,
+    retries: Annotated[
+        int, typer.Option("--retries", min=0, help="How often to repeat a step that tube or stage broke.")
+    ] = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Tell everything, in the log and here.")] = False,
     json: Json = False,
 ) -> None:
     """Run a scan as planned, into one file.
+
+    What happens is written beside it, into NAME.log and NAME.jsonl. Ctrl-C once stops after the present frame, twice at
+    once; either way the same command with --resume goes on where it was broken off.
 
     Example: mpxct acquire plan.toml --device sim:demo --calibration calibration.h5 -o scan.h5
     """
@@ -115,15 +129,37 @@ def acquire(
         _emit_plan(console, planned, as_json=json)
         return
     measured = _load_calibration(calibration)
-    from acquisition.runner import open_instrument, run_scan
+    from acquisition.runner import Endurance, open_instrument, run_scan
 
+    if verbose:
+        logging.basicConfig(format="%(message)s", stream=sys.stderr)
+        logging.getLogger("mpxct").setLevel(logging.DEBUG)
+    stop = threading.Event()
     with open_instrument(device) as instrument:
-        summary = console.track(run_scan(instrument, planned, measured, output, overwrite=overwrite, is_forced=force))
+        summary = console.track(
+            run_scan(
+                instrument,
+                planned,
+                measured,
+                output,
+                overwrite=overwrite,
+                is_forced=force,
+                resume=resume,
+                endurance=Endurance(reconnect_s=reconnect_s, retries=retries),
+                stop=stop,
+                is_verbose=verbose,
+            ),
+            stop.set,
+        )
+    for note in summary.notes:
+        console.say(note)
     figures = {
         "path": str(summary.path),
         "status": summary.status.value,
         "n_frames": summary.n_frames,
         "n_lost": summary.n_lost,
+        "n_resumed": summary.n_resumed,
+        "n_repeated": summary.n_repeated,
         "duration_s": round(summary.duration_s, 3),
         "calibration": measured.identity,
     }
@@ -137,16 +173,12 @@ def acquire(
 
 
 def _emit_plan(console: Console, plan: Plan, *, as_json: bool) -> None:
-    from acquisition.steps import cost, describe, expand
+    from acquisition.dry_run import describe, figures
+    from acquisition.steps import check
 
-    costs = cost(plan)
-    figures = {
-        "n_steps": len(expand(plan)),
-        "n_frames": costs.n_frames,
-        "duration_s": costs.duration_s,
-        "size_bytes": costs.size_bytes,
-    }
-    console.emit(figures, describe(plan), as_json=as_json)
+    console.emit(figures(plan), describe(plan), as_json=as_json)
+    if wrong := check(plan):
+        raise WrongUsage(f"the plan cannot be done: {'; '.join(wrong)}")
 
 
 def _load_calibration(path: Path | None) -> Calibration:

@@ -249,7 +249,7 @@ def _values(head: Head) -> dict[str, tuple[object, str]]:
             "keV",
         ),
         f"{DETECTOR}/bit_depth_readout": (readout.depth_bits, "bit"),
-        f"{DETECTOR}/saturation_value": ((1 << readout.depth_bits) - 1, "counts"),
+        f"{DETECTOR}/saturation_value": (readout.saturation, "counts"),
         f"{DETECTOR}/x_pixel_size": (readout.pitch_mm, "mm"),
         f"{DETECTOR}/y_pixel_size": (readout.pitch_mm, "mm"),
     }
