@@ -174,8 +174,11 @@ def acquire(
 
 def _emit_plan(console: Console, plan: Plan, *, as_json: bool) -> None:
     from acquisition.dry_run import describe, figures
+    from acquisition.steps import check
 
     console.emit(figures(plan), describe(plan), as_json=as_json)
+    if wrong := check(plan):
+        raise WrongUsage(f"the plan cannot be done: {'; '.join(wrong)}")
 
 
 def _load_calibration(path: Path | None) -> Calibration:

@@ -11,11 +11,21 @@ import math
 from acquisition.coverage import Coverage, coverage
 from acquisition.limits import UNKNOWN, Limits
 from acquisition.plan import Plan
-from acquisition.scan_plan import BurstPlan, ContinuousPlan, HelicalPlan, LivePlan, ScanPlan, ThresholdScanPlan, Turning
+from acquisition.scan import readout_of
+from acquisition.scan_plan import (
+    BurstPlan,
+    ContinuousPlan,
+    HelicalPlan,
+    ScanPlan,
+    ThresholdScanPlan,
+    Turning,
+    beyond_one_circle,
+)
 from acquisition.steps import Cost, Tally, check, cost, passes_kev, tally, unchecked
 
 COMPRESSION_RATIO = 1.6
 COMPRESSION_DEPTH_BITS = 12
+CLOSE_DEG = 1e-6
 
 
 def figures(plan: Plan, limits: Limits = UNKNOWN) -> dict[str, object]:
@@ -37,8 +47,9 @@ def figures(plan: Plan, limits: Limits = UNKNOWN) -> dict[str, object]:
         "compressed_bytes": _compressed_bytes(plan, costs.size_bytes),
         "charge_mas": costs.open_s * plan.source.current_ma,
         "voxel_mm": geometry.pitch_mm / geometry.magnification,
-        "is_endless": isinstance(scan, LivePlan),
+        "is_endless": scan.is_endless,
         "wrong": check(plan, limits, total),
+        "not_reconstructed_yet": list(beyond_one_circle(scan)),
         "not_checked": list(unchecked(plan, limits, total)),
         "not_timed": list(costs.untimed),
     }
@@ -46,7 +57,7 @@ def figures(plan: Plan, limits: Limits = UNKNOWN) -> dict[str, object]:
         seen = coverage(geometry, scan.shifts_mm)
         found |= {
             "n_views": scan.views,
-            "arc_deg": math.degrees(abs(scan.angle_rad(scan.views) - scan.angle_rad(0))),
+            "arc_deg": math.degrees(scan.angle_rad(scan.views)),
             "field_of_view_mm": [2 * seen.radius_mm, _height_mm(scan, seen)],
             "overlap_mm": seen.overlap_mm if len(scan.shifts_mm) > 1 else None,
             "short_scan_deg": math.degrees(seen.short_scan_rad),
@@ -73,12 +84,10 @@ def describe(plan: Plan, limits: Limits = UNKNOWN) -> str:
     ]
     if isinstance(scan, Turning):
         rows += _turning(plan, scan)
-    rows.append(
-        ("total", "until it is stopped, nothing written" if isinstance(scan, LivePlan) else _total(plan, costs))
-    )
-    rows += [("wrong", fault) for fault in check(plan, limits, total)]
-    if costs.untimed:
-        rows.append(("not timed", ", ".join(costs.untimed)))
+    rows += [("total", "frames until it is stopped, nothing written")] if scan.is_endless else _totals(plan, costs)
+    rows += [("WRONG", fault) for fault in check(plan, limits, total)]
+    if beyond := beyond_one_circle(scan):
+        rows.append(("cannot yet", f"mpxct reconstruct: {'; '.join(beyond)}"))
     if unknown := unchecked(plan, limits, total):
         rows.append(("not checked", ", ".join(unknown)))
     return "\n".join(f"{name:<12}{text}" for name, text in rows)
@@ -127,41 +136,43 @@ def _scan(plan: Plan, total: Tally) -> str:
             f"{what} from {scan.start_kev:g} to {scan.positions_kev[-1]:g} keV in {scan.n_positions} positions, "
             f"{_count(scan.frames_per_view, 'frame')} each{flats}"
         )
-    return "frames without end" if isinstance(scan, LivePlan) else _count(total.n_frames, "frame")
+    return "frames without end" if scan.is_endless else _count(total.n_frames, "frame")
 
 
 def _turning(plan: Plan, scan: Turning) -> list[tuple[str, str]]:
     """Return what is told of a scan around the sample: its arc, its passes and tiles, what it sees."""
-    seen = coverage(plan.geometry, scan.shifts_mm)
-    rows = [("arc", _arc(scan, seen))]
+    seen, rows = coverage(plan.geometry, scan.shifts_mm), []
+    if not isinstance(scan, HelicalPlan):
+        rows.append(("arc", _arc(scan, seen)))
     if len(scan.passes_kev) > 1:
         how = "each view in all of them" if scan.is_pass_in_view else "one whole scan after the other"
         rows.append(("passes", f"{len(scan.passes_kev)}, {how}"))
     if scan.shifts_mm != (0.0,):
-        places = ", ".join(f"{shift_mm:g}" for shift_mm in scan.shifts_mm)
-        how = f", half-scan: {seen.twice_seen_mm:.3g} mm around the axis seen from both sides" if seen.is_wide else ""
-        if len(scan.shifts_mm) > 1:
-            how += f", overlapping by {seen.overlap_mm:.3g} mm"
-            how += ", each view at all of them" if scan.is_tile_in_view else ", one whole scan after the other"
-        rows.append(("tiles", f"camera at {places} mm{how}"))
-    rows.append(("sees", f"{2 * seen.radius_mm:.3g} mm across, {_height_mm(scan, seen):.3g} mm high"))
-    return rows
+        rows.append(("camera", _tiles(scan, seen)))
+    across, high = f"{2 * seen.radius_mm:.3g} mm across", f"{_height_mm(scan, seen):.3g} mm high on the axis"
+    return [*rows, ("sees", f"{across}, {high}")]
+
+
+def _tiles(scan: Turning, seen: Coverage) -> str:
+    text = f"at {', '.join(f'{shift_mm:g}' for shift_mm in scan.shifts_mm)} mm along its rows"
+    if len(scan.shifts_mm) > 1:
+        text += ", each view at all places" if scan.is_tile_in_view else ", one whole scan after the other"
+        text += f", rows overlap by {seen.overlap_mm:.3g} mm"
+    if seen.is_wide:
+        text += f"; a half-scan, the inner {2 * seen.twice_seen_mm:.3g} mm seen from both sides"
+    return text
 
 
 def _arc(scan: Turning, seen: Coverage) -> str:
-    arc_deg = math.degrees(scan.angle_rad(scan.views) - scan.angle_rad(0))
-    short_deg = math.degrees(seen.short_scan_rad)
-    if arc_deg >= 360 - 1e-9:
-        return (
-            f"{arc_deg:g} degrees, whole circles" if arc_deg % 360 == 0 else f"{arc_deg:g} degrees, over a whole circle"
-        )
-    if arc_deg >= short_deg:
-        return f"{arc_deg:g} degrees, a short scan ({short_deg:.1f} degrees are enough)"
-    return f"{arc_deg:g} degrees, TOO SHORT to see all from all sides: {short_deg:.1f} degrees are needed"
+    arc_deg, short_deg = math.degrees(scan.angle_rad(scan.views)), math.degrees(seen.short_scan_rad)
+    if arc_deg >= 360 - CLOSE_DEG:
+        return f"{arc_deg:g} degrees, {'a whole circle' if arc_deg < 360 + CLOSE_DEG else 'more than a circle'}"
+    enough = "a short scan" if arc_deg >= short_deg else "TOO SHORT to see all from all sides"
+    return f"{arc_deg:g} degrees, {enough} ({short_deg:.1f} are needed); mpxct reconstruct takes whole circles"
 
 
 def _is_arc_enough(scan: Turning, seen: Coverage) -> bool:
-    return scan.angle_rad(scan.views) - scan.angle_rad(0) >= min(seen.short_scan_rad, 2 * math.pi) - 1e-9
+    return scan.angle_rad(scan.views) >= min(seen.short_scan_rad, 2 * math.pi) - math.radians(CLOSE_DEG)
 
 
 def _height_mm(scan: Turning, seen: Coverage) -> float:
@@ -169,15 +180,20 @@ def _height_mm(scan: Turning, seen: Coverage) -> float:
     return scan.length_mm if isinstance(scan, HelicalPlan) else seen.height_mm
 
 
-def _total(plan: Plan, costs: Cost) -> str:
+def _totals(plan: Plan, costs: Cost) -> list[tuple[str, str]]:
+    """Return the sums: frames, time, bytes, charge."""
     compressed_bytes = _compressed_bytes(plan, costs.size_bytes)
-    size = f"{costs.size_bytes / 1e6:.4g} MB before compression"
+    size = f"{costs.size_bytes / 1e6:.4g} MB of {readout_of(plan).dtype} counts"
     if compressed_bytes is not None:
-        size += f", about {compressed_bytes / 1e6:.3g} MB after it with full counters"
-    moves = f" with {_time(costs.moves_s)} of moves" if costs.moves_s else ""
-    without = " without moves" if costs.untimed and not costs.moves_s else ""
-    charge_mas = costs.open_s * plan.source.current_ma
-    return f"{_count(costs.n_frames, 'frame')}, {_time(costs.duration_s)}{moves}{without}, {size}, {charge_mas:.3g} mAs"
+        size += f", about {compressed_bytes / 1e6:.3g} MB compressed where counters are well filled"
+    moves = f", {_time(costs.moves_s)} of it moves" if costs.moves_s else ""
+    untimed = f", without {', '.join(costs.untimed)}" if costs.untimed else ""
+    return [
+        ("total", _count(costs.n_frames, "frame")),
+        ("time", f"{_time(costs.duration_s)}{moves}{untimed}"),
+        ("size", size),
+        ("charge", f"{costs.open_s * plan.source.current_ma:.3g} mAs while the detector counts"),
+    ]
 
 
 def _compressed_bytes(plan: Plan, size_bytes: int) -> int | None:

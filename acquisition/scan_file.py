@@ -199,9 +199,11 @@ def _from_file(path: Path, file: h5py.File) -> Scan:
     columns = {name: column[:n_frames] for name, column in columns.items()}
     if not np.isin(columns["image_key"], list(ImageKey)).all():
         raise ValueError(f"image_key holds {columns['image_key'].max()}; allowed: 0 to 3")
+    depth_bits = _array(file, f"{DETECTOR}/bit_depth_readout").item()
     readout = Readout(
         shape=data.shape[1:],
-        depth_bits=_array(file, f"{DETECTOR}/bit_depth_readout").item(),
+        depth_bits=depth_bits,
+        n_accumulated=_array(file, f"{DETECTOR}/saturation_value").item() // ((1 << depth_bits) - 1 or 1),
         thresholds=tuple(_array(file, f"{DETECTOR}/thresholds").tolist()),
         thresholds_kev=tuple(_array(file, f"{DETECTOR}/threshold_energy").tolist()),
         pitch_mm=_array(file, f"{DETECTOR}/x_pixel_size").item(),

@@ -169,7 +169,7 @@ def _values(head: Head) -> dict[str, tuple[object, str]]:
         f"{DETECTOR}/thresholds": (np.asarray(readout.thresholds, np.int64), "1"),
         f"{DETECTOR}/threshold_energy": (np.asarray(readout.thresholds_kev, np.float64), "keV"),
         f"{DETECTOR}/bit_depth_readout": (readout.depth_bits, "bit"),
-        f"{DETECTOR}/saturation_value": ((1 << readout.depth_bits) - 1, "counts"),
+        f"{DETECTOR}/saturation_value": (readout.saturation, "counts"),
         f"{DETECTOR}/x_pixel_size": (readout.pitch_mm, "mm"),
         f"{DETECTOR}/y_pixel_size": (readout.pitch_mm, "mm"),
     }

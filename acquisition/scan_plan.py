@@ -42,6 +42,11 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """What the sample changer is to hold; None: nothing."""
         return getattr(self, "sample", "") or None
 
+    @property
+    def is_endless(self) -> bool:
+        """Whether it goes on until someone stops it."""
+        return False
+
 
 class SnapPlan(Kind, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="snap"):
     """One frame; of the open beam where `sample` is empty."""
@@ -70,6 +75,11 @@ class LivePlan(Kind, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=
 
     def __post_init__(self) -> None:
         _refuse_sample(self.sample)
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether it goes on until someone stops it."""
+        return True
 
 
 class BurstPlan(Kind, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="burst"):
@@ -233,8 +243,8 @@ class ScanPlan(Turning, frozen=True, kw_only=True, forbid_unknown_fields=True, t
 class ContinuousPlan(Turning, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="continuous"):
     """The stage turns without a stop between two series of flats, and starts a frame at the beginning of each view.
 
-    A view lasts `period_s`; 0 is as fast as exposure and readout allow, with a tenth to spare. `trigger` is the input that
-    the stage's pulses come in on.
+    A view lasts `period_s`; 0 is as fast as exposure and readout allow, with a tenth to spare. `trigger` is the input
+    that the stage's pulses come in on.
     """
 
     n_views: int = 360
@@ -334,6 +344,20 @@ AnyScan: TypeAlias = (
     | FlatsPlan
     | ThresholdScanPlan
 )
+
+
+def beyond_one_circle(scan: AnyScan) -> tuple[str, ...]:
+    """Return in words what makes a scan more than one pass around one circle, with the camera in the middle."""
+    if not isinstance(scan, Turning):
+        return (f"a scan of kind {scan.kind!r} has no views around a sample",)
+    found = []
+    if isinstance(scan, HelicalPlan):
+        found.append("the scan is a helix")
+    if scan.shifts_mm != (0.0,):
+        found.append(f"the camera stood at {', '.join(f'{shift_mm:g}' for shift_mm in scan.shifts_mm)} mm")
+    if len(scan.passes_kev) > 1:
+        found.append(f"there are {len(scan.passes_kev)} passes with thresholds of their own")
+    return tuple(found)
 
 
 def _refuse_sample(name: str) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-import msgspec
 import numpy as np
 
 from acquisition.calibrate.exposures import Instrument, operating_dacs, set_dacs
@@ -111,7 +110,8 @@ class Stepper:
         self._expectation.of(f"the gantry at {step.pose} with {step.sample or 'nothing'} in the beam", MOVE_S)
         gantry = self._instrument.gantry
         if step.pass_index != self._pass_index:
-            set_dacs(self._instrument.detector, self._calibration, self._dacs_of(step.pass_index))
+            codes = operating_dacs(self._calibration, self._plan, self._passes_kev[step.pass_index])
+            set_dacs(self._instrument.detector, self._calibration, codes)
             self._pass_index = step.pass_index
         if step.sample != self._sample:
             gantry.select_sample(step.sample)
@@ -119,11 +119,6 @@ class Stepper:
         if step.pose != self._pose:
             gantry.move_to(step.pose)
             self._pose = step.pose
-
-    def _dacs_of(self, pass_index: int) -> dict[str, int]:
-        thresholds_kev = self._passes_kev[pass_index]
-        detector = msgspec.structs.replace(self._plan.detector, thresholds_kev=thresholds_kev)
-        return operating_dacs(self._calibration, msgspec.structs.replace(self._plan, detector=detector))
 
     def _step(self, step: Step) -> Iterator[Placed]:
         """Yield the frames of one step, and what is missing of them as lost."""
