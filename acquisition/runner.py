@@ -20,9 +20,10 @@ from acquisition.disk_watch import DiskWatch
 from acquisition.doctor import Level
 from acquisition.gantry import Gantry, LineGantry
 from acquisition.plan import Plan, plan_to_toml, refuse_foreign_pixels
-from acquisition.resume import RESUME_HINT, Rest, find_rest, first_frames, step_of
+from acquisition.resume import RESUME_HINT, Rest, find_rest, first_frames, refuse_other, step_of
 from acquisition.run_log import RunLog
 from acquisition.scan import ImageKey, ScanStatus, readout_of
+from acquisition.scan_file import read_scan
 from acquisition.scan_layout import partial_path
 from acquisition.scan_writer import ScanWriter
 from acquisition.stepping import NO_DATA_S, Stepper
@@ -212,6 +213,8 @@ def run_scan(
     steps = tuple(expand(plan))
     first = first_frames(steps)
     _refuse_taken(path, overwrite=overwrite, resume=resume)
+    if resume and path.exists() and not partial_path(path).exists():
+        return _summary_of_whole(path, plan, calibration)
     log = RunLog(path, is_verbose=is_verbose)
     try:
         rest = find_rest(path, plan, calibration, first) if resume else Rest()
@@ -235,13 +238,26 @@ def run_scan(
 def _refuse_taken(path: Path, *, overwrite: bool, resume: bool) -> None:
     """Refuse a name that is taken, and say how to go on with what is there."""
     partial = partial_path(path)
-    if resume and path.exists() and not partial.exists():
-        raise WrongUsage(f"{path} is whole already; nothing is left to resume")
     if partial.exists() and not resume and not overwrite:
         raise WrongUsage(
             f"{partial} exists already, from a scan that was broken off",
             hint=f"{RESUME_HINT}; or choose another name, or allow overwriting (--overwrite)",
         )
+
+
+def _summary_of_whole(path: Path, plan: Plan, calibration: Calibration) -> ScanSummary:
+    """Return how a scan ended that is whole already."""
+    scan = read_scan(path)
+    refuse_other(path, scan, plan, calibration)
+    return ScanSummary(
+        path=path,
+        n_frames=scan.shape[0],
+        n_lost=scan.n_lost,
+        status=scan.status,
+        duration_s=0.0,
+        n_resumed=scan.shape[0],
+        notes=(f"{path} is whole already; nothing was left to do",),
+    )
 
 
 @dataclass(slots=True, eq=False)

@@ -128,13 +128,13 @@ class Stepper:
             self._expect_frame(step)
             for item in _summed(_with_gaps(taken, period_ns), step.n_accumulated):
                 run_id = item.run_id
-                n_left = step.n_frames - n_seen
+                n_left = step.n_frames - n_seen if step.n_frames else item_frames(item)
                 if n_left <= 0:
                     continue
                 if isinstance(item, Lost) and item.n_frames > n_left:
                     item = replace(item, n_frames=n_left)
                 yield (step, n_seen), item
-                n_seen += 1 if isinstance(item, Frame) else item.n_frames
+                n_seen += item_frames(item)
         if n_seen < step.n_frames and not self._is_stopping.is_set():
             rest = step.n_frames - n_seen
             reason = "the run ended before they came"
@@ -197,6 +197,11 @@ class Stepper:
                 detector.stop()
 
 
+def item_frames(item: Frame | Lost) -> int:
+    """Return for how many frames an item stands."""
+    return 1 if isinstance(item, Frame) else item.n_frames
+
+
 def _with_gaps(items: Iterator[Frame | Lost], period_ns: int | None) -> Iterator[Frame | Lost]:
     """Put frames whose pulse came while the board could not take it into their places, as lost."""
     before_ns = None
@@ -221,7 +226,7 @@ def _summed(items: Iterator[Frame | Lost], n_accumulated: int) -> Iterator[Frame
     lost: list[Lost] = []
     n_seen = sequence = 0
     for item in items:
-        n_left = 1 if isinstance(item, Frame) else item.n_frames
+        n_left = item_frames(item)
         while n_left:
             n_now = min(n_left, n_accumulated - n_seen)
             if isinstance(item, Frame):

@@ -30,6 +30,8 @@ class Bench:
     ----------
     unplug_at : set of int
         Before these frames of the session the device leaves; it comes back when it is opened again.
+    is_loose : bool
+        It leaves there every time.
     absent : int
         How often opening it again fails first.
     """
@@ -42,9 +44,10 @@ class Bench:
         lose: frozenset[int] = frozenset(),
         short: bool = False,
         by_pose: bool = False,
+        is_loose: bool = False,
     ) -> None:
         self.unplug_at, self.absent, self.lose = set(unplug_at), absent, lose
-        self.is_short, self.by_pose = short, by_pose
+        self.is_short, self.by_pose, self.is_loose = short, by_pose, is_loose
         self.lines: list[str] = []
         self.calls: list[str] = []
         self.dacs: dict[str, int] = {}
@@ -61,6 +64,8 @@ class Bench:
         self.is_gone = False
         self.sensor_k = 305.0
         self.board_state = "IDLE"
+        self.waits_at = -1
+        """Before this frame of the session the board waits until it is told to stop."""
         self.hangs_at = -1
         """Before this frame of the session nothing comes any more, until the run is aborted."""
         self.stopping, self.aborting = threading.Event(), threading.Event()
@@ -106,6 +111,8 @@ class Bench:
         self.aborting.clear()
         for sequence in range(n_frames - self.is_short):
             self._be_there()
+            if self.n_done == self.waits_at:
+                self.stopping.wait()
             if self.n_done == self.hangs_at:
                 self.aborting.wait()
             if self.stopping.is_set() or self.aborting.is_set():
@@ -146,7 +153,8 @@ class Bench:
 
     def _be_there(self) -> None:
         if self.n_done in self.unplug_at:
-            self.unplug_at.discard(self.n_done)
+            if not self.is_loose:
+                self.unplug_at.discard(self.n_done)
             self.is_gone = True
         if self.is_gone:
             raise Disconnected("the device is gone from the bus")

@@ -198,6 +198,8 @@ def warm_up(device: str) -> None:
     from sim import draw
 
     with open_detector(device) as detector:
+        for line in ("SOUR TUBE", "TUBE 118 0.006", "BEAM ON", "SAMP vials"):
+            detector.auxiliary(line)
         list(detector.frames(1, 0.001))
     pool = draw._pool()
     if pool is not None:
