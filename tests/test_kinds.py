@@ -53,7 +53,7 @@ def calibration() -> Calibration:
         dacs={},
         trim=np.zeros(PLANES, np.uint8),
         is_masked=np.zeros(PLANES, bool),
-        pixel_class=np.zeros(PLANES[1:], np.uint8),
+        pixel_class=np.zeros(PLANES[1:], np.uint16),
         target_dac=15.0,
         edges_before_dac=np.ones(PLANES, np.float32),
         edges_after_dac=np.ones(PLANES, np.float32),
