@@ -79,6 +79,7 @@ def test_every_frame_has_its_pose_its_pass_and_its_thresholds(
     assert read.angles_rad.tolist() == [pose.angle_rad for pose in poses]
     assert read.lifts_mm.tolist() == [pose.lift_mm for pose in poses]
     assert read.shifts_mm.tolist() == [pose.shift_mm for pose in poses]
+    assert read.passes_kev == pytest.approx(np.array(passes_kev(plan)))
     assert read.passes.tolist() == [step.pass_index for step, _ in planned]
     is_flat = [step.kind is StepKind.FLAT for step, _ in planned]
     assert (read.image_key == ImageKey.FLAT).tolist() == is_flat
