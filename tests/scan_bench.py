@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from acquisition.gantry import LineGantry
+from acquisition.instrument import Instrument
 from acquisition.plan import Plan, ScanPlan
-from acquisition.runner import Instrument, run_scan
+from acquisition.runner import run_scan
 from acquisition.steps import cost
 from calibration.progress import Progress
 from calibration.store import Calibration

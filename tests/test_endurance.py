@@ -18,6 +18,7 @@ import pytest
 import mpxct
 from acquisition import disk_watch, runner
 from acquisition.disk_watch import RESERVE_BYTES, DiskWatch
+from acquisition.plan import Plan, ScanPlan
 from acquisition.runner import Endurance, RunHealth, run_scan
 from acquisition.scan import ScanStatus
 from acquisition.scan_file import read_scan
@@ -49,7 +50,7 @@ def events(path: Path, kind: str) -> list[str]:
 def take(work: Iterator[Any], n_frames: int) -> None:
     """Go on until so many frames are there, or the work ends."""
     for progress in work:
-        if progress.done == n_frames:
+        if progress.stage == "scan" and progress.done == n_frames:
             return
 
 
@@ -283,7 +284,7 @@ def test_a_disk_that_is_full_leaves_a_valid_part(tmp_path: Path, calibration: Ca
     bench.frame = lambda sequence, exposure_s: dataclasses.replace(  # type: ignore[method-assign]
         frame(sequence, exposure_s), counts=noise.integers(0, 3000, (4, 128, 128), np.uint16)
     )
-    plan = type(PLAN)(scan=type(PLAN.scan)(n_views=400, frames_per_view=1, flats_every_n_views=400, n_flats=2))
+    plan = Plan(scan=ScanPlan(n_views=400, frames_per_view=1, flats_every_n_views=400, n_flats=2))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (45_000_000, limits[1]))
     try:
