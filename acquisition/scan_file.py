@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from acquisition.plan import Plan, plan_from_toml
 from acquisition.scan import Event, ImageKey, Readout, ScanStatus
-from acquisition.scan_layout import COLUMNS, DATA, DETECTOR, FORMAT, UNWRITTEN, VERSION, Attribute
+from acquisition.scan_layout import COLUMNS, DATA, DETECTOR, FORMAT, UNWRITTEN, VERSION, Attribute, stretches
 from calibration.geometry import Geometry
 from calibration.store import Calibration, read_group
 from firmware_iface.errors import BadFile, MpxctError
@@ -49,6 +48,14 @@ class Scan:
         Run of the detector, and number of the frame in it.
     timestamps_ns : (n_frames,) int64
         Board clock at shutter opening; -1 where the frame was lost.
+    temperatures_k, monitor : (n_frames,) float64
+        Of the sensor, and what a beam monitor counted; NaN where it is not known.
+    crc, flags : (n_frames,) uint8
+        `Crc` and bits of `FrameFlag`.
+    passes_kev : tuple of tuple of float
+        Thresholds of each pass; nothing where they are not known.
+    settings : mapping of str to mapping
+        How everything stood, by what it belongs to.
     header : mapping
         Whatever else the maker of the frames told.
     """
@@ -66,12 +73,18 @@ class Scan:
     run: NDArray[np.int64]
     sequence: NDArray[np.int64]
     timestamps_ns: NDArray[np.int64]
+    temperatures_k: NDArray[np.float64]
+    monitor: NDArray[np.float64]
+    crc: NDArray[np.uint8]
+    flags: NDArray[np.uint8]
+    passes_kev: tuple[tuple[float, ...], ...]
     events: tuple[Event, ...]
     plan: Plan | None
     calibration: Calibration | None
     calibration_identity: str
     sample: str
     software: str
+    settings: Mapping[str, Mapping[str, Attribute]]
     header: Mapping[str, Attribute]
 
     @property
@@ -85,20 +98,6 @@ class Scan:
         if self.calibration is not None and self.calibration.alignment is not None:
             return self.calibration.alignment.geometry
         return self.plan.geometry if self.plan else None
-
-    def columns(self) -> tuple[NDArray[np.generic], ...]:
-        """Return what is known of each frame, in the order of `scan_layout.COLUMNS`."""
-        return (
-            self.image_key,
-            self.exposures_s,
-            self.run,
-            self.sequence,
-            self.timestamps_ns,
-            self.angles_rad,
-            self.lifts_mm,
-            self.shifts_mm,
-            self.passes,
-        )
 
     def indices(self, key: ImageKey) -> NDArray[np.intp]:
         """Return the places of the frames of one kind, in order."""
@@ -117,7 +116,7 @@ class Scan:
         counts = np.empty((len(places), *self.shape[1:]), self.readout.dtype)
         with opened(self.path) as file:
             data = dataset(file, DATA)
-            for first, stop in _stretches(places):
+            for first, stop in stretches(places):
                 data.read_direct(counts, np.s_[places[first] : places[stop - 1] + 1], np.s_[first:stop])
         return counts
 
@@ -195,7 +194,7 @@ def _from_file(path: Path, file: h5py.File) -> Scan:
     lengths = {name: len(column) for name, column in columns.items()} | {"data": len(data)}
     if len(set(lengths.values())) > 1 and status in (ScanStatus.COMPLETE, ScanStatus.DEGRADED):
         raise ValueError(f"its tables have different lengths, {lengths}")
-    n_frames = min(*lengths.values(), *np.flatnonzero(columns["image_key"] == UNWRITTEN)[:1].tolist(), 2**63)
+    n_frames = min(*lengths.values(), *np.flatnonzero(columns["sequence"] == UNWRITTEN)[:1].tolist())
     columns = {name: column[:n_frames] for name, column in columns.items()}
     if not np.isin(columns["image_key"], list(ImageKey)).all():
         raise ValueError(f"image_key holds {columns['image_key'].max()}; allowed: 0 to 3")
@@ -223,14 +222,19 @@ def _from_file(path: Path, file: h5py.File) -> Scan:
         readout=readout,
         status=status,
         image_key=columns["image_key"],
-        angles_rad=columns["rotation_angle"],
-        lifts_mm=columns["z_translation"],
-        shifts_mm=columns["x_translation"],
-        passes=columns["pass"],
-        exposures_s=columns["count_time"],
+        angles_rad=columns["angle_rad"],
+        lifts_mm=columns["lift_mm"],
+        shifts_mm=columns["shift_mm"],
+        passes=columns["pass_index"],
+        exposures_s=columns["count_time_s"],
         run=columns["run"],
         sequence=columns["sequence"],
-        timestamps_ns=columns["timestamp"],
+        timestamps_ns=columns["timestamp_ns"],
+        temperatures_k=columns["temperature_k"],
+        monitor=columns["monitor"],
+        crc=columns["crc"],
+        flags=columns["flags"],
+        passes_kev=tuple(map(tuple, _array(file, f"{DETECTOR}/pass_threshold_energy").tolist())),
         events=tuple(
             Event(time_s=time_s, sequence=place, kind=kind, text=text) for time_s, place, kind, text in events
         ),
@@ -239,7 +243,10 @@ def _from_file(path: Path, file: h5py.File) -> Scan:
         calibration_identity=str(file.attrs["calibration"]),
         sample=_text(file, "entry/sample/name"),
         software=str(file.attrs["software"]),
-        header={name: _plain(value) for name, value in file["entry/header"].attrs.items() if name != "NX_class"},
+        settings={
+            name: _attributes(file, f"entry/settings/{name}") for name in map(str, _group(file, "entry/settings"))
+        },
+        header=_attributes(file, "entry/header"),
     )
 
 
@@ -263,12 +270,16 @@ def _text(file: h5py.File, path: str) -> str:
     return str(dataset(file, path).asstr()[()])
 
 
+def _group(file: h5py.File, path: str) -> h5py.Group:
+    found = file.get(path)
+    if not isinstance(found, h5py.Group):
+        raise KeyError(f"it has no group {path}")
+    return found
+
+
+def _attributes(file: h5py.File, path: str) -> dict[str, Attribute]:
+    return {name: _plain(value) for name, value in _group(file, path).attrs.items() if name != "NX_class"}
+
+
 def _plain(value: Any) -> Attribute:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _stretches(places: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
-    """Cut ascending places into stretches of neighbours, which HDF5 reads at once."""
-    if len(places):
-        breaks = np.flatnonzero(np.diff(places) != 1) + 1
-        yield from pairwise([0, *breaks.tolist(), len(places)])

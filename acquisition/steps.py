@@ -376,6 +376,7 @@ def cost(plan: Plan, limits: Limits = UNKNOWN, total: Tally | None = None) -> Co
     total, detector, readout = total or tally(plan, limits), plan.detector, readout_of(plan)
     asked = [(f"the {name}", getattr(total.travel, axis), getattr(limits, speed)) for axis, speed, name, *_ in _AXES]
     asked += [
+        ("waiting for triggers", int(isinstance(plan.scan, BurstPlan)), None),
         ("settling", total.n_moves, limits.settle_s),
         ("changing the sample", total.n_sample_changes, limits.sample_change_s),
     ]

@@ -66,7 +66,7 @@ def test_each_line_has_a_name_and_says_something(scan: Any) -> None:
         (SnapPlan(), ("the open beam", "1 frame")),
         (SnapPlan(sample="vials"), ("sample      vials",)),
         (LivePlan(), ("until it is stopped, nothing written",)),
-        (BurstPlan(), ("10 bursts of 10 frames", "rising-ttl")),
+        (BurstPlan(), ("10 bursts of 10 frames", "rising-ttl", "without waiting for triggers")),
         (FlatsPlan(), ("56 frames",)),
         (ThresholdScanPlan(threshold=1), ("threshold 1 from 10 to 60 keV in 51 positions", "(51 passes)")),
     ],

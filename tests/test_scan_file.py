@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +25,7 @@ from acquisition.scan import ImageKey, Readout, ScanStatus, readout_of
 from acquisition.scan_file import read_scan
 from acquisition.scan_layout import partial_path
 from acquisition.scan_writer import FlushPolicy, ScanWriter
-from acquisition.steps import Pose
+from acquisition.steps import Pose, cost
 from calibration.store import Calibration
 from firmware_iface.errors import BadFile, DataLost, WrongUsage
 from firmware_iface.frame import Frame, Lost
@@ -69,6 +71,12 @@ def calibration_record() -> Calibration:
         lines=(),
         thresholds_kev=(18.0, 33.0),
     )
+
+
+def shaped_like(calibration: Calibration, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    names = ("trim", "is_masked", "edges_before_dac", "edges_after_dac", "pixel_class")
+    arrays = {name: getattr(calibration, name) for name in names}
+    return {name: np.zeros((*array.shape[:-2], *shape), array.dtype) for name, array in arrays.items()}
 
 
 def write_scan(path: Path, n_frames: int = 5, **options: object) -> list[Frame]:
@@ -134,14 +142,26 @@ def test_layout_is_nxtomo_with_units_everywhere(tmp_path: Path) -> None:
 
 
 def test_documented_datasets_are_those_in_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "scan.h5"
-    write_scan(path, plan=Plan())
+    """Both ways, for what stands under `/entry` and the names beside it; a calibration's are not told one by one."""
+    path, plan, calibration = tmp_path / "scan.h5", Plan(), calibration_record()
+    calibration = dataclasses.replace(calibration, **shaped_like(calibration, readout_of(plan).shape[1:]))
+    n_frames = cost(plan).n_frames
+    with ScanWriter(path, readout_of(plan), n_frames=n_frames, plan=plan, calibration=calibration) as writer:
+        writer.lost(Lost(run_id=0, first_sequence=0, n_frames=n_frames, reason="none was taken"))
+        writer.finish()
     text = (ROOT / "acquisition" / "FILE_FORMAT.md").read_text()
-    names: list[str] = []
+    names: set[str] = set()
+
+    def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(node, h5py.Dataset) and not name.startswith("entry/calibration/"):
+            name = re.sub(r".*threshold_\d+_channel/|exchange(_\d+)?/|entry_threshold_\d+/|entry/", "", name)
+            names.add(name)
+
     with h5py.File(path) as file:
-        file["entry"].visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
-    missing = [name for name in names if f"`{name}`" not in text]
-    assert not missing, f"FILE_FORMAT.md does not tell of {missing}"
+        file.visititems(visit)
+    told = set(re.findall(r"`([^`]+)`", "\n".join(line.split("|")[1] for line in text.splitlines() if "|" in line)))
+    assert not names - told, "FILE_FORMAT.md does not tell of these"
+    assert told - names == {"format", "version", "status", "n_frames_planned", "calibration", "software", "data_dark"}
 
 
 @given(st.lists(st.one_of(st.just(1), st.integers(-3, -1)), min_size=1, max_size=30))
@@ -381,7 +401,7 @@ def test_only_the_same_scan_is_gone_on_with(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["scan.partial.h5"]
 
 
-@pytest.mark.parametrize(("n_before", "n_kept"), [(7, 3), (7, 0), (7, 7), (2000, 1030)])
+@pytest.mark.parametrize(("n_before", "n_kept"), [(7, 3), (7, 0), (7, 7), (1100, 1020)])
 def test_broken_step_is_forgotten_and_taken_again(tmp_path: Path, n_before: int, n_kept: int) -> None:
     path = tmp_path / "scan.h5"
     with ScanWriter(path, READOUT, n_frames=n_before + 2) as writer:
@@ -457,6 +477,16 @@ def test_killed_writer_leaves_every_flushed_frame(tmp_path: Path) -> None:
     assert scan.status is ScanStatus.RUNNING
     assert scan.shape[0] >= 128, "two whole blocks were flushed before the end"
     assert leading_rows(scan.counts()) == list(range(scan.shape[0]))
+
+
+def test_nothing_flushed_is_lost_by_a_kill_at_any_moment() -> None:
+    """The same script with more kills is a benchmark; see there what it does."""
+    command = [sys.executable, "tests/benchmarks/scan_kills.py", "--kills", "10", "--frames", "100", "--json"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found.pop("after_the_end") < 10
+    assert found == {"kills": 10, "lost_flushed_frames": 0, "false_frames": 0, "unreadable": 0}
 
 
 def test_full_disk_is_one_error_and_what_was_written_stays(tmp_path: Path) -> None:
