@@ -87,3 +87,22 @@ def begin(instrument: Instrument, plan: Plan, calibration: Calibration) -> Gener
     yield Progress("prepare", 1, 2)
     instrument.gantry.beam(True)
     yield Progress("prepare", 2, 2)
+
+
+def settings(detector: Detector) -> dict[str, dict[str, str | int | float]]:
+    """Return what a scan file keeps of a board and its chips, beside plan and calibration."""
+    info = getattr(detector, "info", None)
+    if info is None:  # a detector that is not a board of ours tells in its own way
+        return {}
+    board: dict[str, str | int | float] = {
+        "serial": info.serial,
+        "firmware": info.firmware_version,
+        "protocol": info.protocol_version,
+        "n_chips": info.n_chips,
+    }
+    return {"board": board, **{f"dacs_{n}": dict(detector.dacs_of(n)) for n in range(info.n_chips)}}
+
+
+def is_checked(detector: Detector) -> bool:
+    """Whether frames come with a checksum, as those of a board of ours do."""
+    return hasattr(detector, "info")

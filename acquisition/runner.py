@@ -18,7 +18,7 @@ from acquisition import preflight
 from acquisition.calibrate.exposures import TUBE, refuse_full
 from acquisition.disk_watch import DiskWatch
 from acquisition.doctor import Level
-from acquisition.instrument import Instrument, begin
+from acquisition.instrument import Instrument, begin, is_checked, settings
 from acquisition.plan import Plan, plan_to_toml, refuse_foreign_pixels
 from acquisition.resume import RESUME_HINT, Rest, find_rest, first_frames, refuse_other, step_of
 from acquisition.run_log import RunLog
@@ -210,6 +210,7 @@ class _Run:
     on_health: Callable[[RunHealth], None] | None
     writer: ScanWriter = field(init=False)
     disk: DiskWatch = field(init=False)
+    stepper: Stepper = field(init=False)
     alarms: dict[str, None] = field(default_factory=dict)
     n_repeated: int = 0
     n_flushed: int = 0
@@ -228,6 +229,8 @@ class _Run:
             calibration=self.calibration,
             sample=self.plan.scan.held or "",
             source=TUBE,
+            settings=settings(self.instrument.detector),
+            is_checked=is_checked(self.instrument.detector),
             adopt=None if rest.source is None else (rest.source, rest.n_frames),
             overwrite=overwrite,
         ) as self.writer:
@@ -348,7 +351,7 @@ class _Run:
             if self.stop.is_set():
                 raise Stopped("stopped before the first exposure")
         expectation = Expectation()
-        stepper = Stepper(
+        self.stepper = stepper = Stepper(
             self.instrument,
             self.plan,
             self.calibration,
@@ -381,7 +384,8 @@ class _Run:
         if isinstance(item, Frame):
             if not self.writer.n_frames:
                 refuse_full(item.counts // step.n_accumulated, self.plan, "the first frame")
-            self.writer.write(item, IMAGE_KEYS[step.kind], step.pose_of(place), step.pass_index)
+            key, pose, temperature_k = IMAGE_KEYS[step.kind], step.pose_of(place), self.stepper.temperature_k
+            self.writer.write(item, key, pose, step.pass_index, temperature_k=temperature_k)
         else:
             last = item.first_sequence + item.n_frames - 1
             text = f"frames {item.first_sequence} to {last} of run {item.run_id}: {item.reason}"
@@ -426,8 +430,9 @@ class _Run:
 
     def _flushed(self) -> None:
         """Note what the writer has brought to the disk."""
-        if self.writer.n_flushed != self.n_flushed:
-            self.n_flushed = self.writer.n_flushed
+        n_flushed = self.writer.n_frames - self.writer.n_waiting
+        if n_flushed != self.n_flushed:
+            self.n_flushed = n_flushed
             self.log.write("flushed", f"{self.n_flushed} frames are on the disk", n_frames=self.n_flushed)
 
     def _event(self, kind: str, text: str) -> None:

@@ -189,5 +189,5 @@ def run(bench: Bench, calibration: Calibration, path: Path, plan: Plan = PLAN, *
         try:
             steps.append(next(work))
         except StopIteration as end:
-            assert steps[-1].done == steps[-1].total == cost(plan).n_frames
+            assert not steps or steps[-1].done == steps[-1].total == cost(plan).n_frames
             return end.value

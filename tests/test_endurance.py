@@ -227,9 +227,9 @@ def test_a_slow_disk_is_told_of_and_loses_nothing(
     write = runner.ScanWriter.write
     delays_s = {4: 0.06, 7: 0.12}
 
-    def slow(writer: Any, *arguments: Any) -> None:
+    def slow(writer: Any, *arguments: Any, **options: Any) -> None:
         time.sleep(delays_s.get(writer.n_frames, 0))
-        write(writer, *arguments)
+        write(writer, *arguments, **options)
 
     monkeypatch.setattr(runner.ScanWriter, "write", slow)
     monkeypatch.setattr(disk_watch, "SLOW_WRITE_S", 0.05)

@@ -14,8 +14,9 @@ import typer
 
 from acquisition.cli import CalibrationStep, acquire, calibrate, convert
 from acquisition.convert import convert_merlin
+from acquisition.instrument import prepare
 from acquisition.plan import ScanPlan, plan_to_toml
-from acquisition.runner import prepare, run_scan
+from acquisition.runner import run_scan
 from acquisition.scan import ImageKey, ScanStatus
 from acquisition.scan_file import read_scan
 from acquisition.scan_layout import partial_path
