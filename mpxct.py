@@ -171,8 +171,9 @@ def demo(
     Example: mpxct demo --out demo
     """
     from acquisition.calibrate.steps import calibrate_all
+    from acquisition.instrument import open_instrument
     from acquisition.plan import Plan
-    from acquisition.runner import open_instrument, run_scan
+    from acquisition.runner import run_scan
     from calibration import store
     from reconstruction import backend
     from reconstruction.pipeline import decompose_volume, reconstruct_scan

@@ -7,8 +7,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from acquisition import preflight
+from acquisition.instrument import Instrument, begin
 from acquisition.plan import Plan, refuse_foreign_pixels
-from acquisition.runner import Endurance, Instrument, begin
+from acquisition.runner import Endurance
 from acquisition.stepping import Stepper, item_frames
 from acquisition.steps import expand
 from acquisition.stream import Expectation, FrameStream, QueueHealth

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from acquisition import preflight
-from acquisition.calibrate.exposures import TUBE, operating_dacs, refuse_full, set_up_detector
+from acquisition.calibrate.exposures import TUBE, refuse_full
 from acquisition.disk_watch import DiskWatch
 from acquisition.doctor import Level
-from acquisition.gantry import Gantry, LineGantry
+from acquisition.instrument import Instrument, begin, is_checked, settings
 from acquisition.plan import Plan, plan_to_toml, refuse_foreign_pixels
 from acquisition.resume import RESUME_HINT, Rest, find_rest, first_frames, refuse_other, step_of
 from acquisition.run_log import RunLog
@@ -31,7 +31,6 @@ from acquisition.steps import Step, StepKind, expand
 from acquisition.stream import Expectation, FrameStream, QueueHealth
 from calibration.progress import Progress
 from calibration.store import Calibration
-from firmware_iface.device import Detector, open_detector
 from firmware_iface.errors import DataLost, DetectorError, MpxctError, Stopped, TransportError, WrongUsage
 from firmware_iface.frame import Frame, Lost
 
@@ -40,39 +39,6 @@ HEALTH_EVERY_S = 10.0
 REOPEN_EVERY_S = 0.5
 MAX_BREAKS = 3
 """How often the device may leave in one and the same step before the run gives up."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Instrument:
-    """A detector and the gantry around it.
-
-    Attributes
-    ----------
-    opener : callable, optional
-        Opens both anew; without it a device that has left stays lost.
-    """
-
-    detector: Detector
-    gantry: Gantry
-    opener: Callable[[], tuple[Detector, Gantry]] | None = None
-
-    def close(self) -> None:
-        """Leave the gantry safe and let the device go."""
-        self.gantry.shut_down()
-        self.detector.close()
-
-    def reopen(self) -> None:
-        """Open the device again after it was lost.
-
-        Raises
-        ------
-        MpxctError
-            It is not there, or not yet.
-        """
-        assert self.opener is not None
-        with suppress(MpxctError, OSError):  # nothing is left to close, mostly
-            self.detector.close()
-        self.detector, self.gantry = self.opener()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,38 +96,6 @@ class ScanSummary:
     n_resumed: int = 0
     n_repeated: int = 0
     notes: tuple[str, ...] = ()
-
-
-@contextmanager
-def open_instrument(url: str) -> Iterator[Instrument]:
-    """Open the detector at a URL, and the gantry behind its auxiliary line."""
-
-    def opener() -> tuple[Detector, Gantry]:
-        detector = open_detector(url)
-        return detector, LineGantry(detector.auxiliary)
-
-    detector, gantry = opener()
-    instrument = Instrument(detector=detector, gantry=gantry, opener=opener)
-    try:
-        yield instrument
-    finally:
-        instrument.close()
-
-
-def prepare(instrument: Instrument, plan: Plan, calibration: Calibration) -> None:
-    """Bring chip, gantry and tube into the state of the scan, the beam still off.
-
-    Raises
-    ------
-    WrongUsage
-        The plan's pixels are not the chip's in this mode.
-    """
-    refuse_foreign_pixels(plan)
-    detector, gantry = instrument.detector, instrument.gantry
-    gantry.beam(False)
-    set_up_detector(detector, plan, calibration, operating_dacs(calibration, plan))
-    gantry.select_source(TUBE)
-    gantry.set_tube(plan.source.kvp, plan.source.current_ma)
 
 
 def run_scan(
@@ -276,6 +210,7 @@ class _Run:
     on_health: Callable[[RunHealth], None] | None
     writer: ScanWriter = field(init=False)
     disk: DiskWatch = field(init=False)
+    stepper: Stepper = field(init=False)
     alarms: dict[str, None] = field(default_factory=dict)
     n_repeated: int = 0
     n_flushed: int = 0
@@ -294,6 +229,8 @@ class _Run:
             calibration=self.calibration,
             sample=self.plan.scan.held or "",
             source=TUBE,
+            settings=settings(self.instrument.detector),
+            is_checked=is_checked(self.instrument.detector),
             adopt=None if rest.source is None else (rest.source, rest.n_frames),
             overwrite=overwrite,
         ) as self.writer:
@@ -409,12 +346,12 @@ class _Run:
             raise Stopped("stopped before the first exposure")
         if first_step == len(self.steps):
             return
-        prepare(self.instrument, self.plan, self.calibration)
-        if self.stop.is_set():
-            raise Stopped("stopped before the first exposure")
-        self.instrument.gantry.beam(True)
+        for progress in begin(self.instrument, self.plan, self.calibration):
+            yield progress
+            if self.stop.is_set():
+                raise Stopped("stopped before the first exposure")
         expectation = Expectation()
-        stepper = Stepper(
+        self.stepper = stepper = Stepper(
             self.instrument,
             self.plan,
             self.calibration,
@@ -447,7 +384,8 @@ class _Run:
         if isinstance(item, Frame):
             if not self.writer.n_frames:
                 refuse_full(item.counts // step.n_accumulated, self.plan, "the first frame")
-            self.writer.write(item, IMAGE_KEYS[step.kind], step.pose_of(place), step.pass_index)
+            key, pose, temperature_k = IMAGE_KEYS[step.kind], step.pose_of(place), self.stepper.temperature_k
+            self.writer.write(item, key, pose, step.pass_index, temperature_k=temperature_k)
         else:
             last = item.first_sequence + item.n_frames - 1
             text = f"frames {item.first_sequence} to {last} of run {item.run_id}: {item.reason}"
@@ -492,8 +430,9 @@ class _Run:
 
     def _flushed(self) -> None:
         """Note what the writer has brought to the disk."""
-        if self.writer.n_flushed != self.n_flushed:
-            self.n_flushed = self.writer.n_flushed
+        n_flushed = self.writer.n_frames - self.writer.n_waiting
+        if n_flushed != self.n_flushed:
+            self.n_flushed = n_flushed
             self.log.write("flushed", f"{self.n_flushed} frames are on the disk", n_frames=self.n_flushed)
 
     def _event(self, kind: str, text: str) -> None:

@@ -94,8 +94,6 @@ class ScanWriter:
     ----------
     n_lost : int
         Frames so far that never arrived.
-    n_flushed : int
-        Frames that the disk has: a killed process loses none of them.
     flush_s, worst_flush_s : float
         How long the last flush took until the disk had everything, and the longest so far.
 
@@ -126,7 +124,6 @@ class ScanWriter:
     ) -> None:
         self.path, self.partial = Path(path), partial_path(path)
         self.n_lost, self.flush_s, self.worst_flush_s = 0, 0.0, 0.0
-        self.n_flushed = 0
         self._head = Head(
             title=sample or self.path.stem,
             start_s=clock(),
@@ -291,7 +288,7 @@ class ScanWriter:
             self._write_tables()
             sync(self.partial)
             self._room.keep_ahead(self._file.id.get_filesize())
-        self._flushed_at_s, self.n_flushed = self._clock(), self.n_frames
+        self._flushed_at_s = self._clock()
         self.flush_s = time.perf_counter() - began_s
         self.worst_flush_s = max(self.worst_flush_s, self.flush_s)
 

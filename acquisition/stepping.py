@@ -6,6 +6,7 @@ then, so that a step is whole, or broken, and never a guess.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -14,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from acquisition.calibrate.exposures import Instrument, operating_dacs, set_dacs
+from acquisition.calibrate.exposures import Instrument, operating_dacs, set_dacs, temperature_k
 from acquisition.plan import Plan, passes_kev
 from acquisition.scan_plan import TRIGGERS
 from acquisition.steps import Pose, Step
@@ -33,6 +34,7 @@ MOVE_S = 150.0
 """How long a move, or a change of the sample, may take; the gantry itself gives up sooner, where it can."""
 ARM_S = 10.0
 """How long the board may take until it waits for triggers."""
+TEMPERATURE_EVERY_S = 10.0
 AFTER_SWEEP_S = 1.0
 """How long after a sweep its last frame may come."""
 
@@ -71,6 +73,9 @@ class Stepper:
         self._sample: str | None = ""
         self._pose: Pose | None = None
         self._is_stopping = threading.Event()
+        self._looked_s = -TEMPERATURE_EVERY_S
+        self.temperature_k = math.nan
+        """Of the sensor when it was last looked at, between two steps."""
 
     def stop(self) -> None:
         """End after the present frame; also from another thread."""
@@ -88,6 +93,7 @@ class Stepper:
         for step in steps:
             if self._is_stopping.is_set():
                 return
+            self._look_at_temperature()
             self._go_to(step)
             held: Placed | None = None
             try:
@@ -104,6 +110,13 @@ class Stepper:
                 self._expectation.of("the state of the beam", MOVE_S)
                 self._check_beam()
                 yield held
+
+    def _look_at_temperature(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= TEMPERATURE_EVERY_S:
+            self._looked_s = now_s
+            measured_k = temperature_k(self._instrument.detector)
+            self.temperature_k = math.nan if measured_k is None else measured_k
 
     def _go_to(self, step: Step) -> None:
         """Bring thresholds, sample and gantry to where a step begins; what is there already is left alone."""

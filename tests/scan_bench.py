@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from acquisition.gantry import LineGantry
+from acquisition.instrument import Instrument
 from acquisition.plan import Plan, ScanPlan
-from acquisition.runner import Instrument, run_scan
+from acquisition.runner import run_scan
 from acquisition.steps import cost
 from calibration.progress import Progress
 from calibration.store import Calibration
@@ -188,5 +189,5 @@ def run(bench: Bench, calibration: Calibration, path: Path, plan: Plan = PLAN, *
         try:
             steps.append(next(work))
         except StopIteration as end:
-            assert steps[-1].done == steps[-1].total == cost(plan).n_frames
+            assert not steps or steps[-1].done == steps[-1].total == cost(plan).n_frames
             return end.value

@@ -18,6 +18,7 @@ import pytest
 import mpxct
 from acquisition import disk_watch, runner
 from acquisition.disk_watch import RESERVE_BYTES, DiskWatch
+from acquisition.plan import Plan, ScanPlan
 from acquisition.runner import Endurance, RunHealth, run_scan
 from acquisition.scan import ScanStatus
 from acquisition.scan_file import read_scan
@@ -49,7 +50,7 @@ def events(path: Path, kind: str) -> list[str]:
 def take(work: Iterator[Any], n_frames: int) -> None:
     """Go on until so many frames are there, or the work ends."""
     for progress in work:
-        if progress.done == n_frames:
+        if progress.stage == "scan" and progress.done == n_frames:
             return
 
 
@@ -226,9 +227,9 @@ def test_a_slow_disk_is_told_of_and_loses_nothing(
     write = runner.ScanWriter.write
     delays_s = {4: 0.06, 7: 0.12}
 
-    def slow(writer: Any, *arguments: Any) -> None:
+    def slow(writer: Any, *arguments: Any, **options: Any) -> None:
         time.sleep(delays_s.get(writer.n_frames, 0))
-        write(writer, *arguments)
+        write(writer, *arguments, **options)
 
     monkeypatch.setattr(runner.ScanWriter, "write", slow)
     monkeypatch.setattr(disk_watch, "SLOW_WRITE_S", 0.05)
@@ -283,7 +284,7 @@ def test_a_disk_that_is_full_leaves_a_valid_part(tmp_path: Path, calibration: Ca
     bench.frame = lambda sequence, exposure_s: dataclasses.replace(  # type: ignore[method-assign]
         frame(sequence, exposure_s), counts=noise.integers(0, 3000, (4, 128, 128), np.uint16)
     )
-    plan = type(PLAN)(scan=type(PLAN.scan)(n_views=400, frames_per_view=1, flats_every_n_views=400, n_flats=2))
+    plan = Plan(scan=ScanPlan(n_views=400, frames_per_view=1, flats_every_n_views=400, n_flats=2))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (45_000_000, limits[1]))
     try:

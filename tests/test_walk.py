@@ -123,8 +123,9 @@ def test_lost_frames_are_told_and_survive_the_reconstruction(small: tuple[str | 
 
 
 def test_unplugged_device_leaves_a_partial_file(small: tuple[str | Path, ...], tmp_path: Path) -> None:
-    done = mpxct(*small, "--device", "sim:demo?unplug_after=10", cwd=tmp_path)
+    done = mpxct(*small, "--device", "sim:demo?unplug_after=10", "--reconnect-s", "0", cwd=tmp_path)
     assert done.returncode == 3
+    assert "--resume" in done.stderr
     # The plug is pulled once ten frames have left the board; the last of them may be on its way then.
     told = re.search(r"(\d+) of 24 frames", done.stderr)
     assert told is not None, done.stderr
@@ -135,6 +136,16 @@ def test_unplugged_device_leaves_a_partial_file(small: tuple[str | Path, ...], t
     refused = mpxct("reconstruct", "scan.partial.h5", cwd=tmp_path)
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
+    figures = succeed(*small, "--device", "sim:demo", "--resume", "--json", cwd=tmp_path)
+    assert (figures["n_frames"], figures["n_lost"], figures["status"]) == (24, 0, "complete")
+    assert figures["n_resumed"] + figures["n_repeated"] == int(told[1])
+
+
+def test_a_device_that_is_plugged_in_again_goes_on(small: tuple[str | Path, ...], tmp_path: Path) -> None:
+    figures = succeed(*small, "--device", "sim:demo?unplug_after=10", "--json", cwd=tmp_path)
+    assert (figures["n_frames"], figures["n_lost"], figures["status"]) == (24, 0, "complete")
+    kinds = [event.kind for event in read_scan(tmp_path / "scan.h5").events]
+    assert kinds.count("reconnected") >= 2
 
 
 def test_interrupt_stops_cleanly(small: tuple[str | Path, ...], tmp_path: Path) -> None:

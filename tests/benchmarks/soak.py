@@ -26,9 +26,13 @@ from chain import DEPTH_BITS, N_LINES, FastBus
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script finds the packages of its own checkout
 
+from acquisition.instrument import Instrument
+from acquisition.plan import Plan
 from acquisition.scan import ImageKey, Readout
 from acquisition.scan_file import read_scan
 from acquisition.scan_writer import ScanWriter
+from acquisition.stepping import Stepper
+from acquisition.steps import Pose, Step, StepKind
 from acquisition.stream import FrameStream
 from firmware_iface import wire
 from firmware_iface.chip import COLS, EFUSE_HEADER_BYTES, LFSR_STATES, PITCH_MM, ROWS
@@ -37,6 +41,7 @@ from firmware_iface.device import Detector
 from firmware_iface.frame import Frame, Lost
 from firmware_iface.usb_transport import UsbTransport
 from sim.pixels import FAST
+from tests.rough_calibration import rough_calibration
 
 MEMORY_FRAMES = 512
 """What a board with 64 MB of memory holds of frames of 98 kB, a choice."""
@@ -142,6 +147,36 @@ def soak(seconds: float, rate_per_s: float, folder: Path, *, mean_counts: float 
     }
 
 
+def overhead_per_step_s(n_steps: int) -> float:
+    """Return what a step of one frame costs host and driver beside exposure and move; the gantry is there at once."""
+    plan = Plan()
+    steps = [
+        Step(kind=StepKind.PROJECTION, pose=Pose(angle_rad=n * 1e-3), n_frames=1, exposure_s=1e-6, sample="vials")
+        for n in range(n_steps)
+    ]
+    with Detector(UsbTransport(PacedBus(0.0, 2.0))) as detector:
+        detector.configure(Configuration(is_colour=False, depth_bits=DEPTH_BITS))
+        *_, _ = detector.frames(50, 1e-6)
+        instrument = Instrument(detector=detector, gantry=NoGantry())
+        stepper = Stepper(instrument, plan, rough_calibration(plan))
+        began_s = time.monotonic()
+        with FrameStream(stepper.frames(steps)) as stream:
+            n_came = sum(isinstance(item, Frame) for _, item in stream)
+        if n_came != n_steps:
+            sys.exit(f"{n_came} of {n_steps} steps came")
+        return (time.monotonic() - began_s) / n_steps
+
+
+class NoGantry:
+    """Stands wherever it is wanted."""
+
+    def move_to(self, pose: Pose) -> None:
+        """Be there."""
+
+    def select_sample(self, name: str | None) -> None:
+        """Have it."""
+
+
 def _endless(detector: Detector, n_wanted: int, seconds: float) -> Iterator[tuple[None, Frame | Lost]]:
     """Yield so many frames, or, where the number is not given, those of some seconds."""
     until_s = time.monotonic() + seconds
@@ -187,6 +222,7 @@ def main() -> None:
     try:
         seconds = min(arguments.seconds, 10.0) if arguments.quick else arguments.seconds
         figures = soak(seconds, arguments.rate, folder, mean_counts=arguments.mean_counts)
+        figures["overhead_per_step_ms"] = round(1e3 * overhead_per_step_s(50 if arguments.quick else 500), 2)
     finally:
         shutil.rmtree(folder)
     lines = [f"{name:<20} {value}" for name, value in figures.items()]
