@@ -153,6 +153,11 @@ class ScanWriter:
         """Frames so far, lost ones included."""
         return self._n_rows_written + len(self._rows)
 
+    @property
+    def n_waiting(self) -> int:
+        """Frames that have not been flushed: a killed process would lose them."""
+        return len(self._rows)
+
     def write(
         self,
         frame: Frame,
