@@ -211,7 +211,7 @@ class _Run:
     writer: ScanWriter = field(init=False)
     disk: DiskWatch = field(init=False)
     stepper: Stepper = field(init=False)
-    alarms: dict[str, None] = field(default_factory=dict)
+    alarms: dict[str, str] = field(default_factory=dict)
     n_repeated: int = 0
     n_flushed: int = 0
     began_s: float = field(default_factory=time.monotonic)
@@ -261,7 +261,7 @@ class _Run:
             "duration_s": time.monotonic() - self.began_s,
         }
         self.log.write("end", f"{status.value}: {self.writer.path}", status=status.value, **figures)
-        return ScanSummary(path=self.writer.path, status=status, notes=(*rest.told, *self.alarms), **figures)
+        return ScanSummary(path=self.writer.path, status=status, notes=(*rest.told, *self._told()), **figures)
 
     def _tell(self, checks: Sequence[preflight.Check]) -> None:
         for check in checks:
@@ -417,7 +417,7 @@ class _Run:
             queues=stream.health(),
             write_s=self.disk.worst_s,
             free_bytes=self.disk.free_bytes,
-            alarms=tuple(self.alarms),
+            alarms=self._told(),
         )
         disk = health.queues[0]
         text = (
@@ -441,10 +441,13 @@ class _Run:
 
     def _alarm(self, kind: str, text: str, *, is_event: bool = True) -> None:
         """Tell of something that should not be, once more in the summary; the first of its kind, that is."""
-        self.alarms[kind] = None
+        self.alarms.setdefault(kind, text)
         self.log.write(kind, text)
         if is_event:
             self.writer.event(kind, text)
+
+    def _told(self) -> tuple[str, ...]:
+        return tuple(f"{kind}: {text}" for kind, text in self.alarms.items())
 
     def _broken(self, error: BaseException) -> BaseException:
         """Close the file as far as it got, and return what the caller is to hear."""
