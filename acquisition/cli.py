@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+import threading
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,13 +99,27 @@ def acquire(
     plan: Annotated[Path, typer.Argument(help="Plan of the scan, a TOML file.")],
     device: Device = "usb:",
     calibration: Annotated[Path | None, typer.Option(help="Calibration file of this detector and mode.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Scan file to write.")] = Path("scan.h5"),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Scan file to write; scan.h5, but for a snapshot, which is only shown."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and time the plan; touch nothing.")] = False,
     overwrite: Overwrite = False,
     force: Force = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a scan that was broken off.")] = False,
+    reconnect_s: Annotated[
+        float, typer.Option("--reconnect-s", min=0, help="How long to wait for a device that was unplugged.")
+    ] = 30.0,
+    retries: Annotated[
+        int, typer.Option("--retries", min=0, help="How often to repeat a step that tube or stage broke.")
+    ] = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Tell everything, in the log and here.")] = False,
     json: Json = False,
 ) -> None:
     """Run a scan as planned, into one file.
+
+    What happens is written beside it, into NAME.log and NAME.jsonl. Ctrl-C once stops after the present frame, twice at
+    once; either way the same command with --resume goes on where it was broken off.
 
     Example: mpxct acquire plan.toml --device sim:demo --calibration calibration.h5 -o scan.h5
     """
@@ -115,15 +132,41 @@ def acquire(
         _emit_plan(console, planned, as_json=json)
         return
     measured = _load_calibration(calibration)
-    from acquisition.runner import open_instrument, run_scan
+    if verbose:
+        logging.basicConfig(format="%(message)s", stream=sys.stderr)
+        logging.getLogger("mpxct").setLevel(logging.DEBUG)
+    if planned.scan.kind == "live" or (planned.scan.kind == "snap" and output is None):
+        if output is not None:
+            raise WrongUsage(f"a live picture is shown, never written; --output is {output}")
+        _look(console, device, planned, measured, is_forced=force, as_json=json)
+        return
+    from acquisition.instrument import open_instrument
+    from acquisition.runner import Endurance, run_scan
 
+    stop = threading.Event()
     with open_instrument(device) as instrument:
-        summary = console.track(run_scan(instrument, planned, measured, output, overwrite=overwrite, is_forced=force))
+        work = run_scan(
+            instrument,
+            planned,
+            measured,
+            output or Path("scan.h5"),
+            overwrite=overwrite,
+            is_forced=force,
+            resume=resume,
+            endurance=Endurance(reconnect_s=reconnect_s, retries=retries),
+            stop=stop,
+            is_verbose=verbose,
+        )
+        summary = console.track(work, stop.set)
+    for note in summary.notes:
+        console.say(note)
     figures = {
         "path": str(summary.path),
         "status": summary.status.value,
         "n_frames": summary.n_frames,
         "n_lost": summary.n_lost,
+        "n_resumed": summary.n_resumed,
+        "n_repeated": summary.n_repeated,
         "duration_s": round(summary.duration_s, 3),
         "calibration": measured.identity,
     }
@@ -134,6 +177,37 @@ def acquire(
             f"{summary.n_lost} of {summary.n_frames} frames were lost; {summary.path} marks them in their places",
             hint="check the cable; the scan can be reconstructed without them",
         )
+
+
+def _look(
+    console: Console, device: str, plan: Plan, calibration: Calibration, *, is_forced: bool, as_json: bool
+) -> None:
+    """Show what frames count that nobody keeps; Ctrl-C is how a live picture ends."""
+    from acquisition.instrument import open_instrument
+    from acquisition.live import look
+
+    stop = threading.Event()
+    with open_instrument(device) as instrument:
+        seen = console.track(look(instrument, plan, calibration, is_forced=is_forced, stop=stop), stop.set)
+    if seen.newest is None:
+        raise DataLost(f"no frame came whole; {seen.n_lost} were lost", hint="check the cable and `mpxct doctor`")
+    counts = seen.newest.counts
+    figures = {
+        "n_frames": seen.n_frames,
+        "n_lost": seen.n_lost,
+        "rate_per_s": round(seen.queues[0].rate_per_s, 2),
+        "thresholds": list(seen.newest.thresholds),
+        "mean_counts": [round(float(plane.mean()), 3) for plane in counts],
+        "highest_counts": [int(plane.max()) for plane in counts],
+    }
+    lines = [f"{seen.n_frames} frames, {seen.n_lost} lost; the newest:"]
+    lines += [
+        f"threshold {number}: {mean:.1f} counts a pixel, {highest} at most"
+        for number, mean, highest in zip(
+            seen.newest.thresholds, figures["mean_counts"], figures["highest_counts"], strict=True
+        )
+    ]
+    console.emit(figures, "\n".join(lines), as_json=as_json)
 
 
 def _emit_plan(console: Console, plan: Plan, *, as_json: bool) -> None:
@@ -178,8 +252,8 @@ def calibrate(
     Example: mpxct calibrate all --device sim:demo -o calibration.h5
     """
     from acquisition.calibrate import steps
+    from acquisition.instrument import open_instrument
     from acquisition.plan import Plan, load_plan, refuse_foreign_pixels
-    from acquisition.runner import open_instrument
     from calibration.store import load, save
 
     console: Console = ctx.obj

@@ -25,7 +25,7 @@ import msgspec
 from acquisition.beam_plan import CountRatePlan, ResponsePlan, WedgePlan
 from acquisition.coverage import coverage
 from acquisition.refusals import refuse_outside, refuse_unlisted, refuse_unspeakable
-from acquisition.scan_plan import AnyScan, HelicalPlan, ScanPlan, ThresholdScanPlan, Turning
+from acquisition.scan_plan import MOST_STEPS, AnyScan, HelicalPlan, ScanPlan, ThresholdScanPlan, Turning
 from calibration.geometry import Geometry
 from firmware_iface.chip import COLOUR_PITCH_MM, COLS, DEPTH_CODES, PITCH_MM, ROWS, Gain
 from firmware_iface.errors import WrongUsage
@@ -273,12 +273,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             refuse_unlisted("scan.threshold", self.scan.threshold, ("all", *self.detector.thresholds))
             if self.detector.is_csm:
                 refuse_outside("detector.arbitration_kev", self.detector.arbitration_kev, 1, self.scan.start_kev, "keV")
+            highest_kev = max(map(max, passes_kev(self)))
+            refuse_outside("the highest threshold at scan.stop_kev", highest_kev, 1, 200, "keV")
             return
         self._refuse_dark("detector.thresholds_kev", self.detector.thresholds_kev)
         if isinstance(self.scan, Turning):
             for energies_kev in self.scan.passes_kev:
                 _refuse_thresholds("scan.passes_kev", energies_kev, self.detector.mode, self.detector.arbitration_kev)
                 self._refuse_dark("scan.passes_kev", energies_kev)
+            n_steps = self.scan.views * len(self.scan.shifts_mm) * len(passes_kev(self))
+            refuse_outside("the number of views in all passes at all positions", n_steps, 1, MOST_STEPS)
             refuse_unseen(self.geometry, self.scan)
 
     def _refuse_dark(self, name: str, energies_kev: tuple[float, ...]) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, IntFlag
 
 import numpy as np
 
@@ -29,6 +29,23 @@ class ScanStatus(Enum):
     COMPLETE = "complete"
     DEGRADED = "degraded"
     INTERRUPTED = "interrupted"
+
+
+class Crc(IntEnum):
+    """What the checksum of a frame on the wire told; WRONG stands for all that did not arrive whole."""
+
+    NOT_CHECKED = 0
+    CHECKED = 1
+    WRONG = 2
+
+
+class FrameFlag(IntFlag):
+    """What the board told of a frame."""
+
+    PAUSED = 1
+    FOLLOWS_OVERFLOW = 2
+    TRIGGERED = 4
+    MISSED_TRIGGER = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,8 @@ TRIGGERS = {
 MOST_FRAMES = 10_000_000
 MOST_VIEWS = 100_000
 MOST_PASSES = 1000
+MOST_STEPS = 1_000_000
+"""Of one scan: the views at all positions of the camera and in all passes."""
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -304,10 +306,6 @@ class HelicalPlan(Turning, frozen=True, kw_only=True, forbid_unknown_fields=True
         if not self.is_sweep and (self.period_s or self.trigger != "rising-ttl"):
             key = "period_s" if self.period_s else "trigger"
             raise ValueError(f'{key} is {getattr(self, key)!r}; allowed with motion = "continuous" only')
-        if self.views > MOST_FRAMES:
-            raise ValueError(
-                f"pitch_mm is {self.pitch_mm}, which makes {self.views} views; allowed: up to {MOST_FRAMES} views"
-            )
 
     @property
     def is_sweep(self) -> bool:

@@ -2,8 +2,8 @@
 
 A scan stands under NAME.partial.h5 until it is whole. That name appears with the complete layout behind it, at once;
 from then on HDF5 writes as for readers beside it (SWMR), each block before what points to it, so a process killed at
-any moment leaves a file that opens with all that was flushed. Files are opened without locks: no reader can hinder the
-writer, and a second writer is refused by the names and by HDF5's own mark in the file.
+any moment leaves a file that opens with all that was flushed. The writer gives up HDF5's lock as it begins: no reader
+can hinder it, and a second writer is refused by the names and by HDF5's own mark in the file.
 
 # Ref: single writer, multiple readers, and its order of writes: HDF5 user guide, "SWMR".
 # Ref: chunks are copied as they are, filters and all: H5Dread_chunk and H5Dwrite_chunk, HDF5 reference manual.
@@ -13,20 +13,24 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import reduce
+from itertools import islice
+from operator import or_
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict
 
 import h5py
 import numpy as np
 
 from acquisition.disk import Room, rename, sync
 from acquisition.plan import Plan, plan_to_toml
-from acquisition.scan import Event, ImageKey, Readout, ScanStatus
+from acquisition.scan import Crc, Event, FrameFlag, ImageKey, Readout, ScanStatus
 from acquisition.scan_file import Scan, dataset, opened, read_scan
 from acquisition.scan_layout import (
     COLUMNS,
@@ -35,14 +39,17 @@ from acquisition.scan_layout import (
     KIND_BYTES,
     LIBVER,
     TEXT_BYTES,
+    UNWRITTEN,
     Attribute,
     Head,
+    Row,
     date,
     lay_out,
     partial_path,
 )
 from acquisition.steps import AT_ZERO, Pose
-from calibration.store import Calibration
+from calibration.progress import Progress
+from calibration.store import Calibration, software_version
 from firmware_iface.errors import BadFile, DataLost, MpxctError, WrongUsage
 from firmware_iface.frame import Frame, Lost
 
@@ -75,6 +82,12 @@ class ScanWriter:
         How many frames make the scan whole, lost ones included; `finish` refuses another number.
     attributes : mapping of str to str or number
         Anything else that is known of the run, kept as it is.
+    settings : mapping of str to mapping, optional
+        How everything stood: of the device its serial number and firmware, of each chip its DACs, and so on.
+    is_checked : bool
+        Frames come over a wire with a checksum, and those that come have passed it.
+    start_s : float, optional
+        When the scan began, in seconds since 1970; otherwise now.
     adopt : (path, int), optional
         Begin with the first frames of an interrupted scan, as `ScanWriter.adopt` does. It may be the partial file of
         this very name: the new one, with these frames, takes its place in one step.
@@ -106,6 +119,9 @@ class ScanWriter:
         sample: str = "",
         source: str = "",
         attributes: Mapping[str, Attribute] | None = None,
+        settings: Mapping[str, Mapping[str, Attribute]] | None = None,
+        is_checked: bool = False,
+        start_s: float | None = None,
         adopt: tuple[str | Path, int] | None = None,
         overwrite: bool = False,
         policy: FlushPolicy | None = None,
@@ -115,19 +131,21 @@ class ScanWriter:
         self.n_lost, self.flush_s, self.worst_flush_s = 0, 0.0, 0.0
         self._head = Head(
             title=sample or self.path.stem,
-            start_s=clock(),
+            start_s=clock() if start_s is None else start_s,
             readout=readout,
             n_frames=n_frames,
             plan=plan,
             calibration=calibration,
             sample=sample,
             source=source,
+            settings={**_this_machine(), **(settings or {})},
             header=attributes or {},
         )
         self._readout, self._clock, self._policy = readout, clock, policy or FlushPolicy()
         frame_bytes = math.prod(readout.shape) * readout.dtype.itemsize
         self._block_frames = max(1, self._policy.block_bytes // frame_bytes)
-        self._rows: list[tuple[float, ...]] = []
+        self._crc = Crc.CHECKED if is_checked else Crc.NOT_CHECKED
+        self._rows: list[Row] = []
         self._events: list[Event] = []
         self._n_rows_written = self._n_events_written = 0
         self._flushed_at_s = clock()
@@ -140,8 +158,30 @@ class ScanWriter:
         """Frames so far, lost ones included."""
         return self._n_rows_written + len(self._rows)
 
-    def write(self, frame: Frame, key: ImageKey, pose: Pose = AT_ZERO, pass_index: int = 0) -> None:
-        """Add a frame; counts that the file cannot hold are refused, never wrapped."""
+    @property
+    def n_waiting(self) -> int:
+        """Frames that have not been flushed: a killed process would lose them."""
+        return len(self._rows)
+
+    def write(
+        self,
+        frame: Frame,
+        key: ImageKey,
+        pose: Pose = AT_ZERO,
+        pass_index: int = 0,
+        *,
+        temperature_k: float = math.nan,
+        monitor: float = math.nan,
+    ) -> None:
+        """Add a frame; counts that the file cannot hold are refused, never wrapped.
+
+        Parameters
+        ----------
+        temperature_k : float
+            Of the sensor when it was last looked at; NaN where it is not known.
+        monitor : float
+            What a beam monitor counted meanwhile; NaN where there is none.
+        """
         if frame.counts.shape != self._readout.shape or frame.thresholds != self._readout.thresholds:
             raise ValueError(
                 f"a frame of shape {frame.counts.shape} with thresholds {frame.thresholds} came for a scan of "
@@ -154,9 +194,22 @@ class ScanWriter:
         with self._closing_on_failure():
             self._reserve()
             self._data[self.n_frames] = frame.counts
-        # The row comes last: a frame that was interrupted on its way has none, and closing cuts it off.
-        taken = (frame.exposure_ns * 1e-9, frame.run_id, frame.sequence, frame.timestamp_ns)
-        self._rows.append((key, *taken, pose.angle_rad, pose.lift_mm, pose.shift_mm, pass_index))
+        # The row comes last: a frame that was interrupted on its way has none.
+        self._rows.append(
+            Row(
+                image_key=key,
+                count_time_s=frame.exposure_ns * 1e-9,
+                run=frame.run_id,
+                sequence=frame.sequence,
+                timestamp_ns=frame.timestamp_ns,
+                **_of(pose),
+                pass_index=pass_index,
+                temperature_k=temperature_k,
+                monitor=monitor,
+                crc=self._crc,
+                flags=_flags(frame),
+            )
+        )
         self.flush_when_due()
 
     def lost(self, lost: Lost, poses: Sequence[Pose] = (), pass_index: int = 0) -> None:
@@ -164,9 +217,18 @@ class ScanWriter:
         last = lost.first_sequence + lost.n_frames - 1
         self.event("lost", f"frames {lost.first_sequence} to {last} of run {lost.run_id}: {lost.reason}")
         for place, sequence in enumerate(range(lost.first_sequence, last + 1)):
-            pose = poses[place] if poses else AT_ZERO
-            taken = (np.nan, lost.run_id, sequence, -1)
-            self._rows.append((ImageKey.INVALID, *taken, pose.angle_rad, pose.lift_mm, pose.shift_mm, pass_index))
+            self._rows.append(
+                Row(
+                    image_key=ImageKey.INVALID,
+                    count_time_s=math.nan,
+                    run=lost.run_id,
+                    sequence=sequence,
+                    timestamp_ns=-1,
+                    **_of(poses[place] if poses else AT_ZERO),
+                    pass_index=pass_index,
+                    crc=Crc.WRONG,
+                )
+            )
             self.n_lost += 1
         self.flush_when_due()
 
@@ -188,20 +250,40 @@ class ScanWriter:
         """
         old = read_scan(path, allow_partial=True)
         self._refuse_other(old, n_frames)
-        rows = zip(*(column[:n_frames].tolist() for column in old.columns()), strict=True)
-        self._events += old.events
-        with opened(old.path) as file:
-            source = dataset(file, DATA)
-            for place, row in enumerate(rows):
-                if row[0] == ImageKey.INVALID:
-                    self.n_lost += 1
-                else:
-                    self._copy_chunk(source, place, old.path)
-                self._rows.append(row)
-                self.flush_when_due()
+        for _ in self.copy(old, n_frames):
+            pass
         planned = "" if self._head.n_frames is None else f" of {self._head.n_frames}"
         self.event("resumed", f"{n_frames}{planned} frames were taken over from {old.path.name}")
         self.flush()
+
+    def copy(self, old: Scan, n_frames: int, *, allow_damaged: bool = False) -> Generator[Progress, None, int]:
+        """Add the first frames of another scan of this readout, chunk by chunk as they are, and its events.
+
+        Parameters
+        ----------
+        allow_damaged : bool
+            Mark frames that cannot be read as lost, and return how many; otherwise they are refused.
+        """
+        self._events += old.events
+        n_damaged = 0
+        with opened(old.path, allow_damaged=allow_damaged) as file:
+            source = dataset(file, DATA)
+            for place, row in enumerate(islice(old.rows(), n_frames)):
+                is_there = row.image_key != ImageKey.INVALID
+                try:
+                    if is_there:
+                        self._copy_chunk(source, place, old.path)
+                    self._rows.append(row)
+                except BadFile as error:
+                    if not allow_damaged:
+                        raise
+                    self.event("lost", str(error))
+                    self._rows.append(row._replace(image_key=ImageKey.INVALID, crc=Crc.WRONG))
+                    n_damaged += 1
+                self.n_lost += self._rows[-1].image_key == ImageKey.INVALID
+                self.flush_when_due()
+                yield Progress("copy", place + 1, n_frames)
+        return n_damaged
 
     def rewind(self, n_frames: int, reason: str) -> None:
         """Forget all frames but the first so many: a broken step is measured again. Events stay, and one tells of it.
@@ -216,15 +298,15 @@ class ScanWriter:
         self.flush()
         if n_frames == self.n_frames:
             return
-        keys = dataset(self._file, COLUMNS["image_key"].path)
-        last = self.n_frames - 1
+        last, forgotten = self.n_frames - 1, np.s_[n_frames : self.n_frames]
         with self._closing_on_failure():
-            self.n_lost -= int(np.count_nonzero(keys[n_frames:] == ImageKey.INVALID))
-            keys.resize(n_frames, axis=0)  # first, as it is written last: a row with an image key is whole
-            keys.flush()
-            for column in COLUMNS.values():
-                dataset(self._file, column.path).resize(n_frames, axis=0)
-            self._data.resize(n_frames, axis=0)
+            keys, marks = self._columns["image_key"], self._columns["sequence"]
+            self.n_lost -= int(np.count_nonzero(keys[forgotten] == ImageKey.INVALID))
+            marks[forgotten] = UNWRITTEN  # what is written last goes first: a row that has it is whole
+            marks.flush()
+            keys[forgotten] = ImageKey.INVALID
+            for place in range(n_frames, self.n_frames):
+                self._data[place] = self._readout.fill  # one of them may be lost this time
         self._n_rows_written = n_frames
         self.event("repeated", f"frames {n_frames} to {last} were taken again: {reason}")
         self.flush()
@@ -298,10 +380,9 @@ class ScanWriter:
         try:
             self.partial.unlink(missing_ok=True)
             Room(self.partial, block_bytes)  # proves that there is some; HDF5 empties the file
-            with h5py.File(self.partial, "w", libver=LIBVER, locking=False) as file:
+            with h5py.File(self.partial, "w", libver=LIBVER) as file:
                 lay_out(file, self._head)
-            self._file = _open_to_write(self.partial)
-            self._data = dataset(self._file, DATA)
+            self._attach()
             self._room = Room(self.partial, block_bytes)
         except OSError as error:
             self.partial.unlink(missing_ok=True)
@@ -316,6 +397,13 @@ class ScanWriter:
             self.discard()
             raise
 
+    def _attach(self) -> None:
+        """Open the file and what grows in it."""
+        self._file = _open_to_write(self.partial)
+        self._data = dataset(self._file, DATA)
+        self._columns = {name: dataset(self._file, column.path) for name, column in COLUMNS.items()}
+        self._event_columns = [dataset(self._file, f"entry/events/{name}") for name in EVENT_COLUMNS]
+
     def _take_name(self, final: Path, block_bytes: int) -> None:
         """Go on under another name; not every system renames an open file."""
         if os.name == "nt":
@@ -323,8 +411,7 @@ class ScanWriter:
         rename(self.partial, final)
         self.partial = final
         if os.name == "nt":
-            self._file = _open_to_write(final)
-            self._data = dataset(self._file, DATA)
+            self._attach()
         self._room = Room(final, block_bytes)
 
     def _reserve(self) -> None:
@@ -363,19 +450,20 @@ class ScanWriter:
     def _write_tables(self) -> None:
         """Write the rows that are not in the file yet, at their places: to do it twice changes nothing.
 
-        The counts go first and the image keys last, so that a row with an image key is whole whenever the writer dies.
+        The counts go first and the sequence numbers last, so that a row with one is whole whenever the writer dies.
         """
         if len(self._data) < self.n_frames:
             self._data.resize(self.n_frames, axis=0)
         self._data.flush()
-        columns = list(enumerate(COLUMNS.values()))
-        for place, column in [*columns[1:], columns[0]]:
-            if place == 0:
-                self._file.flush()
-            _put(dataset(self._file, column.path), self._n_rows_written, [row[place] for row in self._rows])
+        rows = dict(zip(COLUMNS, zip(*self._rows, strict=True), strict=False))
+        for name in (name for name in rows if name != "sequence"):
+            _put(self._columns[name], self._n_rows_written, rows[name])
         events = [(each.time_s, each.sequence, *_fitting(each)) for each in self._events]
-        for name, values in zip(EVENT_COLUMNS, zip(*events, strict=True), strict=False):
-            _put(dataset(self._file, f"entry/events/{name}"), self._n_events_written, values)
+        for column, values in zip(self._event_columns, zip(*events, strict=True), strict=False):
+            _put(column, self._n_events_written, values)
+        self._file.flush()
+        if rows:
+            _put(self._columns["sequence"], self._n_rows_written, rows["sequence"])
         self._file.flush()
         self._n_rows_written, self._rows = self.n_frames, []
         self._n_events_written, self._events = self._n_events_written + len(self._events), []
@@ -384,8 +472,9 @@ class ScanWriter:
         """Write what is left, set the status, and cut off the reserved room."""
         self.event(status.value, reason)
         with self._closing_on_failure():
-            self._data.resize(self.n_frames, axis=0)
             self._write_tables()
+            if self._head.n_frames is None:
+                self._data.resize(self.n_frames, axis=0)  # what was reserved for more
             dataset(self._file, "entry/end_time")[()] = date(self._clock())
             attribute = h5py.h5a.open(self._file.id, b"status")
             attribute.write(np.array(status.value.encode(), attribute.dtype))  # in its place: none may be added
@@ -416,15 +505,53 @@ def _open_to_write(path: Path) -> h5py.File:
     """Open a file that others may read meanwhile; h5py's own way would leave a moment in which nobody could."""
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
-    access.set_file_locking(False, True)
     flags = h5py.h5f.ACC_RDWR | h5py.h5f.ACC_SWMR_WRITE
     return h5py.File(h5py.h5f.open(os.fsencode(path), flags, access))
 
 
+class _PoseColumns(TypedDict):
+    angle_rad: float
+    angle_deg: float
+    lift_mm: float
+    shift_mm: float
+
+
 def _put(table: h5py.Dataset, first: int, values: Sequence[object]) -> None:
-    table.resize(first + len(values), axis=0)
-    if values:
-        table[first:] = values
+    if len(table) < first + len(values):
+        table.resize(first + len(values), axis=0)
+    table[first : first + len(values)] = values
+
+
+def _of(pose: Pose) -> _PoseColumns:
+    return {
+        "angle_rad": pose.angle_rad,
+        "angle_deg": math.degrees(pose.angle_rad),
+        "lift_mm": pose.lift_mm,
+        "shift_mm": pose.shift_mm,
+    }
+
+
+def _flags(frame: Frame) -> FrameFlag:
+    told = {
+        FrameFlag.PAUSED: frame.was_paused,
+        FrameFlag.FOLLOWS_OVERFLOW: frame.follows_overflow,
+        FrameFlag.TRIGGERED: frame.is_triggered,
+        FrameFlag.MISSED_TRIGGER: frame.missed_trigger,
+    }
+    return reduce(or_, (flag for flag, is_set in told.items() if is_set), FrameFlag(0))
+
+
+def _this_machine() -> dict[str, dict[str, Attribute]]:
+    """Return what ran where."""
+    return {
+        "host": {"name": platform.node(), "system": platform.platform(), "python": platform.python_version()},
+        "software": {
+            "mpxct": software_version(),
+            "numpy": np.__version__,
+            "h5py": h5py.__version__,
+            "hdf5": h5py.version.hdf5_version,
+        },
+    }
 
 
 def _fitting(event: Event) -> tuple[bytes, bytes]:

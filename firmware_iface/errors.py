@@ -63,3 +63,9 @@ class TransportTimeout(TransportError):
 
 class Stalled(TransportError):
     """The endpoint answered STALL."""
+
+
+class Stopped(MpxctError):
+    """Somebody wanted it to stop."""
+
+    exit_code = 130

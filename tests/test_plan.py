@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -25,7 +27,7 @@ from acquisition.plan import (
     plan_to_toml,
     refuse_foreign_pixels,
 )
-from acquisition.scan_plan import Kind, ThresholdScanPlan
+from acquisition.scan_plan import AnyScan, Kind, ThresholdScanPlan, Turning
 from acquisition.steps import Pose, Step, StepKind, check, cost, expand
 from firmware_iface.errors import WrongUsage
 from tests.scan_kinds import all_scans, plan_of
@@ -94,6 +96,27 @@ def test_every_example_loads_expands_and_is_told(path: Path) -> None:
     assert sum(step.n_frames for step in expand(plan)) == figures(plan)["n_frames"]
     assert plan.scan.kind in describe(plan)
     assert check(plan) == []
+
+
+def test_documentation_names_the_keys_of_every_kind() -> None:
+    text = (DEMO.parent.parent / "PLANS.md").read_text()
+    of_all = set(msgspec.structs.asdict(Turning()))
+    for kind in get_args(AnyScan):
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{kind().kind}` |")]
+        keys = {field.name for field in msgspec.structs.fields(kind)}
+        wanted = keys - of_all if issubclass(kind, Turning) else keys
+        assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == wanted
+    (row,) = [line for line in text.splitlines() if line.startswith("All that turn have")]
+    assert set(re.findall(r"`(\w+)`", row)) == of_all
+
+
+def test_the_documented_python_works(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (DEMO.parent.parent / "PLANS.md").read_text(), flags=re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert plan_from_toml(found["text"]) == found["plan"]
+    assert "30.4 mm across" in capsys.readouterr().out
+    assert len(found["steps"]) == 3 * (720 + 720 // 30 + 1)
 
 
 def test_there_is_an_example_of_each_kind_that_needs_one() -> None:
@@ -165,6 +188,8 @@ def test_step_is_a_frozen_record() -> None:
             "2",
             'with motion = "continuous": 1',
         ),
+        ("[scan]\nkind = 'helical'\nlength_mm = 9999\npitch_mm = 1", "number of views", "3600000", "1 to 1e+06"),
+        ("[scan]\nkind = 'threshold-scan'\nstop_kev = 150", "highest threshold", "207", "1 to 200 keV"),
         ("[scan]\nkind = 'helical'\nmotion = 'jump'", "motion", "'jump'", "step, continuous"),
         ("[scan]\nkind = 'helical'\npitch_mm = 30", "scan.pitch_mm", "30", "mm a turn, by the camera's height"),
         ("[scan]\nkind = 'helical'\nshifts_mm = [4.0]", "scan.shifts_mm", "[4.0]", "as far to one side as the other"),

@@ -161,18 +161,34 @@ def test_lost_frames_are_told_and_survive_the_reconstruction(
     np.testing.assert_array_equal(scan.indices(ImageKey.INVALID), [9, 14])
 
 
-def test_unplugged_device_leaves_a_partial_file(
+def test_unplugged_device_leaves_a_partial_file_and_the_scan_is_resumed(
     small: tuple[str | Path, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert here(*small, "--device", "sim:demo?unplug_after=10") == 3
+    assert here(*small, "--device", "sim:demo?unplug_after=10", "--reconnect-s", "0") == 3
     # The plug is pulled once ten frames have left the board; the last of them may be on its way then.
     said = capsys.readouterr().err
+    assert "--resume" in said
     told = re.search(r"(\d+) of 24 frames", said)
     assert told is not None, said
     assert int(told[1]) in (9, 10)
     assert not Path("scan.h5").exists()
     assert len(read_scan("scan.partial.h5", allow_partial=True).image_key) == int(told[1])
     assert here("reconstruct", "scan.partial.h5") == 1
+    capsys.readouterr()
+    assert here(*small, "--device", "sim:demo", "--resume", "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["n_frames"], figures["n_lost"], figures["status"]) == (24, 0, "complete")
+    assert figures["n_resumed"] + figures["n_repeated"] == int(told[1])
+
+
+def test_a_device_that_is_plugged_in_again_goes_on(
+    small: tuple[str | Path, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here(*small, "--device", "sim:demo?unplug_after=10", "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["n_frames"], figures["n_lost"], figures["status"]) == (24, 0, "complete")
+    kinds = [event.kind for event in read_scan("scan.h5").events]
+    assert kinds.count("reconnected") >= 2
 
 
 def test_interrupt_stops_cleanly(small: tuple[str | Path, ...], tmp_path: Path) -> None:

@@ -237,12 +237,9 @@ def refuse_other_thresholds(count_rate: CountRate, plan: Plan) -> None:
         )
 
 
-def refuse_full(counts: NDArray[np.unsignedinteger], plan: Plan, stage: str, n_accumulated: int = 1) -> None:
-    """Refuse counts (..., n_counters, rows, cols) of which more than a few pixels are near the end of the counter.
-
-    Each is the sum of `n_accumulated` exposures.
-    """
-    full = FULL_SHARE * n_accumulated * ((1 << plan.detector.depth_bits) - 1)
+def refuse_full(counts: NDArray[np.unsignedinteger], plan: Plan, stage: str) -> None:
+    """Refuse counts (..., n_counters, rows, cols) of which more than a few pixels are near the end of the counter."""
+    full = FULL_SHARE * ((1 << plan.detector.depth_bits) - 1)
     share = float((counts >= full).mean(axis=(-2, -1)).max())
     if share > FULL_PIXELS_SHARE:
         raise WrongUsage(
