@@ -13,10 +13,12 @@ LEAST_KEV = 0.1
 def shared(left, right, below, above, charge_kev=60.0, at=(1, 1), shape=(3, 3)):
     """What one cloud leaves on a sensor: (rows, cols), and how many places got something."""
     rows, cols = shape
-    shares = (np.array([one], dtype=np.float32) for one in (left, right, below, above))
+    lefts, rights, belows, aboves = np.array([[left], [right], [below], [above]], dtype=np.float32)
     nothing = np.zeros(1)
     col, row = (np.array([one], dtype=np.int32) for one in (at[1], at[0]))
-    cloud = landing.Clouds(nothing, nothing, np.array([charge_kev]), nothing, nothing, nothing, col, row, *shares)
+    cloud = landing.Clouds(
+        nothing, nothing, np.array([charge_kev]), nothing, nothing, nothing, col, row, lefts, rights, belows, aboves
+    )
     onto = landing.landing(cols * np.arange(rows), 1 + np.arange(cols), rows * cols + 1, 1)
     n = share(cloud, np.uint64(0), onto, 0)
     assert set(onto.places[:n]) == set(np.flatnonzero(onto.charges_kev[1:]) + 1)
@@ -28,8 +30,8 @@ def shared(left, right, below, above, charge_kev=60.0, at=(1, 1), shape=(3, 3)):
     [(0, 0, 0, 0), (0.3, 0, 0.2, 0), (0, 0.3, 0, 0.4), (0.3, 0, 0, 0), (0.1, 0.2, 0.3, 0.05), (0.1, 0.1, 0, 0.2)],
 )
 def test_shares_are_products_and_all_charge_arrives(shares):
-    left, right, below, above = np.float32(shares)
-    found, n = shared(*shares)
+    left, right, below, above = np.array(shares, dtype=np.float32)
+    found, n = shared(left, right, below, above)
     whole = 60.0 * np.outer([below, 1 - below - above, above], [left, 1 - left - right, right])
     np.testing.assert_allclose(found, whole, atol=1e-5)
     assert found.sum() == pytest.approx(60.0, rel=1e-12)
@@ -39,7 +41,7 @@ def test_shares_are_products_and_all_charge_arrives(shares):
 @pytest.mark.parametrize("shares", [(0.01, 0, 0.2, 0), (0.01, 0.02, 0.2, 0.1)])
 def test_small_parts_stay_where_the_cloud_fell(shares):
     charge_kev = 0.9 * LEAST_KEV / 0.02
-    found, n = shared(shares[0], shares[1], 0, 0, charge_kev)
+    found, n = shared(*shares[:2], 0, 0, charge_kev)
     assert n == 1
     assert found[1, 1] == pytest.approx(charge_kev, rel=1e-12)
     assert shared(*shares, charge_kev)[0].sum() == pytest.approx(charge_kev, rel=1e-12)
