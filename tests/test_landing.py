@@ -31,7 +31,7 @@ def shared(left, right, below, above, charge_kev=60.0, at=(1, 1), shape=(3, 3)):
 )
 def test_shares_are_products_and_all_charge_arrives(shares):
     left, right, below, above = np.array(shares, dtype=np.float32)
-    found, n = shared(left, right, below, above)
+    found, n = shared(*shares)
     whole = 60.0 * np.outer([below, 1 - below - above, above], [left, 1 - left - right, right])
     np.testing.assert_allclose(found, whole, atol=1e-5)
     assert found.sum() == pytest.approx(60.0, rel=1e-12)
@@ -41,10 +41,10 @@ def test_shares_are_products_and_all_charge_arrives(shares):
 @pytest.mark.parametrize("shares", [(0.01, 0, 0.2, 0), (0.01, 0.02, 0.2, 0.1)])
 def test_small_parts_stay_where_the_cloud_fell(shares):
     charge_kev = 0.9 * LEAST_KEV / 0.02
-    found, n = shared(*shares[:2], 0, 0, charge_kev)
+    found, n = shared(shares[0], shares[1], 0, 0, charge_kev)
     assert n == 1
     assert found[1, 1] == pytest.approx(charge_kev, rel=1e-12)
-    assert shared(*shares, charge_kev)[0].sum() == pytest.approx(charge_kev, rel=1e-12)
+    assert shared(*shares, charge_kev=charge_kev)[0].sum() == pytest.approx(charge_kev, rel=1e-12)
 
 
 @pytest.mark.parametrize("shares", [(0.3, 0, 0.2, 0), (0.1, 0.2, 0.3, 0.05)])
