@@ -21,6 +21,7 @@ _TAIL, _FINER = 256, 1024
 """The outermost of 65536 normal numbers are split: what has a chance below 0.004 has it to 1.5e-8."""
 _LAST = 0xFFFF
 _EVERY = 16
+_ONE = np.uint64(1)
 
 
 class Dice(NamedTuple):
@@ -72,6 +73,21 @@ def uniform(dice: Dice) -> float:
 
 
 @_inlined
+def two(dice: Dice) -> tuple[float, float]:
+    """Return two numbers from 0 up to 1, multiples of 2^-32."""
+    bits = _bits(dice.state)
+    return (bits >> np.uint64(32)) * (1 / (1 << 32)), np.uint32(bits) * (1 / (1 << 32))
+
+
+@_inlined
+def three(dice: Dice) -> tuple[float, float, float]:
+    """Return three numbers from 0 up to 1, multiples of 2^-21."""
+    bits, last = _bits(dice.state), np.uint64((1 << 21) - 1)
+    part = 1 / (1 << 21)
+    return (bits >> np.uint64(43)) * part, ((bits >> np.uint64(22)) & last) * part, ((bits >> _ONE) & last) * part
+
+
+@_inlined
 def exponential(dice: Dice) -> float:
     """Return an exponential number of mean 1; the smallest are multiples of 6e-8."""
     return -math.log(np.float32(1 - uniform(dice)))
@@ -108,10 +124,10 @@ def fill_normal(numbers: np.ndarray, dice: Dice) -> None:
 @_inlined
 def direction(dice: Dice) -> tuple[float, float, float]:
     """Return a direction in space: a unit vector."""
-    x, y = 2 * uniform(dice) - 1, 2 * uniform(dice) - 1
-    square = x * x + y * y
+    square = x = y = 1.0
     while square >= 1:
-        x, y = 2 * uniform(dice) - 1, 2 * uniform(dice) - 1
+        x, y = two(dice)
+        x, y = 2 * x - 1, 2 * y - 1
         square = x * x + y * y
     across = 2 * math.sqrt(1 - square)
     return x * across, y * across, 1 - 2 * square

@@ -26,13 +26,16 @@ from numpy.typing import NDArray
 
 from calibration.attenuation import HIGHEST_KEV, LOWEST_KEV, Material, k_shell, mass_attenuation_cm2_g
 from sim import chance
+from sim.landing import MAX_PIXELS_PER_CLOUD, Clouds, Landing, landing, share
 from sim.semiconductor import N_DEPTHS, SensorLayer, collected, drift_lengths_mm
 
 THERMAL_V = 0.02585
 """kT/q at 300 K."""
 MAX_CLOUDS = 32
 """What more interactions of one photon would leave is left out."""
-MAX_PIXELS = 64
+MAX_PIXELS = MAX_PIXELS_PER_CLOUD * MAX_CLOUDS
+_FARTHEST = 256
+"""`deposit` leaves out what goes further, in pixels."""
 STEP_KEV = 0.05
 """Cross sections are taken at the nearest of these steps."""
 
@@ -42,18 +45,20 @@ _VACUUM_F_MM = 8.854e-15
 _HC_KEV_ANGSTROM = 12.398
 _SCREENING_ANGSTROM = 0.885 * 0.5292
 _DRIFT_MM, _SEEN = range(2)
-_ATTENUATION, _PHOTO, _COMPTON, _CLOUD, _FIRST_OUTCOME = range(5)
+_ATTENUATION, _PHOTO, _COMPTON, _FIRST_OUTCOME = range(4)
+_MAX_OUTCOMES = 32
+"""Room for the outcomes of three elements: rows of tables have one length, which compilers then know."""
 _kernel = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)  # pyright: ignore[reportCallIssue]
 """Compiles what is called per photon: counting references to its arrays would take a third of the time."""
 _inlined = njit(inline="always", error_model="numpy")
 """Compiles what is called per photon with so many arrays that passing them would take as long as the work."""
 _N_STEPS = round(HIGHEST_KEV / STEP_KEV) + 1
 _SIGMA_PER_RANGE = 0.3
-_LEAST_KEV = 0.1
-"""Smaller parts of a cloud, a quarter of the noise, stay with the pixel it fell on."""
 _FAR_SIGMA = 3.5
 """Beyond so many sigma a cloud leaves nothing: 0.02 %."""
 _PER_SIGMA = 256
+_ANYWHERE = 2.0
+"""Stands for uz of a photon whose direction is still to be drawn."""
 _LEAST_MM2 = 1e-12
 """No cloud is narrower than 1 nm."""
 _N_BEYOND = int(_FAR_SIGMA * _PER_SIGMA) + 2
@@ -67,9 +72,11 @@ class Physics(NamedTuple):
     interacting: float
     """Share of the incident photons that interact."""
     matter: np.ndarray
-    """(steps, _FIRST_OUTCOME + outcomes) float32, a row per STEP_KEV from 0: attenuation per mm; share of photoelectric
-    interactions; the same and Compton's, the rest being coherent; variance of the cloud that an electron of this energy
-    makes at once, in mm2; of photo-absorptions the share with each outcome and those before it."""
+    """(steps, _FIRST_OUTCOME + _MAX_OUTCOMES) float32, a row per STEP_KEV from 0: attenuation per mm; share of
+    photoelectric interactions; the same and Compton's, the rest being coherent; of photo-absorptions the share with
+    each outcome and those before it."""
+    cloud_mm2: np.ndarray
+    """(steps,) float32: variance of the cloud that an electron of this energy makes at once."""
     outcomes: np.ndarray
     """(outcomes, 2): what the photoelectron lacks, and the photon that is emitted, 0 for none; in keV."""
     depths: np.ndarray
@@ -87,38 +94,38 @@ class Physics(NamedTuple):
     """Growth of the cube of sigma by repulsion, per drift length and energy."""
 
 
-class Clouds(NamedTuple):
-    """What photons leave in the sensor, cloud by cloud, and how it comes to the pixels; (n,) each.
+class Photons(NamedTuple):
+    """Photons about to interact; (n,) each.
 
     Attributes
     ----------
+    number : int64
+        Which photon from outside each is, or comes of.
+    energy_kev : float64
     x, y : float64
-        From the lower left corner of pixel (0, 0), in pixels; within pixel (row, col) once drifted.
-    charge_kev : float64
-        What will be seen of it.
-    variance_mm2 : float64
-        At the beginning.
-    drift_mm : float64
-    sigmas : float64
-        How many of its sigma a pixel is wide.
-    col, row : int32
-        Of the pixel that it falls on.
-    left, right, below, above : float32
-        Shares that cross the borders of this pixel.
+        From the lower left corner of pixel (0, 0), in pixels.
+    depth_mm : float64
+    ux, uy, uz : float64
+        Their direction.
+    generation : int64
+        Of fluorescence, from 1.
     """
 
+    number: np.ndarray
+    energy_kev: np.ndarray
     x: np.ndarray
     y: np.ndarray
-    charge_kev: np.ndarray
-    variance_mm2: np.ndarray
-    drift_mm: np.ndarray
-    sigmas: np.ndarray
-    col: np.ndarray
-    row: np.ndarray
-    left: np.ndarray
-    right: np.ndarray
-    below: np.ndarray
-    above: np.ndarray
+    depth_mm: np.ndarray
+    ux: np.ndarray
+    uy: np.ndarray
+    uz: np.ndarray
+    generation: np.ndarray
+
+
+def _around() -> Landing:
+    """Return the pixels around pixel (_FARTHEST, _FARTHEST)."""
+    n = 2 * _FARTHEST
+    return landing(n * np.arange(n), 1 + np.arange(n), n * n + 1, MAX_CLOUDS)
 
 
 class Workspace(NamedTuple):
@@ -126,27 +133,43 @@ class Workspace(NamedTuple):
 
     Attributes
     ----------
+    photons : Photons
+    n_clouds : (n_photons,) int64
+        How many clouds each photon from outside left.
+    clouds_of : (n_photons, MAX_CLOUDS) uint64
+        Which.
     pixels : (MAX_PIXELS, 2) int64
         Column and row of each pixel that got charge, as far as `deposit` says.
     charges_kev : (MAX_PIXELS,) float64
     clouds : Clouds
+    landing : Landing
     """
 
+    photons: Photons
+    n_clouds: np.ndarray
+    clouds_of: np.ndarray
     pixels: np.ndarray
     charges_kev: np.ndarray
     clouds: Clouds
+    landing: Landing
 
 
-def workspace(n_photons: int = 1) -> Workspace:
-    """Return memory for one thread, for so many photons at a time."""
+def workspace(n_photons: int = 1, onto: Landing | None = None) -> Workspace:
+    """Return memory for one thread, for so many photons at a time; for `deposit` without a landing of one's own."""
     n = n_photons * MAX_CLOUDS
     followed, places, shares = (
         np.zeros((rows, n), dtype=kind) for rows, kind in ((6, np.float64), (2, np.int32), (4, np.float32))
     )
+    energy, x, y, depth, ux, uy, uz = np.zeros((7, n_photons))
+    number, generation = np.zeros((2, n_photons), dtype=np.int64)
     return Workspace(
+        photons=Photons(number, energy, x, y, depth, ux, uy, uz, generation),
+        n_clouds=np.zeros(n_photons, dtype=np.int64),
+        clouds_of=np.zeros((n_photons, MAX_CLOUDS), dtype=np.uint64),
         pixels=np.zeros((MAX_PIXELS, 2), dtype=np.int64),
         charges_kev=np.zeros(MAX_PIXELS),
         clouds=Clouds(*followed, *places, *shares),
+        landing=onto or _around(),
     )
 
 
@@ -164,17 +187,18 @@ def physics_of(layer: SensorLayer, energy_kev: float) -> Physics:
     permittivity_f_mm = layer.constants.permittivity_relative * _VACUUM_F_MM
     per_pair_mm2 = _ELECTRON_CHARGE_C / (12 * math.pi**1.5 * permittivity_f_mm * layer.mean_field_v_mm)
     repulsion_mm2_per_kev = 1.5 * per_pair_mm2 * 1e3 / layer.constants.pair_ev
-    matter = np.empty((_N_STEPS, _FIRST_OUTCOME + len(outcomes)), dtype=np.float32)
+    matter = np.ones((_N_STEPS, _FIRST_OUTCOME + _MAX_OUTCOMES), dtype=np.float32)
     matter[:, _ATTENUATION] = 0.1 * layer.material.density_g_cm3 * total
     matter[:, _PHOTO] = photo / total
     matter[:, _COMPTON] = (photo + incoherent) / total
-    matter[:, _CLOUD] = (_SIGMA_PER_RANGE * range_mm * np.maximum(0.1, STEP_KEV * np.arange(_N_STEPS)) ** 1.67) ** 2
-    matter[:, _FIRST_OUTCOME:] = p_outcome
+    matter[:, _FIRST_OUTCOME : _FIRST_OUTCOME + len(outcomes)] = p_outcome
+    sigma_mm = _SIGMA_PER_RANGE * range_mm * np.maximum(0.1, STEP_KEV * np.arange(_N_STEPS)) ** 1.67
     seen = collected(layer)
     return Physics(
         photon_kev=np.array([energy_kev]),
         interacting=-math.expm1(-float(matter[round(energy_kev / STEP_KEV), _ATTENUATION]) * layer.thickness_mm),
         matter=matter,
+        cloud_mm2=(sigma_mm**2).astype(np.float32),
         outcomes=outcomes,
         depths=np.stack([drift_lengths_mm(layer), seen / seen[seen > 0].mean()], axis=1),
         beyond=_beyond(),
@@ -218,10 +242,10 @@ def _outcomes(material: Material, steps_kev: NDArray[np.float64]) -> tuple[NDArr
         k_share = np.where(steps_kev >= shell.edge_kev, shell.fraction, 0.0) * photo / all_elements
         lines = [line for line in shell.lines if line.energy_kev >= LOWEST_KEV]
         emitted = [shell.fluorescence_yield * line.fraction for line in lines]
-        for share, line_kev in zip(
+        for emitted_share, line_kev in zip(
             [*emitted, 1 - sum(emitted)], [*(line.energy_kev for line in lines), 0.0], strict=True
         ):
-            shares.append(k_share * share)
+            shares.append(k_share * emitted_share)
             edges_kev.append(shell.edge_kev)
             lines_kev.append(line_kev)
     shares.append(1 - np.sum(shares, axis=0))
@@ -300,41 +324,6 @@ def _tail(beyond: np.ndarray, sigmas: float) -> float:
 
 
 @njit(inline="always")
-def _add_charge(
-    pixels: np.ndarray, charges_kev: np.ndarray, n_before: int, n: int, col: int, row: int, charge_kev: float
-) -> int:
-    """Add charge to the entry of a pixel, if it is among the first, or open one; return how many entries there are."""
-    i = 0
-    while i < n_before and (pixels[i, 0] != col or pixels[i, 1] != row):
-        i += 1
-    if i < n_before:
-        charges_kev[i] += charge_kev
-    elif n < MAX_PIXELS:
-        pixels[n, 0], pixels[n, 1], charges_kev[n] = col, row, charge_kev
-        n += 1
-    return n
-
-
-@_inlined
-def _spill(
-    pixels: np.ndarray, charges_kev: np.ndarray, n: int, col: int, row: int, charge_kev: float,
-    left: float, right: float, below: float, above: float,
-) -> tuple[int, float]:  # fmt: skip
-    """Give the neighbours of a pixel their shares of a cloud; return how many entries there are, and what stays."""
-    rest_kev, n_before = charge_kev, n
-    for dc in range(-1, 2):
-        in_col = left if dc < 0 else right if dc > 0 else 1 - left - right
-        if in_col * charge_kev <= _LEAST_KEV:
-            continue
-        for dr in range(-1, 2):
-            part_kev = charge_kev * in_col * (below if dr < 0 else above if dr > 0 else 1 - below - above)
-            if part_kev > _LEAST_KEV and (dc != 0 or dr != 0):
-                n = _add_charge(pixels, charges_kev, n_before, n, col + dc, row + dr, part_kev)
-                rest_kev -= part_kev
-    return n, rest_kev
-
-
-@njit(inline="always")
 def _between(table: np.ndarray, node: int, part: float, which: int) -> float:
     """Return a table's value between a node and the next."""
     return table[node, which] + part * (table[node + 1, which] - table[node, which])
@@ -376,68 +365,128 @@ def deposit_of(
     workspace: Workspace,
 ) -> int:  # fmt: skip
     """Do what `deposit` does for a photon of any energy."""
-    n_clouds = follow(physics, energy_kev, x_mm, y_mm, depth_mm, dice, workspace.clouds, 0)
-    drift(physics, workspace.clouds, n_clouds)
-    return collect(workspace, 0, n_clouds)
+    x, y = x_mm / physics.pitch_mm + _FARTHEST, y_mm / physics.pitch_mm + _FARTHEST
+    incident(workspace, 0, energy_kev, x, y, depth_mm)
+    drift(physics, workspace.clouds, follow(physics, workspace, 1, dice))
+    places, landed_kev, pixels = workspace.landing.places, workspace.landing.charges_kev, workspace.pixels
+    n = land(workspace, 0)
+    for i in range(n):
+        place = np.int64(places[i])
+        pixels[i, 0] = (place - 1) % (2 * _FARTHEST) - _FARTHEST
+        pixels[i, 1] = (place - 1) // (2 * _FARTHEST) - _FARTHEST
+        workspace.charges_kev[i], landed_kev[place] = landed_kev[place], 0.0
+    return n
 
 
 @_inlined
-def follow(
-    physics: Physics, energy_kev: float, x_mm: float, y_mm: float, depth_mm: float, dice: chance.Dice, clouds: Clouds,
-    n: int,
-) -> int:  # fmt: skip
-    """Follow one photon from interaction to interaction; add its clouds to the first n, and return how many there are.
+def incident(workspace: Workspace, i: int, energy_kev: float, x: float, y: float, depth_mm: float) -> None:
+    """Place a photon from outside where it interacts first: x and y in pixels."""
+    photons = workspace.photons
+    photons.number[i], photons.generation[i], photons.energy_kev[i] = i, 1, energy_kev
+    photons.x[i], photons.y[i], photons.depth_mm[i] = x, y, depth_mm
+    photons.ux[i], photons.uy[i], photons.uz[i] = 0.0, 0.0, 1.0
+    workspace.n_clouds[i] = 0
 
-    Each interaction leaves a charge, and a cloud's first variance, at its place, and at most one photon that goes on.
+
+@_kernel
+def follow(physics: Physics, workspace: Workspace, n_photons: int, dice: chance.Dice) -> int:
+    """Follow photons from interaction to interaction to clouds in the workspace; return how many there are."""
+    n_clouds = 0
+    for _ in range(MAX_CLOUDS):
+        n_photons, n_clouds = _interact(physics, workspace, n_photons, n_clouds, dice)
+        if n_photons == 0:
+            break
+        n_photons = _travel(physics, workspace.photons, n_photons, dice)
+    return n_clouds
+
+
+@_inlined
+def _interact(
+    physics: Physics, workspace: Workspace, n_photons: int, n: int, dice: chance.Dice
+) -> tuple[int, int]:  # fmt: skip
+    """Let photons interact; each leaves a charge, and a cloud's first variance, at its place, and at most one photon.
+
+    Return how many photons go on, which are the first then, and how many clouds there are.
     """
-    matter, outcomes, depths = physics.matter, physics.outcomes, physics.depths
-    ux, uy, uz = 0.0, 0.0, 1.0
-    per_pitch, nodes_per_mm = 1 / physics.pitch_mm, (N_DEPTHS - 1) / physics.thickness_mm
-    most, generation = n + MAX_CLOUDS, 1
-    while True:
-        step = _step(energy_kev)
-        u, next_kev = chance.uniform(dice), 0.0
-        if u < matter[step, _PHOTO]:
-            outcome, u = 0, chance.uniform(dice)
-            while u >= matter[step, _FIRST_OUTCOME + outcome]:
-                outcome += 1
-            edge_kev, line_kev = outcomes[outcome, 0], outcomes[outcome, 1]
-            cloud_mm2 = matter[_step(energy_kev - edge_kev), _CLOUD]
-            if line_kev > 0 and generation <= physics.generations:
-                next_kev = line_kev
-                generation += 1
-                ux, uy, uz = chance.direction(dice)
-            elif edge_kev > 0:  # the Auger electron carries its share of the charge
-                auger = edge_kev / energy_kev
-                cloud_mm2 = (1 - auger) * cloud_mm2 + auger * matter[_step(edge_kev), _CLOUD]
-        elif u < matter[step, _COMPTON]:
-            electron_kev = _compton_electron_kev(energy_kev, dice)
-            cloud_mm2 = matter[_step(electron_kev), _CLOUD]
-            next_kev = energy_kev - electron_kev
-            if next_kev < LOWEST_KEV:
-                next_kev = 0.0
-            else:
-                cosine = max(-1.0, 1 - _ELECTRON_REST_KEV * (1 / next_kev - 1 / energy_kev))
-                ux, uy, uz = _turned(ux, uy, uz, cosine, 2 * math.pi * chance.uniform(dice))
+    photons, clouds, depths, n_on = workspace.photons, workspace.clouds, physics.depths, 0
+    nodes_per_mm = (N_DEPTHS - 1) / physics.thickness_mm
+    for i in range(n_photons):
+        energy_kev, number, depth_mm = photons.energy_kev[i], photons.number[i], photons.depth_mm[i]
+        generation = photons.generation[i]
+        matter = physics.matter[_step(energy_kev)]
+        u, chosen = chance.two(dice)
+        if u < matter[_PHOTO]:
+            outcome = 0
+            for k in range(_MAX_OUTCOMES):  # all at a time, for nobody could foretell where to stop
+                outcome += np.int64(chosen >= matter[_FIRST_OUTCOME + k])
+            edge_kev, line_kev = physics.outcomes[outcome, 0], physics.outcomes[outcome, 1]
+            is_emitted = (line_kev > 0) & (generation <= physics.generations)
+            auger = 0.0 if is_emitted else edge_kev / energy_kev  # that electron's share of the charge
+            cloud_mm2 = (1 - auger) * physics.cloud_mm2[_step(energy_kev - edge_kev)]
+            cloud_mm2 += auger * physics.cloud_mm2[_step(edge_kev)]
+            next_kev = line_kev if is_emitted else 0.0
+            photons.uz[n_on], photons.generation[n_on] = _ANYWHERE, generation + 1
         else:
-            next_kev, cloud_mm2 = energy_kev, 0.0
-            cosine = _coherent_cosine(physics.screening_per_kev2, energy_kev, dice)
+            ux, uy, uz = photons.ux[i], photons.uy[i], photons.uz[i]
+            next_kev, cloud_mm2, cosine = _scatter(physics, energy_kev, u < matter[_COMPTON], dice)
             ux, uy, uz = _turned(ux, uy, uz, cosine, 2 * math.pi * chance.uniform(dice))
-
-        place = depth_mm * nodes_per_mm
+            photons.ux[n_on], photons.uy[n_on], photons.uz[n_on] = ux, uy, uz
+            photons.generation[n_on] = generation
+        x, y, place = photons.x[i], photons.y[i], depth_mm * nodes_per_mm
         node = min(int(place), N_DEPTHS - 2)
         charge_kev = (energy_kev - next_kev) * _between(depths, node, place - node, _SEEN)
-        if charge_kev > 0:
-            clouds.x[n], clouds.y[n], clouds.charge_kev[n] = x_mm * per_pitch, y_mm * per_pitch, charge_kev
-            clouds.variance_mm2[n], clouds.drift_mm[n] = cloud_mm2, _between(depths, node, place - node, _DRIFT_MM)
-            n += 1
-        if next_kev == 0 or n == most:
-            return n
-        energy_kev = next_kev
-        path_mm = chance.exponential(dice) / matter[_step(energy_kev), _ATTENUATION]
-        x_mm, y_mm, depth_mm = x_mm + path_mm * ux, y_mm + path_mm * uy, depth_mm + path_mm * uz
-        if not 0 < depth_mm < physics.thickness_mm:
-            return n
+        clouds.x[n], clouds.y[n], clouds.charge_kev[n], clouds.variance_mm2[n] = x, y, charge_kev, cloud_mm2
+        clouds.drift_mm[n] = _between(depths, node, place - node, _DRIFT_MM)
+        workspace.clouds_of[number, workspace.n_clouds[number]] = n
+        workspace.n_clouds[number] += charge_kev > 0
+        n += charge_kev > 0
+        photons.number[n_on], photons.energy_kev[n_on] = number, next_kev
+        photons.x[n_on], photons.y[n_on], photons.depth_mm[n_on] = x, y, depth_mm
+        n_on += next_kev > 0
+    return n_on, n
+
+
+@_kernel
+def _scatter(physics: Physics, energy_kev: float, is_compton: bool, dice: chance.Dice) -> tuple[float, float, float]:
+    """Draw a scattered photon's energy, 0 for none, its electron's cloud, and the cosine of its angle."""
+    if not is_compton:
+        return energy_kev, 0.0, _coherent_cosine(physics.screening_per_kev2, energy_kev, dice)
+    electron_kev = _compton_electron_kev(energy_kev, dice)
+    next_kev, cloud_mm2 = energy_kev - electron_kev, float(physics.cloud_mm2[_step(electron_kev)])
+    if next_kev < LOWEST_KEV:
+        return 0.0, cloud_mm2, 1.0
+    return next_kev, cloud_mm2, max(-1.0, 1 - _ELECTRON_REST_KEV * (1 / next_kev - 1 / energy_kev))
+
+
+@_inlined
+def _travel(physics: Physics, photons: Photons, n_photons: int, dice: chance.Dice) -> int:
+    """Let photons go on to their next interactions; return how many there are inside, which are the first then."""
+    per_pitch, n = 1 / physics.pitch_mm, 0
+    for i in range(n_photons):
+        energy_kev, ux, uy, uz = photons.energy_kev[i], photons.ux[i], photons.uy[i], photons.uz[i]
+        if uz == _ANYWHERE:
+            ux, uy, uz = chance.direction(dice)
+        path_mm = chance.exponential(dice) / physics.matter[_step(energy_kev), _ATTENUATION]
+        depth_mm = photons.depth_mm[i] + path_mm * uz
+        photons.number[n], photons.energy_kev[n], photons.generation[n] = (
+            photons.number[i], energy_kev, photons.generation[i],
+        )  # fmt: skip
+        photons.x[n], photons.y[n] = photons.x[i] + path_mm * per_pitch * ux, photons.y[i] + path_mm * per_pitch * uy
+        photons.depth_mm[n], photons.ux[n], photons.uy[n], photons.uz[n] = depth_mm, ux, uy, uz
+        n += (depth_mm > 0) & (depth_mm < physics.thickness_mm)
+    return n
+
+
+@_inlined
+def land(workspace: Workspace, number: int) -> int:
+    """Share the clouds of one photon from outside among places; return how many got something.
+
+    They are the first of ``landing.places``; who asks takes the charges, and leaves 0.
+    """
+    n = 0
+    for k in range(workspace.n_clouds[number]):
+        n = share(workspace.clouds, workspace.clouds_of[number, k], workspace.landing, n)
+    return n
 
 
 @_kernel
@@ -454,18 +503,3 @@ def drift(physics: Physics, clouds: Clouds, n: int) -> None:
         x[i], y[i], to_col[i], to_row[i] = x[i] - col, y[i] - row, np.int32(col), np.int32(row)
         left[i], right[i] = _tail(beyond, x[i] * sigmas[i]), _tail(beyond, (1 - x[i]) * sigmas[i])
         below[i], above[i] = _tail(beyond, y[i] * sigmas[i]), _tail(beyond, (1 - y[i]) * sigmas[i])
-
-
-@_inlined
-def collect(workspace: Workspace, first: int, last: int) -> int:
-    """Give the pixels what clouds of one photon bring; return how many got something."""
-    pixels, charges_kev, clouds = workspace.pixels, workspace.charges_kev, workspace.clouds
-    n = 0
-    for i in range(first, last):
-        col, row, charge_kev = clouds.col[i], clouds.row[i], clouds.charge_kev[i]
-        left, right, below, above = clouds.left[i], clouds.right[i], clouds.below[i], clouds.above[i]
-        n_before = n
-        if (left + right + below + above) * charge_kev > _LEAST_KEV:
-            n, charge_kev = _spill(pixels, charges_kev, n, col, row, charge_kev, left, right, below, above)
-        n = _add_charge(pixels, charges_kev, n_before, n, col, row, charge_kev)
-    return n
