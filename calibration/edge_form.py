@@ -43,7 +43,7 @@ from firmware_iface.errors import WrongUsage
 CLOUD_RATIOS = (0.9, 1.0, 1.1)
 """Widths of the charge cloud over the published one, at which a form is made; others lie between."""
 CHARGE_STEP_KEV = 0.1
-LOWEST_SHARE = 0.5
+LOWEST_SHARE = 0.25
 """Charges below this share of the lowest line are left out."""
 COLLECTION_SIGMA = 0.3
 """How well the published lifetimes of carriers are known, as a share of what they do to an edge."""

@@ -56,7 +56,7 @@ def _charges_kev(
 
 def _form(lines: dict[float, float]) -> EdgeForm:
     """Integrate the charges of a square pixel and its surroundings over places, for each width of the cloud."""
-    charges = 0.5 * min(lines) + 0.1 * np.arange(int(0.62 * max(lines) / 0.1) + 60)
+    charges = 0.5 * min(lines) + 0.1 * np.arange(int(0.62 * max(lines) / 0.1) + 60, dtype=np.float64)
     counts = np.zeros((len(CLOUD_RATIOS), len(charges)))
     x = (np.arange(600) + 0.5) / 600 * 0.9  # from the middle to well beyond the border
     for of_cloud, ratio in zip(counts, CLOUD_RATIOS, strict=True):

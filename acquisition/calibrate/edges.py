@@ -10,7 +10,7 @@ is made for each of the spacing x spacing patterns.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from acquisition.calibrate.exposures import HIGHEST_CODE, Instrument, beam, frame, matrix
 from acquisition.plan import Plan
 from calibration.bias_currents import search
-from calibration.edge_form import Layer, edge_form
+from calibration.edge_form import EdgeForm, Layer, edge_form
 from calibration.energy_scale import expected_counts, line_group, mean_kev, steepest_dac, steepest_kev
 from calibration.equalisation import falling_edges_dac, mean_and_sigma, noise_edges_dac
 from calibration.pixel_scale import edge_shifts, shift_grid
@@ -255,9 +255,14 @@ class SourceEdges:
                 yield Progress(f"find {wanted.source}", done, len(codes))
                 detector.set_dacs(_all_thresholds(code))
                 sums.append(frame(detector, wanted.source_exposure_s).counts.sum(dtype=np.float64))
-        steepest = steepest_kev(edge_form(line_group(wanted.source), layer_of(self.plan)), NOISE_KEV)
+        steepest = steepest_kev(self._form(), NOISE_KEV)
         self._gain_dac_per_kev = (steepest_dac(codes, sums) - self._baseline_dac) / steepest
         self.lowest_dac = self._baseline_dac + 0.7 * self._gain_dac_per_kev * self.energy_kev
+
+    def _form(self) -> EdgeForm:
+        """Return the form of an edge as pixels of 110 um see it: smaller ones alone hardly show any to compare."""
+        layer = replace(layer_of(self.plan), pitch_mm=COLOUR_PITCH_MM)
+        return edge_form(line_group(self.plan.calibration.equalisation.source), layer)
 
     def scan(self, stage: str, trim: NDArray[np.uint8], codes: range | None) -> Planes:
         """Scan over the edge under the beam; before pixels are equalised, over all places where it may stand."""
@@ -268,7 +273,7 @@ class SourceEdges:
             codes = range(max(at - SPREAD_DAC, 0), min(at + SPREAD_DAC, HIGHEST_CODE) + 1, 3)
         else:
             codes = range(codes.start, min(codes.stop + margin, HIGHEST_CODE + 1), 2)
-        form = edge_form(line_group(wanted.source), layer_of(self.plan))
+        form = self._form()
 
         def expected(dacs: NDArray[np.float64]) -> NDArray[np.float64]:
             energies_kev = (dacs - self._baseline_dac) / self._gain_dac_per_kev
