@@ -349,7 +349,9 @@ def trim_faults(
     """
     fault = np.zeros(edges_dac.shape, dtype=np.uint8)
     is_seen = np.isfinite(edges_dac)
-    off = np.where(is_seen, edges_dac, choice.predicted_edges_dac) - target_dac
+    # a scan around the target does not tell where an edge stands that no trim brings there
+    is_predicted = ~is_seen | (choice.is_out_of_range & np.isfinite(choice.predicted_edges_dac))
+    off = np.where(is_predicted, choice.predicted_edges_dac, edges_dac) - target_dac
     is_off = np.abs(off) > 1.5 * step_dac[:, None, None]
     is_far = choice.is_out_of_range | is_off
     fault[is_far & (off > 0)] = TrimFault.TOO_HIGH

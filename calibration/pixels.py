@@ -223,7 +223,7 @@ def fill(images: NDArray[np.floating], is_bad: NDArray[np.bool_]) -> NDArray[np.
 
 def _is_noisy(dark: NDArray[np.number], dark_rate: float) -> NDArray[np.bool_]:
     """Return pixels with more dark counts than chance allows at `dark_rate`: (rows, cols) bool."""
-    total = np.sum(dark, axis=0, dtype=np.float64)
+    total = np.asarray(np.sum(dark, axis=0, dtype=np.float64))
     return np.asarray(_is_too_many(total, dark_rate * len(dark)).any(axis=0))
 
 
