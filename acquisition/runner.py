@@ -18,7 +18,7 @@ from acquisition.calibrate.exposures import (
     set_up_detector,
     wanted_conditions,
 )
-from acquisition.gantry import Gantry, LineGantry
+from acquisition.gantry import LINE, Gantry, open_gantry
 from acquisition.plan import Plan, refuse_foreign_pixels
 from acquisition.scan import ImageKey, ScanStatus, readout_of
 from acquisition.scan_file import ScanWriter
@@ -45,6 +45,7 @@ class Instrument:
     def close(self) -> None:
         """Leave the gantry safe and let the device go."""
         self.gantry.shut_down()
+        self.gantry.close()
         self.detector.close()
 
 
@@ -60,10 +61,15 @@ class ScanSummary:
 
 
 @contextmanager
-def open_instrument(url: str) -> Iterator[Instrument]:
-    """Open the detector at a URL, and the gantry behind its auxiliary line."""
+def open_instrument(url: str, stage_url: str = LINE, tube_url: str = LINE) -> Iterator[Instrument]:
+    """Open the detector at a URL, and the gantry around it, which hangs on its auxiliary line unless told otherwise."""
     detector = open_detector(url)
-    instrument = Instrument(detector=detector, gantry=LineGantry(detector.auxiliary))
+    try:
+        gantry = open_gantry(detector, stage_url, tube_url)
+    except BaseException:
+        detector.close()
+        raise
+    instrument = Instrument(detector=detector, gantry=gantry)
     try:
         yield instrument
     finally:
@@ -95,7 +101,7 @@ def prepare(
     refuse_foreign_pixels(plan)
     detector, gantry = instrument.detector, instrument.gantry
     samples = gantry.samples()
-    if plan.scan.sample not in samples:
+    if samples is not None and plan.scan.sample not in samples:
         raise WrongUsage(f"the sample changer has no {plan.scan.sample!r}; it has {', '.join(samples)}")
     wanted = wanted_conditions(detector, plan)
     if not is_forced:

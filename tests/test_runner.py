@@ -15,7 +15,7 @@ import typer
 
 from acquisition.cli import CalibrationStep, acquire, calibrate, convert
 from acquisition.convert import convert_merlin
-from acquisition.gantry import LineGantry
+from acquisition.line_gantry import LineGantry
 from acquisition.plan import Plan, ScanPlan, plan_to_toml
 from acquisition.runner import Instrument, prepare, run_scan
 from acquisition.scan import ImageKey, ScanStatus
@@ -28,7 +28,7 @@ from firmware_iface.errors import (
     CalibrationMissing,
     DataLost,
     Disconnected,
-    OurMistake,
+    StageStuck,
     TheirMistake,
     WrongUsage,
 )
@@ -51,7 +51,7 @@ class Bench:
         self.pixels: Any = None
         self.n_done = self.n_runs = 0
         self.poses: list[tuple[str, str]] = []
-        self.pose = {"ROT": "?", "SAMP": "?"}
+        self.pose = {"ROT": "0", "SAMP": "?"}
         self.refuse: Mapping[str, str] = {}
         self.is_open = True
         self.sensor_k = 305.0
@@ -77,13 +77,16 @@ class Bench:
     def auxiliary(self, line: str) -> str:
         if self.n_done == self.unplug_after:
             raise Disconnected("the device is gone from the bus")
-        self.lines.append(line)
+        if not line.endswith("?"):
+            self.lines.append(line)
         command, _, value = line.partition(" ")
         if line in self.refuse:
             return self.refuse[line]
         if command in self.pose:
             self.pose[command] = value
-        return {"SAMP:LIST?": "vials,cell-water"}.get(line, "OK")
+        if line in ("LIFT?", "SHIFT?", "LIMITS?", "TUBE:STATE?"):
+            return "ERR no command"
+        return {"SAMP:LIST?": "vials,cell-water", "BUSY?": "0", "ROT?": self.pose["ROT"]}.get(line, "OK")
 
     def frames(self, n_frames: int, exposure_s: float) -> Iterator[Frame | Lost]:
         self.n_runs += 1
@@ -241,7 +244,7 @@ def test_stopped_scan_is_valid_and_interrupted(tmp_path: Path, calibration: Cali
 def test_gantry_that_refuses_stops_the_scan_safely(tmp_path: Path, calibration: Calibration) -> None:
     bench, path = Bench(), tmp_path / "scan.h5"
     bench.refuse = {"ROT 120": "ERR limit switch"}
-    with pytest.raises(OurMistake, match="limit switch"):
+    with pytest.raises(StageStuck, match="limit switch"):
         run(bench, calibration, path)
     assert bench.lines[-1] == "BEAM OFF"
     assert read_scan(partial_path(path), allow_partial=True).status is ScanStatus.INTERRUPTED
