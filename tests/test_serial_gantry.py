@@ -361,6 +361,22 @@ def test_parts_make_a_gantry_that_shuts_down_dark_and_standing(grbl: GrblPeer, t
     gantry.close()
 
 
+def test_a_tube_behind_the_board_is_switched_off_beside_its_line(grbl: GrblPeer) -> None:
+    told: list[str] = []
+
+    def make_safe() -> bool:
+        told.append("safe")
+        return True
+
+    detector = SimpleNamespace(auxiliary=lambda line: told.append(line) or "OK", make_safe=make_safe)
+    gantry = open_gantry(detector, f"gcode:{grbl.path}")
+    assert gantry.shut_down() == ""
+    assert told == ["safe"]
+    gantry.select_sample("vials")
+    assert told == ["safe", "SAMP vials"], "the changer is the line's, where there is one"
+    gantry.close()
+
+
 def test_a_wrong_part_is_refused(grbl: GrblPeer) -> None:
     with pytest.raises(WrongUsage, match="is not a tube"):
         open_gantry(SimpleNamespace(auxiliary=str), "line:", f"gcode:{grbl.path}")
