@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from calibration.store import Calibration
 
 Device = Annotated[str, typer.Option("--device", envvar="MPXCT_DEVICE", help="URL of the detector: usb: or sim:demo.")]
+Stage = Annotated[str, typer.Option("--stage", help="URL of the stage: line: is behind the detector; see devices.")]
+Tube = Annotated[str, typer.Option("--tube", help="URL of the tube: line: is behind the detector; see devices.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
 Force = Annotated[
     bool,
@@ -103,6 +105,8 @@ def acquire(
         Path | None,
         typer.Option("--output", "-o", help="Scan file to write; scan.h5, but for a snapshot, which is only shown."),
     ] = None,
+    stage: Stage = "line:",
+    tube: Tube = "line:",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and time the plan; touch nothing.")] = False,
     overwrite: Overwrite = False,
     force: Force = False,
@@ -138,13 +142,13 @@ def acquire(
     if planned.scan.kind == "live" or (planned.scan.kind == "snap" and output is None):
         if output is not None:
             raise WrongUsage(f"a live picture is shown, never written; --output is {output}")
-        _look(console, device, planned, measured, is_forced=force, as_json=json)
+        _look(console, (device, stage, tube), planned, measured, is_forced=force, as_json=json)
         return
     from acquisition.instrument import open_instrument
     from acquisition.runner import Endurance, run_scan
 
     stop = threading.Event()
-    with open_instrument(device) as instrument:
+    with open_instrument(device, stage, tube) as instrument:
         work = run_scan(
             instrument,
             planned,
@@ -180,14 +184,20 @@ def acquire(
 
 
 def _look(
-    console: Console, device: str, plan: Plan, calibration: Calibration, *, is_forced: bool, as_json: bool
+    console: Console,
+    urls: tuple[str, str, str],
+    plan: Plan,
+    calibration: Calibration,
+    *,
+    is_forced: bool,
+    as_json: bool,
 ) -> None:
     """Show what frames count that nobody keeps; Ctrl-C is how a live picture ends."""
     from acquisition.instrument import open_instrument
     from acquisition.live import look
 
     stop = threading.Event()
-    with open_instrument(device) as instrument:
+    with open_instrument(*urls) as instrument:
         seen = console.track(look(instrument, plan, calibration, is_forced=is_forced, stop=stop), stop.set)
     if seen.newest is None:
         raise DataLost(f"no frame came whole; {seen.n_lost} were lost", hint="check the cable and `mpxct doctor`")

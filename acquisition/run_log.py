@@ -28,7 +28,7 @@ _log = logging.getLogger("mpxct.run")
 _LEVELS = {
     "lost": logging.WARNING, "no-data": logging.ERROR, "slow-disk": logging.WARNING, "low-disk": logging.WARNING,
     "broken": logging.ERROR, "interrupted": logging.WARNING, "forced": logging.WARNING, "health": logging.DEBUG,
-    "flushed": logging.DEBUG, "repeated": logging.WARNING, "warning": logging.WARNING,
+    "flushed": logging.DEBUG, "repeated": logging.WARNING, "warning": logging.WARNING, "unsafe": logging.CRITICAL,
 }  # fmt: skip
 
 

