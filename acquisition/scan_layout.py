@@ -25,9 +25,9 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from acquisition.plan import Plan, plan_to_toml
+from acquisition.plan import Plan, passes_kev, plan_to_toml
 from acquisition.scan import Crc, ImageKey, Readout, ScanStatus
-from acquisition.steps import expand, passes_kev
+from acquisition.steps import expand
 from calibration.pixels import PixelClass
 from calibration.store import Calibration, software_version, write_group
 
@@ -154,9 +154,13 @@ class Head:
         return passes_kev(self.plan) if self.plan else (known,) if known else ()
 
     def keys(self) -> tuple[ImageKey, ...]:
-        """Return what each planned frame is for; nothing where that is not known."""
+        """Return what each planned frame of the first pass is for, INVALID for others; nothing if it is not known."""
         steps = expand(self.plan) if self.plan else ()
-        keys = tuple(ImageKey[step.kind.name] for step in steps for _ in range(step.n_frames))
+        keys = tuple(
+            ImageKey.INVALID if step.pass_index else ImageKey[step.kind.name]
+            for step in steps
+            for _ in range(step.n_frames)
+        )
         return keys if len(keys) == self.n_frames else ()
 
 
@@ -245,7 +249,7 @@ def _values(head: Head) -> dict[str, tuple[object, str]]:
         f"{DETECTOR}/thresholds": (np.asarray(readout.thresholds, np.int64), "1"),
         f"{DETECTOR}/threshold_energy": (np.asarray(readout.thresholds_kev, np.float64), "keV"),
         f"{DETECTOR}/pass_threshold_energy": (
-            np.asarray(head.passes_kev, np.float64).reshape(len(head.passes_kev), len(readout.thresholds)),
+            np.asarray(head.passes_kev or np.empty((0, len(readout.thresholds))), np.float64),
             "keV",
         ),
         f"{DETECTOR}/bit_depth_readout": (readout.depth_bits, "bit"),
@@ -287,7 +291,7 @@ def _lay_out_channel(file: h5py.File, head: Head, plane: int, number: int) -> No
     readout, calibration = head.readout, head.calibration
     channel = f"{DETECTOR}/threshold_{number}_channel"
     file.create_group(channel).attrs["NX_class"] = "NXdetector_channel"
-    _value(file, f"{channel}/saturation_value", (1 << readout.depth_bits) - 1, "counts")
+    _value(file, f"{channel}/saturation_value", readout.saturation, "counts")
     if readout.thresholds_kev:
         _value(file, f"{channel}/threshold_energy", readout.thresholds_kev[plane], "keV")
     if calibration is not None and calibration.pixel_class.shape == readout.shape[1:]:

@@ -2,8 +2,8 @@
 
 A scan stands under NAME.partial.h5 until it is whole. That name appears with the complete layout behind it, at once;
 from then on HDF5 writes as for readers beside it (SWMR), each block before what points to it, so a process killed at
-any moment leaves a file that opens with all that was flushed. Files are opened without locks: no reader can hinder the
-writer, and a second writer is refused by the names and by HDF5's own mark in the file.
+any moment leaves a file that opens with all that was flushed. The writer gives up HDF5's lock as it begins: no reader
+can hinder it, and a second writer is refused by the names and by HDF5's own mark in the file.
 
 # Ref: single writer, multiple readers, and its order of writes: HDF5 user guide, "SWMR".
 # Ref: chunks are copied as they are, filters and all: H5Dread_chunk and H5Dwrite_chunk, HDF5 reference manual.
@@ -15,10 +15,11 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import reduce
+from itertools import islice
 from operator import or_
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +48,7 @@ from acquisition.scan_layout import (
     partial_path,
 )
 from acquisition.steps import AT_ZERO, Pose
+from calibration.progress import Progress
 from calibration.store import Calibration, software_version
 from firmware_iface.errors import BadFile, DataLost, MpxctError, WrongUsage
 from firmware_iface.frame import Frame, Lost
@@ -84,6 +86,8 @@ class ScanWriter:
         How everything stood: of the device its serial number and firmware, of each chip its DACs, and so on.
     is_checked : bool
         Frames come over a wire with a checksum, and those that come have passed it.
+    start_s : float, optional
+        When the scan began, in seconds since 1970; otherwise now.
     adopt : (path, int), optional
         Begin with the first frames of an interrupted scan, as `ScanWriter.adopt` does. It may be the partial file of
         this very name: the new one, with these frames, takes its place in one step.
@@ -117,6 +121,7 @@ class ScanWriter:
         attributes: Mapping[str, Attribute] | None = None,
         settings: Mapping[str, Mapping[str, Attribute]] | None = None,
         is_checked: bool = False,
+        start_s: float | None = None,
         adopt: tuple[str | Path, int] | None = None,
         overwrite: bool = False,
         policy: FlushPolicy | None = None,
@@ -126,7 +131,7 @@ class ScanWriter:
         self.n_lost, self.flush_s, self.worst_flush_s = 0, 0.0, 0.0
         self._head = Head(
             title=sample or self.path.stem,
-            start_s=clock(),
+            start_s=clock() if start_s is None else start_s,
             readout=readout,
             n_frames=n_frames,
             plan=plan,
@@ -152,11 +157,6 @@ class ScanWriter:
     def n_frames(self) -> int:
         """Frames so far, lost ones included."""
         return self._n_rows_written + len(self._rows)
-
-    @property
-    def n_waiting(self) -> int:
-        """Frames that have not been flushed: a killed process would lose them."""
-        return len(self._rows)
 
     def write(
         self,
@@ -245,20 +245,40 @@ class ScanWriter:
         """
         old = read_scan(path, allow_partial=True)
         self._refuse_other(old, n_frames)
-        self._events += old.events
-        with opened(old.path) as file:
-            source = dataset(file, DATA)
-            columns = [dataset(file, column.path)[:n_frames].tolist() for column in COLUMNS.values()]
-            for place, row in enumerate(map(Row, *columns)):
-                if row.image_key == ImageKey.INVALID:
-                    self.n_lost += 1
-                else:
-                    self._copy_chunk(source, place, old.path)
-                self._rows.append(row)
-                self.flush_when_due()
+        for _ in self.copy(old, n_frames):
+            pass
         planned = "" if self._head.n_frames is None else f" of {self._head.n_frames}"
         self.event("resumed", f"{n_frames}{planned} frames were taken over from {old.path.name}")
         self.flush()
+
+    def copy(self, old: Scan, n_frames: int, *, allow_damaged: bool = False) -> Generator[Progress, None, int]:
+        """Add the first frames of another scan of this readout, chunk by chunk as they are, and its events.
+
+        Parameters
+        ----------
+        allow_damaged : bool
+            Mark frames that cannot be read as lost, and return how many; otherwise they are refused.
+        """
+        self._events += old.events
+        n_damaged = 0
+        with opened(old.path, allow_damaged=allow_damaged) as file:
+            source = dataset(file, DATA)
+            for place, row in enumerate(islice(old.rows(), n_frames)):
+                is_there = row.image_key != ImageKey.INVALID
+                try:
+                    if is_there:
+                        self._copy_chunk(source, place, old.path)
+                    self._rows.append(row)
+                except BadFile as error:
+                    if not allow_damaged:
+                        raise
+                    self.event("lost", str(error))
+                    self._rows.append(row._replace(image_key=ImageKey.INVALID, crc=Crc.WRONG))
+                    n_damaged += 1
+                self.n_lost += self._rows[-1].image_key == ImageKey.INVALID
+                self.flush_when_due()
+                yield Progress("copy", place + 1, n_frames)
+        return n_damaged
 
     def rewind(self, n_frames: int, reason: str) -> None:
         """Forget all frames but the first so many: a broken step is measured again. Events stay, and one tells of it.
@@ -355,7 +375,7 @@ class ScanWriter:
         try:
             self.partial.unlink(missing_ok=True)
             Room(self.partial, block_bytes)  # proves that there is some; HDF5 empties the file
-            with h5py.File(self.partial, "w", libver=LIBVER, locking=False) as file:
+            with h5py.File(self.partial, "w", libver=LIBVER) as file:
                 lay_out(file, self._head)
             self._attach()
             self._room = Room(self.partial, block_bytes)
@@ -480,7 +500,6 @@ def _open_to_write(path: Path) -> h5py.File:
     """Open a file that others may read meanwhile; h5py's own way would leave a moment in which nobody could."""
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
-    access.set_file_locking(False, True)
     flags = h5py.h5f.ACC_RDWR | h5py.h5f.ACC_SWMR_WRITE
     return h5py.File(h5py.h5f.open(os.fsencode(path), flags, access))
 

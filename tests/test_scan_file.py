@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from acquisition.plan import Plan
-from acquisition.scan import ImageKey, Readout, ScanStatus, readout_of
+from acquisition.scan import Crc, FrameFlag, ImageKey, Readout, ScanStatus, readout_of
 from acquisition.scan_file import read_scan
-from acquisition.scan_layout import partial_path
+from acquisition.scan_layout import COLUMNS, Row, partial_path, pixel_mask
 from acquisition.scan_writer import FlushPolicy, ScanWriter
-from acquisition.steps import Pose, cost
+from acquisition.steps import Pose, cost, expand
+from calibration.pixels import PixelClass
 from calibration.store import Calibration
 from firmware_iface.errors import BadFile, DataLost, WrongUsage
 from firmware_iface.frame import Frame, Lost
@@ -115,6 +116,114 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert (scan.sample, scan.header) == ("vials", attributes)
     assert [(event.kind, event.time_s) for event in scan.events] == [("start", 1e9), ("complete", 1e9)]
     assert not partial_path(path).exists()
+
+
+def test_what_is_known_of_each_frame_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    settings = {"device": {"serial": "B7", "firmware": 3}, "chip 0": {"Threshold0": 20, "GND": 110}}
+    with ScanWriter(path, READOUT, is_checked=True, settings=settings) as writer:
+        writer.write(frame(0, was_paused=True, is_triggered=True), ImageKey.DARK, temperature_k=301.5, monitor=7.0)
+        writer.write(frame(1, follows_overflow=True), ImageKey.FLAT, Pose(angle_rad=math.pi / 2, shift_mm=2.0))
+        writer.lost(Lost(run_id=9, first_sequence=2, n_frames=1, reason="CRC"), [Pose(lift_mm=3.0)], pass_index=1)
+        writer.finish()
+    scan = read_scan(path)
+    np.testing.assert_array_equal(scan.temperatures_k, [301.5, np.nan, np.nan])
+    np.testing.assert_array_equal(scan.monitor, [7.0, np.nan, np.nan])
+    assert scan.crc.tolist() == [Crc.CHECKED, Crc.CHECKED, Crc.WRONG]
+    assert scan.flags.tolist() == [FrameFlag.PAUSED | FrameFlag.TRIGGERED, FrameFlag.FOLLOWS_OVERFLOW, 0]
+    assert (scan.lifts_mm.tolist(), scan.shifts_mm.tolist()) == ([0.0, 0.0, 3.0], [0.0, 2.0, 0.0])
+    assert scan.passes.tolist() == [0, 0, 1]
+    assert scan.passes_kev == (READOUT.thresholds_kev,)
+    assert {name: scan.settings[name] for name in settings} == settings
+    assert set(scan.settings) == {"device", "chip 0", "host", "software"}
+    with h5py.File(path) as file:
+        assert file["entry/sample/rotation_angle_deg"][:].tolist() == [0.0, 90.0, 0.0]
+
+
+def test_every_row_has_a_column() -> None:
+    assert Row._fields == tuple(COLUMNS)
+
+
+def test_masks_are_in_the_bits_of_nexus() -> None:
+    calibration = calibration_record()
+    reasons = np.array([[PixelClass.DEAD, PixelClass.HOT], [PixelClass.EDGE, PixelClass.UNDER | PixelClass.NOISY]])
+    calibration.pixel_class[:2, :2] = reasons
+    calibration.is_masked[3, 3, 3] = True
+    mask = pixel_mask(calibration, 3)
+    assert mask[:2, :2].tolist() == [[2, 16], [0, 4 + 16]]
+    assert mask[3, 3] == 256
+    assert np.count_nonzero(mask) == 4
+    assert not pixel_mask(calibration, 4)[3, 3]
+
+
+READER = """
+import sys, h5py, hdf5plugin
+from acquisition.scan_file import read_scan
+for line in sys.stdin:
+    scan = read_scan(sys.argv[1], allow_partial=True)
+    with h5py.File(sys.argv[1], "r", swmr=True) as file:
+        view = file["entry_threshold_3/instrument/detector/data"]
+        n_valid = int((file["entry/instrument/detector/image_key"][:] != 3).sum())
+        print(scan.shape[0], n_valid, int(scan.counts()[:, 1].sum()), int(view[:n_valid].sum()), flush=True)
+"""
+
+
+@pytest.mark.parametrize("n_planned", [None, 9])
+def test_others_read_while_it_is_written(tmp_path: Path, n_planned: int | None) -> None:
+    """The first frame alone too: it is itself, and no fill."""
+    path = tmp_path / "scan.h5"
+    with ScanWriter(path, READOUT, n_frames=n_planned) as writer:
+        command = [sys.executable, "-c", READER, str(partial_path(path))]
+        with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+            assert reader.stdin is not None
+            assert reader.stdout is not None
+            for n in (0, 1, 2, 5, 9):
+                fill_steps(writer, writer.n_frames, n)
+                writer.flush()
+                reader.stdin.write("look\n")
+                reader.stdin.flush()
+                total = sum(int(frame(m).counts[1].sum()) for m in range(n))
+                assert list(map(int, reader.stdout.readline().split())) == [n, n, total, total]
+            reader.stdin.close()
+        writer.finish()
+    assert reader.returncode == 0
+    assert read_scan(path).shape[0] == 9
+
+
+def test_scan_of_one_frame_holds_the_frame(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(
+        write_scan(tmp_path / "scan.h5", 1)[0].counts, read_scan(tmp_path / "scan.h5").counts()[0]
+    )
+
+
+def test_data_exchange_has_views_flats_and_angles_by_themselves(tmp_path: Path) -> None:
+    """Also of a part: there the frames that are missing hold the fill."""
+    plan = Plan()
+    plan = msgspec.structs.replace(plan, scan=msgspec.structs.replace(plan.scan, n_views=7, n_flats=2))
+    plan = msgspec.structs.replace(plan, scan=msgspec.structs.replace(plan.scan, flats_every_n_views=3))
+    steps = expand(plan)
+    keys = [ImageKey[step.kind.name] for step in steps for _ in range(step.n_frames)]
+    angles_rad = [step.pose.angle_rad for step in steps for _ in range(step.n_frames)]
+    assert keys.count(ImageKey.FLAT) > 2
+    readout = dataclasses.replace(READOUT, thresholds_kev=())
+    for n_written in (len(keys), len(keys) - 3, 0):
+        path = tmp_path / f"{n_written}.h5"
+        with ScanWriter(path, readout, n_frames=len(keys), plan=plan) as writer:
+            for n, (key, angle_rad) in enumerate(zip(keys[:n_written], angles_rad, strict=False)):
+                writer.write(frame(n), key, Pose(angle_rad=angle_rad))
+            if n_written == len(keys):
+                writer.finish()
+        with h5py.File(path if n_written == len(keys) else partial_path(path)) as file:
+            for plane, group in enumerate(("exchange", "exchange_1")):
+                for key, name in ((ImageKey.PROJECTION, "data"), (ImageKey.FLAT, "data_white")):
+                    places = [n for n, each in enumerate(keys) if each == key]
+                    fill = np.full(READOUT.shape, READOUT.fill)
+                    expected = [(frame(n).counts if n < n_written else fill)[plane] for n in places]
+                    np.testing.assert_array_equal(file[f"{group}/{name}"], expected)
+                views = [n for n, key in enumerate(keys) if key is ImageKey.PROJECTION]
+                theta = [math.degrees(angles_rad[n]) if n < n_written else np.nan for n in views]
+                np.testing.assert_allclose(file[f"{group}/theta"], theta)
+                assert file[f"{group}/theta"].attrs["units"] == "deg"
 
 
 def test_layout_is_nxtomo_with_units_everywhere(tmp_path: Path) -> None:
@@ -435,7 +544,7 @@ def test_no_frames_before_the_first_can_be_forgotten(tmp_path: Path) -> None:
 WRITER = """
 import os, resource, signal, sys
 import numpy as np
-from acquisition.scan import ImageKey, Readout
+from acquisition.scan import Crc, FrameFlag, ImageKey, Readout
 from acquisition.scan_writer import ScanWriter
 from firmware_iface.errors import DataLost
 from firmware_iface.frame import Frame
