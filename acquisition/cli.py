@@ -50,6 +50,7 @@ def register(app: typer.Typer) -> None:
     app.command()(devices)
     app.command()(doctor)
     app.command()(acquire)
+    app.command()(recover)
     app.command()(calibrate)
     app.command()(convert)
     app.command()(export)
@@ -218,6 +219,41 @@ def _look(
         )
     ]
     console.emit(figures, "\n".join(lines), as_json=as_json)
+
+
+def recover(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(help="Scan file that a crash or a bad disk left.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Scan file to write.")],
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Copy what is whole of a broken scan into a new file; the broken one stays as it is.
+
+    A scan that was only broken off needs no recovery: acquire --resume goes on with it.
+
+    Example: mpxct recover scan.partial.h5 -o rescued.h5
+    """
+    from acquisition.recover import recover as copied
+
+    console: Console = ctx.obj
+    found = console.track(copied(source, output, overwrite=overwrite))
+    figures = {
+        "path": str(found.path),
+        "status": found.status.value,
+        "n_planned": found.n_planned,
+        "n_frames": found.n_frames,
+        "n_lost": found.n_lost,
+        "n_damaged": found.n_damaged,
+        "damages": list(found.damages),
+    }
+    planned = "" if found.n_planned is None else f" of {found.n_planned}"
+    text = f"{found.path}: {found.status.value}, {found.n_frames}{planned} frames, {found.n_lost} lost"
+    console.emit(figures, "\n".join((text, *found.damages)), as_json=json)
+    if found.n_damaged:
+        raise DataLost(
+            f"{found.n_damaged} of {found.n_frames} frames cannot be read any more; {found.path} marks them as lost"
+        )
 
 
 def _emit_plan(console: Console, plan: Plan, *, as_json: bool) -> None:

@@ -158,6 +158,11 @@ class ScanWriter:
         """Frames so far, lost ones included."""
         return self._n_rows_written + len(self._rows)
 
+    @property
+    def n_flushed(self) -> int:
+        """Frames that the disk has: a killed process loses none of them."""
+        return self._n_rows_written
+
     def write(
         self,
         frame: Frame,

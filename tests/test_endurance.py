@@ -74,12 +74,13 @@ def test_a_device_that_comes_back_goes_on_where_it_broke(
 def test_a_device_that_stays_away_is_given_up(tmp_path: Path, calibration: Calibration) -> None:
     bench, path = Bench(unplug_at=frozenset({4}), absent=1000), tmp_path / "scan.h5"
     began_s = time.monotonic()
-    with pytest.raises(DataLost, match="4 of 12 frames") as caught:
+    with pytest.raises(DataLost, match="3 of 12 frames") as caught:
         run(bench, calibration, path, instrument=bench.replugged, endurance=Endurance(reconnect_s=0.6))
     assert caught.value.exit_code == 3
     assert "--resume" in caught.value.hint
     assert time.monotonic() - began_s > 0.6
-    assert read_scan(partial_path(path), allow_partial=True).shape[0] == 4
+    n_there = read_scan(partial_path(path), allow_partial=True).shape[0]
+    assert n_there == 3, "of the fourth, the only one of its step, nobody can tell any more whether the beam held"
 
 
 def test_a_device_that_leaves_in_the_same_step_again_and_again_is_given_up(
