@@ -150,7 +150,7 @@ def run_scan(
     _refuse_taken(path, overwrite=overwrite, resume=resume)
     if resume and path.exists() and not partial_path(path).exists():
         return _summary_of_whole(path, plan, calibration)
-    log = RunLog(path, is_verbose=is_verbose)
+    log = RunLog(path, is_continued=resume, is_verbose=is_verbose)
     try:
         rest = find_rest(path, plan, calibration, first) if resume else Rest()
         checks = preflight.examine(instrument, plan, calibration, path)
@@ -173,7 +173,11 @@ def run_scan(
 def _refuse_taken(path: Path, *, overwrite: bool, resume: bool) -> None:
     """Refuse a name that is taken, and say how to go on with what is there."""
     partial = partial_path(path)
-    if partial.exists() and not resume and not overwrite:
+    if overwrite or resume:
+        return
+    if path.exists():
+        raise WrongUsage(f"{path} exists already", hint="choose another name, or allow overwriting (--overwrite)")
+    if partial.exists():
         raise WrongUsage(
             f"{partial} exists already, from a scan that was broken off",
             hint=f"{RESUME_HINT}; or choose another name, or allow overwriting (--overwrite)",

@@ -183,6 +183,16 @@ def test_the_log_tells_all_of_it(tmp_path: Path, calibration: Calibration) -> No
     assert "WARNING  lost" in text
 
 
+def test_a_new_scan_of_the_same_name_has_a_log_of_its_own(tmp_path: Path, calibration: Calibration) -> None:
+    path = tmp_path / "scan.h5"
+    run(Bench(lose=frozenset({1})), calibration, path)
+    with pytest.raises(WrongUsage, match="exists already"):
+        run(Bench(), calibration, path)
+    assert "lost" in (tmp_path / "scan.log").read_text(), "a run that was refused changes nothing"
+    run(Bench(), calibration, path, overwrite=True)
+    assert "WARNING" not in (tmp_path / "scan.log").read_text()
+
+
 def test_two_runs_do_not_write_the_same_scan(tmp_path: Path, calibration: Calibration) -> None:
     log = RunLog(tmp_path / "scan.h5")
     with pytest.raises(WrongUsage, match="another run writes this scan now"):

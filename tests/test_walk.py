@@ -64,7 +64,16 @@ def test_demo_measures_its_materials(demo: tuple[Path, dict]) -> None:
 
 def test_demo_leaves_its_files(demo: tuple[Path, dict]) -> None:
     folder, _ = demo
-    names = {"scan.h5", "calibration.h5", "volume.h5", "materials.h5", "picture.png", "report.html"}
+    names = {
+        "scan.h5",
+        "scan.log",
+        "scan.jsonl",
+        "calibration.h5",
+        "volume.h5",
+        "materials.h5",
+        "picture.png",
+        "report.html",
+    }
     assert {path.name for path in folder.iterdir()} == names
     html = (folder / "report.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:|#)", html), "the report must need no other file"
