@@ -217,8 +217,7 @@ def test_a_viewer_that_sleeps_holds_nothing_up(
     assert len(seen) == 1, "it still looks at the first"
     to_disk, to_viewer = told[-1].queues
     assert (to_disk.n_dropped, to_disk.n_in) == (0, N_FRAMES)
-    assert (to_viewer.n_in, to_viewer.n_dropped, to_viewer.depth) == (N_FRAMES, N_FRAMES - 2, 1)
-    assert to_viewer.oldest_s > 0
+    assert (to_viewer.n_in, to_viewer.n_dropped + to_viewer.depth) == (N_FRAMES, N_FRAMES - 1)
     wakes.set()
 
 
