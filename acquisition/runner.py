@@ -157,7 +157,7 @@ def run_scan(
         preflight.refuse(checks, is_forced=is_forced)
         run = _Run(
             instrument, plan, calibration, steps, first, log, endurance or Endurance(), stop or threading.Event(),
-            on_newest, on_health,
+            on_newest, on_health, is_forced,
         )  # fmt: skip
         summary = yield from run.write(path, rest, checks, overwrite=overwrite or resume)
     except BaseException as error:
@@ -213,6 +213,7 @@ class _Run:
     stop: threading.Event
     on_newest: Callable[[Frame], None] | None
     on_health: Callable[[RunHealth], None] | None
+    is_forced: bool
     writer: ScanWriter = field(init=False)
     disk: DiskWatch = field(init=False)
     stepper: Stepper = field(init=False)
@@ -341,6 +342,8 @@ class _Run:
                 if time.monotonic() >= deadline_s:
                     raise error from None
                 self._wait(REOPEN_EVERY_S)
+        checks = preflight.examine(self.instrument, self.plan, self.calibration, None)
+        preflight.refuse(checks, is_forced=self.is_forced)  # it may be another one, or have got cold
         self._event("reconnected", f"the device came back after: {error}")
 
     def _wait(self, duration_s: float) -> None:
