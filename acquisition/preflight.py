@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from acquisition.calibrate.exposures import Instrument, wanted_conditions
+from acquisition.calibrate.exposures import Instrument, operating_dacs, wanted_conditions
 from acquisition.disk import SPARE_BYTES
 from acquisition.doctor import Level
-from acquisition.plan import Plan
+from acquisition.plan import Plan, passes_kev
 from acquisition.steps import Step, check, cost, expand, tally, unchecked
 from calibration.conditions import differences
 from calibration.store import Calibration
@@ -61,6 +61,7 @@ def examine(instrument: Instrument, plan: Plan, calibration: Calibration, path: 
     return (
         *_sample(instrument, plan),
         *_calibration(instrument, plan, calibration),
+        *_thresholds(plan, calibration),
         *_source(instrument),
         *_limits(instrument, plan),
         *(() if path is None else _disk(path, plan, expand(plan))),
@@ -114,6 +115,17 @@ def _calibration(instrument: Instrument, plan: Plan, calibration: Calibration) -
         )
     else:
         yield Check(level=Level.OK, topic="temperature", text=f"sensor at {wanted.temperature_k - 273.15:.1f} C")
+
+
+def _thresholds(plan: Plan, calibration: Calibration) -> Iterator[Check]:
+    """Judge whether the DACs reach the thresholds of every pass, and not only of the first."""
+    for number, energies_kev in enumerate(passes_kev(plan)):
+        try:
+            operating_dacs(calibration, plan, energies_kev)
+        except WrongUsage as error:
+            text = f"pass {number + 1}: {error}"
+            yield Check(level=Level.FAIL, topic="thresholds", text=text, remedy=error.hint, refusal=WrongUsage)
+            return
 
 
 def _source(instrument: Instrument) -> Iterator[Check]:

@@ -441,8 +441,9 @@ class _Run:
 
     def _flushed(self) -> None:
         """Note what the writer has brought to the disk."""
-        if self.writer.n_flushed != self.n_flushed:
-            self.n_flushed = self.writer.n_flushed
+        n_flushed = self.writer.n_frames - self.writer.n_waiting
+        if n_flushed != self.n_flushed:
+            self.n_flushed = n_flushed
             self.log.write("flushed", f"{self.n_flushed} frames are on the disk", n_frames=self.n_flushed)
 
     def _shut_down(self) -> None:

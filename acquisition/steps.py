@@ -6,15 +6,16 @@ A plan always gives the same steps in the same order: the place of a step in `ex
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import chain
+from functools import partial
+from itertools import chain, cycle
 
 from acquisition.limits import UNKNOWN, Limits
 from acquisition.plan import Plan, passes_kev
 from acquisition.scan import readout_of
-from acquisition.scan_plan import BurstPlan, FlatsPlan, FramesPlan, LivePlan, ThresholdScanPlan, Turning
+from acquisition.scan_plan import BurstPlan, FlatsPlan, FramesPlan, ThresholdScanPlan, Turning
 from firmware_iface.chip import COLS, ROWS
 
 __all__ = [
@@ -121,78 +122,31 @@ def expand(plan: Plan) -> tuple[Step, ...]:
 
 def iterate(plan: Plan) -> Iterator[Step]:
     """Yield every step of the scan in order."""
-    scan, steps = plan.scan, _Steps(plan)
+    scan, detector = plan.scan, plan.detector
+    take = partial(Step, exposure_s=detector.exposure_s, n_accumulated=detector.accumulate)
+    flat, view = (
+        partial(take, kind=StepKind.FLAT, sample=None),
+        partial(take, kind=StepKind.PROJECTION, sample=scan.held),
+    )
     if isinstance(scan, Turning):
-        is_both, step = scan.direction == "both", None
-        for n_run, stations in enumerate(_runs(scan)):
-            if is_both and step and _is_nearer(step.pose.shift_mm, stations[-1], stations[0]):
-                stations.reverse()
-            for step in _run(steps, scan, stations, is_backwards=is_both and n_run % 2 == 1):
-                yield step
+        yield from _around(scan, flat, view, scan.period_of_view_s or frame_s(plan) * (1 + SPARE_SHARE))
     elif isinstance(scan, ThresholdScanPlan):
         for pass_index in range(scan.n_positions):
-            yield from steps.flats(AT_ZERO, scan.n_flats, pass_index)
-            yield steps.projection(AT_ZERO, scan.frames_per_view, pass_index)
-    elif isinstance(scan, FlatsPlan):
-        yield from steps.flats(AT_ZERO, scan.n_flats)
+            if scan.n_flats:
+                yield flat(pose=AT_ZERO, n_frames=scan.n_flats, pass_index=pass_index)
+            yield view(pose=AT_ZERO, n_frames=scan.frames_per_view, pass_index=pass_index)
     elif isinstance(scan, BurstPlan):
-        n_frames, n_accumulated = scan.n_bursts * scan.frames_per_view, plan.detector.accumulate
-        yield steps.projection(AT_ZERO, n_frames, exposures_per_trigger=scan.frames_per_view * n_accumulated)
-    elif isinstance(scan, LivePlan):
-        yield steps.projection(AT_ZERO, 0)
+        n_exposures = scan.frames_per_view * detector.accumulate
+        yield view(pose=AT_ZERO, n_frames=scan.n_bursts * scan.frames_per_view, exposures_per_trigger=n_exposures)
+    elif isinstance(scan, FlatsPlan):
+        yield flat(pose=AT_ZERO, n_frames=scan.n_flats)
+    elif isinstance(scan, FramesPlan):
+        yield view(pose=AT_ZERO, n_frames=scan.n_frames)
     else:
-        yield steps.projection(AT_ZERO, scan.n_frames if isinstance(scan, FramesPlan) else 1)
+        yield view(pose=AT_ZERO, n_frames=0 if scan.is_endless else 1)
 
 
-class _Steps:
-    """Makes the steps of one plan."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._sample, self._exposure_s = plan.scan.held, plan.detector.exposure_s
-        self._n_accumulated, self._frame_s = plan.detector.accumulate, frame_s(plan)
-
-    def flats(self, pose: Pose, n_frames: int, pass_index: int = 0) -> Iterator[Step]:
-        """Yield a series of flats, if there are any."""
-        if n_frames:
-            yield Step(
-                kind=StepKind.FLAT,
-                pose=pose,
-                n_frames=n_frames,
-                exposure_s=self._exposure_s,
-                sample=None,
-                pass_index=pass_index,
-                n_accumulated=self._n_accumulated,
-            )
-
-    def projection(self, pose: Pose, n_frames: int, pass_index: int = 0, *, exposures_per_trigger: int = 0) -> Step:
-        """Return frames of the sample at one pose."""
-        return Step(
-            kind=StepKind.PROJECTION,
-            pose=pose,
-            n_frames=n_frames,
-            exposure_s=self._exposure_s,
-            sample=self._sample,
-            pass_index=pass_index,
-            n_accumulated=self._n_accumulated,
-            exposures_per_trigger=exposures_per_trigger,
-        )
-
-    def sweep(self, pose: Pose, end: Pose, n_frames: int, pass_index: int, period_s: float) -> Step:
-        """Return frames of the sample on the way from one pose to another."""
-        return Step(
-            kind=StepKind.PROJECTION,
-            pose=pose,
-            n_frames=n_frames,
-            exposure_s=self._exposure_s,
-            sample=self._sample,
-            end=end,
-            pass_index=pass_index,
-            n_accumulated=self._n_accumulated,
-            exposures_per_trigger=1,
-            sweep_s=n_frames * (period_s or self._frame_s * (1 + SPARE_SHARE)),
-        )
-
-
+Make = Callable[..., Step]
 Station = tuple[int, float]
 """A pass, and where the camera stands, in mm."""
 
@@ -216,41 +170,51 @@ def _runs(scan: Turning) -> Iterator[list[Station]]:
             yield from ([(number, shift_mm)] for shift_mm in there_mm)
 
 
+def _around(scan: Turning, flat: Make, view: Make, period_s: float) -> Iterator[Step]:
+    """Yield all runs over the views, each beginning where the last one ended unless all go the same way."""
+    is_both, step = scan.direction == "both", None
+    for n_run, stations in enumerate(_runs(scan)):
+        if is_both and step and _is_nearer(step.pose.shift_mm, stations[-1], stations[0]):
+            stations.reverse()
+        for step in _run(scan, stations, flat, view, period_s, is_backwards=is_both and n_run % 2 == 1):
+            yield step
+
+
 def _is_nearer(shift_mm: float, one: Station, other: Station) -> bool:
     return abs(one[1] - shift_mm) < abs(other[1] - shift_mm)
 
 
-def _run(steps: _Steps, scan: Turning, stations: Sequence[Station], *, is_backwards: bool) -> Iterator[Step]:
+def _run(
+    scan: Turning, stations: Sequence[Station], flat: Make, view: Make, period_s: float, *, is_backwards: bool
+) -> Iterator[Step]:
     """Yield one run over all views, or back over them, with flats at all its stations around each block of views."""
-    last, is_both = stations, scan.direction == "both"
+    visits = cycle([stations, stations[::-1]] if scan.direction == "both" else [stations])
+    # The frames of a step are where its view is; a sweep begins and ends at the edges of its first and last view.
+    before, after = (int(is_backwards), int(not is_backwards)) if scan.is_sweep else (0, 0)
 
-    def visit() -> Sequence[Station]:
-        nonlocal last
-        here = last
-        last = last[::-1] if is_both else last
-        return here
+    def flats(place: int) -> Iterator[Step]:
+        for number, shift_mm in next(visits) if scan.n_flats else ():
+            yield flat(pose=_pose(scan, place, shift_mm), n_frames=scan.n_flats, pass_index=number)
 
-    def flats(view: int) -> Iterator[Step]:
-        for number, shift_mm in visit() if scan.n_flats else ():
-            yield from steps.flats(_pose(scan, view, shift_mm), scan.n_flats, number)
-
-    views = range(scan.views)[::-1] if is_backwards else range(scan.views)
-    after = 1 - is_backwards  # a sweep begins at one edge of its first view and ends at the other edge of its last
-    for first in range(0, len(views), scan.flats_every_n_views):
-        block = views[first : first + scan.flats_every_n_views]
-        if not scan.is_sweep:
-            yield from flats(block[0])
-            for view in block:
-                for number, shift_mm in visit():
-                    yield steps.projection(_pose(scan, view, shift_mm), scan.frames_of_view, number)
+    places = range(scan.views)[::-1] if is_backwards else range(scan.views)
+    for first in range(0, len(places), scan.flats_every_n_views):
+        block = places[first : first + scan.flats_every_n_views]
+        yield from flats(block[0] + before)
+        if scan.is_sweep:
+            ((number, shift_mm),) = stations
+            yield view(
+                pose=_pose(scan, block[0] + before, shift_mm),
+                end=_pose(scan, block[-1] + after, shift_mm),
+                n_frames=len(block),
+                pass_index=number,
+                exposures_per_trigger=1,
+                sweep_s=len(block) * period_s,
+            )
             continue
-        begin, end = block[0] + is_backwards, block[-1] + after
-        yield from flats(begin)
-        ((number, shift_mm),) = stations
-        yield steps.sweep(
-            _pose(scan, begin, shift_mm), _pose(scan, end, shift_mm), len(block), number, scan.period_of_view_s
-        )
-    yield from flats(views[-1] + after if scan.is_sweep else views[-1])
+        for place in block:
+            for number, shift_mm in next(visits):
+                yield view(pose=_pose(scan, place, shift_mm), n_frames=scan.frames_of_view, pass_index=number)
+    yield from flats(places[-1] + after)
 
 
 def _pose(scan: Turning, view: int, shift_mm: float) -> Pose:

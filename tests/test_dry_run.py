@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from hypothesis import given, settings
+from typer.testing import CliRunner, Result
 
+from acquisition import cli
 from acquisition.dry_run import describe, figures
 from acquisition.limits import ENDLESS, Limits
-from acquisition.plan import DetectorPlan, Plan
+from acquisition.plan import DetectorPlan, Plan, plan_to_toml
 from acquisition.scan import ImageKey, Readout, readout_of
 from acquisition.scan_file import read_scan
 from acquisition.scan_plan import (
@@ -26,6 +31,7 @@ from acquisition.scan_plan import (
 )
 from acquisition.scan_writer import ScanWriter
 from acquisition.steps import expand
+from firmware_iface.errors import WrongUsage
 from firmware_iface.frame import Frame
 from tests.scan_kinds import PASSES_KEV, all_scans, plan_of
 
@@ -131,3 +137,29 @@ def test_sums_of_exposures_come_back_from_the_file(tmp_path: Any) -> None:
     scan = read_scan(tmp_path / "scan.h5")
     assert scan.readout == readout
     np.testing.assert_array_equal(scan.counts(np.array([0]))[0], counts)
+
+
+class Paper:
+    """A console that prints as the front door does."""
+
+    def emit(self, found: Mapping[str, object], text: str, *, as_json: bool) -> None:
+        typer.echo(json.dumps(found) if as_json else text)
+
+
+def dry_run(path: Path, *options: str) -> Result:
+    app = typer.Typer()
+    cli.register(app)
+    return CliRunner().invoke(app, ["acquire", str(path), "--dry-run", *options], obj=Paper())
+
+
+def test_the_command_prints_lines_or_figures(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(plan_to_toml(plan_of(HelicalPlan())))
+    assert dry_run(tmp_path / "plan.toml").output.strip() == describe(plan_of(HelicalPlan()))
+    assert json.loads(dry_run(tmp_path / "plan.toml", "--json").output) == figures(plan_of(HelicalPlan()))
+
+
+def test_the_command_fails_where_the_plan_cannot_be_done(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text("[scan]\nkind = 'continuous'\nperiod_s = 0.5")
+    result = dry_run(tmp_path / "plan.toml")
+    assert "WRONG       scan.period_s is 0.5" in result.output
+    assert isinstance(result.exception, WrongUsage)

@@ -18,7 +18,7 @@ from acquisition.plan import DetectorPlan, Plan
 from acquisition.scan import ImageKey, readout_of
 from acquisition.scan_file import read_scan
 from acquisition.scan_layout import partial_path
-from acquisition.scan_plan import FramesPlan, HelicalPlan, ScanPlan
+from acquisition.scan_plan import ContinuousPlan, FramesPlan, HelicalPlan, ScanPlan
 from acquisition.scan_writer import ScanWriter
 from acquisition.steps import Pose
 from calibration.alignment import Alignment
@@ -277,6 +277,12 @@ def test_what_cannot_be_reconstructed_yet_is_refused_in_one_sentence(tmp_path, s
         run(work(path))
     assert told in str(caught.value)
     assert "allowed: one pass around a circle" in str(caught.value)
+
+
+def test_views_of_a_sweep_are_reconstructed_as_those_of_steps(tmp_path, scan):
+    swept = write_scan(tmp_path / "scan.h5", plan=msgspec.structs.replace(PLAN, scan=ContinuousPlan()))
+    volumes = [run(reconstruct_scan(path, shape=(2, 4, 4))) for path in (scan, swept)]
+    np.testing.assert_array_equal(volumes[0].values, volumes[1].values)
 
 
 def test_one_pass_that_is_named_is_still_one_pass(tmp_path):
