@@ -57,17 +57,22 @@ def register(app: typer.Typer) -> None:
 
 
 def devices(ctx: typer.Context, json: Json = False) -> None:
-    """List the detectors that --device can name: simulated ones, boards on USB, and how to name a Merlin.
+    """List the detectors that --device can name, and the forms of the URLs of stages and tubes.
 
     Example: mpxct devices
     """
+    from acquisition.gantry import list_gantries
     from firmware_iface.transport import list_devices
 
     console: Console = ctx.obj
-    listed = list_devices()
-    width = max(map(len, listed))
-    figures = {"devices": [{"url": url, "text": text} for url, text in listed.items()]}
-    console.emit(figures, "\n".join(f"{url:<{width}}  {text}" for url, text in listed.items()), as_json=json)
+    listed, gantries = list_devices(), list_gantries()
+    both = {**listed, **gantries}
+    width = max(map(len, both))
+    figures = {
+        name: [{"url": url, "text": text} for url, text in of.items()]
+        for name, of in (("devices", listed), ("gantries", gantries))
+    }
+    console.emit(figures, "\n".join(f"{url:<{width}}  {text}" for url, text in both.items()), as_json=json)
 
 
 def doctor(ctx: typer.Context, json: Json = False) -> None:

@@ -7,7 +7,7 @@ the detector's auxiliary line, ``gcode:/dev/ttyUSB0`` a stage and ``scpi:/dev/tt
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Protocol
@@ -202,7 +202,7 @@ class PartsGantry:
 
     def shut_down(self) -> str:
         """Switch the beam off, then stop the stage; see `Gantry`."""
-        return "; ".join(filter(None, (switched_off(self.source), halted(self.stage))))
+        return "; ".join(filter(None, (_made_safe(self.source, switched_off), _made_safe(self.stage, halted))))
 
     def close(self) -> None:
         """Give the ports back."""
@@ -228,6 +228,12 @@ def halted(stage: Stage) -> str:
         _LOG.error("the stage may still move: %s", error)
         return f"the stage may still move: {error}"
     return ""
+
+
+def _made_safe(part: Any, otherwise: Callable[[Any], str]) -> str:
+    """Let a part that is a gantry itself shut down in its own way, which may be faster."""
+    shut_down = getattr(part, "shut_down", None)
+    return shut_down() if shut_down is not None else otherwise(part)
 
 
 def open_gantry(detector: Any, stage_url: str = LINE, tube_url: str = LINE) -> Gantry:

@@ -84,15 +84,7 @@ class Grbl:
 
     def greet(self) -> None:
         """Wait until it answers, and set absolute places in mm (and degrees)."""
-        deadline_s = time.monotonic() + GREETING_S
-        while True:
-            try:
-                state, _ = self._status(is_starting=True)
-                break
-            except TransportTimeout:
-                if time.monotonic() > deadline_s:
-                    raise
-        if state.startswith("Alarm"):
+        if self._find().startswith("Alarm"):
             raise StageStuck("the stage is in alarm since it was switched on, or since a limit", hint=_HOME_IT)
         self._command("G21 G90 G94")
 
@@ -137,10 +129,20 @@ class Grbl:
         self._await_start()
 
     def home(self) -> None:
-        """Run the homing cycle."""
-        self._line.forget()
+        """Wait until it answers, and run the homing cycle."""
+        self._find()
         self._command("$H", HOMING_S)
         self._command("G21 G90 G94")
+
+    def _find(self) -> str:
+        """Wait until it answers, and return its state."""
+        deadline_s = time.monotonic() + GREETING_S
+        while True:
+            try:
+                return self._status(is_starting=True)[0]
+            except TransportTimeout:
+                if time.monotonic() > deadline_s:
+                    raise
 
     def _status(self, *, is_starting: bool = False) -> tuple[str, dict[str, float]]:
         """Return its state, and its work position by axis."""

@@ -114,7 +114,7 @@ class LineGantry:
         """Return when it stands where the last move or sweep ends; see `Stage`."""
         target = self._target
         try:
-            await_stand(self._is_moving, self._allowed_s)
+            await_stand(self._is_moving, self._allowed_s, lambda: self.pose)
             if target is not None:
                 expect_arrival(target, self.pose)
             self._is_under_way = False

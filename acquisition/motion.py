@@ -60,21 +60,34 @@ def refuse_beyond(limits: Limits, pose: Pose) -> None:
             raise WrongUsage(f"{axis} is {value:.6g} {unit}; the stage allows {allowed[0]:.6g} to {allowed[1]:.6g}")
 
 
-def await_stand(is_moving: Callable[[], bool], within_s: float) -> None:
+def await_stand(is_moving: Callable[[], bool], within_s: float, place: Callable[[], Pose] | None = None) -> None:
     """Poll until the stage stands.
+
+    Parameters
+    ----------
+    is_moving : callable
+    within_s : float
+        When it should have arrived.
+    place : callable, optional
+        Where it is. A stage that is late but gets on is waited for.
 
     Raises
     ------
     StageStuck
-        It still moves after that time.
+        It still moves after that time, and gets on no more.
     """
-    deadline_s, pause_s = time.monotonic() + within_s, FIRST_POLL_S
+    began_s, pause_s, last = time.monotonic(), FIRST_POLL_S, None
+    deadline_s = began_s + within_s
     while is_moving():
-        if time.monotonic() > deadline_s:
-            raise StageStuck(
-                f"the stage still moves {within_s:.0f} s after it was sent; such a move takes less than half of that",
-                hint="look whether something is in its way, home it, and scan again with --resume",
-            )
+        now_s = time.monotonic()
+        if now_s > deadline_s:
+            here = None if place is None else place()
+            if here is None or here == last:
+                raise StageStuck(
+                    f"the stage says after {now_s - began_s:.0f} s that it still moves, and does not arrive",
+                    hint="look whether something is in its way, home it, and scan again with --resume",
+                )
+            deadline_s, last = now_s + MARGIN_S, here
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LAST_POLL_S)
 

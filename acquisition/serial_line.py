@@ -119,7 +119,7 @@ class SerialLine:
         Disconnected
         """
         within_s = self.timeout_s if timeout_s is None else timeout_s
-        deadline_s = time.monotonic() + within_s
+        deadline_s, is_over = time.monotonic() + within_s, False
         while True:
             head, end, rest = self._received.replace(b"\r", b"\n").partition(b"\n")
             if end:
@@ -129,10 +129,11 @@ class SerialLine:
                 continue
             if len(self._received) > MOST_BYTES:
                 self._received = b""
-            if time.monotonic() > deadline_s:
+            if is_over:
                 raise TransportTimeout(
                     f"{self.port} did not answer in {within_s:g} s", hint="check the cable, the baud rate and the power"
                 )
+            is_over = time.monotonic() >= deadline_s  # what has come by then is still looked at
             self._receive()
 
     def forget(self) -> None:

@@ -38,7 +38,7 @@ DEFAULT_SEED = 1
 FIRST_CHIP = 5
 """Number in the name of the first chip; the others of an assembly follow."""
 _SEEDS_APART = 1_000_000_007
-_MAX_LINE_S = 60.0
+_MAX_LINE_S = 8.0
 _SPEEDS = {"high": Speed.HIGH, "super": Speed.SUPER}
 
 

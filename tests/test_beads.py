@@ -111,8 +111,8 @@ class Bench:
     def beam(self, is_on):
         self.tell(f"BEAM {'ON' if is_on else 'OFF'}")
 
-    def rotate_to(self, angle_rad):
-        self.tell(f"ROT {math.degrees(angle_rad):.9g}")
+    def move_to(self, pose):
+        self.tell(f"ROT {math.degrees(pose.angle_rad):.9g}")
         assert self.scene.line("BUSY?") == "0"
 
     def frames(self, n_frames, exposure_s):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -153,9 +154,24 @@ def test_a_stage_that_stands_elsewhere_is_stuck_and_halted() -> None:
 def test_a_stage_that_never_arrives_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("acquisition.motion.MARGIN_S", 0.05)
     controller = Controller(**{"BUSY?": "1", "LIMITS?": "ROT -inf inf 1e6"})
-    with pytest.raises(StageStuck, match="still moves"):
+    with pytest.raises(StageStuck, match="does not arrive"):
         LineGantry(controller).move_to(Pose(angle_rad=1.0))
     assert controller.lines[-1] == "STOP"
+
+
+def test_a_stage_that_is_late_but_gets_on_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acquisition.motion.MARGIN_S", 0.1)
+    began_s = time.monotonic()
+
+    def line(text: str) -> str:
+        share = min((time.monotonic() - began_s) / 0.8, 1.0)
+        if text == "BUSY?":
+            return str(int(share < 1))
+        return {"ROT?": f"{30 * share}", "LIMITS?": "ROT -inf inf 1e6", "ROT 30": "OK"}.get(text, "ERR no axis")
+
+    gantry = LineGantry(line)
+    gantry.move_to(Pose(angle_rad=math.radians(30)))
+    assert time.monotonic() - began_s > 0.7
 
 
 def test_an_alarm_while_it_moves_is_told_in_its_own_words() -> None:

@@ -219,6 +219,23 @@ def test_repeatable_exposures_do_not_know_what_was_before() -> None:
                 np.testing.assert_array_equal(again, before)
 
 
+def test_a_sweep_that_goes_on_in_the_middle_repeats_the_rest() -> None:
+    taken: list[list[np.ndarray]] = []
+    for first in (0, 3):
+        detector, gantry = opened("demo?repeatable=1&seed=6")
+        with detector:
+            gantry.select_sample("vials")
+            gantry.beam(True)
+            start, end = Pose(angle_rad=math.radians(first)), Pose(angle_rad=math.radians(7))
+            detector.set_trigger(Trigger(start=TriggerStart.RISING_TTL))
+            gantry.sweep(start, end, 7 - first, (7 - first) * 0.3)
+            taken.append(counts(detector, 7 - first))
+            gantry.wait()
+    for again, before in zip(taken[1], taken[0][3:], strict=True):
+        np.testing.assert_array_equal(again, before)
+    assert (taken[0][3] != taken[0][4]).mean() > 0.1
+
+
 # A sweep with the detector
 
 
@@ -242,7 +259,11 @@ def test_a_sweep_triggers_a_frame_at_each_position() -> None:
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [("stage_alarm_after=2", "ALARM"), ("stage_sticks_after=2", "stands at"), ("stage_hangs_after=2", "still moves")],
+    [
+        ("stage_alarm_after=2", "ALARM"),
+        ("stage_sticks_after=2", "stands at"),
+        ("stage_hangs_after=2", "does not arrive"),
+    ],
 )
 def test_a_stage_that_fails_is_told(fault: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("acquisition.motion.MARGIN_S", 0.1)
