@@ -6,9 +6,11 @@ This is the only module, besides tests, that knows both the product and the simu
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -39,9 +41,41 @@ DEMO_SLICES_MM = (-4.0, 4.0)
 class Terminal:
     """Bars for a person, plain lines for a log; figures alone go to standard output."""
 
-    def track(self, work: Generator[Progress, None, T]) -> T:
-        """Run a long work to its end under a progress bar and return its result."""
-        return self._bar(work) if sys.stderr.isatty() else self._lines(work)
+    def track(self, work: Generator[Progress, None, T], stop: Callable[[], object] | None = None) -> T:
+        """Run a long work to its end under a progress bar and return its result.
+
+        The first Ctrl-C, or a SIGTERM, calls `stop` where there is one; the second breaks the work off at once.
+        """
+        with self._signals(stop):
+            try:
+                return self._bar(work) if sys.stderr.isatty() else self._lines(work)
+            except KeyboardInterrupt:
+                work.close()
+                raise
+
+    @contextmanager
+    def _signals(self, stop: Callable[[], object] | None) -> Iterator[None]:
+        """Take Ctrl-C and SIGTERM in hand, each only where somebody has not done so already."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        n_came = 0
+
+        def on_signal(number: int, _: object) -> None:
+            nonlocal n_came
+            n_came += 1
+            if stop is not None and n_came == 1:
+                self.say(f"{signal.Signals(number).name}: stopping after the present frame; once more aborts it")
+                stop()
+            elif n_came <= (1 if stop is None else 2):  # a third must not break off what leaves the beam off
+                raise KeyboardInterrupt
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _bar(self, work: Generator[Progress, None, T]) -> T:
         from rich.console import Console as RichConsole
@@ -63,12 +97,9 @@ class Terminal:
                     step = next(work)
                 except StopIteration as end:
                     return end.value
-                except KeyboardInterrupt:
-                    work.close()
-                    raise
                 if step.stage not in tasks:
-                    tasks[step.stage] = bars.add_task(step.stage, total=step.total)
-                bars.update(tasks[step.stage], completed=step.done, total=step.total)
+                    tasks[step.stage] = bars.add_task(step.stage, total=step.total or None)
+                bars.update(tasks[step.stage], completed=step.done, total=step.total or None)
 
     def _lines(self, work: Generator[Progress, None, T]) -> T:
         stage, began_s, next_line_s = "", 0.0, 0.0
@@ -77,9 +108,6 @@ class Terminal:
                 step = next(work)
             except StopIteration as end:
                 return end.value
-            except KeyboardInterrupt:
-                work.close()
-                raise
             now_s = time.monotonic()
             if step.stage != stage:
                 stage, began_s, next_line_s = step.stage, now_s, now_s + PLAIN_LINE_EVERY_S
@@ -87,7 +115,8 @@ class Terminal:
             elif now_s >= next_line_s or step.done == step.total:
                 next_line_s = now_s + PLAIN_LINE_EVERY_S
                 left_s = (now_s - began_s) * (step.total - step.done) / max(step.done, 1)
-                self.say(f"{stage} {step.done}/{step.total}, about {left_s:.0f} s left")
+                of = f"/{step.total}, about {left_s:.0f} s left" if step.total else ""
+                self.say(f"{stage} {step.done}{of}")
 
     def say(self, text: str) -> None:
         """Tell the person something on standard error."""
@@ -142,8 +171,9 @@ def demo(
     Example: mpxct demo --out demo
     """
     from acquisition.calibrate.steps import calibrate_all
+    from acquisition.instrument import open_instrument
     from acquisition.plan import Plan
-    from acquisition.runner import open_instrument, run_scan
+    from acquisition.runner import run_scan
     from calibration import store
     from reconstruction import backend
     from reconstruction.pipeline import decompose_volume, reconstruct_scan

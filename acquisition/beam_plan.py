@@ -9,12 +9,9 @@ import re
 
 import msgspec
 
+from acquisition.refusals import refuse_outside
+
 _NUMBER = re.compile(r"\d{1,4}(\.\d{1,4})?")
-
-
-def _refuse_outside(name: str, value: float, low: float, high: float, unit: str = "") -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}; allowed: {low:g} to {high:g}{unit and ' ' + unit}")
 
 
 def layers_mm(plate: str) -> dict[str, float]:
@@ -48,9 +45,9 @@ class WedgePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             layers_mm(plate)
         if len(set(self.plates)) != len(self.plates):
             raise ValueError("plates holds a name twice; allowed: each once")
-        _refuse_outside("reference_mm", self.reference_mm, 0.001, 1000, "mm")
-        _refuse_outside("n_frames", self.n_frames, 1, 100_000)
-        _refuse_outside("n_flat_frames", self.n_flat_frames, 1, 100_000)
+        refuse_outside("reference_mm", self.reference_mm, 0.001, 1000, "mm")
+        refuse_outside("n_frames", self.n_frames, 1, 100_000)
+        refuse_outside("n_flat_frames", self.n_flat_frames, 1, 100_000)
 
 
 class CountRatePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,11 +64,11 @@ class CountRatePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     n_frames: int = 40
 
     def __post_init__(self) -> None:
-        _refuse_outside("lowest_ratio", self.lowest_ratio, 0.001, 1)
-        _refuse_outside("growth_ratio", self.growth_ratio, 1.05, 4)
-        _refuse_outside("highest_loss_share", self.highest_loss_share, 0.02, 0.8)
-        _refuse_outside("highest_ma", self.highest_ma, 1e-6, 1e4, "mA")
-        _refuse_outside("n_frames", self.n_frames, 1, 100_000)
+        refuse_outside("lowest_ratio", self.lowest_ratio, 0.001, 1)
+        refuse_outside("growth_ratio", self.growth_ratio, 1.05, 4)
+        refuse_outside("highest_loss_share", self.highest_loss_share, 0.02, 0.8)
+        refuse_outside("highest_ma", self.highest_ma, 1e-6, 1e4, "mA")
+        refuse_outside("n_frames", self.n_frames, 1, 100_000)
 
 
 class ResponsePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,7 +85,7 @@ class ResponsePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         for plate in self.checks:
             layers_mm(plate)
-        _refuse_outside("sensor_thickness_mm", self.sensor_thickness_mm, 0.01, 20, "mm")
-        _refuse_outside("lowest_kev", self.lowest_kev, 2, 100, "keV")
-        _refuse_outside("n_points", self.n_points, 8, 512)
-        _refuse_outside("n_frames_per_point", self.n_frames_per_point, 1, 100_000)
+        refuse_outside("sensor_thickness_mm", self.sensor_thickness_mm, 0.01, 20, "mm")
+        refuse_outside("lowest_kev", self.lowest_kev, 2, 100, "keV")
+        refuse_outside("n_points", self.n_points, 8, 512)
+        refuse_outside("n_frames_per_point", self.n_frames_per_point, 1, 100_000)

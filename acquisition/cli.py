@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+import threading
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from calibration.store import Calibration
 
 Device = Annotated[str, typer.Option("--device", envvar="MPXCT_DEVICE", help="URL of the detector: usb: or sim:demo.")]
+Stage = Annotated[str, typer.Option("--stage", help="URL of the stage: line: is behind the detector; see devices.")]
+Tube = Annotated[str, typer.Option("--tube", help="URL of the tube: line: is behind the detector; see devices.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
 Force = Annotated[
     bool,
@@ -45,6 +50,7 @@ def register(app: typer.Typer) -> None:
     app.command()(devices)
     app.command()(doctor)
     app.command()(acquire)
+    app.command()(recover)
     app.command()(calibrate)
     app.command()(convert)
     app.command()(export)
@@ -101,13 +107,29 @@ def acquire(
     plan: Annotated[Path, typer.Argument(help="Plan of the scan, a TOML file.")],
     device: Device = "usb:",
     calibration: Annotated[Path | None, typer.Option(help="Calibration file of this detector and mode.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Scan file to write.")] = Path("scan.h5"),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Scan file to write; scan.h5, but for a snapshot, which is only shown."),
+    ] = None,
+    stage: Stage = "line:",
+    tube: Tube = "line:",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and time the plan; touch nothing.")] = False,
     overwrite: Overwrite = False,
     force: Force = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a scan that was broken off.")] = False,
+    reconnect_s: Annotated[
+        float, typer.Option("--reconnect-s", min=0, help="How long to wait for a device that was unplugged.")
+    ] = 30.0,
+    retries: Annotated[
+        int, typer.Option("--retries", min=0, help="How often to repeat a step that tube or stage broke.")
+    ] = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Tell everything, in the log and here.")] = False,
     json: Json = False,
 ) -> None:
     """Run a scan as planned, into one file.
+
+    What happens is written beside it, into NAME.log and NAME.jsonl. Ctrl-C once stops after the present frame, twice at
+    once; either way the same command with --resume goes on where it was broken off.
 
     Example: mpxct acquire plan.toml --device sim:demo --calibration calibration.h5 -o scan.h5
     """
@@ -120,15 +142,41 @@ def acquire(
         _emit_plan(console, planned, as_json=json)
         return
     measured = _load_calibration(calibration)
-    from acquisition.runner import open_instrument, run_scan
+    if verbose:
+        logging.basicConfig(format="%(message)s", stream=sys.stderr)
+        logging.getLogger("mpxct").setLevel(logging.DEBUG)
+    if planned.scan.kind == "live" or (planned.scan.kind == "snap" and output is None):
+        if output is not None:
+            raise WrongUsage(f"a live picture is shown, never written; --output is {output}")
+        _look(console, (device, stage, tube), planned, measured, is_forced=force, as_json=json)
+        return
+    from acquisition.instrument import open_instrument
+    from acquisition.runner import Endurance, run_scan
 
-    with open_instrument(device) as instrument:
-        summary = console.track(run_scan(instrument, planned, measured, output, overwrite=overwrite, is_forced=force))
+    stop = threading.Event()
+    with open_instrument(device, stage, tube) as instrument:
+        work = run_scan(
+            instrument,
+            planned,
+            measured,
+            output or Path("scan.h5"),
+            overwrite=overwrite,
+            is_forced=force,
+            resume=resume,
+            endurance=Endurance(reconnect_s=reconnect_s, retries=retries),
+            stop=stop,
+            is_verbose=verbose,
+        )
+        summary = console.track(work, stop.set)
+    for note in summary.notes:
+        console.say(note)
     figures = {
         "path": str(summary.path),
         "status": summary.status.value,
         "n_frames": summary.n_frames,
         "n_lost": summary.n_lost,
+        "n_resumed": summary.n_resumed,
+        "n_repeated": summary.n_repeated,
         "duration_s": round(summary.duration_s, 3),
         "calibration": measured.identity,
     }
@@ -141,17 +189,85 @@ def acquire(
         )
 
 
-def _emit_plan(console: Console, plan: Plan, *, as_json: bool) -> None:
-    from acquisition.steps import cost, describe, expand
+def _look(
+    console: Console,
+    urls: tuple[str, str, str],
+    plan: Plan,
+    calibration: Calibration,
+    *,
+    is_forced: bool,
+    as_json: bool,
+) -> None:
+    """Show what frames count that nobody keeps; Ctrl-C is how a live picture ends."""
+    from acquisition.instrument import open_instrument
+    from acquisition.live import look
 
-    costs = cost(plan)
+    stop = threading.Event()
+    with open_instrument(*urls) as instrument:
+        seen = console.track(look(instrument, plan, calibration, is_forced=is_forced, stop=stop), stop.set)
+    if seen.newest is None:
+        raise DataLost(f"no frame came whole; {seen.n_lost} were lost", hint="check the cable and `mpxct doctor`")
+    counts = seen.newest.counts
     figures = {
-        "n_steps": len(expand(plan)),
-        "n_frames": costs.n_frames,
-        "duration_s": costs.duration_s,
-        "size_bytes": costs.size_bytes,
+        "n_frames": seen.n_frames,
+        "n_lost": seen.n_lost,
+        "rate_per_s": round(seen.queues[0].rate_per_s, 2),
+        "thresholds": list(seen.newest.thresholds),
+        "mean_counts": [round(float(plane.mean()), 3) for plane in counts],
+        "highest_counts": [int(plane.max()) for plane in counts],
     }
-    console.emit(figures, describe(plan), as_json=as_json)
+    lines = [f"{seen.n_frames} frames, {seen.n_lost} lost; the newest:"]
+    lines += [
+        f"threshold {number}: {mean:.1f} counts a pixel, {highest} at most"
+        for number, mean, highest in zip(
+            seen.newest.thresholds, figures["mean_counts"], figures["highest_counts"], strict=True
+        )
+    ]
+    console.emit(figures, "\n".join(lines), as_json=as_json)
+
+
+def recover(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(help="Scan file that a crash or a bad disk left.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Scan file to write.")],
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Copy what is whole of a broken scan into a new file; the broken one stays as it is.
+
+    A scan that was only broken off needs no recovery: acquire --resume goes on with it.
+
+    Example: mpxct recover scan.partial.h5 -o rescued.h5
+    """
+    from acquisition.recover import recover as copied
+
+    console: Console = ctx.obj
+    found = console.track(copied(source, output, overwrite=overwrite))
+    figures = {
+        "path": str(found.path),
+        "status": found.status.value,
+        "n_planned": found.n_planned,
+        "n_frames": found.n_frames,
+        "n_lost": found.n_lost,
+        "n_damaged": found.n_damaged,
+        "damages": list(found.damages),
+    }
+    planned = "" if found.n_planned is None else f" of {found.n_planned}"
+    text = f"{found.path}: {found.status.value}, {found.n_frames}{planned} frames, {found.n_lost} lost"
+    console.emit(figures, "\n".join((text, *found.damages)), as_json=json)
+    if found.n_damaged:
+        raise DataLost(
+            f"{found.n_damaged} of {found.n_frames} frames cannot be read any more; {found.path} marks them as lost"
+        )
+
+
+def _emit_plan(console: Console, plan: Plan, *, as_json: bool) -> None:
+    from acquisition.dry_run import describe, figures
+    from acquisition.steps import check
+
+    console.emit(figures(plan), describe(plan), as_json=as_json)
+    if wrong := check(plan):
+        raise WrongUsage(f"the plan cannot be done: {'; '.join(wrong)}")
 
 
 def _load_calibration(path: Path | None) -> Calibration:
@@ -187,8 +303,8 @@ def calibrate(
     Example: mpxct calibrate all --device sim:demo -o calibration.h5
     """
     from acquisition.calibrate import steps
+    from acquisition.instrument import open_instrument
     from acquisition.plan import Plan, load_plan, refuse_foreign_pixels
-    from acquisition.runner import open_instrument
     from calibration.store import load, save
 
     console: Console = ctx.obj

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from acquisition.scan import ImageKey, Readout
-from acquisition.scan_file import Attribute, ScanWriter
+from acquisition.scan_layout import Attribute
+from acquisition.scan_writer import ScanWriter
 from calibration.progress import Progress
 from firmware_iface.chip import COLOUR_PITCH_MM, PITCH_MM
 from firmware_iface.errors import BadFile

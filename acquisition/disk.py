@@ -58,4 +58,15 @@ class Room:
 def sync(path: Path) -> None:
     """Have the disk itself hold what the file holds."""
     with path.open("r+b", buffering=0) as raw:
-        os.fsync(raw.fileno())
+        getattr(os, "fdatasync", os.fsync)(raw.fileno())
+
+
+def rename(path: Path, target: Path) -> None:
+    """Give a file another name, which replaces what stood there, and have the disk hold the new name."""
+    path.replace(target)
+    if os.name != "nt":
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

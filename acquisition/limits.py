@@ -26,6 +26,8 @@ class Limits:
         The highest speed of each axis.
     settle_s : float or None
         From the end of a move until the stage stands still.
+    sample_change_s : float or None
+        To put a sample into the beam, or out of it.
     kvp, current_ma : (lowest, highest) or None
         Of the tube.
     power_w : float or None
@@ -39,6 +41,7 @@ class Limits:
     lift_speed_mm_s: float | None = None
     shift_speed_mm_s: float | None = None
     settle_s: float | None = None
+    sample_change_s: float | None = None
     kvp: Range | None = None
     current_ma: Range | None = None
     power_w: float | None = None

@@ -11,6 +11,7 @@ file only; the steps have radians.
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,9 @@ from typing import Any, NamedTuple, get_args
 import msgspec
 
 from acquisition.beam_plan import CountRatePlan, ResponsePlan, WedgePlan
+from acquisition.coverage import coverage
+from acquisition.refusals import refuse_outside, refuse_unlisted, refuse_unspeakable
+from acquisition.scan_plan import MOST_STEPS, AnyScan, HelicalPlan, ScanPlan, ThresholdScanPlan, Turning
 from calibration.geometry import Geometry
 from firmware_iface.chip import COLOUR_PITCH_MM, COLS, DEPTH_CODES, PITCH_MM, ROWS, Gain
 from firmware_iface.errors import WrongUsage
@@ -48,26 +52,22 @@ DEPTHS_BITS = tuple(depth for depth in DEPTH_CODES if depth <= 12)
 """24 bits join both counters of a pixel into one, which leaves no second threshold for a spectrum."""
 
 
-def _refuse_outside(name: str, value: float, low: float, high: float, unit: str = "") -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}; allowed: {low:g} to {high:g}{unit and ' ' + unit}")
-
-
-def _refuse_unlisted(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}")
-
-
-def _refuse_unspeakable(name: str, value: str) -> None:
-    """Refuse a name that cannot be one word of a gantry's line."""
-    if not re.fullmatch(r"[\w.+-]{1,64}", value):
-        raise ValueError(f"{name} is {value!r}; allowed: 1 to 64 letters, digits, '.', '+', '-' and '_', no spaces")
+def _refuse_thresholds(name: str, energies_kev: tuple[float, ...], mode: str, arbitration_kev: float) -> None:
+    n_thresholds = len(MODES[mode].thresholds)
+    if len(energies_kev) != n_thresholds:
+        raise ValueError(f"{name} has {len(energies_kev)} values; mode {mode} takes {n_thresholds}")
+    for energy_kev in energies_kev:
+        refuse_outside(name, energy_kev, 1, 200, "keV")
+    if any(low >= high for low, high in pairwise(energies_kev)):
+        raise ValueError(f"{name} is {energies_kev}; allowed: ascending energies")
+    refuse_outside("arbitration_kev", arbitration_kev, 1, energies_kev[0], f"keV, the lowest of {name}")
 
 
 class DetectorPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the chip counts. `arbitration_kev` is the local threshold of charge summing, just above the noise.
 
-    `bias_v` is what the board is told; which sign depletes the sensor is the board's and the sensor's affair.
+    `bias_v` is what the board is told; which sign depletes the sensor is the board's and the sensor's affair. Each
+    frame is the sum of `accumulate` exposures of `exposure_s`, which no counter could hold at once.
     """
 
     mode: str = "colour-csm"
@@ -77,22 +77,16 @@ class DetectorPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     arbitration_kev: float = 7.0
     bias_v: float = 500.0
     exposure_s: float = 1.0
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        _refuse_unlisted("mode", self.mode, tuple(MODES))
-        _refuse_unlisted("gain", self.gain, tuple(gain.name for gain in Gain))
-        _refuse_unlisted("depth_bits", self.depth_bits, DEPTHS_BITS)
-        if len(self.thresholds_kev) != len(self.thresholds):
-            raise ValueError(
-                f"thresholds_kev has {len(self.thresholds_kev)} values; mode {self.mode} takes {len(self.thresholds)}"
-            )
-        for energy_kev in self.thresholds_kev:
-            _refuse_outside("thresholds_kev", energy_kev, 1, 200, "keV")
-        if any(low >= high for low, high in pairwise(self.thresholds_kev)):
-            raise ValueError(f"thresholds_kev is {self.thresholds_kev}; allowed: ascending energies")
-        _refuse_outside("arbitration_kev", self.arbitration_kev, 1, self.thresholds_kev[0], "keV, the lowest threshold")
-        _refuse_outside("bias_v", self.bias_v, -1000, 1000, "V")
-        _refuse_outside("exposure_s", self.exposure_s, 1e-6, 3600, "s")
+        refuse_unlisted("mode", self.mode, tuple(MODES))
+        refuse_unlisted("gain", self.gain, tuple(gain.name for gain in Gain))
+        refuse_unlisted("depth_bits", self.depth_bits, DEPTHS_BITS)
+        _refuse_thresholds("thresholds_kev", self.thresholds_kev, self.mode, self.arbitration_kev)
+        refuse_outside("bias_v", self.bias_v, -1000, 1000, "V")
+        refuse_outside("exposure_s", self.exposure_s, 1e-6, 3600, "s")
+        refuse_outside("accumulate", self.accumulate, 1, 10_000)
 
     @property
     def is_colour(self) -> bool:
@@ -122,29 +116,8 @@ class SourcePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     current_ma: float = 0.006
 
     def __post_init__(self) -> None:
-        _refuse_outside("kvp", self.kvp, 10, 160, "kVp")
-        _refuse_outside("current_ma", self.current_ma, 0, 1000, "mA")
-
-
-class ScanPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The views, and the flats between them: a series before every `flats_every_n_views` views and one at the end."""
-
-    kind: str = "circular"
-    sample: str = "vials"
-    n_views: int = 360
-    arc_deg: float = 360.0
-    frames_per_view: int = 3
-    flats_every_n_views: int = 30
-    n_flats: int = 56
-
-    def __post_init__(self) -> None:
-        _refuse_unlisted("kind", self.kind, ("circular",))
-        _refuse_unspeakable("sample", self.sample)
-        _refuse_outside("n_views", self.n_views, 1, 100_000)
-        _refuse_outside("arc_deg", self.arc_deg, 1, 3600, "degrees")
-        _refuse_outside("frames_per_view", self.frames_per_view, 1, 100_000)
-        _refuse_outside("flats_every_n_views", self.flats_every_n_views, 1, 100_000)
-        _refuse_outside("n_flats", self.n_flats, 0, 100_000)
+        refuse_outside("kvp", self.kvp, 10, 160, "kVp")
+        refuse_outside("current_ma", self.current_ma, 0, 1000, "mA")
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -156,14 +129,14 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     thickness_mm: float = 8.0
 
     def __post_init__(self) -> None:
-        _refuse_unspeakable("name", self.name)
+        refuse_unspeakable("name", self.name)
         if (self.material == "water") != (self.concentration_mg_ml == 0):
             raise ValueError(
                 f"concentration_mg_ml of {self.material} is {self.concentration_mg_ml}; "
                 "allowed: 0 for water, more than 0 for a solute in water"
             )
-        _refuse_outside("concentration_mg_ml", self.concentration_mg_ml, 0, 5000, "mg/mL")
-        _refuse_outside("thickness_mm", self.thickness_mm, 0.01, 1000, "mm")
+        refuse_outside("concentration_mg_ml", self.concentration_mg_ml, 0, 5000, "mg/mL")
+        refuse_outside("thickness_mm", self.thickness_mm, 0.01, 1000, "mm")
 
 
 class BiasPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -173,8 +146,8 @@ class BiasPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     n_readings: int = 3
 
     def __post_init__(self) -> None:
-        _refuse_outside("tolerance_v", self.tolerance_v, 1e-4, 0.1, "V")
-        _refuse_outside("n_readings", self.n_readings, 1, 1000)
+        refuse_outside("tolerance_v", self.tolerance_v, 1e-4, 0.1, "V")
+        refuse_outside("n_readings", self.n_readings, 1, 1000)
 
 
 EQUALISATION_METHODS = ("noise", "pulses", "source")
@@ -197,14 +170,14 @@ class EqualisationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     pair_ev: float = 4.43
 
     def __post_init__(self) -> None:
-        _refuse_unlisted("method", self.method, EQUALISATION_METHODS)
-        _refuse_outside("spacing", self.spacing, 0, 16)
-        _refuse_outside("max_rounds", self.max_rounds, 0, 32)
-        _refuse_outside("n_pulses", self.n_pulses, 10, 4000)
-        _refuse_outside("pulse_e", self.pulse_e, 100, 30_000, "electrons")
-        _refuse_unspeakable("source", self.source)
-        _refuse_outside("source_exposure_s", self.source_exposure_s, 1e-6, 3600, "s")
-        _refuse_outside("pair_ev", self.pair_ev, 1, 10, "eV")
+        refuse_unlisted("method", self.method, EQUALISATION_METHODS)
+        refuse_outside("spacing", self.spacing, 0, 16)
+        refuse_outside("max_rounds", self.max_rounds, 0, 32)
+        refuse_outside("n_pulses", self.n_pulses, 10, 4000)
+        refuse_outside("pulse_e", self.pulse_e, 100, 30_000, "electrons")
+        refuse_unspeakable("source", self.source)
+        refuse_outside("source_exposure_s", self.source_exposure_s, 1e-6, 3600, "s")
+        refuse_outside("pair_ev", self.pair_ev, 1, 10, "eV")
 
 
 class EnergyPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -215,9 +188,9 @@ class EnergyPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     end_point_frames: int = 6
 
     def __post_init__(self) -> None:
-        _refuse_outside("end_point_kvp", self.end_point_kvp, 0, 160, "kVp")
-        _refuse_outside("end_point_ma", self.end_point_ma, 0, 1000, "mA")
-        _refuse_outside("end_point_frames", self.end_point_frames, 1, 10_000)
+        refuse_outside("end_point_kvp", self.end_point_kvp, 0, 160, "kVp")
+        refuse_outside("end_point_ma", self.end_point_ma, 0, 1000, "mA")
+        refuse_outside("end_point_frames", self.end_point_frames, 1, 10_000)
 
 
 class BeadsPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -235,13 +208,13 @@ class BeadsPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     frames_per_view: int = 1
 
     def __post_init__(self) -> None:
-        _refuse_unspeakable("sample", self.sample)
-        _refuse_outside("n_beads", self.n_beads, 3, 1000)
-        _refuse_outside("diameter_mm", self.diameter_mm, 0.001, 100, "mm")
-        _refuse_outside("length_mm", self.length_mm, 0.001, 1000, "mm")
-        _refuse_outside("length_error_mm", self.length_error_mm, 0, self.length_mm, "mm")
-        _refuse_outside("n_views", self.n_views, 8, 100_000)
-        _refuse_outside("frames_per_view", self.frames_per_view, 1, 100_000)
+        refuse_unspeakable("sample", self.sample)
+        refuse_outside("n_beads", self.n_beads, 3, 1000)
+        refuse_outside("diameter_mm", self.diameter_mm, 0.001, 100, "mm")
+        refuse_outside("length_mm", self.length_mm, 0.001, 1000, "mm")
+        refuse_outside("length_error_mm", self.length_error_mm, 0, self.length_mm, "mm")
+        refuse_outside("n_views", self.n_views, 8, 100_000)
+        refuse_outside("frames_per_view", self.frames_per_view, 1, 100_000)
 
 
 class CalibrationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -270,16 +243,16 @@ class CalibrationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     def __post_init__(self) -> None:
         for source in self.sources:
-            _refuse_unspeakable("sources", source)
+            refuse_unspeakable("sources", source)
         if len(set(self.sources)) < 2:
             raise ValueError(f"sources is {self.sources}; allowed: at least 2 different ones")
         materials = [cell.material for cell in self.cells]
         if "water" not in materials or len(set(materials)) != len(materials):
             raise ValueError(f"cells hold {', '.join(materials) or 'nothing'}; allowed: water once, each solute once")
-        _refuse_outside("equalisation_exposure_s", self.equalisation_exposure_s, 1e-6, 3600, "s")
-        _refuse_outside("energy_exposure_s", self.energy_exposure_s, 1e-6, 3600, "s")
+        refuse_outside("equalisation_exposure_s", self.equalisation_exposure_s, 1e-6, 3600, "s")
+        refuse_outside("energy_exposure_s", self.energy_exposure_s, 1e-6, 3600, "s")
         for name in ("n_dark_frames", "n_flat_frames", "n_cell_frames"):
-            _refuse_outside(name, getattr(self, name), 1, 100_000)
+            refuse_outside(name, getattr(self, name), 1, 100_000)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -290,17 +263,60 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     geometry: Geometry = Geometry(
         source_to_detector_mm=250.0, source_to_object_mm=200.0, pitch_mm=0.110, rows=128, cols=128
     )
-    scan: ScanPlan = ScanPlan()
+    scan: AnyScan = ScanPlan()
     calibration: CalibrationPlan = CalibrationPlan()
 
     def __post_init__(self) -> None:
         for field in fields(self.geometry):
-            _refuse_outside(f"geometry.{field.name}", getattr(self.geometry, field.name), -1e5, 1e5)
-        highest_kev = self.detector.thresholds_kev[-1]
-        if highest_kev >= self.source.kvp:
+            refuse_outside(f"geometry.{field.name}", getattr(self.geometry, field.name), -1e5, 1e5)
+        if isinstance(self.scan, ThresholdScanPlan):
+            refuse_unlisted("scan.threshold", self.scan.threshold, ("all", *self.detector.thresholds))
+            if self.detector.is_csm:
+                refuse_outside("detector.arbitration_kev", self.detector.arbitration_kev, 1, self.scan.start_kev, "keV")
+            highest_kev = max(map(max, passes_kev(self)))
+            refuse_outside("the highest threshold at scan.stop_kev", highest_kev, 1, 200, "keV")
+            return
+        self._refuse_dark("detector.thresholds_kev", self.detector.thresholds_kev)
+        if isinstance(self.scan, Turning):
+            for energies_kev in self.scan.passes_kev:
+                _refuse_thresholds("scan.passes_kev", energies_kev, self.detector.mode, self.detector.arbitration_kev)
+                self._refuse_dark("scan.passes_kev", energies_kev)
+            n_steps = self.scan.views * len(self.scan.shifts_mm) * len(passes_kev(self))
+            refuse_outside("the number of views in all passes at all positions", n_steps, 1, MOST_STEPS)
+            refuse_unseen(self.geometry, self.scan)
+
+    def _refuse_dark(self, name: str, energies_kev: tuple[float, ...]) -> None:
+        if energies_kev[-1] >= self.source.kvp:
+            raise ValueError(f"{name} goes up to {energies_kev[-1]} keV; allowed: below source.kvp, {self.source.kvp}")
+
+
+def refuse_unseen(geometry: Geometry, scan: Turning) -> None:
+    """Refuse a scan whose camera leaves gaps in what it is to see."""
+    seen = coverage(geometry, scan.shifts_mm)
+    if isinstance(scan, HelicalPlan):
+        if seen.is_wide:
             raise ValueError(
-                f"detector.thresholds_kev goes up to {highest_kev} keV; allowed: below source.kvp, {self.source.kvp}"
+                f"scan.shifts_mm is {list(scan.shifts_mm)}; allowed in a helical scan: as far to one side as the other"
             )
+        refuse_outside("scan.pitch_mm", scan.pitch_mm, 0, seen.highest_pitch_mm, "mm a turn, by the camera's height")
+    elif seen.is_wide and (arc_deg := math.degrees(scan.angle_rad(scan.views))) < 360 - 1e-9:
+        raise ValueError(
+            f"scan.arc_deg is {arc_deg:g}; allowed with the camera to one side of the axis (scan.shifts_mm "
+            f"{list(scan.shifts_mm)}): 360 or more, for the other side is seen half a turn later"
+        )
+
+
+def passes_kev(plan: Plan) -> tuple[tuple[float, ...], ...]:
+    """Return the thresholds of each pass over the object, in keV and in the order of the detector's thresholds."""
+    scan, own_kev = plan.scan, plan.detector.thresholds_kev
+    if isinstance(scan, Turning):
+        return scan.passes_kev or (own_kev,)
+    if not isinstance(scan, ThresholdScanPlan):
+        return (own_kev,)
+    if scan.threshold == "all":
+        return tuple(tuple(at_kev + kev - own_kev[0] for kev in own_kev) for at_kev in scan.positions_kev)
+    place = plan.detector.thresholds.index(int(scan.threshold))
+    return tuple((*own_kev[:place], at_kev, *own_kev[place + 1 :]) for at_kev in scan.positions_kev)
 
 
 def refuse_foreign_pixels(plan: Plan) -> None:
@@ -339,6 +355,8 @@ def plan_from_toml(text: str, name: str = "plan") -> Plan:
     except tomllib.TOMLDecodeError as error:
         raise WrongUsage(f"{name} is not valid TOML: {error}") from error
     try:
+        if isinstance(tree.get("scan"), dict):
+            tree["scan"].setdefault("kind", ScanPlan().kind)
         _refuse_unknown_keys(tree, Plan, "")
         return msgspec.convert(tree, Plan)
     except msgspec.ValidationError as error:
@@ -377,18 +395,25 @@ def _refuse_unknown_keys(tree: object, kind: object, where: str) -> None:
     if isinstance(tree, list):
         for item in tree:
             _refuse_unknown_keys(item, next(iter(get_args(kind)), None), where)
+    if not isinstance(tree, dict):
+        return
+    of_kind = ""
+    if kind == AnyScan:
+        kinds = {str(one.__struct_config__.tag): one for one in get_args(AnyScan)}
+        refuse_unlisted(f"{where}kind", tree["kind"], tuple(kinds))
+        kind, of_kind = kinds[tree["kind"]], f" of kind {tree['kind']!r}"
     members = _members(kind)
-    if isinstance(tree, dict) and members:
-        for key, value in tree.items():
-            if key not in members:
-                raise ValueError(f"{where}{key} = {value!r} is not a key of a plan; allowed: {', '.join(members)}")
-            _refuse_unknown_keys(value, members[key], f"{where}{key}.")
+    for key, value in tree.items() if members else ():
+        if key not in members:
+            raise ValueError(f"{where}{key} = {value!r} is not a key of a plan{of_kind}; allowed: {', '.join(members)}")
+        _refuse_unknown_keys(value, members[key], f"{where}{key}.")
 
 
 def _members(kind: object) -> dict[str, object]:
     """Return the keys of a section, each with its type; nothing for a plain value."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        tag: dict[str, object] = {"kind": str} if kind.__struct_config__.tag else {}
+        return tag | {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     if isinstance(kind, type) and is_dataclass(kind):
         return {field.name: field.type for field in fields(kind)}
     return {}

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, IntFlag
 
 import numpy as np
 
-from acquisition.plan import Plan
+from acquisition.plan import Plan, passes_kev
 
 
 class ImageKey(IntEnum):
@@ -29,6 +29,23 @@ class ScanStatus(Enum):
     COMPLETE = "complete"
     DEGRADED = "degraded"
     INTERRUPTED = "interrupted"
+
+
+class Crc(IntEnum):
+    """What the checksum of a frame on the wire told; WRONG stands for all that did not arrive whole."""
+
+    NOT_CHECKED = 0
+    CHECKED = 1
+    WRONG = 2
+
+
+class FrameFlag(IntFlag):
+    """What the board told of a frame."""
+
+    PAUSED = 1
+    FOLLOWS_OVERFLOW = 2
+    TRIGGERED = 4
+    MISSED_TRIGGER = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +72,10 @@ class Readout:
         Their energies, ascending; empty where they are not known.
     pitch_mm : float
         Pixel to pixel.
+    depth_bits : int
+        Of one exposure, as the chip counts it.
+    n_accumulated : int
+        Exposures that each frame is the sum of.
     """
 
     shape: tuple[int, int, int]
@@ -62,6 +83,7 @@ class Readout:
     thresholds: tuple[int, ...]
     thresholds_kev: tuple[float, ...] = ()
     pitch_mm: float
+    n_accumulated: int = 1
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or min(self.shape) < 1 or self.shape[0] != len(self.thresholds):
@@ -73,13 +95,20 @@ class Readout:
             raise ValueError(f"{len(self.thresholds_kev)} energies for {len(self.thresholds)} thresholds")
         if not 1 <= self.depth_bits <= 24:
             raise ValueError(f"depth_bits is {self.depth_bits}; allowed: 1 to 24")
+        if self.n_accumulated < 1 or self.saturation >= np.iinfo(np.uint32).max:
+            raise ValueError(
+                f"{self.n_accumulated} exposures of {self.depth_bits} bits in a frame; allowed: 1 or more, in 32 bits"
+            )
+
+    @property
+    def saturation(self) -> int:
+        """The highest count that a frame can have: every exposure with full counters."""
+        return self.n_accumulated * ((1 << self.depth_bits) - 1)
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:
         """The smallest unsigned type that holds every count, and a value beside them that no counter can have."""
-        return np.dtype(
-            next(kind for kind in (np.uint8, np.uint16, np.uint32) if np.iinfo(kind).bits > self.depth_bits)
-        )
+        return np.dtype(next(kind for kind in (np.uint8, np.uint16, np.uint32) if np.iinfo(kind).max > self.saturation))
 
     @property
     def fill(self) -> int:
@@ -88,12 +117,13 @@ class Readout:
 
 
 def readout_of(plan: Plan) -> Readout:
-    """Return what the frames of a planned scan have in common."""
+    """Return what the frames of a planned scan have in common; of several passes, the thresholds of the first."""
     detector, geometry = plan.detector, plan.geometry
     return Readout(
         shape=(len(detector.thresholds), geometry.rows, geometry.cols),
         depth_bits=detector.depth_bits,
         thresholds=detector.thresholds,
-        thresholds_kev=detector.thresholds_kev,
+        thresholds_kev=passes_kev(plan)[0],
         pitch_mm=geometry.pitch_mm,
+        n_accumulated=detector.accumulate,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -23,8 +23,14 @@ class Progress(NamedTuple):
 class Console(Protocol):
     """What a command line gets to show things with; `mpxct.py` makes it and hands it down as typer's ``ctx.obj``."""
 
-    def track(self, work: Generator[Progress, None, T]) -> T:
-        """Run a long work to its end under a progress bar and return its result."""
+    def track(self, work: Generator[Progress, None, T], stop: Callable[[], object] | None = None) -> T:
+        """Run a long work to its end under a progress bar and return its result.
+
+        Parameters
+        ----------
+        stop : callable, optional
+            What the first Ctrl-C, or a SIGTERM, does instead of breaking the work off; the second breaks it off.
+        """
         ...
 
     def say(self, text: str) -> None:

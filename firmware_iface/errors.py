@@ -65,6 +65,12 @@ class Stalled(TransportError):
     """The endpoint answered STALL."""
 
 
+class Stopped(MpxctError):
+    """Somebody wanted it to stop."""
+
+    exit_code = 130
+
+
 class GantryError(MpxctError):
     """Something that moves or shines around the detector."""
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.plan import plan_to_json
-from acquisition.scan_file import ImageKey, Scan
+from acquisition.scan import ImageKey
+from acquisition.scan_file import Scan
 from calibration.bias_currents import BiasCurrents
 from calibration.count_rate import CountRate
 from calibration.energy_scale import EndPoint

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from acquisition.scan_file import ImageKey, Scan
+from acquisition.scan import ImageKey
+from acquisition.scan_file import Scan
 from calibration.attenuation import MG_ML_PER_G_CM3
 from calibration.pixels import PixelClass, is_unusable
 from calibration.store import Calibration

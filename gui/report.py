@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from acquisition.scan_file import Event
+from acquisition.scan import Event
 from calibration.store import Calibration
 from firmware_iface.errors import WrongUsage
 from gui import calibration_report

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from acquisition.plan import Plan, plan_to_json
 from acquisition.scan import ImageKey
 from acquisition.scan_file import Scan, read_scan
+from acquisition.scan_plan import beyond_one_circle
 from calibration.alignment import Alignment
 from calibration.correction import line_integrals
 from calibration.count_rate import CountRate
@@ -243,6 +244,12 @@ def _plan_and_geometry(scan: Scan, calibration: Calibration | None) -> tuple[Pla
     """Return the scan's plan, and where source and detector were: as given, else as calibrated, else as planned."""
     if scan.plan is None or scan.geometry is None:
         raise BadFile(f"{scan.path} does not say where source and detector stood", hint="a scan needs its plan inside")
+    if beyond := beyond_one_circle(scan.plan.scan):
+        raise WrongUsage(
+            f"{scan.path} cannot be reconstructed yet: {'; '.join(beyond)}; "
+            "allowed: one pass around a circle, the camera at one place in the middle",
+            hint="the frames are all in the file, each with its angle, lift, shift and pass",
+        )
     alignment = scan.calibration.alignment if scan.calibration else None
     if calibration is not None:
         alignment = calibration.alignment

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from acquisition.scan_file import partial_path
+from acquisition.scan_layout import partial_path
 from calibration import store
 from calibration.energy_scale import EndPoint
 from calibration.material_basis import MaterialBasis

@@ -18,7 +18,7 @@ import pytest
 
 from acquisition.merlin_writer import export_merlin
 from acquisition.scan import ImageKey, Readout
-from acquisition.scan_file import ScanWriter
+from acquisition.scan_writer import ScanWriter
 from firmware_iface.chip import PITCH_MM
 from firmware_iface.configuration import Configuration
 from firmware_iface.errors import TransportError

@@ -14,7 +14,8 @@ from acquisition.cli import export
 from acquisition.convert import convert_merlin
 from acquisition.merlin_writer import encode_frame_header, export_merlin
 from acquisition.scan import ImageKey, Readout
-from acquisition.scan_file import ScanWriter, read_scan
+from acquisition.scan_file import read_scan
+from acquisition.scan_writer import ScanWriter
 from firmware_iface.chip import COLOUR_PITCH_MM, DAC_FIELDS, PITCH_MM, Gain
 from firmware_iface.errors import BadFile, WrongUsage
 from firmware_iface.frame import Frame, Lost

@@ -12,7 +12,9 @@ from hypothesis.extra import numpy as hnp
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from acquisition.scan_file import ImageKey, Readout, ScanWriter, read_scan
+from acquisition.scan import ImageKey, Readout
+from acquisition.scan_file import read_scan
+from acquisition.scan_writer import ScanWriter
 from acquisition.steps import Pose
 from calibration.pixels import PixelClass
 from calibration.store import Calibration, MeasuredLine

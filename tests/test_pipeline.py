@@ -14,9 +14,12 @@ import typer
 from typer.testing import CliRunner
 
 import reconstruction.cli
-from acquisition.plan import DetectorPlan, Plan, ScanPlan
+from acquisition.plan import DetectorPlan, Plan
 from acquisition.scan import ImageKey, readout_of
-from acquisition.scan_file import ScanWriter, partial_path, read_scan
+from acquisition.scan_file import read_scan
+from acquisition.scan_layout import partial_path
+from acquisition.scan_plan import ContinuousPlan, FramesPlan, HelicalPlan, ScanPlan
+from acquisition.scan_writer import ScanWriter
 from acquisition.steps import Pose
 from calibration.alignment import Alignment
 from calibration.geometry import Geometry
@@ -25,6 +28,7 @@ from calibration.store import Calibration, load
 from firmware_iface.errors import BadFile, CalibrationMissing, WrongUsage
 from firmware_iface.frame import Frame, Lost
 from reconstruction.pipeline import (
+    align_scan_file,
     decompose_volume,
     field_of_view,
     gather_projections,
@@ -120,13 +124,19 @@ def calibration(basis: MaterialBasis | None = BASIS, alignment: Alignment | None
 
 
 def write_scan(
-    path: Path, *, lost: tuple[int, ...] = (), is_whole: bool = True, with_plan: bool = True, **record
+    path: Path,
+    *,
+    lost: tuple[int, ...] = (),
+    is_whole: bool = True,
+    with_plan: bool = True,
+    plan: Plan = PLAN,
+    **record,
 ) -> Path:
     """A scan of 2 flats and N_VIEWS views of 2 frames; a dead pixel reads nothing."""
     keys = [(ImageKey.FLAT, 0.0)] * 2
     keys += [(ImageKey.PROJECTION, 2 * np.pi * view / N_VIEWS) for view in range(N_VIEWS) for _ in range(2)]
     with ScanWriter(
-        path, readout_of(PLAN), n_frames=len(keys), plan=PLAN if with_plan else None, calibration=calibration(**record)
+        path, readout_of(plan), n_frames=len(keys), plan=plan if with_plan else None, calibration=calibration(**record)
     ) as writer:
         for sequence, (key, angle_rad) in enumerate(keys):
             if sequence in lost:
@@ -248,6 +258,37 @@ def test_a_part_of_a_scan_is_taken_only_when_asked_for(tmp_path):
 def test_a_scan_without_its_plan_is_refused(tmp_path):
     with pytest.raises(BadFile, match="where source and detector stood"):
         run(reconstruct_scan(write_scan(tmp_path / "scan.h5", with_plan=False)))
+
+
+@pytest.mark.parametrize(
+    ("scan", "told"),
+    [
+        (HelicalPlan(pitch_mm=4.0), "a helix"),
+        (ScanPlan(shifts_mm=(-2.0, 2.0)), "camera stood at -2, 2 mm"),
+        (ScanPlan(shifts_mm=(2.0,)), "camera stood at 2 mm"),
+        (ScanPlan(passes_kev=(THRESHOLDS_KEV, THRESHOLDS_KEV)), "2 passes"),
+        (FramesPlan(), "'frames' has no views"),
+    ],
+)
+@pytest.mark.parametrize("work", [reconstruct_scan, align_scan_file])
+def test_what_cannot_be_reconstructed_yet_is_refused_in_one_sentence(tmp_path, scan, told, work):
+    path = write_scan(tmp_path / "scan.h5", plan=msgspec.structs.replace(PLAN, scan=scan))
+    with pytest.raises(WrongUsage, match="cannot be reconstructed yet") as caught:
+        run(work(path))
+    assert told in str(caught.value)
+    assert "allowed: one pass around a circle" in str(caught.value)
+
+
+def test_views_of_a_sweep_are_reconstructed_as_those_of_steps(tmp_path, scan):
+    swept = write_scan(tmp_path / "scan.h5", plan=msgspec.structs.replace(PLAN, scan=ContinuousPlan()))
+    volumes = [run(reconstruct_scan(path, shape=(2, 4, 4))) for path in (scan, swept)]
+    np.testing.assert_array_equal(volumes[0].values, volumes[1].values)
+
+
+def test_one_pass_that_is_named_is_still_one_pass(tmp_path):
+    plan = msgspec.structs.replace(PLAN, scan=ScanPlan(passes_kev=(THRESHOLDS_KEV,)))
+    volume = run(reconstruct_scan(write_scan(tmp_path / "scan.h5", plan=plan), shape=(2, 4, 4)))
+    assert volume.thresholds_kev == THRESHOLDS_KEV
 
 
 def test_without_a_basis_the_hint_says_how_to_make_one(tmp_path):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections import Counter
 from pathlib import Path
+from typing import Any, get_args
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acquisition import plan as plans
+from acquisition.dry_run import describe, figures
 from acquisition.plan import (
     CalibrationPlan,
     Cell,
@@ -22,21 +25,16 @@ from acquisition.plan import (
     plan_from_toml,
     plan_to_json,
     plan_to_toml,
+    refuse_foreign_pixels,
 )
-from acquisition.steps import Pose, Step, StepKind, cost, describe, expand
+from acquisition.scan_plan import AnyScan, Kind, ThresholdScanPlan, Turning
+from acquisition.steps import Pose, Step, StepKind, check, cost, expand
 from firmware_iface.errors import WrongUsage
+from tests.scan_kinds import all_scans, plan_of
 
 DEMO = Path(plans.__file__).parent / "plans" / "demo.toml"
+EXAMPLES = sorted(DEMO.parent.glob("*.toml"))
 
-scans = st.builds(
-    ScanPlan,
-    sample=st.from_regex(r"[\w.+-]{1,64}", fullmatch=True),
-    n_views=st.integers(1, 200),
-    arc_deg=st.floats(1, 3600),
-    frames_per_view=st.integers(1, 5),
-    flats_every_n_views=st.integers(1, 300),
-    n_flats=st.integers(0, 5),
-)
 valid_plans = st.builds(
     Plan,
     detector=st.builds(
@@ -46,7 +44,7 @@ valid_plans = st.builds(
         exposure_s=st.floats(1e-6, 3600),
     ),
     source=st.builds(SourcePlan, kvp=st.floats(100, 160), current_ma=st.floats(0, 1000)),
-    scan=scans,
+    scan=all_scans.filter(lambda scan: not isinstance(scan, ThresholdScanPlan) and not getattr(scan, "passes_kev", ())),
 )
 
 
@@ -77,22 +75,53 @@ def test_empty_file_is_the_default_plan() -> None:
     assert plan_from_toml("") == Plan()
 
 
-@given(scans)
-@settings(max_examples=60, deadline=None)
-def test_steps_are_the_planned_views_with_flats_around_them(scan: ScanPlan) -> None:
-    steps = expand(Plan(scan=scan))
-    views = [step for step in steps if step.kind is StepKind.PROJECTION]
-    assert [step.pose.angle_rad for step in views] == pytest.approx(
-        [math.radians(scan.arc_deg) * view / scan.n_views for view in range(scan.n_views)]
-    )
-    assert all(step.sample == scan.sample and step.n_frames == scan.frames_per_view for step in views)
-    flats = [step for step in steps if step.kind is StepKind.FLAT]
-    assert all(step.sample is None and step.n_frames == scan.n_flats for step in flats)
-    if scan.n_flats:
-        assert steps[0].kind is steps[-1].kind is StepKind.FLAT
-        assert len(flats) == math.ceil(scan.n_views / scan.flats_every_n_views) + 1
-    else:
-        assert not flats
+@given(all_scans)
+@settings(max_examples=100, deadline=None)
+def test_every_kind_of_scan_comes_back_from_toml_and_json(scan: Kind) -> None:
+    plan = plan_of(scan)
+    assert plan_from_toml(plan_to_toml(plan)) == plan
+    assert msgspec.json.decode(plan_to_json(plan), type=Plan) == plan
+    assert f'kind = "{scan.kind}"' in plan_to_toml(plan)
+
+
+def test_a_scan_without_a_kind_is_circular() -> None:
+    assert plan_from_toml("[scan]\nn_views = 10").scan == ScanPlan(n_views=10)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_loads_expands_and_is_told(path: Path) -> None:
+    plan = load_plan(path)
+    refuse_foreign_pixels(plan)
+    assert plan_from_toml(plan_to_toml(plan)) == plan
+    assert sum(step.n_frames for step in expand(plan)) == figures(plan)["n_frames"]
+    assert plan.scan.kind in describe(plan)
+    assert check(plan) == []
+
+
+def test_documentation_names_the_keys_of_every_kind() -> None:
+    text = (DEMO.parent.parent / "PLANS.md").read_text()
+    of_all = set(msgspec.structs.asdict(Turning()))
+    for kind in get_args(AnyScan):
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{kind().kind}` |")]
+        keys = {field.name for field in msgspec.structs.fields(kind)}
+        wanted = keys - of_all if issubclass(kind, Turning) else keys
+        assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == wanted
+    (row,) = [line for line in text.splitlines() if line.startswith("All that turn have")]
+    assert set(re.findall(r"`(\w+)`", row)) == of_all
+
+
+def test_the_documented_python_works(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (DEMO.parent.parent / "PLANS.md").read_text(), flags=re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert plan_from_toml(found["text"]) == found["plan"]
+    assert "30.4 mm across" in capsys.readouterr().out
+    assert len(found["steps"]) == 3 * (720 + 720 // 30 + 1)
+
+
+def test_there_is_an_example_of_each_kind_that_needs_one() -> None:
+    kinds = {load_plan(path).scan.kind for path in EXAMPLES}
+    assert kinds == {"circular", "continuous", "helical", "threshold-scan"}
 
 
 def test_flats_do_not_turn_the_gantry_backwards() -> None:
@@ -141,6 +170,49 @@ def test_step_is_a_frozen_record() -> None:
         ("[calibration]\nsources = ['In']", "sources", "'In'", "at least 2"),
         ("[calibration]\ncells = []", "cells", "nothing", "water once"),
         ("detector = 3", "detector", "3", "a section of keys"),
+        ("scan = 3", "scan", "3", "a section of keys"),
+        ("[detector]\naccumulate = 0", "accumulate", "0", "1 to 10000"),
+        ("[scan]\nkind = 'spiral'", "scan.kind", "'spiral'", "circular, continuous, helical, snap"),
+        ("[scan]\nkind = 3", "scan.kind", "3", "circular, continuous, helical, snap"),
+        ("[scan]\npitch_mm = 3", "scan.pitch_mm", "3", "n_views, arc_deg"),
+        ("[scan]\nkind = 'snap'\nn_frames = 3", "scan.n_frames", "kind 'snap'", "allowed: kind, sample"),
+        ("[scan]\nkind = 'live'\nn_flats = 3", "scan.n_flats", "kind 'live'", "allowed: kind, sample"),
+        ("[scan]\nkind = 'continuous'\nframes_per_view = 2", "scan.frames_per_view", "2", "period_s, trigger"),
+        ("[scan]\nkind = 'continuous'\ntile_order = 'view'", "scan.tile_order", "'view'", "shifts_mm"),
+        ("[scan]\nkind = 'helical'\narc_deg = 180", "scan.arc_deg", "180", "length_mm, pitch_mm"),
+        ("[scan]\nkind = 'helical'\nperiod_s = 2", "period_s", "2", 'motion = "continuous" only'),
+        ("[scan]\nkind = 'helical'\ntrigger = 'falling-ttl'", "trigger", "falling", 'motion = "continuous" only'),
+        (
+            "[scan]\nkind = 'helical'\nmotion = 'continuous'\nframes_per_view = 2",
+            "frames_per_view",
+            "2",
+            'with motion = "continuous": 1',
+        ),
+        ("[scan]\nkind = 'helical'\nlength_mm = 9999\npitch_mm = 1", "number of views", "3600000", "1 to 1e+06"),
+        ("[scan]\nkind = 'threshold-scan'\nstop_kev = 150", "highest threshold", "207", "1 to 200 keV"),
+        ("[scan]\nkind = 'helical'\nmotion = 'jump'", "motion", "'jump'", "step, continuous"),
+        ("[scan]\nkind = 'helical'\npitch_mm = 30", "scan.pitch_mm", "30", "mm a turn, by the camera's height"),
+        ("[scan]\nkind = 'helical'\nshifts_mm = [4.0]", "scan.shifts_mm", "[4.0]", "as far to one side as the other"),
+        ("[scan]\nkind = 'burst'\ntrigger = 'ttl'", "trigger", "'ttl'", "rising-ttl, falling-ttl, rising-lvds"),
+        ("[scan]\nkind = 'flats'\nsample = 'vials'", "scan.sample", "'vials'", "allowed: kind, n_flats"),
+        ("[scan]\nkind = 'threshold-scan'\nstop_kev = 5", "stop_kev", "5", "from start_kev on"),
+        ("[scan]\nkind = 'threshold-scan'\nstep_kev = 0.01", "step_kev", "0.01", "up to 1000"),
+        ("[scan]\nkind = 'threshold-scan'\nthreshold = 2", "scan.threshold", "2", "all, 1, 3, 5, 7"),
+        ("[scan]\nkind = 'threshold-scan'\nthreshold = 'low'", "scan.threshold", "'low'", "all, 1, 3, 5, 7"),
+        ("[scan]\nkind = 'threshold-scan'\nstart_kev = 5", "detector.arbitration_kev", "7", "1 to 5 keV"),
+        ("[scan]\nshifts_mm = []", "shifts_mm", "[]", "one position or more"),
+        ("[scan]\nshifts_mm = [0, -10]", "shifts_mm", "[0.0, -10.0]", "ascending"),
+        ("[scan]\nshifts_mm = [0, 20]", "shifts_mm", "0 and 20", "less than 14.08 mm apart"),
+        ("[scan]\nshifts_mm = [9]", "shifts_mm", "[9.0]", "see the axis of rotation"),
+        ("[scan]\nshifts_mm = [6]\narc_deg = 200", "scan.arc_deg", "200", "360 or more"),
+        ("[scan]\npasses_kev = [[10, 20]]", "scan.passes_kev", "2 values", "colour-csm takes 4"),
+        ("[scan]\npasses_kev = [[10, 20, 15, 30]]", "scan.passes_kev", "15", "ascending"),
+        ("[scan]\npasses_kev = [[20, 30, 40, 130]]", "scan.passes_kev", "130", "below source.kvp"),
+        ("[scan]\npasses_kev = [[5, 30, 40, 50]]", "arbitration_kev", "7", "lowest of scan.passes_kev"),
+        ("[scan]\npasses_kev = [20, 30, 40, 50]", "passes_kev", "20", "a list"),
+        ("[scan]\npass_order = 'tile'", "pass_order", "'tile'", "scan, view"),
+        ("[scan]\ntile_order = 'scan'", "tile_order", "'scan'", "tile, view"),
+        ("[scan]\ndirection = 'back'", "direction", "'back'", "both, forward"),
     ],
 )
 def test_wrong_key_or_value_is_named_with_what_is_allowed(

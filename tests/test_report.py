@@ -12,7 +12,7 @@ from warnings import catch_warnings
 import numpy as np
 import pytest
 
-from acquisition.scan_file import Event
+from acquisition.scan import Event
 from calibration.conditions import StepRecord
 from calibration.store import Calibration
 from gui.beam_sections import counted_per_s

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,9 +21,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from acquisition.plan import Plan
-from acquisition.scan import ImageKey, Readout, ScanStatus, readout_of
-from acquisition.scan_file import ScanWriter, partial_path, read_scan
-from acquisition.steps import Pose
+from acquisition.scan import Crc, FrameFlag, ImageKey, Readout, ScanStatus, readout_of
+from acquisition.scan_file import read_scan
+from acquisition.scan_layout import COLUMNS, Row, partial_path, pixel_mask
+from acquisition.scan_writer import FlushPolicy, ScanWriter
+from acquisition.steps import Pose, cost, expand
+from calibration.pixels import PixelClass
 from calibration.store import Calibration
 from firmware_iface.errors import BadFile, DataLost, WrongUsage
 from firmware_iface.frame import Frame, Lost
@@ -67,6 +74,12 @@ def calibration_record() -> Calibration:
     )
 
 
+def shaped_like(calibration: Calibration, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    names = ("trim", "is_masked", "edges_before_dac", "edges_after_dac", "pixel_class")
+    arrays = {name: getattr(calibration, name) for name in names}
+    return {name: np.zeros((*array.shape[:-2], *shape), array.dtype) for name, array in arrays.items()}
+
+
 def write_scan(path: Path, n_frames: int = 5, **options: object) -> list[Frame]:
     frames = [frame(n) for n in range(n_frames)]
     with ScanWriter(path, READOUT, n_frames=n_frames, **options) as writer:  # type: ignore[arg-type]
@@ -105,6 +118,114 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert not partial_path(path).exists()
 
 
+def test_what_is_known_of_each_frame_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    settings = {"device": {"serial": "B7", "firmware": 3}, "chip 0": {"Threshold0": 20, "GND": 110}}
+    with ScanWriter(path, READOUT, is_checked=True, settings=settings) as writer:
+        writer.write(frame(0, was_paused=True, is_triggered=True), ImageKey.DARK, temperature_k=301.5, monitor=7.0)
+        writer.write(frame(1, follows_overflow=True), ImageKey.FLAT, Pose(angle_rad=math.pi / 2, shift_mm=2.0))
+        writer.lost(Lost(run_id=9, first_sequence=2, n_frames=1, reason="CRC"), [Pose(lift_mm=3.0)], pass_index=1)
+        writer.finish()
+    scan = read_scan(path)
+    np.testing.assert_array_equal(scan.temperatures_k, [301.5, np.nan, np.nan])
+    np.testing.assert_array_equal(scan.monitor, [7.0, np.nan, np.nan])
+    assert scan.crc.tolist() == [Crc.CHECKED, Crc.CHECKED, Crc.WRONG]
+    assert scan.flags.tolist() == [FrameFlag.PAUSED | FrameFlag.TRIGGERED, FrameFlag.FOLLOWS_OVERFLOW, 0]
+    assert (scan.lifts_mm.tolist(), scan.shifts_mm.tolist()) == ([0.0, 0.0, 3.0], [0.0, 2.0, 0.0])
+    assert scan.passes.tolist() == [0, 0, 1]
+    assert scan.passes_kev == (READOUT.thresholds_kev,)
+    assert {name: scan.settings[name] for name in settings} == settings
+    assert set(scan.settings) == {"device", "chip 0", "host", "software"}
+    with h5py.File(path) as file:
+        assert file["entry/sample/rotation_angle_deg"][:].tolist() == [0.0, 90.0, 0.0]
+
+
+def test_every_row_has_a_column() -> None:
+    assert Row._fields == tuple(COLUMNS)
+
+
+def test_masks_are_in_the_bits_of_nexus() -> None:
+    calibration = calibration_record()
+    reasons = np.array([[PixelClass.DEAD, PixelClass.HOT], [PixelClass.EDGE, PixelClass.UNDER | PixelClass.NOISY]])
+    calibration.pixel_class[:2, :2] = reasons
+    calibration.is_masked[3, 3, 3] = True
+    mask = pixel_mask(calibration, 3)
+    assert mask[:2, :2].tolist() == [[2, 16], [0, 4 + 16]]
+    assert mask[3, 3] == 256
+    assert np.count_nonzero(mask) == 4
+    assert not pixel_mask(calibration, 4)[3, 3]
+
+
+READER = """
+import sys, h5py, hdf5plugin
+from acquisition.scan_file import read_scan
+for line in sys.stdin:
+    scan = read_scan(sys.argv[1], allow_partial=True)
+    with h5py.File(sys.argv[1], "r", swmr=True) as file:
+        view = file["entry_threshold_3/instrument/detector/data"]
+        n_valid = int((file["entry/instrument/detector/image_key"][:] != 3).sum())
+        print(scan.shape[0], n_valid, int(scan.counts()[:, 1].sum()), int(view[:n_valid].sum()), flush=True)
+"""
+
+
+@pytest.mark.parametrize("n_planned", [None, 9])
+def test_others_read_while_it_is_written(tmp_path: Path, n_planned: int | None) -> None:
+    """The first frame alone too: it is itself, and no fill."""
+    path = tmp_path / "scan.h5"
+    with ScanWriter(path, READOUT, n_frames=n_planned) as writer:
+        command = [sys.executable, "-c", READER, str(partial_path(path))]
+        with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+            assert reader.stdin is not None
+            assert reader.stdout is not None
+            for n in (0, 1, 2, 5, 9):
+                fill_steps(writer, writer.n_frames, n)
+                writer.flush()
+                reader.stdin.write("look\n")
+                reader.stdin.flush()
+                total = sum(int(frame(m).counts[1].sum()) for m in range(n))
+                assert list(map(int, reader.stdout.readline().split())) == [n, n, total, total]
+            reader.stdin.close()
+        writer.finish()
+    assert reader.returncode == 0
+    assert read_scan(path).shape[0] == 9
+
+
+def test_scan_of_one_frame_holds_the_frame(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(
+        write_scan(tmp_path / "scan.h5", 1)[0].counts, read_scan(tmp_path / "scan.h5").counts()[0]
+    )
+
+
+def test_data_exchange_has_views_flats_and_angles_by_themselves(tmp_path: Path) -> None:
+    """Also of a part: there the frames that are missing hold the fill."""
+    plan = Plan()
+    plan = msgspec.structs.replace(plan, scan=msgspec.structs.replace(plan.scan, n_views=7, n_flats=2))
+    plan = msgspec.structs.replace(plan, scan=msgspec.structs.replace(plan.scan, flats_every_n_views=3))
+    steps = expand(plan)
+    keys = [ImageKey[step.kind.name] for step in steps for _ in range(step.n_frames)]
+    angles_rad = [step.pose.angle_rad for step in steps for _ in range(step.n_frames)]
+    assert keys.count(ImageKey.FLAT) > 2
+    readout = dataclasses.replace(READOUT, thresholds_kev=())
+    for n_written in (len(keys), len(keys) - 3, 0):
+        path = tmp_path / f"{n_written}.h5"
+        with ScanWriter(path, readout, n_frames=len(keys), plan=plan) as writer:
+            for n, (key, angle_rad) in enumerate(zip(keys[:n_written], angles_rad, strict=False)):
+                writer.write(frame(n), key, Pose(angle_rad=angle_rad))
+            if n_written == len(keys):
+                writer.finish()
+        with h5py.File(path if n_written == len(keys) else partial_path(path)) as file:
+            for plane, group in enumerate(("exchange", "exchange_1")):
+                for key, name in ((ImageKey.PROJECTION, "data"), (ImageKey.FLAT, "data_white")):
+                    places = [n for n, each in enumerate(keys) if each == key]
+                    fill = np.full(READOUT.shape, READOUT.fill)
+                    expected = [(frame(n).counts if n < n_written else fill)[plane] for n in places]
+                    np.testing.assert_array_equal(file[f"{group}/{name}"], expected)
+                views = [n for n, key in enumerate(keys) if key is ImageKey.PROJECTION]
+                theta = [math.degrees(angles_rad[n]) if n < n_written else np.nan for n in views]
+                np.testing.assert_allclose(file[f"{group}/theta"], theta)
+                assert file[f"{group}/theta"].attrs["units"] == "deg"
+
+
 def test_layout_is_nxtomo_with_units_everywhere(tmp_path: Path) -> None:
     path = tmp_path / "scan.h5"
     frames = write_scan(path, plan=Plan(), calibration=calibration_record())
@@ -130,14 +251,26 @@ def test_layout_is_nxtomo_with_units_everywhere(tmp_path: Path) -> None:
 
 
 def test_documented_datasets_are_those_in_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "scan.h5"
-    write_scan(path, plan=Plan())
+    """Both ways, for what stands under `/entry` and the names beside it; a calibration's are not told one by one."""
+    path, plan, calibration = tmp_path / "scan.h5", Plan(), calibration_record()
+    calibration = dataclasses.replace(calibration, **shaped_like(calibration, readout_of(plan).shape[1:]))
+    n_frames = cost(plan).n_frames
+    with ScanWriter(path, readout_of(plan), n_frames=n_frames, plan=plan, calibration=calibration) as writer:
+        writer.lost(Lost(run_id=0, first_sequence=0, n_frames=n_frames, reason="none was taken"))
+        writer.finish()
     text = (ROOT / "acquisition" / "FILE_FORMAT.md").read_text()
-    names: list[str] = []
+    names: set[str] = set()
+
+    def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(node, h5py.Dataset) and not name.startswith("entry/calibration/"):
+            name = re.sub(r".*threshold_\d+_channel/|exchange(_\d+)?/|entry_threshold_\d+/|entry/", "", name)
+            names.add(name)
+
     with h5py.File(path) as file:
-        file["entry"].visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
-    missing = [name for name in names if f"`{name}`" not in text]
-    assert not missing, f"FILE_FORMAT.md does not tell of {missing}"
+        file.visititems(visit)
+    told = set(re.findall(r"`([^`]+)`", "\n".join(line.split("|")[1] for line in text.splitlines() if "|" in line)))
+    assert not names - told, "FILE_FORMAT.md does not tell of these"
+    assert told - names == {"format", "version", "status", "n_frames_planned", "calibration", "software", "data_dark"}
 
 
 @given(st.lists(st.one_of(st.just(1), st.integers(-3, -1)), min_size=1, max_size=30))
@@ -180,9 +313,9 @@ def test_any_selection_of_frames_reads_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.counts(scan.indices(ImageKey.PROJECTION)), whole)
 
 
-def test_long_scans_cross_block_borders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("acquisition.scan_file.BLOCK_BYTES", 4 * 2 * 6 * 5 * 2)
-    whole = np.array([item.counts for item in write_scan(tmp_path / "scan.h5", 23)])
+def test_long_scans_cross_block_borders(tmp_path: Path) -> None:
+    policy = FlushPolicy(block_bytes=4 * 2 * 6 * 5 * 2)
+    whole = np.array([item.counts for item in write_scan(tmp_path / "scan.h5", 23, policy=policy)])
     np.testing.assert_array_equal(read_scan(tmp_path / "scan.h5").counts(), whole)
 
 
@@ -326,11 +459,93 @@ def test_what_is_no_whole_scan_is_refused_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def fill_steps(writer: ScanWriter, first: int, stop: int) -> None:
+    for n in range(first, stop):
+        writer.write(frame(n), ImageKey.PROJECTION, Pose(angle_rad=0.1 * n, lift_mm=n, shift_mm=-n), pass_index=n % 2)
+
+
+def test_interrupted_scan_is_gone_on_with_under_its_own_name(tmp_path: Path) -> None:
+    """The partial file is replaced by one that begins with its frames, losses and events."""
+    path, options = tmp_path / "scan.h5", {"n_frames": 12, "plan": Plan(), "calibration": calibration_record()}
+    with ScanWriter(path, READOUT, **options) as writer:  # type: ignore[arg-type]
+        fill_steps(writer, 0, 4)
+        writer.lost(Lost(run_id=9, first_sequence=4, n_frames=1, reason="CRC"))
+        fill_steps(writer, 5, 9)
+    with ScanWriter(path, READOUT, adopt=(partial_path(path), 6), **options) as writer:  # type: ignore[arg-type]
+        assert (writer.n_frames, writer.n_lost) == (6, 1)
+        np.testing.assert_array_equal(read_scan(partial_path(path), allow_partial=True).sequence, range(6))
+        fill_steps(writer, 6, 12)
+        assert writer.finish() is ScanStatus.DEGRADED
+    assert [each.name for each in tmp_path.iterdir()] == ["scan.h5"]
+    scan = read_scan(path)
+    assert scan.shape[0] == 12
+    for n, counts in enumerate(scan.counts()):
+        np.testing.assert_array_equal(counts, READOUT.fill if n == 4 else frame(n).counts)
+    others = [n for n in range(12) if n != 4]
+    assert scan.lifts_mm[others].tolist() == others
+    assert scan.passes[others].tolist() == [n % 2 for n in others]
+    kinds = [event.kind for event in scan.events]
+    assert kinds == ["start", "lost", "interrupted", "resumed", "start", "degraded"]
+    assert "6 of 12 frames were taken over from scan.partial.h5" in [event.text for event in scan.events]
+
+
+def test_only_the_same_scan_is_gone_on_with(tmp_path: Path) -> None:
+    path, calibration = tmp_path / "scan.h5", calibration_record()
+    with ScanWriter(path, READOUT, n_frames=9, plan=Plan(), calibration=calibration) as writer:
+        fill_steps(writer, 0, 4)
+    other = msgspec.structs.replace(Plan(), source=msgspec.structs.replace(Plan().source, kvp=100.0))
+    before = partial_path(path).read_bytes()
+    old = (partial_path(path), 4)
+    coarse = dataclasses.replace(READOUT, pitch_mm=0.22)
+    for words, readout, options in (
+        ("another plan", READOUT, {"calibration": calibration, "plan": other}),
+        ("another calibration", READOUT, {"plan": Plan()}),
+        ("another readout", coarse, {"plan": Plan(), "calibration": calibration}),
+    ):
+        with pytest.raises(WrongUsage, match=words):
+            ScanWriter(path, readout, n_frames=9, adopt=old, **options)  # type: ignore[arg-type]
+    with pytest.raises(WrongUsage, match=r"5 frames are to be taken over from .*, which has 4"):
+        ScanWriter(path, READOUT, plan=Plan(), calibration=calibration, adopt=(partial_path(path), 5))
+    assert partial_path(path).read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["scan.partial.h5"]
+
+
+@pytest.mark.parametrize(("n_before", "n_kept"), [(7, 3), (7, 0), (7, 7), (1100, 1020)])
+def test_broken_step_is_forgotten_and_taken_again(tmp_path: Path, n_before: int, n_kept: int) -> None:
+    path = tmp_path / "scan.h5"
+    with ScanWriter(path, READOUT, n_frames=n_before + 2) as writer:
+        fill_steps(writer, 0, n_before - 1)
+        writer.lost(Lost(run_id=9, first_sequence=n_before - 1, n_frames=1, reason="CRC"))
+        writer.rewind(n_kept, "the tube tripped")
+        assert (writer.n_frames, writer.n_lost) == (n_kept, int(n_kept == n_before))
+        assert read_scan(partial_path(path), allow_partial=True).shape[0] == n_kept
+        fill_steps(writer, n_kept, n_before + 2)
+        writer.finish()
+    scan = read_scan(path)
+    expected = [frame(n).counts for n in range(n_before + 2)]
+    if n_kept == n_before:
+        expected[n_before - 1 : n_before + 1] = [np.full(READOUT.shape, READOUT.fill), frame(n_before).counts]
+    np.testing.assert_array_equal(scan.counts(), expected)
+    told = [event.text for event in scan.events if event.kind == "repeated"]
+    assert told == (
+        [] if n_kept == n_before else [f"frames {n_kept} to {n_before - 1} were taken again: the tube tripped"]
+    )
+
+
+def test_no_frames_before_the_first_can_be_forgotten(tmp_path: Path) -> None:
+    with ScanWriter(tmp_path / "scan.h5", READOUT) as writer:
+        fill_steps(writer, 0, 3)
+        with pytest.raises(ValueError, match="back to 4 frames; there are 3"):
+            writer.rewind(4, "")
+        with pytest.raises(ValueError, match="back to -1"):
+            writer.rewind(-1, "")
+
+
 WRITER = """
 import os, resource, signal, sys
 import numpy as np
-from acquisition.scan import ImageKey, Readout
-from acquisition.scan_file import ScanWriter
+from acquisition.scan import Crc, FrameFlag, ImageKey, Readout
+from acquisition.scan_writer import ScanWriter
 from firmware_iface.errors import DataLost
 from firmware_iface.frame import Frame
 
@@ -371,6 +586,16 @@ def test_killed_writer_leaves_every_flushed_frame(tmp_path: Path) -> None:
     assert scan.status is ScanStatus.RUNNING
     assert scan.shape[0] >= 128, "two whole blocks were flushed before the end"
     assert leading_rows(scan.counts()) == list(range(scan.shape[0]))
+
+
+def test_nothing_flushed_is_lost_by_a_kill_at_any_moment() -> None:
+    """The same script with more kills is a benchmark; see there what it does."""
+    command = [sys.executable, "tests/benchmarks/scan_kills.py", "--kills", "10", "--frames", "100", "--json"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found.pop("after_the_end") < 10
+    assert found == {"kills": 10, "lost_flushed_frames": 0, "false_frames": 0, "unreadable": 0}
 
 
 def test_full_disk_is_one_error_and_what_was_written_stays(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acquisition.scan_file import ImageKey, read_scan
+from acquisition.scan import ImageKey
+from acquisition.scan_file import read_scan
 from calibration import store
 from reconstruction.volume import load_volume
 
@@ -63,7 +64,16 @@ def test_demo_measures_its_materials(demo: tuple[Path, dict]) -> None:
 
 def test_demo_leaves_its_files(demo: tuple[Path, dict]) -> None:
     folder, _ = demo
-    names = {"scan.h5", "calibration.h5", "volume.h5", "materials.h5", "picture.png", "report.html"}
+    names = {
+        "scan.h5",
+        "scan.log",
+        "scan.jsonl",
+        "calibration.h5",
+        "volume.h5",
+        "materials.h5",
+        "picture.png",
+        "report.html",
+    }
     assert {path.name for path in folder.iterdir()} == names
     html = (folder / "report.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:|#)", html), "the report must need no other file"
@@ -122,18 +132,29 @@ def test_lost_frames_are_told_and_survive_the_reconstruction(small: tuple[str | 
 
 
 def test_unplugged_device_leaves_a_partial_file(small: tuple[str | Path, ...], tmp_path: Path) -> None:
-    done = mpxct(*small, "--device", "sim:demo?unplug_after=10", cwd=tmp_path)
+    done = mpxct(*small, "--device", "sim:demo?unplug_after=10", "--reconnect-s", "0", cwd=tmp_path)
     assert done.returncode == 3
+    assert "--resume" in done.stderr
     # The plug is pulled once ten frames have left the board; the last of them may be on its way then.
     told = re.search(r"(\d+) of 24 frames", done.stderr)
     assert told is not None, done.stderr
-    assert int(told[1]) in (9, 10)
+    assert int(told[1]) in (8, 9, 10)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "scan.h5").exists()
     assert len(read_scan(tmp_path / "scan.partial.h5", allow_partial=True).image_key) == int(told[1])
     refused = mpxct("reconstruct", "scan.partial.h5", cwd=tmp_path)
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
+    figures = succeed(*small, "--device", "sim:demo", "--resume", "--json", cwd=tmp_path)
+    assert (figures["n_frames"], figures["n_lost"], figures["status"]) == (24, 0, "complete")
+    assert figures["n_resumed"] + figures["n_repeated"] == int(told[1])
+
+
+def test_a_device_that_is_plugged_in_again_goes_on(small: tuple[str | Path, ...], tmp_path: Path) -> None:
+    figures = succeed(*small, "--device", "sim:demo?unplug_after=10", "--json", cwd=tmp_path)
+    assert (figures["n_frames"], figures["n_lost"], figures["status"]) == (24, 0, "complete")
+    kinds = [event.kind for event in read_scan(tmp_path / "scan.h5").events]
+    assert kinds.count("reconnected") >= 2
 
 
 def test_interrupt_stops_cleanly(small: tuple[str | Path, ...], tmp_path: Path) -> None:

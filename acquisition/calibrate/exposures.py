@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -54,13 +54,16 @@ def pixel_configuration(calibration: Calibration) -> PixelConfiguration:
     return matrix(calibration.trim, calibration.is_masked)
 
 
-def operating_dacs(calibration: Calibration, plan: Plan) -> dict[str, int]:
-    """Return every DAC code of the scan that a plan describes, thresholds included.
+def operating_dacs(
+    calibration: Calibration, plan: Plan, thresholds_kev: Sequence[float] | None = None
+) -> dict[str, int]:
+    """Return every DAC code of the scan that a plan describes, thresholds included: the detector's, or those given.
 
     In charge summing Threshold0 arbitrates; thresholds that are not read are parked out of the way.
     """
     codes = parked_dacs(calibration, plan)
-    for number, energy_kev in zip(plan.detector.thresholds, plan.detector.thresholds_kev, strict=True):
+    energies_kev = plan.detector.thresholds_kev if thresholds_kev is None else thresholds_kev
+    for number, energy_kev in zip(plan.detector.thresholds, energies_kev, strict=True):
         codes[f"Threshold{number}"] = calibration.threshold_dac(number, energy_kev)
     return codes
 

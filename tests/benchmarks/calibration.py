@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from acquisition.calibrate import steps
+from acquisition.instrument import open_instrument
 from acquisition.plan import CalibrationPlan, DetectorPlan, EnergyPlan, EqualisationPlan, Plan
-from acquisition.runner import open_instrument
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.chip import COLS, OPERATING_POINT_V, PITCH_MM, ROWS, Gain

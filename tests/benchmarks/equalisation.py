@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from acquisition.calibrate import steps
-from acquisition.runner import open_instrument
+from acquisition.instrument import open_instrument
 from calibration import trim_tables
 from calibration.store import Calibration
 from tests.benchmarks.calibration import finished, plan_of, truth_of
