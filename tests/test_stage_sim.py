@@ -99,6 +99,15 @@ def test_noise_is_told_and_the_same_place_is_missed_in_the_same_way() -> None:
     assert stage.encoder("ROT") - 50.0 == pytest.approx(misses[100])
 
 
+def test_a_change_of_sample_is_waited_for() -> None:
+    scene = Gantry(stage=Stage(Mechanics(sample_change_s=12.0)))
+    gantry = LineGantry(scene.line)  # type: ignore[arg-type]
+    assert gantry.limits().sample_change_s == 12.0
+    for name, now_s in (("vials", 12), ("vials", 12), (None, 24)):
+        gantry.select_sample(name)
+        assert scene.stage.clock.now_ns == now_s * S
+
+
 def test_limits_and_speeds_are_kept() -> None:
     gantry = LineGantry(Gantry(stage=Stage(Mechanics(range_deg=(-90, 90), turn_deg_s=30))).line)  # type: ignore[arg-type]
     assert gantry.limits().angle_rad == pytest.approx((-math.pi / 2, math.pi / 2))
