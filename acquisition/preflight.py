@@ -10,14 +10,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from acquisition.calibrate.exposures import Instrument, wanted_conditions
+from acquisition.calibrate.exposures import Instrument, operating_dacs, wanted_conditions
 from acquisition.disk import SPARE_BYTES
 from acquisition.doctor import Level
-from acquisition.limits import UNKNOWN
-from acquisition.plan import Plan
+from acquisition.plan import Plan, passes_kev
 from acquisition.steps import Step, check, cost, expand, tally, unchecked
 from calibration.conditions import differences
 from calibration.store import Calibration
@@ -62,6 +61,7 @@ def examine(instrument: Instrument, plan: Plan, calibration: Calibration, path: 
     return (
         *_sample(instrument, plan),
         *_calibration(instrument, plan, calibration),
+        *_thresholds(plan, calibration),
         *_source(instrument),
         *_limits(instrument, plan),
         *(() if path is None else _disk(path, plan, expand(plan))),
@@ -80,7 +80,10 @@ def refuse(checks: Iterable[Check], *, is_forced: bool) -> None:
 
 def _sample(instrument: Instrument, plan: Plan) -> Iterator[Check]:
     samples = instrument.gantry.samples()
-    if plan.scan.held not in (None, *samples):
+    if samples is None:
+        text = f"a person puts {plan.scan.held or 'nothing'} into the beam"
+        yield Check(level=Level.OK, topic="sample", text=text)
+    elif plan.scan.held not in (None, *samples):
         text = f"the sample changer has no {plan.scan.held!r}; it has {', '.join(samples)}"
         yield Check(
             level=Level.FAIL, topic="sample", text=text, remedy="name one of these in the plan", refusal=WrongUsage
@@ -114,12 +117,33 @@ def _calibration(instrument: Instrument, plan: Plan, calibration: Calibration) -
         yield Check(level=Level.OK, topic="temperature", text=f"sensor at {wanted.temperature_k - 273.15:.1f} C")
 
 
+def _thresholds(plan: Plan, calibration: Calibration) -> Iterator[Check]:
+    """Judge whether the DACs reach the thresholds of every pass, and not only of the first."""
+    for number, energies_kev in enumerate(passes_kev(plan)):
+        try:
+            operating_dacs(calibration, plan, energies_kev)
+        except WrongUsage as error:
+            text = f"pass {number + 1}: {error}"
+            yield Check(level=Level.FAIL, topic="thresholds", text=text, remedy=error.hint, refusal=WrongUsage)
+            return
+
+
 def _source(instrument: Instrument) -> Iterator[Check]:
-    return iter(())
+    """Judge interlock, fault and lamp; a cold tube is warmed up later, and is no reason not to begin."""
+    state = instrument.gantry.source_state()
+    refusals = replace(state, warm_up=None).refusals
+    if refusals:
+        text = f"the source will not shine: {', and '.join(refusals)}"
+        yield Check(level=Level.FAIL, topic="source", text=text, remedy="put that right at its panel, and scan again")
+    elif state.is_interlock_closed is None:
+        yield Check(level=Level.OK, topic="source", text="not checked: it does not tell how its interlock is")
+    else:
+        warmth = f", {state.warm_up.value}" if state.warm_up else ""
+        yield Check(level=Level.OK, topic="source", text=f"its interlock is closed{warmth}")
 
 
 def _limits(instrument: Instrument, plan: Plan) -> Iterator[Check]:
-    limits = getattr(instrument.gantry, "limits", lambda: UNKNOWN)()
+    limits = instrument.gantry.limits()
     total = tally(plan, limits)
     for text in check(plan, limits, total):
         yield Check(level=Level.FAIL, topic="limits", text=text, remedy="change the plan", refusal=WrongUsage)

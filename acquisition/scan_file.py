@@ -152,7 +152,14 @@ class Scan:
         with opened(self.path) as file:
             data = dataset(file, DATA)
             for first, stop in stretches(places):
-                data.read_direct(counts, np.s_[places[first] : places[stop - 1] + 1], np.s_[first:stop])
+                try:
+                    data.read_direct(counts, np.s_[places[first] : places[stop - 1] + 1], np.s_[first:stop])
+                except (OSError, RuntimeError) as error:
+                    raise BadFile(
+                        f"{self.path}: of frames {places[first]} to {places[stop - 1]} at least one is damaged: "
+                        f"{_sentence(error)}",
+                        hint="mpxct recover copies what is whole of it",
+                    ) from error
         return counts
 
 
@@ -174,7 +181,7 @@ def read_scan(path: str | Path, *, allow_partial: bool = False, allow_damaged: b
     path = Path(path)
     try:
         with opened(path, allow_damaged=allow_damaged) as file:
-            kind, version = file.attrs.get("format"), file.attrs.get("version")
+            kind, version = _plain(file.attrs.get("format")), file.attrs.get("version")
             if kind != FORMAT:
                 raise BadFile(f"its format is {kind!r}; allowed: {FORMAT!r}: it is not a scan")
             if version != VERSION:
@@ -268,7 +275,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _from_file(path: Path, file: h5py.File, *, allow_damaged: bool) -> Scan:
-    status = ScanStatus(_word(file.attrs["status"]))
+    status = ScanStatus(_plain(file.attrs["status"]))
     damages: list[str] = []
 
     def part(what: str, read: Callable[[], T], otherwise: T) -> T:
@@ -319,9 +326,9 @@ def _from_file(path: Path, file: h5py.File, *, allow_damaged: bool) -> Scan:
         events=part("events", lambda: _events(file), ()),
         plan=part("plan", lambda: _plan(path, file), None),
         calibration=part("calibration", lambda: _calibration(file), None),
-        calibration_identity=str(file.attrs["calibration"]),
+        calibration_identity=str(_plain(file.attrs["calibration"])),
         sample=part("sample", lambda: text("entry/sample/name"), ""),
-        software=str(file.attrs["software"]),
+        software=str(_plain(file.attrs["software"])),
         settings=part("settings", lambda: _settings(file), {}),
         header=part("header", lambda: _attributes(file, "entry/header"), {}),
         n_planned=None if n_planned < 0 else n_planned,
@@ -381,10 +388,6 @@ def dataset(file: h5py.File, path: str) -> h5py.Dataset:
     return found
 
 
-def _word(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 def _array(file: h5py.File, path: str) -> NDArray[Any]:
     return np.asarray(dataset(file, path)[()])
 
@@ -405,4 +408,6 @@ def _attributes(file: h5py.File, path: str) -> dict[str, Attribute]:
 
 
 def _plain(value: Any) -> Attribute:
+    if isinstance(value, bytes):
+        return value.decode()
     return value.item() if isinstance(value, np.generic) else value

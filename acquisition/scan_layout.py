@@ -29,7 +29,7 @@ from acquisition.plan import Plan, passes_kev, plan_to_toml
 from acquisition.scan import Crc, ImageKey, Readout, ScanStatus
 from acquisition.steps import expand
 from calibration.pixels import PixelClass
-from calibration.store import Calibration, software_version, write_group
+from calibration.store import Calibration, fixed, software_version, write_group
 
 Attribute: TypeAlias = str | int | float
 
@@ -173,14 +173,10 @@ def partial_path(path: str | Path) -> Path:
 def lay_out(file: h5py.File, head: Head) -> None:
     """Make every group and dataset of a scan in an empty file; no row is in it."""
     readout, calibration = head.readout, head.calibration
-    file.attrs.update(
-        NX_class="NXroot",
-        format=FORMAT,
-        version=VERSION,
-        software=software_version(),
-        calibration=calibration.identity if calibration else "",
-        n_frames_planned=-1 if head.n_frames is None else head.n_frames,
-    )
+    file.attrs.update(NX_class="NXroot", version=VERSION)
+    file.attrs["n_frames_planned"] = -1 if head.n_frames is None else head.n_frames
+    identity = calibration.identity if calibration else ""
+    _attribute(file, {"format": FORMAT, "software": software_version(), "calibration": identity})
     file.attrs.create("status", ScanStatus.RUNNING.value, dtype=STATUS_TYPE)
     for path, nexus in {
         "entry": "NXentry",
@@ -199,9 +195,9 @@ def lay_out(file: h5py.File, head: Head) -> None:
     for path, (value, units) in _values(head).items():
         _value(file, path, value, units)
     file.create_dataset("entry/end_time", shape=(), dtype=TIME_TYPE).attrs["units"] = "text"
-    file["entry/header"].attrs.update(head.header)
+    _attribute(file["entry/header"], head.header)
     for name, values in head.settings.items():
-        file.create_group(f"entry/settings/{name}").attrs.update(values)
+        _attribute(file.create_group(f"entry/settings/{name}"), values)
     file["entry/data"].attrs["signal"] = "data"
     for target in (DATA, COLUMNS["image_key"].path, COLUMNS["angle_rad"].path):
         file[f"entry/data/{target.rpartition('/')[2]}"] = h5py.SoftLink(f"/{target}")
@@ -335,7 +331,13 @@ def stretches(places: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
 
 
 def _value(file: h5py.File, path: str, value: object, units: str) -> None:
-    file.create_dataset(path, data=value).attrs["units"] = units
+    kind = fixed(value) if isinstance(value, str) else None
+    file.create_dataset(path, data=value, dtype=kind).attrs["units"] = units
+
+
+def _attribute(node: h5py.Group | h5py.HLObject, values: Mapping[str, Attribute]) -> None:
+    for name, value in values.items():
+        node.attrs.create(name, value, dtype=fixed(value) if isinstance(value, str) else None)
 
 
 def date(time_s: float) -> str:

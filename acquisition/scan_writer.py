@@ -426,7 +426,8 @@ class ScanWriter:
             mask, chunk = source.id.read_direct_chunk((place, 0, 0, 0))
         except (OSError, RuntimeError) as error:
             raise BadFile(
-                f"frame {place} of {path} is damaged: {error}", hint="mpxct recover copies what is whole of it"
+                f"frame {place} of {path} is damaged: {' '.join(str(error).split())}",
+                hint="mpxct recover copies what is whole of it",
             ) from error
         with self._closing_on_failure():
             self._reserve()

@@ -288,17 +288,26 @@ def load(path: str | Path) -> Calibration:
 
 def write_group(group: h5py.Group, calibration: Calibration) -> None:
     """Write a calibration into an open HDF5 group, one dataset with its units for each value."""
-    group.attrs["format"] = FORMAT
     group.attrs["version"] = VERSION
-    group.attrs["identity"] = calibration.identity
+    for name, text in {"format": FORMAT, "identity": calibration.identity}.items():
+        group.attrs.create(name, text, dtype=fixed(text))
     for name, (value, units) in _content(calibration).items():
-        dataset = group.create_dataset(name, data=value)
+        dataset = group.create_dataset(name, data=value, dtype=fixed(value) if isinstance(value, str) else None)
         dataset.attrs["units"] = units
+
+
+def fixed(text: str) -> np.dtype[np.void]:
+    """Return the HDF5 type of a text of fixed length; HDF5 can hang on a damaged file with texts of variable length."""
+    return h5py.string_dtype("utf-8", max(1, len(text.encode())))
+
+
+def _word(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def read_group(group: h5py.Group) -> Calibration:
     """Read a calibration from an open HDF5 group; raises BadFile as `load` does."""
-    kind, version = group.attrs.get("format"), group.attrs.get("version")
+    kind, version = _word(group.attrs.get("format")), group.attrs.get("version")
     if kind != FORMAT:
         raise BadFile(f"this is not a calibration: its format is {kind!r}; allowed: {FORMAT!r}")
     if version != VERSION:
@@ -309,7 +318,7 @@ def read_group(group: h5py.Group) -> Calibration:
         calibration = _record(Calibration, group)
     except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
         raise BadFile(f"the calibration is incomplete or inconsistent ({error})", hint="calibrate again") from error
-    if calibration.identity != group.attrs.get("identity"):
+    if calibration.identity != _word(group.attrs.get("identity")):
         raise BadFile("the calibration was changed after it was measured: its identity does not match its content")
     return calibration
 

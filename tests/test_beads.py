@@ -114,6 +114,7 @@ class Bench:
     def move_to(self, pose):
         assert pose.lift_mm == pose.shift_mm == 0
         self.tell(f"ROT {math.degrees(pose.angle_rad):.9g}")
+        assert self.scene.line("BUSY?") == "0"
 
     def frames(self, n_frames, exposure_s):
         photons, energies_kev = self.scene.photons(exposure_s)

@@ -20,6 +20,7 @@ from acquisition.scan_plan import (
 )
 from acquisition.steps import StepKind, expand, passes_kev
 from calibration.store import Calibration
+from firmware_iface.errors import WrongUsage
 from tests.scan_bench import Bench, run
 from tests.scan_kinds import PASSES_KEV, plan_of
 
@@ -91,3 +92,14 @@ def test_every_frame_has_its_pose_its_pass_and_its_thresholds(
     wanted_kev = np.repeat([passes_kev(plan)[step.pass_index] for step, _ in planned], accumulate, axis=0)
     dacs = [[codes[f"Threshold{number}"] for number in (1, 3, 5, 7)] for codes in bench.dacs_of_frames]
     np.testing.assert_allclose(dacs, OFFSET_DAC + GAIN_DAC_PER_KEV * wanted_kev, atol=0.5)
+
+
+def test_thresholds_that_no_dac_reaches_are_refused_before_anything_moves(
+    tmp_path: Path, calibration: Calibration
+) -> None:
+    bench, plan = Bench(), plan_of(ThresholdScanPlan(threshold=7, start_kev=100, stop_kev=160, step_kev=10))
+    with pytest.raises(WrongUsage, match="pass 4: threshold 7 at 130 keV would be code 530"):
+        run(bench, calibration, tmp_path / "scan.h5", plan)
+    assert not list(tmp_path.iterdir())
+    assert not bench.dacs
+    assert not any(line.startswith(("ROT", "LIFT", "SHIFT", "BEAM ON")) for line in bench.lines)

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -276,6 +277,18 @@ def test_the_page_has_the_request_that_aborts(bus: SimulatedUsb, device: usb.cor
     assert (wire.ABORT_REQUEST, Opcode.ABORT) == (0x22, 0x22)
 
 
+def test_the_request_that_makes_the_gantry_safe_is_the_one_of_the_protocol(bus: SimulatedUsb) -> None:
+    page = (Path(__file__).parent.parent / "firmware_iface" / "PROTOCOL.md").read_text()
+    (setup,) = re.findall(r"^(40 41(?: 00){6})$", page, flags=re.MULTILINE)
+    told: list[str] = []
+    board = Board(SimulatedChip(front_end), str.upper, "TEST-1", make_safe=lambda: told.append("safe"))
+    device = UsbDevice(board, "TEST-1")
+    assert device.control(bytes.fromhex(setup)) == b""
+    assert told == ["safe"]
+    with pytest.raises(Stall):
+        device.control(bytes.fromhex(setup.replace("41 00", "41 01")))
+
+
 def test_a_kernel_clears_the_command_endpoint_by_a_request(bus: SimulatedUsb, device: usb.core.Device) -> None:
     question = command(Opcode.GET_INFO)
     device.write(wire.EP_COMMAND, command(Opcode.CHIP_TRANSACT, bytes(49_000))[:1000])
@@ -356,8 +369,12 @@ def test_pulling_the_plug_ends_a_waiting_read(bus: SimulatedUsb, device: usb.cor
 
 
 class FakeGantry:
-    def __init__(self, *, seed: int, geometry: object = None) -> None:
-        self.seed = seed
+    exposure_name = b""
+
+    def __init__(self, *, seed: int, geometry: object = None, **scene: Any) -> None:
+        self.seed, self.stage = seed, scene.get("stage")
+
+    def make_safe(self) -> None: ...
 
     def line(self, text: str) -> str:
         return f"{text} of {self.seed}"
