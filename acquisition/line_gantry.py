@@ -14,7 +14,7 @@ from typing import Any
 from acquisition.beam import SourceState, WarmUp, switch_off, switch_on, warm_up
 from acquisition.gantry import halted, switched_off
 from acquisition.limits import UNKNOWN, Limits, Range
-from acquisition.motion import await_stand, expect_arrival, refuse_beyond, timeout_s
+from acquisition.motion import MARGIN_S, TIMEOUT_S, await_stand, expect_arrival, refuse_beyond, timeout_s
 from acquisition.steps import Pose
 from calibration.progress import Progress
 from firmware_iface.errors import (
@@ -154,8 +154,10 @@ class LineGantry:
         return self._names("SAMP:LIST?")
 
     def select_sample(self, name: str | None) -> None:
-        """Put a sample into the beam; None takes it out."""
+        """Put a sample into the beam; None takes it out. Returns when it stands there."""
         self._tell(f"SAMP {'OUT' if name is None else _word(name)}")
+        change_s = self.limits().sample_change_s
+        await_stand(self._is_moving, (TIMEOUT_S if change_s is None else 2 * change_s + MARGIN_S))
 
     @property
     def sample(self) -> str | None:
@@ -321,8 +323,8 @@ def _limits_of(items: list[tuple[str, str]]) -> Limits:
             elif key in ("KVP", "MA"):
                 allowed: Range = (values[0], values[1])
                 fields["kvp" if key == "KVP" else "current_ma"] = allowed
-            elif key in ("SETTLE", "POWER"):
-                fields["settle_s" if key == "SETTLE" else "power_w"] = values[0]
+            elif key in ("SETTLE", "SAMPLE", "POWER"):
+                fields[{"SETTLE": "settle_s", "SAMPLE": "sample_change_s", "POWER": "power_w"}[key]] = values[0]
         return Limits(**fields)
     except (ValueError, IndexError):
         raise TheirMistake(f"the gantry answered 'LIMITS?' with {items}; allowed: as PROTOCOL.md says") from None

@@ -6,7 +6,7 @@
     ROT?, LIFT?, SHIFT?        where it stands, as its encoder says
     BUSY?, STOP, SAFE          whether it moves (1 or 0); stand at once; that, and the beam off
     LIMITS?                    what stage and tube allow
-    SAMP <name>|OUT, SAMP?, SAMP:LIST?
+    SAMP <name>|OUT, SAMP?, SAMP:LIST?       start to change the sample
     SOUR <name>, SOUR?, SOUR:LIST?
     TUBE <kvp> <ma>, TUBE?, TUBE:STATE?, TUBE:WARM, TUBE:CLEAR
     BEAM ON|OFF, BEAM?
@@ -280,13 +280,16 @@ class Gantry:
             for low, high in (mechanics.allowed(axis),)
         ]
         tube = (f"KVP {LOWEST_KVP:g} {HIGHEST_KVP:g}", f"MA 0 {HIGHEST_MA:g}", f"POWER {HIGHEST_W:g}")
-        return ",".join((*axes, f"SETTLE {mechanics.settle_s:g}", *tube))
+        return ",".join((*axes, f"SETTLE {mechanics.settle_s:g}", f"SAMPLE {mechanics.sample_change_s:g}", *tube))
 
     def _select_sample(self, words: list[str]) -> str:
         name = " ".join(words)
         if name != "OUT" and name not in self._samples:
             raise WrongUsage(f"no sample {name!r}; known: OUT {' '.join(self._samples)}")
-        self._sample = None if name == "OUT" else name
+        wanted = None if name == "OUT" else name
+        if wanted != self._sample:
+            self.stage.change_sample()
+        self._sample = wanted
         return "OK"
 
     def _select_source(self, words: list[str]) -> str:

@@ -167,6 +167,7 @@ STAGE_OPTIONS: Mapping[str, Option] = {
     "noise_deg": Option("0 to 10", _within(0, 10)),
     **{key: Option("LOW:HIGH", _range) for key in ("range_deg", "lift_range_mm", "shift_range_mm")},
     **{f"stage_{how}_after": Option("MOVES", _number) for how in ("alarm", "silent", "hangs", "sticks")},
+    "sample_change_s": Option("0 to 600", _within(0, 600)),
     "is_real": _flag(),
 }
 """What the stage is like, and how it fails; fields of `sim.stage.Mechanics`."""

@@ -81,6 +81,8 @@ class Mechanics:
     stage_alarm_after, stage_silent_after, stage_hangs_after, stage_sticks_after : int or None
         After so many moves the next one is refused with an alarm; is not answered, as nothing is any more; never ends;
         ends half way, and the stage thinks that it has arrived.
+    sample_change_s : float
+        How long the changer takes; the beam sees the new sample at once.
     is_real : bool
         Moves cost real time as well.
     """
@@ -99,6 +101,7 @@ class Mechanics:
     stage_silent_after: int | None = None
     stage_hangs_after: int | None = None
     stage_sticks_after: int | None = None
+    sample_change_s: float = 0.0
     is_real: bool = False
 
     def speed_per_s(self, axis: str) -> float:
@@ -212,6 +215,10 @@ class Stage:
             self.pulses.end(first_ns + round(share * duration_s * 1e9))
         self._is_hanging = self._is_past(self.mechanics.stage_hangs_after)
 
+    def change_sample(self) -> None:
+        """Let the changer begin, which is another of the moves that are asked about."""
+        self._take(self.clock.now_ns + round(self.mechanics.sample_change_s * 1e9))
+
     def halt(self) -> None:
         """Stand where it is."""
         now_ns = self.clock.now_ns
@@ -256,7 +263,11 @@ class Stage:
         if axis == "ROT" and self.mechanics.noise_deg:
             self._off[axis] = self._draw_off(target)
         self._ways[axis] = _Way(start - self._off[axis], target, begin_ns, end_ns)
-        self._still_ns = max(self._still_ns, end_ns + round(self.mechanics.settle_s * 1e9))
+        self._take(end_ns + round(self.mechanics.settle_s * 1e9))
+
+    def _take(self, until_ns: int) -> None:
+        """Be busy until then."""
+        self._still_ns = max(self._still_ns, until_ns)
         self._began_s, self._began_ns = time.monotonic(), float(self.clock.now_ns)
 
     def _draw_off(self, target: float) -> float:

@@ -23,6 +23,7 @@ from firmware_iface.errors import BeamRefused, StageStuck, TransportTimeout, Tub
 from firmware_iface.frame import Frame
 from firmware_iface.trigger import Trigger, TriggerStart
 from firmware_iface.usb_transport import UsbTransport
+from firmware_iface.wire import BoardState
 from sim.gantry import Gantry
 from sim.instrument import simulated_device
 from sim.stage import RUN_UP_S, Mechanics, OwnClock, Place, Stage
@@ -96,6 +97,15 @@ def test_noise_is_told_and_the_same_place_is_missed_in_the_same_way() -> None:
     stage.go("ROT", 50.0)
     assert not stage.is_moving()
     assert stage.encoder("ROT") - 50.0 == pytest.approx(misses[100])
+
+
+def test_a_change_of_sample_is_waited_for() -> None:
+    scene = Gantry(stage=Stage(Mechanics(sample_change_s=12.0)))
+    gantry = LineGantry(scene.line)  # type: ignore[arg-type]
+    assert gantry.limits().sample_change_s == 12.0
+    for name, now_s in (("vials", 12), ("vials", 12), (None, 24)):
+        gantry.select_sample(name)
+        assert scene.stage.clock.now_ns == now_s * S
 
 
 def test_limits_and_speeds_are_kept() -> None:
@@ -388,3 +398,32 @@ def test_a_board_that_does_not_know_how_is_told_by_its_line() -> None:
         device.control = control  # type: ignore[method-assign]
         assert gantry.shut_down() == ""
         assert detector.auxiliary("BEAM?") == "OFF"
+
+
+def test_shutting_down_works_in_every_state() -> None:
+    device = simulated_device("demo")
+    detector = Detector(UsbTransport(SimulatedUsb(device), "states"))
+    gantry = open_gantry(detector)
+
+    def is_dark_after_shut_down() -> bool:
+        gantry.beam(True)
+        return gantry.shut_down() == "" and detector.auxiliary("BEAM?") == "OFF"
+
+    assert is_dark_after_shut_down()
+    frames = detector.frames(0, 0.01)
+    next(frames)
+    assert is_dark_after_shut_down(), "while it acquires"
+    detector.abort()
+    assert not list(frames)
+    detector.set_trigger(Trigger(start=TriggerStart.SOFTWARE))
+    waiting = threading.Thread(target=lambda: list(detector.frames(1, 0.01)))
+    waiting.start()
+    while detector.status().state is not BoardState.ARMED:
+        time.sleep(0.01)
+    assert is_dark_after_shut_down(), "while it waits for a trigger"
+    detector.abort()
+    waiting.join()
+    device.unplug()
+    assert "may still be on" in gantry.shut_down()
+    detector.close()
+    assert "may still be on" in gantry.shut_down()
