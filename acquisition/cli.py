@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from calibration.store import Calibration
 
 Device = Annotated[str, typer.Option("--device", envvar="MPXCT_DEVICE", help="URL of the detector: usb: or sim:demo.")]
+Stage = Annotated[str, typer.Option("--stage", help="URL of the stage: line: is behind the detector; see devices.")]
+Tube = Annotated[str, typer.Option("--tube", help="URL of the tube: line: is behind the detector; see devices.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
 Force = Annotated[
     bool,
@@ -48,6 +50,7 @@ def register(app: typer.Typer) -> None:
     app.command()(devices)
     app.command()(doctor)
     app.command()(acquire)
+    app.command()(recover)
     app.command()(calibrate)
     app.command()(convert)
     app.command()(export)
@@ -103,6 +106,8 @@ def acquire(
         Path | None,
         typer.Option("--output", "-o", help="Scan file to write; scan.h5, but for a snapshot, which is only shown."),
     ] = None,
+    stage: Stage = "line:",
+    tube: Tube = "line:",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and time the plan; touch nothing.")] = False,
     overwrite: Overwrite = False,
     force: Force = False,
@@ -138,13 +143,13 @@ def acquire(
     if planned.scan.kind == "live" or (planned.scan.kind == "snap" and output is None):
         if output is not None:
             raise WrongUsage(f"a live picture is shown, never written; --output is {output}")
-        _look(console, device, planned, measured, is_forced=force, as_json=json)
+        _look(console, (device, stage, tube), planned, measured, is_forced=force, as_json=json)
         return
     from acquisition.instrument import open_instrument
     from acquisition.runner import Endurance, run_scan
 
     stop = threading.Event()
-    with open_instrument(device) as instrument:
+    with open_instrument(device, stage, tube) as instrument:
         work = run_scan(
             instrument,
             planned,
@@ -180,14 +185,20 @@ def acquire(
 
 
 def _look(
-    console: Console, device: str, plan: Plan, calibration: Calibration, *, is_forced: bool, as_json: bool
+    console: Console,
+    urls: tuple[str, str, str],
+    plan: Plan,
+    calibration: Calibration,
+    *,
+    is_forced: bool,
+    as_json: bool,
 ) -> None:
     """Show what frames count that nobody keeps; Ctrl-C is how a live picture ends."""
     from acquisition.instrument import open_instrument
     from acquisition.live import look
 
     stop = threading.Event()
-    with open_instrument(device) as instrument:
+    with open_instrument(*urls) as instrument:
         seen = console.track(look(instrument, plan, calibration, is_forced=is_forced, stop=stop), stop.set)
     if seen.newest is None:
         raise DataLost(f"no frame came whole; {seen.n_lost} were lost", hint="check the cable and `mpxct doctor`")
@@ -208,6 +219,41 @@ def _look(
         )
     ]
     console.emit(figures, "\n".join(lines), as_json=as_json)
+
+
+def recover(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(help="Scan file that a crash or a bad disk left.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Scan file to write.")],
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Copy what is whole of a broken scan into a new file; the broken one stays as it is.
+
+    A scan that was only broken off needs no recovery: acquire --resume goes on with it.
+
+    Example: mpxct recover scan.partial.h5 -o rescued.h5
+    """
+    from acquisition.recover import recover as copied
+
+    console: Console = ctx.obj
+    found = console.track(copied(source, output, overwrite=overwrite))
+    figures = {
+        "path": str(found.path),
+        "status": found.status.value,
+        "n_planned": found.n_planned,
+        "n_frames": found.n_frames,
+        "n_lost": found.n_lost,
+        "n_damaged": found.n_damaged,
+        "damages": list(found.damages),
+    }
+    planned = "" if found.n_planned is None else f" of {found.n_planned}"
+    text = f"{found.path}: {found.status.value}, {found.n_frames}{planned} frames, {found.n_lost} lost"
+    console.emit(figures, "\n".join((text, *found.damages)), as_json=json)
+    if found.n_damaged:
+        raise DataLost(
+            f"{found.n_damaged} of {found.n_frames} frames cannot be read any more; {found.path} marks them as lost"
+        )
 
 
 def _emit_plan(console: Console, plan: Plan, *, as_json: bool) -> None:

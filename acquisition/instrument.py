@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from acquisition.calibrate.exposures import TUBE, operating_dacs, set_up_detector
-from acquisition.gantry import Gantry, LineGantry
+from acquisition.gantry import LINE, Gantry, open_gantry
 from acquisition.plan import Plan, refuse_foreign_pixels
 from calibration.progress import Progress
 from calibration.store import Calibration
@@ -32,6 +32,7 @@ class Instrument:
     def close(self) -> None:
         """Leave the gantry safe and let the device go."""
         self.gantry.shut_down()
+        self.gantry.close()
         self.detector.close()
 
     def reopen(self) -> None:
@@ -45,16 +46,22 @@ class Instrument:
         assert self.opener is not None
         with suppress(MpxctError, OSError):  # nothing is left to close, mostly
             self.detector.close()
+        with suppress(MpxctError, OSError):
+            self.gantry.close()
         self.detector, self.gantry = self.opener()
 
 
 @contextmanager
-def open_instrument(url: str) -> Iterator[Instrument]:
-    """Open the detector at a URL, and the gantry behind its auxiliary line."""
+def open_instrument(url: str, stage_url: str = LINE, tube_url: str = LINE) -> Iterator[Instrument]:
+    """Open the detector at a URL, and the gantry around it, which hangs on its auxiliary line unless told otherwise."""
 
     def opener() -> tuple[Detector, Gantry]:
         detector = open_detector(url)
-        return detector, LineGantry(detector.auxiliary)
+        try:
+            return detector, open_gantry(detector, stage_url, tube_url)
+        except BaseException:
+            detector.close()
+            raise
 
     detector, gantry = opener()
     instrument = Instrument(detector=detector, gantry=gantry, opener=opener)
@@ -85,6 +92,7 @@ def begin(instrument: Instrument, plan: Plan, calibration: Calibration) -> Gener
     yield Progress("prepare", 0, 2)
     prepare(instrument, plan, calibration)
     yield Progress("prepare", 1, 2)
+    yield from instrument.gantry.warm_up()
     instrument.gantry.beam(True)
     yield Progress("prepare", 2, 2)
 

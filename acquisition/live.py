@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from acquisition import preflight
+from acquisition.beam import expect_shining
 from acquisition.instrument import Instrument, begin
 from acquisition.plan import Plan, refuse_foreign_pixels
-from acquisition.runner import Endurance
 from acquisition.stepping import Stepper, item_frames
 from acquisition.steps import expand
 from acquisition.stream import Expectation, FrameStream, QueueHealth
@@ -49,7 +49,11 @@ def look(
     try:
         yield from begin(instrument, plan, calibration)
         stepper = Stepper(
-            instrument, plan, calibration, expectation=expectation, no_data_s=Endurance().no_data_s
+            instrument,
+            plan,
+            calibration,
+            check_beam=lambda: expect_shining(instrument.gantry.source_state()),
+            expectation=expectation,
         )  # fmt: skip
         with FrameStream(
             stepper.frames(steps), on_newest=on_newest, let_go=stepper.abort, expectation=expectation

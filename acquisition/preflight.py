@@ -10,13 +10,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from acquisition.calibrate.exposures import Instrument, operating_dacs, wanted_conditions
 from acquisition.disk import SPARE_BYTES
 from acquisition.doctor import Level
-from acquisition.limits import UNKNOWN
 from acquisition.plan import Plan, passes_kev
 from acquisition.steps import Step, check, cost, expand, tally, unchecked
 from calibration.conditions import differences
@@ -81,7 +80,10 @@ def refuse(checks: Iterable[Check], *, is_forced: bool) -> None:
 
 def _sample(instrument: Instrument, plan: Plan) -> Iterator[Check]:
     samples = instrument.gantry.samples()
-    if plan.scan.held not in (None, *samples):
+    if samples is None:
+        text = f"a person puts {plan.scan.held or 'nothing'} into the beam"
+        yield Check(level=Level.OK, topic="sample", text=text)
+    elif plan.scan.held not in (None, *samples):
         text = f"the sample changer has no {plan.scan.held!r}; it has {', '.join(samples)}"
         yield Check(
             level=Level.FAIL, topic="sample", text=text, remedy="name one of these in the plan", refusal=WrongUsage
@@ -127,11 +129,21 @@ def _thresholds(plan: Plan, calibration: Calibration) -> Iterator[Check]:
 
 
 def _source(instrument: Instrument) -> Iterator[Check]:
-    return iter(())
+    """Judge interlock, fault and lamp; a cold tube is warmed up later, and is no reason not to begin."""
+    state = instrument.gantry.source_state()
+    refusals = replace(state, warm_up=None).refusals
+    if refusals:
+        text = f"the source will not shine: {', and '.join(refusals)}"
+        yield Check(level=Level.FAIL, topic="source", text=text, remedy="put that right at its panel, and scan again")
+    elif state.is_interlock_closed is None:
+        yield Check(level=Level.OK, topic="source", text="not checked: it does not tell how its interlock is")
+    else:
+        warmth = f", {state.warm_up.value}" if state.warm_up else ""
+        yield Check(level=Level.OK, topic="source", text=f"its interlock is closed{warmth}")
 
 
 def _limits(instrument: Instrument, plan: Plan) -> Iterator[Check]:
-    limits = getattr(instrument.gantry, "limits", lambda: UNKNOWN)()
+    limits = instrument.gantry.limits()
     total = tally(plan, limits)
     for text in check(plan, limits, total):
         yield Check(level=Level.FAIL, topic="limits", text=text, remedy="change the plan", refusal=WrongUsage)

@@ -28,7 +28,7 @@ _log = logging.getLogger("mpxct.run")
 _LEVELS = {
     "lost": logging.WARNING, "no-data": logging.ERROR, "slow-disk": logging.WARNING, "low-disk": logging.WARNING,
     "broken": logging.ERROR, "interrupted": logging.WARNING, "forced": logging.WARNING, "health": logging.DEBUG,
-    "flushed": logging.DEBUG, "repeated": logging.WARNING, "warning": logging.WARNING,
+    "flushed": logging.DEBUG, "repeated": logging.WARNING, "warning": logging.WARNING, "unsafe": logging.CRITICAL,
 }  # fmt: skip
 
 
@@ -39,6 +39,8 @@ class RunLog:
     ----------
     path : Path or None
         Of the scan file; None for a run that writes none, and then no log either.
+    is_continued : bool
+        Go on behind what is there; else it is emptied.
     is_verbose : bool
         Write queue health and flushes into the text too.
 
@@ -48,7 +50,7 @@ class RunLog:
         Another run writes this scan now.
     """
 
-    def __init__(self, path: Path | None, *, is_verbose: bool = False) -> None:
+    def __init__(self, path: Path | None, *, is_continued: bool = False, is_verbose: bool = False) -> None:
         self._is_verbose = is_verbose
         self._files: dict[Path, IO[str]] = {}
         self._made: list[Path] = []
@@ -58,6 +60,9 @@ class RunLog:
                 self._files[file] = file.open("a", encoding="utf-8")
                 self._made += [file] if is_new else []
         self._lock()
+        for stream in () if is_continued else self._files.values():
+            with suppress(OSError):
+                stream.truncate(0)
 
     def write(self, kind: str, text: str, **figures: Any) -> None:
         """Write one record into both logs."""

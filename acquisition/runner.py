@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from acquisition import preflight
+from acquisition.beam import expect_shining
 from acquisition.calibrate.exposures import TUBE, refuse_full
 from acquisition.disk_watch import DiskWatch
 from acquisition.doctor import Level
@@ -31,7 +32,7 @@ from acquisition.steps import Step, StepKind, expand
 from acquisition.stream import Expectation, FrameStream, QueueHealth
 from calibration.progress import Progress
 from calibration.store import Calibration
-from firmware_iface.errors import DataLost, DetectorError, MpxctError, Stopped, TransportError, WrongUsage
+from firmware_iface.errors import DataLost, DetectorError, GantryError, MpxctError, Stopped, TransportError, WrongUsage
 from firmware_iface.frame import Frame, Lost
 
 IMAGE_KEYS: Mapping[StepKind, ImageKey] = {StepKind.FLAT: ImageKey.FLAT, StepKind.PROJECTION: ImageKey.PROJECTION}
@@ -149,7 +150,7 @@ def run_scan(
     _refuse_taken(path, overwrite=overwrite, resume=resume)
     if resume and path.exists() and not partial_path(path).exists():
         return _summary_of_whole(path, plan, calibration)
-    log = RunLog(path, is_verbose=is_verbose)
+    log = RunLog(path, is_continued=resume, is_verbose=is_verbose)
     try:
         rest = find_rest(path, plan, calibration, first) if resume else Rest()
         checks = preflight.examine(instrument, plan, calibration, path)
@@ -172,7 +173,11 @@ def run_scan(
 def _refuse_taken(path: Path, *, overwrite: bool, resume: bool) -> None:
     """Refuse a name that is taken, and say how to go on with what is there."""
     partial = partial_path(path)
-    if partial.exists() and not resume and not overwrite:
+    if overwrite or resume:
+        return
+    if path.exists():
+        raise WrongUsage(f"{path} exists already", hint="choose another name, or allow overwriting (--overwrite)")
+    if partial.exists():
         raise WrongUsage(
             f"{partial} exists already, from a scan that was broken off",
             hint=f"{RESUME_HINT}; or choose another name, or allow overwriting (--overwrite)",
@@ -252,7 +257,7 @@ class _Run:
                     raise
                 raise told from error
             finally:
-                self.instrument.gantry.shut_down()
+                self._shut_down()
         figures = {
             "n_frames": self.writer.n_frames,
             "n_lost": self.writer.n_lost,
@@ -291,7 +296,7 @@ class _Run:
             try:
                 yield from self._attempt(step)
                 return
-            except DetectorError as error:
+            except (DetectorError, GantryError) as error:
                 broken = step_of(self.first, self.writer.n_frames)
                 is_gone = isinstance(error, TransportError)
                 if broken > step:
@@ -311,9 +316,11 @@ class _Run:
                 if is_gone:
                     self._reconnect(error)
                 else:
-                    self.instrument.gantry.shut_down()
+                    self._shut_down()
                     self._event("retry", f"try {n_tries} of {self.endurance.retries}, after {error}")
                     self._wait(self.endurance.retry_wait_s)
+                    if self.instrument.gantry.source_state().fault:
+                        self.instrument.gantry.clear_fault()
 
     def _rewind(self, step: int, reason: str) -> None:
         """Forget the frames of a step that is going to be repeated."""
@@ -355,6 +362,7 @@ class _Run:
             self.instrument,
             self.plan,
             self.calibration,
+            check_beam=lambda: expect_shining(self.instrument.gantry.source_state()),
             expectation=expectation,
             no_data_s=self.endurance.no_data_s,
         )
@@ -430,10 +438,14 @@ class _Run:
 
     def _flushed(self) -> None:
         """Note what the writer has brought to the disk."""
-        n_flushed = self.writer.n_frames - self.writer.n_waiting
-        if n_flushed != self.n_flushed:
-            self.n_flushed = n_flushed
+        if self.writer.n_flushed != self.n_flushed:
+            self.n_flushed = self.writer.n_flushed
             self.log.write("flushed", f"{self.n_flushed} frames are on the disk", n_frames=self.n_flushed)
+
+    def _shut_down(self) -> None:
+        """Leave the gantry safe; what may not be is told wherever somebody may hear it."""
+        if unsafe := self.instrument.gantry.shut_down():
+            self.log.write("unsafe", unsafe)
 
     def _event(self, kind: str, text: str) -> None:
         self.writer.event(kind, text)
@@ -464,7 +476,7 @@ class _Run:
             return Stopped(f"{error}; {there}", hint=RESUME_HINT)
         if isinstance(error, TransportError):
             return DataLost(f"the device was lost ({error}); {there}", hint=f"reconnect it; then {RESUME_HINT}")
-        if isinstance(error, DetectorError):
+        if isinstance(error, (DetectorError, GantryError)):
             hint = f"{error.hint}; then {RESUME_HINT}" if error.hint else RESUME_HINT
             return DataLost(f"the scan broke off ({error}); {there}", hint=hint)
         return error

@@ -159,9 +159,9 @@ class ScanWriter:
         return self._n_rows_written + len(self._rows)
 
     @property
-    def n_waiting(self) -> int:
-        """Frames that have not been flushed: a killed process would lose them."""
-        return len(self._rows)
+    def n_flushed(self) -> int:
+        """Frames that the disk has: a killed process loses none of them."""
+        return self._n_rows_written
 
     def write(
         self,

@@ -195,6 +195,16 @@ class Detector:
         self._expect_capability(Capability.AUXILIARY_LINE, "a line to a gantry")
         return self._link.exchange(Opcode.AUXILIARY, line.encode()).decode(errors="replace")
 
+    def make_safe(self) -> bool:
+        """Switch the beam off and stop the stage at once, in every state and beside whatever waits for the board.
+
+        Returns
+        -------
+        bool
+            Whether the board knows how; else the gantry's own line must do it.
+        """
+        return self._link.make_safe()
+
     def read_register(self, name: str) -> int:
         """Return what one of the board's registers holds; `PROTOCOL.md` lists them."""
         self._do(Action.ASK)

@@ -69,3 +69,19 @@ class Stopped(MpxctError):
     """Somebody wanted it to stop."""
 
     exit_code = 130
+
+
+class GantryError(MpxctError):
+    """Something that moves or shines around the detector."""
+
+
+class StageStuck(GantryError):
+    """The stage did not come where it was sent, not in time, or says itself that it cannot."""
+
+
+class BeamRefused(GantryError):
+    """The source does not do as it was told, and says why: an open interlock, a cold tube, a dark lamp."""
+
+
+class TubeTripped(GantryError):
+    """The source switched itself off while it was to shine."""

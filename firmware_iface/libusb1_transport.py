@@ -24,7 +24,7 @@ from typing import Any
 
 from firmware_iface.errors import Disconnected, Stalled, TransportError
 from firmware_iface.usb_errors import error_of, expect_all_sent, forgetting_the_rest, no_board
-from firmware_iface.wire import ABORT_REQUEST, EP_COMMAND, EP_FRAMES, EP_REPLY, PRODUCT_ID, VENDOR_ID
+from firmware_iface.wire import ABORT_REQUEST, EP_COMMAND, EP_FRAMES, EP_REPLY, PRODUCT_ID, SAFE_REQUEST, VENDOR_ID
 
 TRANSFER_BYTES = 1 << 20
 N_TRANSFERS = 6
@@ -98,8 +98,15 @@ class Libusb1Transport:
 
     def abort(self) -> None:
         """Make the vendor request that aborts the run beside the commands."""
-        with _told_as_ours(self._binding, "aborting"):
-            self._open_handle.controlWrite(VENDOR_OUT, ABORT_REQUEST, 0, 0, b"", _milliseconds(CONTROL_TIMEOUT_S))
+        self._request(ABORT_REQUEST, "aborting")
+
+    def make_safe(self) -> None:
+        """Make the vendor request that switches the beam off and stops the stage, beside the commands."""
+        self._request(SAFE_REQUEST, "making the gantry safe")
+
+    def _request(self, number: int, doing: str) -> None:
+        with _told_as_ours(self._binding, doing):
+            self._open_handle.controlWrite(VENDOR_OUT, number, 0, 0, b"", _milliseconds(CONTROL_TIMEOUT_S))
 
     def read_reply(self, timeout_s: float) -> bytes:
         """Return one transfer of the reply endpoint."""

@@ -26,8 +26,8 @@ from firmware_iface.wire import Opcode, Status
 
 READ_BYTES = 1 << 20
 REPLY_TIMEOUT_S = 5.0
-LINE_TIMEOUT_S = 120.0
-"""A line to the gantry is answered when the stage has arrived."""
+LINE_TIMEOUT_S = 12.0
+"""The board gives up a line to the gantry after 10 s; none waits for a stage to arrive."""
 MAX_HICCUPS = 16
 """How many times running an endpoint may stall, or give nothing, before it counts as broken, or as silent."""
 MAX_COMMAND_TRIES = 3
@@ -102,6 +102,23 @@ class Link:
             except Disconnected:
                 self._lose()
                 raise
+
+    def make_safe(self) -> bool:
+        """Switch the beam off and stop the stage, whatever commands wait; return whether the board knows how.
+
+        Raises
+        ------
+        TransportError
+            The board could not be reached.
+        """
+        try:
+            self._transport.make_safe()
+        except Stalled:
+            return False
+        except Disconnected:
+            self._lose()
+            raise
+        return True
 
     def ask(self, opcode: Opcode, layout: struct.Struct, payload: bytes = b"") -> tuple[Any, ...]:
         """Send a command whose reply has a layout, and return its fields."""

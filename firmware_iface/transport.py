@@ -46,6 +46,16 @@ class Transport(Protocol):
         """
         ...
 
+    def make_safe(self) -> None:
+        """Let the board switch the beam off and stop the stage at once, beside the commands.
+
+        Raises
+        ------
+        Stalled
+            The board does not know such a request.
+        """
+        ...
+
     def read_reply(self, timeout_s: float) -> bytes:
         """Return what has come on the way of replies.
 

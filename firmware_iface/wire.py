@@ -32,6 +32,8 @@ DEVICE_INTERFACE_GUID = "{12CA0DA6-43C9-4AC9-BEF8-EAF89C3A4B9A}"
 
 ABORT_REQUEST = 0x22
 """bRequest of the vendor request (to the device, no data) that aborts beside the commands; the number of `ABORT`."""
+SAFE_REQUEST = 0x41
+"""bRequest of the vendor request (to the device, no data) that makes the gantry safe beside the commands."""
 
 # Packets
 COMMAND_MAGIC, REPLY_MAGIC, FRAME_MAGIC = b"mC", b"mR", b"MPXF"

@@ -25,7 +25,7 @@ from firmware_iface.wire import (
 from sim.chip import ChipRefused, SimulatedChip, bytes_in
 from sim.faults import NO_FAULTS, Faults, Hiccup
 from sim.sequencer import CONTINUOUS, READ_MODES, Happening, Run, Sequencer, mode_of, readout_time_ns
-from sim.triggers import Output, Pulser
+from sim.triggers import Input, Output
 
 FIRMWARE_VERSION = 2
 REFERENCE_C = 35.0
@@ -110,12 +110,14 @@ class Board:
         What happens to the board, and to frames on their way to the host.
     layout : (rows, columns)
         How the chips stand: (1, n) or (2, 2); without it, in one row.
-    inputs : mapping of str to Pulser
+    inputs : mapping of str to Input
         What is connected to the trigger inputs "TTL" and "LVDS".
     on_bias : callable of float
         What the bias supply, in V, is connected to.
     temperature_c : float
         Of the chips; the other sensors follow.
+    make_safe : callable
+        What the board's line to the interlock does: the beam off, the stage stopped, whatever its controller does.
     """
 
     def __init__(
@@ -126,9 +128,10 @@ class Board:
         faults: Faults = NO_FAULTS,
         *,
         layout: tuple[int, int] | None = None,
-        inputs: Mapping[str, Pulser] | None = None,
+        inputs: Mapping[str, Input] | None = None,
         on_bias: Callable[[float], None] = lambda _: None,
         temperature_c: float = REFERENCE_C,
+        make_safe: Callable[[], None] = lambda: None,
     ) -> None:
         if not serial.isascii() or len(serial) > 16:
             raise ValueError(f"the serial number is {serial!r}; allowed: 16 ASCII characters at most")
@@ -141,6 +144,7 @@ class Board:
         self._auxiliary = auxiliary
         self._serial = serial
         self._on_bias = on_bias
+        self.make_safe = make_safe
         warmer_mk = round(1000 * (temperature_c - REFERENCE_C))
         self._temperatures_mk = {name: usual_mk + warmer_mk for name, usual_mk in TEMPERATURES_MK.items()}
         self._commands = bytearray()
@@ -175,6 +179,11 @@ class Board:
     def now_s(self) -> float:
         """The board's own time."""
         return self._sequencer.now_ns * 1e-9
+
+    @property
+    def sequencer(self) -> Sequencer:
+        """What takes frames, and keeps the time."""
+        return self._sequencer
 
     @property
     def is_unplugged(self) -> bool:
@@ -213,8 +222,12 @@ class Board:
         self._abort(b"")
 
     def forget_broken_command(self) -> None:
-        """Throw away what came of commands that are not begun: the end of the last may never come."""
+        """Throw away what came of commands that are not begun: the end of the last may never come.
+
+        A line that nobody has answered is given up, too.
+        """
         self._commands.clear()
+        self._line_tag = None
 
     def pending_reply_bytes(self) -> int:
         """Return how many bytes of the oldest reply wait."""

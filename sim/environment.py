@@ -90,6 +90,8 @@ class Environment:
         self.climate = climate
         self.temperature_c = climate.temperature_c
         self.now_s = 0.0
+        self.is_still = False
+        """Whether no time passes here: what was before an exposure leaves no trace in it."""
         self.clock: Callable[[], float] | None = None
         """The time of the board, which also waits; without one, only exposures take time."""
         rng = np.random.default_rng((seed, 3))
@@ -121,7 +123,7 @@ class Environment:
     def reach(self, now_s: float) -> None:
         """Let time pass until then: baselines of telegraph pixels may jump."""
         passed_s = now_s - self.now_s
-        if passed_s <= 0:
+        if passed_s <= 0 or self.is_still:
             return
         self.now_s = now_s
         if len(self._telegraph):

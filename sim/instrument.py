@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
@@ -22,7 +23,9 @@ from sim.environment import Climate
 from sim.faults import FAULT_KEYS, faults_of_query
 from sim.sensor import Settings
 from sim.specimen import FrontEnd
-from sim.triggers import Pulser
+from sim.stage import Mechanics, Stage
+from sim.triggers import Input, Pulser
+from sim.tube import Tube, TubeFaults
 from sim.usb_model import SlowLine, Speed, UsbDevice
 
 if TYPE_CHECKING:
@@ -110,6 +113,13 @@ def _flag() -> Option:
     return Option("0|1", {"0": False, "1": True}.__getitem__)
 
 
+def _range(text: str) -> tuple[float, float]:
+    low, high = map(float, text.split(":"))
+    if not low <= high:
+        raise ValueError
+    return low, high
+
+
 SEED = Option("NUMBER", _number)
 INPUT_OPTIONS: Mapping[str, Option] = {
     "pulser_us": Option("PERIOD:HIGH", _pulser),
@@ -147,9 +157,32 @@ GEOMETRY_OPTIONS: Mapping[str, Option] = {
     **{f"{way}_mm": Option("MM", _length_mm) for way in ("source_to_detector", "source_to_object")},
 }
 """What puts source and detector elsewhere than a plan says: the truth that a calibration is to find."""
+STAGE_OPTIONS: Mapping[str, Option] = {
+    "turn_deg_s": Option("0.001 to 1e6", _within(1e-3, 1e6)),
+    "travel_mm_s": Option("0.001 to 1e6", _within(1e-3, 1e6)),
+    "settle_s": Option("0 to 60", _within(0, 60)),
+    "backlash_deg": Option("-10 to 10", _within(-10, 10)),
+    "backlash_mm": Option("-10 to 10", _within(-10, 10)),
+    "drift_per_h_deg": Option("-10 to 10", _within(-10, 10)),
+    "noise_deg": Option("0 to 10", _within(0, 10)),
+    **{key: Option("LOW:HIGH", _range) for key in ("range_deg", "lift_range_mm", "shift_range_mm")},
+    **{f"stage_{how}_after": Option("MOVES", _number) for how in ("alarm", "silent", "hangs", "sticks")},
+    "is_real": _flag(),
+}
+"""What the stage is like, and how it fails; fields of `sim.stage.Mechanics`."""
+TUBE_OPTIONS: Mapping[str, Option] = {
+    "tube_trips_after": Option("EXPOSURES", _number),
+    "tube_trips_after_s": Option("SECONDS", _within(0, 1e9)),
+    "interlock_opens_after": Option("EXPOSURES", _number),
+    "warm_up_s": Option("SECONDS", _within(0, 1e6)),
+    "lamp": _choice("dark", "lit"),
+}
+"""How the tube fails; fields of `sim.tube.TubeFaults`."""
+SCENE_OPTIONS: Mapping[str, Option] = {**STAGE_OPTIONS, **TUBE_OPTIONS, "repeatable": _flag()}
+"""`repeatable`: an exposure depends on what and where it is, and on its number in its run, never on what was before."""
 INSTRUMENT_OPTIONS: Mapping[str, Option] = {
     "seed": SEED, **GEOMETRY_OPTIONS, **INPUT_OPTIONS, **FIDELITY_OPTIONS, **CLIMATE_OPTIONS, **SILICON_OPTIONS,
-    **SENSOR_OPTIONS,
+    **SENSOR_OPTIONS, **SCENE_OPTIONS,
 }  # fmt: skip
 """What scene, chips and sensors may be, whatever reads them out."""
 
@@ -220,7 +253,9 @@ def simulated_device(address: str) -> UsbDevice:
         ``chips=4x1`` for an assembly, ``pulser_us=1000:100`` for pulses of 100 us every 1000 us on the TTL input,
         ``fidelity=events`` for sensors that follow every photon, ``temperature_c=45`` or ``polarisation=0.1:600`` for
         what surrounds them, ``line_s=2`` for a gantry whose every answer takes 2 s of real time,
-        ``offset_u_mm=0.13&roll_deg=0.4`` for a detector that stands elsewhere than it should (`GEOMETRY_OPTIONS`).
+        ``offset_u_mm=0.13&roll_deg=0.4`` for a detector that stands elsewhere than it should (`GEOMETRY_OPTIONS`),
+        ``stage_hangs_after=20&backlash_deg=0.1`` and ``tube_trips_after=300`` for a poor stage and tube
+        (`SCENE_OPTIONS`).
 
     Raises
     ------
@@ -231,7 +266,7 @@ def simulated_device(address: str) -> UsbDevice:
     faults = faults_of_query(fault_query)
     seed, layout, line_s = chosen.get("seed", DEFAULT_SEED), chosen.get("chips", (1, 1)), chosen.get("line_s", 0.0)
 
-    gantry = scene_of(name, seed, layout, misplaced_of(chosen))
+    gantry = scene_of(name, seed, layout, misplaced_of(chosen), chosen)
     serial = f"{name.upper()}-{seed}"
     sensed = chips_of(name, chosen, gantry, layout)
 
@@ -240,10 +275,13 @@ def simulated_device(address: str) -> UsbDevice:
             sensor.environment.bias_v = bias_v
 
     line = SlowLine(gantry.line, line_s) if line_s else gantry.line
+    inputs: dict[str, Input] = {"TTL": gantry.stage.pulses, **inputs_of(chosen)}
     board = Board(
-        [chip_ for chip_, _ in sensed], line, serial, faults, layout=layout, inputs=inputs_of(chosen), on_bias=on_bias,
-        temperature_c=climate_of(chosen).temperature_c,
+        [chip_ for chip_, _ in sensed], line, serial, faults, layout=layout, inputs=inputs, on_bias=on_bias,
+        temperature_c=climate_of(chosen).temperature_c, make_safe=gantry.make_safe,
     )  # fmt: skip
+    gantry.stage.clock = board.sequencer
+    gantry.number_in_run = lambda: board.sequencer.n_done
     for _, sensor in sensed:
         sensor.environment.clock = lambda: board.now_s
     speed = chosen.get("usb_speed", Speed.HIGH)
@@ -267,11 +305,15 @@ def climate_of(chosen: Mapping[str, Any]) -> Climate:
 
 
 def scene_of(
-    name: str, seed: int, layout: tuple[int, int] = (1, 1), misplaced: Mapping[str, float] | None = None
+    name: str,
+    seed: int,
+    layout: tuple[int, int] = (1, 1),
+    misplaced: Mapping[str, float] | None = None,
+    chosen: Mapping[str, Any] | None = None,
 ) -> Gantry:
     """Return what stands before the sensors of an instrument, whose chips stand side by side around its centre.
 
-    `misplaced` are fields of the geometry that differ from the nominal ones.
+    `misplaced` are fields of the geometry that differ from the nominal ones; `chosen` may have `SCENE_OPTIONS`.
     """
     from sim.gantry import GEOMETRY, Gantry  # the scene costs tables and kernels: only for who opens it
 
@@ -280,7 +322,16 @@ def scene_of(
     except ValueError as refused:
         raise WrongUsage(str(refused)) from refused
     rows, columns = layout
-    return Gantry(seed=seed, geometry=replace(geometry, rows=geometry.rows * rows, cols=geometry.cols * columns))
+    chosen = chosen or {}
+    mechanics = Mechanics(**{key: chosen[key] for key in STAGE_OPTIONS if key in chosen})
+    faults = TubeFaults(**{key: chosen[key] for key in TUBE_OPTIONS if key in chosen})
+    return Gantry(
+        seed=seed,
+        geometry=replace(geometry, rows=geometry.rows * rows, cols=geometry.cols * columns),
+        stage=Stage(mechanics, seed),
+        tube=Tube(faults),
+        is_repeatable=chosen.get("repeatable", False),
+    )
 
 
 class Light:
@@ -297,6 +348,11 @@ class Light:
     def __init__(self, gantry: Gantry, layout: tuple[int, int]) -> None:
         self._gantry, self._layout = gantry, layout
         self._exposed = set(range(layout[0] * layout[1]))
+
+    @property
+    def exposure_name(self) -> bytes:
+        """What the exposure depends on, where that is all; else nothing."""
+        return self._gantry.exposure_name
 
     def on(self, number: int, duration_s: float) -> tuple[NDArray[np.float32] | None, NDArray[np.float64]]:
         """Return the mean photons on one chip, as the chip lies, and their energies.
@@ -346,12 +402,14 @@ def _chip_of(
         options["front_end"] = options.pop("gain_noise_relative")
     climate = climate_of(chosen)
     sensor = Sensor(seed=own_seed, climate=climate, **_pixels_of(name), **options)
+    sensor.environment.is_still = chosen.get("repeatable", False)
     rng = np.random.default_rng((own_seed, 1))  # not the sequence that drew the pixels' truth
     pulse_rng = np.random.default_rng((own_seed, 2))
 
     def front_end(duration_s: float, settings: Settings) -> NDArray[np.uint32]:
         photons, energies_kev = light.on(number, duration_s)
-        return sensor.expose(photons, energies_kev, duration_s, settings, rng)
+        own = _rng_of(own_seed, light.exposure_name, settings) if light.exposure_name else rng
+        return sensor.expose(photons, energies_kev, duration_s, settings, own)
 
     def injection(n: int, charge_e: NDArray[np.float32], settings: Settings) -> NDArray[np.uint32]:
         return sensor.inject(n, charge_e, settings, pulse_rng)
@@ -365,6 +423,16 @@ def _chip_of(
         is_bit_serial=chosen.get("bit_serial", False),
     )
     return made, sensor
+
+
+def _rng_of(seed: int, exposure_name: bytes, settings: Settings) -> np.random.Generator:
+    """Return the numbers of one exposure, which depend on what it is and on the chip's settings only."""
+    digest = blake2b(exposure_name, digest_size=16)
+    digest.update(str(seed).encode())
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        digest.update(np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+    return np.random.default_rng(int.from_bytes(digest.digest(), "big"))
 
 
 def _pixels_of(name: str) -> dict[str, Any]:

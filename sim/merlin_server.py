@@ -228,10 +228,10 @@ def simulated_merlin(address: str, *, scene: Sequence[str] = SCENE, numbers_expo
         An instrument, an option or a line to the gantry that is not known.
     """
     name, chosen, _ = read_address(address, MERLIN_OPTIONS)
-    gantry = scene_of(name, chosen.get("seed", DEFAULT_SEED), misplaced=misplaced_of(chosen))
+    gantry = scene_of(name, chosen.get("seed", DEFAULT_SEED), misplaced=misplaced_of(chosen), chosen=chosen)
     ((chip_, sensor),) = chips_of(name, chosen, gantry)
     for line in scene:
-        if (reply := gantry.line(line)).startswith("ERR"):
+        if (reply := gantry.line(line) or "ERR no answer").startswith("ERR"):
             raise WrongUsage(f"the scene's line {line!r} was answered by {reply!r}")
     scale = EnergyScale(
         baseline_dac=sensor.front_end.baseline_dac,

@@ -23,7 +23,7 @@ from firmware_iface.chip import Mode
 from firmware_iface.wire import FaultCode, FrameFlag, TriggerOut, TriggerStart, TriggerStop, WhenFull
 from sim.chip import DEPTH_OF_CODE, LINES_OF_CODE, SERIAL_DEPTH, ChipRefused, SimulatedChip
 from sim.faults import Delivery, Faults, Hiccup, Way
-from sim.triggers import Output, Pulser
+from sim.triggers import Input, Output
 
 OMR_AND_HEADER_CLOCKS = 48 + 256
 READ_MODES = (Mode.READ_COUNTER_0, Mode.READ_COUNTER_1)
@@ -93,7 +93,7 @@ class Sequencer:
     ----------
     chips : sequence of SimulatedChip
     faults : Faults
-    inputs : mapping of str to Pulser
+    inputs : mapping of str to Input
         What is connected to the trigger inputs "TTL" and "LVDS".
     happen : callable of Happening
         Told to the board when it happens.
@@ -103,7 +103,7 @@ class Sequencer:
         self,
         chips: Sequence[SimulatedChip],
         faults: Faults,
-        inputs: Mapping[str, Pulser],
+        inputs: Mapping[str, Input],
         happen: Callable[[Happening], None],
     ) -> None:
         self._chips = chips
@@ -167,6 +167,19 @@ class Sequencer:
         self._is_waiting = False
         self._happen(Happening.TRIGGERED)
 
+    def pass_until(self, time_ns: int) -> None:
+        """Let time pass outside of runs: not while frames are taken, nor over an edge that a run waits for."""
+        if self._is_on and not self._is_stuck:
+            line = self._inputs.get(_LINE_OF_CODE.get(self._run.start, ""))
+            edge_ns = line.next_edge_ns(self.now_ns, is_rising=_IS_RISING[self._run.start]) if line else None
+            if not self._is_waiting or (edge_ns is not None and edge_ns <= time_ns):
+                return
+        self.now_ns = max(self.now_ns, time_ns)
+
+    def exposure_ns(self, duration_s: float) -> tuple[int, int]:
+        """Return from when to when the exposure lasts that the chips are making."""
+        return self.now_ns - round(duration_s * 1e9), self.now_ns
+
     @property
     def n_harmed(self) -> int:
         """How many frames over the life of the device a full memory dropped, or the storm hit."""
@@ -228,6 +241,8 @@ class Sequencer:
         if pulser is None:
             return False
         edge_ns = pulser.next_edge_ns(self.now_ns, is_rising=_IS_RISING[run.start])
+        if edge_ns is None:
+            return False
         if pulser.n_edges(self._heard_ns, self.now_ns, is_rising=_IS_RISING[run.start]):
             self._flags |= FrameFlag.TRIGGER_MISSED
         self._heard_ns = edge_ns + 1

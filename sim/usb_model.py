@@ -280,6 +280,9 @@ class UsbDevice:
                 self._board.abort()
                 self.changed.notify_all()
                 return b""
+            if (kind, request, value, index, n_bytes) == (_VENDOR_OUT, wire.SAFE_REQUEST, 0, 0, 0):
+                self._board.make_safe()
+                return b""
             is_short = not kind & TO_HOST and len(data) != n_bytes
             if kind & _KIND_BITS != _STANDARD or request not in set(Request) or is_short:
                 raise Stall
@@ -386,17 +389,17 @@ class UsbDevice:
 
 
 class SlowLine:
-    """Controllers of a gantry that take real time: a stage that turns.
+    """Controllers of a gantry that take real time for each line.
 
     Parameters
     ----------
-    line : callable of str to str
-        What they do and answer once the time is over.
+    line : callable of str to str or None
+        What they do and answer (None: nothing) once the time is over.
     delay_s : float
         From a line to its answer.
     """
 
-    def __init__(self, line: Callable[[str], str], delay_s: float) -> None:
+    def __init__(self, line: Callable[[str], str | None], delay_s: float) -> None:
         self._line, self._delay_s = line, delay_s
         self.device: UsbDevice | None = None
         """Whose board waits for the answers."""
@@ -410,4 +413,6 @@ class SlowLine:
     def _arrive(self, text: str) -> None:
         assert self.device is not None
         with self.device.changed:  # the scene must not move under an exposure
-            self.device.answer_line(self._line(text))
+            answer = self._line(text)
+            if answer is not None:
+                self.device.answer_line(answer)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from acquisition.gantry import LineGantry
 from acquisition.instrument import Instrument
+from acquisition.line_gantry import LineGantry
 from acquisition.plan import Plan, ScanPlan
 from acquisition.runner import run_scan
 from acquisition.steps import cost
@@ -58,7 +58,9 @@ class Bench:
         self.trigger: Any = None
         self.n_done = self.n_runs = self.n_opens = 0
         self.poses: list[tuple[str, str]] = []
-        self.pose = {"ROT": "?", "SAMP": "?"}
+        self.pose = {"ROT": "0", "SAMP": "?"}
+        self.source_states: list[str] = []
+        """What TUBE:STATE? answers next; the last goes on. Nothing: it does not know the question."""
         self.refuse: dict[str, str] = {}
         self.refuse_once = False
         self.is_open = True
@@ -144,13 +146,18 @@ class Bench:
 
     def auxiliary(self, line: str) -> str:
         self._be_there()
-        self.lines.append(line)
+        if not line.endswith("?"):
+            self.lines.append(line)
         command, _, value = line.partition(" ")
         if line in self.refuse:
             return self.refuse.pop(line) if self.refuse_once else self.refuse[line]
         if command in self.pose:
             self.pose[command] = value
-        return {"SAMP:LIST?": "vials,cell-water"}.get(line, "OK")
+        if line == "TUBE:STATE?" and self.source_states:
+            return self.source_states.pop(0) if len(self.source_states) > 1 else self.source_states[0]
+        if line in ("LIFT?", "SHIFT?", "LIMITS?", "TUBE:STATE?"):
+            return "ERR no command"
+        return {"SAMP:LIST?": "vials,cell-water", "BUSY?": "0", "ROT?": self.pose["ROT"]}.get(line, "OK")
 
     def _be_there(self) -> None:
         if self.n_done in self.unplug_at:

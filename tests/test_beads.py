@@ -113,6 +113,7 @@ class Bench:
 
     def rotate_to(self, angle_rad):
         self.tell(f"ROT {math.degrees(angle_rad):.9g}")
+        assert self.scene.line("BUSY?") == "0"
 
     def frames(self, n_frames, exposure_s):
         photons, energies_kev = self.scene.photons(exposure_s)

@@ -87,6 +87,8 @@ class ScriptedBoard:
     def forget_command(self) -> None:
         self.n_forgotten += 1
 
+    def make_safe(self) -> None: ...
+
     def abort(self) -> None:
         if not self.knows_abort_request:
             raise Stalled("no such request")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from firmware_iface.chip import Gain
-from sim.gantry import DEFAULT_MA, SOURCE_PHOTONS_PER_PIXEL_S, Gantry
+from sim.gantry import SOURCE_PHOTONS_PER_PIXEL_S, Gantry
 from sim.sensor import FrontEnd, Sensor, Settings
+from sim.tube import DEFAULT_MA
 
 
 @pytest.fixture
@@ -18,6 +19,7 @@ def gantry():
 def tell(gantry, *lines):
     for line in lines:
         assert gantry.line(line) == "OK", line
+    assert gantry.line("BUSY?") == "0", "without a run, waiting costs the scene's time only"
 
 
 def test_what_is_told_is_answered(gantry):
@@ -44,6 +46,12 @@ def test_what_is_told_is_answered(gantry):
         ("ROT nan", "1 finite number"),
         ("ROT 1 2", "1 finite number"),
         ("ROT? 3", "takes nothing"),
+        ("STOP now", "takes nothing"),
+        ("LIFT 51", "-50 to 50"),
+        ("SHIFT -51", "-50 to 50"),
+        ("ROT:SWEEP 10 0 0 1.5 1", "whole number"),
+        ("ROT:SWEEP 10 0 0 0 1", "1 or more"),
+        ("ROT:SWEEP 100 0 0 5 1", "up to 60"),
         ("SAMP unobtainium", "cell-iodine"),
         ("SOUR Xx", "Am-241"),
         ("TUBE 118", "2 finite numbers"),

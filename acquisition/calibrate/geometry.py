@@ -40,9 +40,10 @@ def geometry(instrument: Instrument, plan: Plan, calibration: Calibration) -> Wo
         There is no such phantom, or not all its beads are seen: the known length is between two of them.
     """
     beads = plan.calibration.beads
-    if beads.sample not in instrument.gantry.samples():
+    samples = instrument.gantry.samples()
+    if samples is not None and beads.sample not in samples:
         raise WrongUsage(
-            f"the sample changer has no {beads.sample!r}; it has {', '.join(instrument.gantry.samples())}",
+            f"the sample changer has no {beads.sample!r}; it has {', '.join(samples)}",
             hint="name the bead phantom in the plan: calibration.beads.sample",
         )
     angles_rad = np.arange(beads.n_views) * 2 * np.pi / beads.n_views

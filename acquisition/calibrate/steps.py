@@ -194,7 +194,8 @@ def _refuse_unknown(gantry: Gantry, plan: Plan) -> None:
         emission(source)
         if source not in gantry.sources():
             raise WrongUsage(f"there is no source {source!r}; there are {', '.join(gantry.sources())}")
+    samples = gantry.samples()
     for cell in plan.calibration.cells:
         material(cell.material)
-        if cell.name not in gantry.samples():
-            raise WrongUsage(f"the sample changer has no {cell.name!r}; it has {', '.join(gantry.samples())}")
+        if samples is not None and cell.name not in samples:
+            raise WrongUsage(f"the sample changer has no {cell.name!r}; it has {', '.join(samples)}")

@@ -84,7 +84,7 @@ def measure_plates(
     for plate in plates:
         for name in layers_mm(plate):
             material(name)
-        if plate not in there:
+        if there is not None and plate not in there:
             raise WrongUsage(f"the sample changer has no {plate!r}; it has {', '.join(there)}")
     n_plate = plan.calibration.wedge.n_frames
     n_flat = max(1, round(plan.calibration.wedge.n_flat_frames / 2))

@@ -56,6 +56,7 @@ def views(truth: Geometry, sample: str, angles: np.ndarray, rng: np.random.Gener
 
     def counts(line: str) -> np.ndarray:
         assert scene.line(line) == "OK"
+        assert scene.line("BUSY?") == "0"
         photons, energies_kev = scene.photons(1.0)
         assert photons is not None
         return EFFICIENCY * photons[energies_kev > LOWEST_KEV].sum(axis=0)

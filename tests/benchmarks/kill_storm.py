@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -150,17 +151,21 @@ class Storm:
         for file in self.folder.glob("scan.*"):
             file.unlink()
 
-    def run(self, n_kills: int, duration_s: float, first: list[int], whole: Scan, rng: random.Random) -> None:
-        """Kill, look, go on, until so many kills are done and the last scan is whole."""
+    def run(
+        self, n_kills: int, until_s: float, duration_s: float, first: list[int], whole: Scan, rng: random.Random
+    ) -> None:
+        """Kill, look, go on, until so many kills are done, or the time is over, and the last scan is whole."""
         while self.n_kills < n_kills or not self.n_whole or partial_path(self.scan).exists():
             n_runs = sum(record["kind"] == "start" for record in self.records())
             process = self.start("scan.h5", "--resume")
+            n_kills = n_kills if time.monotonic() < until_s else self.n_kills
             if self.n_kills < n_kills:
                 code = wait(process, rng.uniform(0, duration_s))
                 if code is None:
                     os.kill(process, signal.SIGKILL)
                     wait(process, LONGEST_RUN_S)
                     self.n_kills += 1
+                    print(f"\rkill {self.n_kills}", end="", file=sys.stderr, flush=True)
                     self.look(n_runs, first, whole)
                     if self.scan.exists():
                         self.judge(whole)
@@ -212,8 +217,11 @@ def warm_up(device: str) -> None:
         sys.exit(f"threads are left: {threading.enumerate()}")
 
 
-def storm(n_kills: int, device: str, n_views: int, *, is_cold: bool = False, seed: int = 1) -> dict[str, object]:
-    """Let a storm pass over scans and return its figures."""
+def storm(
+    n_kills: int, device: str, n_views: int, *, seconds: float = math.inf, is_cold: bool = False, seed: int = 1
+) -> dict[str, object]:
+    """Let a storm pass over scans and return its figures; fewer kills where the seconds are not enough."""
+    until_s = time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "plan.toml").write_text(PLAN.format(n_views=n_views))
@@ -227,7 +235,7 @@ def storm(n_kills: int, device: str, n_views: int, *, is_cold: bool = False, see
             sys.exit(f"the undisturbed run ended with {code}: {(folder / 'said.txt').read_text()[-2000:]}")
         duration_s = time.monotonic() - began_s
         whole = read_scan(folder / "whole.h5")
-        over.run(n_kills, duration_s, first_frames(tuple(expand(plan))), whole, random.Random(seed))
+        over.run(n_kills, until_s, duration_s, first_frames(tuple(expand(plan))), whole, random.Random(seed))
         return {
             "kills": over.n_kills,
             "lost_flushed_frames": over.n_lost_flushed,
@@ -248,13 +256,21 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--device", default="sim:demo?repeatable=1", help="URL of the instrument")
     parser.add_argument("--views", type=int, default=100, help="views of each scan")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="no more kills after this time")
     parser.add_argument("--cold", action="store_true", help="start a new interpreter for each run")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="few kills of a short scan")
     arguments = parser.parse_args()
     n_kills, n_views = (5, 20) if arguments.quick else (arguments.kills, arguments.views)
-    figures = storm(n_kills, arguments.device, n_views, is_cold=arguments.cold, seed=arguments.seed)
+    figures = storm(
+        n_kills,
+        arguments.device,
+        n_views,
+        seconds=min(arguments.seconds, 25.0) if arguments.quick else arguments.seconds,
+        is_cold=arguments.cold,
+        seed=arguments.seed,
+    )
     print(
         json.dumps(figures) if arguments.json else "\n".join(f"{name:<26} {value}" for name, value in figures.items())
     )
