@@ -24,14 +24,20 @@ check: .venv/.installed-lint
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
-peers: $(PEERS)/libertem/.installed
+peers: $(PEERS)/libertem/.installed $(PEERS)/nexus/.installed
 
 test-peers: .venv/.installed-test peers
-	MPXCT_LIBERTEM_PYTHON=$(PEERS)/libertem/bin/python $(BIN)/pytest -m slow tests/test_libertem.py
+	MPXCT_LIBERTEM_PYTHON=$(PEERS)/libertem/bin/python MPXCT_NEXUS_PYTHON=$(PEERS)/nexus/bin/python \
+	  $(BIN)/pytest -m slow tests/test_libertem.py tests/test_nexus_peers.py
 
 $(PEERS)/libertem/.installed: | .venv/bin/uv
 	$(BIN)/uv venv --quiet --clear --python "$(PYTHON)" $(PEERS)/libertem
 	$(BIN)/uv pip install --quiet --python $(PEERS)/libertem/bin/python libertem-live==0.3.0
+	@touch $@
+
+$(PEERS)/nexus/.installed: | .venv/bin/uv
+	$(BIN)/uv venv --quiet --clear --python "$(PYTHON)" $(PEERS)/nexus
+	$(BIN)/uv pip install --quiet --python $(PEERS)/nexus/bin/python nxtomo==3.1.1 tomoscan==2.5.1 punx==0.3.5 hdf5plugin
 	@touch $@
 
 # The versions that everybody gets; the GPU extras stay out, for they exclude each other.

@@ -20,7 +20,7 @@ class Room:
     Parameters
     ----------
     path : Path
-        The file; it is made if it is not there.
+        The file; it is made if it is not there. Whoever renames it says so here.
     block_bytes : int
         The most data that is written between two calls of `keep_ahead`.
 
@@ -31,7 +31,7 @@ class Room:
     """
 
     def __init__(self, path: Path, block_bytes: int) -> None:
-        self._path, self._block_bytes = path, block_bytes
+        self.path, self._block_bytes = path, block_bytes
         path.touch()
         self._end_bytes = path.stat().st_size
         self.keep_ahead(self._end_bytes)
@@ -41,7 +41,7 @@ class Room:
         if self._end_bytes - end_bytes >= self._block_bytes + 2 * SPARE_BYTES:
             return
         start, stop = max(end_bytes, self._end_bytes), end_bytes + 2 * self._block_bytes + 2 * SPARE_BYTES
-        with self._path.open("r+b", buffering=0) as raw:
+        with self.path.open("r+b", buffering=0) as raw:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(raw.fileno(), start, stop - start)
             else:
@@ -51,8 +51,8 @@ class Room:
 
     def give_back(self, end_bytes: int) -> None:
         """Cut the closed file off where its data end."""
-        os.truncate(self._path, min(end_bytes, self._path.stat().st_size))
-        sync(self._path)
+        os.truncate(self.path, min(end_bytes, self.path.stat().st_size))
+        sync(self.path)
 
 
 def sync(path: Path) -> None:

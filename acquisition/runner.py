@@ -337,12 +337,12 @@ class _Run:
         while True:
             try:
                 self.instrument.reopen()
+                checks = preflight.examine(self.instrument, self.plan, self.calibration, None)
                 break
             except MpxctError:
                 if time.monotonic() >= deadline_s:
                     raise error from None
                 self._wait(REOPEN_EVERY_S)
-        checks = preflight.examine(self.instrument, self.plan, self.calibration, None)
         preflight.refuse(checks, is_forced=self.is_forced)  # it may be another one, or have got cold
         self._event("reconnected", f"the device came back after: {error}")
 

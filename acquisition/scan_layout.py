@@ -42,7 +42,7 @@ DATA = f"{DETECTOR}/data"
 STATUS_TYPE = h5py.string_dtype("utf-8", 16)
 TIME_TYPE = h5py.string_dtype("utf-8", 40)
 SHARED = (
-    *("definition", "title", "start_time", "end_time", "sample", "control", "instrument/source"),
+    *("definition", "title", "start_time", "end_time", "sample", "instrument/source"),
     *(
         f"instrument/detector/{name}"
         for name in ("image_key", "count_time", "distance", "x_pixel_size", "y_pixel_size")
@@ -205,7 +205,7 @@ def lay_out(file: h5py.File, head: Head) -> None:
         write_group(file.create_group("entry/calibration"), calibration)
     keys = np.asarray(head.keys())
     for plane, number in enumerate(readout.thresholds):
-        _lay_out_view(file, readout, plane, number)
+        _lay_out_view(file, head, plane, number)
         _lay_out_channel(file, head, plane, number)
         if len(keys):
             _lay_out_exchange(file, readout, keys, plane)
@@ -223,7 +223,7 @@ def _lay_out_rows(file: h5py.File, readout: Readout, n_rows: int) -> None:
         fletcher32=True,
         **hdf5plugin.Bitshuffle(cname="lz4"),
     )
-    data.attrs.update(units="counts", axes="frame, counter, row, col")
+    data.attrs.update(units="counts", dimensions="frame, counter, row, col")
     for path, dtype, units, fill in COLUMNS.values():
         column = file.create_dataset(path, (n_rows,), dtype, maxshape=(None,), chunks=(1024,), fillvalue=fill)
         column.attrs["units"] = units
@@ -263,12 +263,16 @@ def _values(head: Head) -> dict[str, tuple[object, str]]:
     return values
 
 
-def _lay_out_view(file: h5py.File, readout: Readout, plane: int, number: int) -> None:
-    """Make one NXtomo entry of three axes for a threshold, without a copy; it grows with the counts."""
-    unlimited = h5py.h5s.UNLIMITED
-    layout = h5py.VirtualLayout((1, *readout.shape[1:]), readout.dtype, maxshape=(None, *readout.shape[1:]))
-    source = h5py.VirtualSource(".", f"/{DATA}", (1, *readout.shape), readout.dtype, maxshape=(None, *readout.shape))
-    layout[0:unlimited, :, :] = source[0:unlimited, plane, :, :]
+def _lay_out_view(file: h5py.File, head: Head, plane: int, number: int) -> None:
+    """Make one NXtomo entry of three axes for a threshold, without a copy.
+
+    Where the number of frames is not known, it grows with the counts; nxtomo does not read such a one.
+    """
+    n_rows, frames = head.n_rows or 1, np.s_[0 : head.n_rows or h5py.h5s.UNLIMITED]
+    readout, longest = head.readout, None if head.n_frames is None else head.n_rows
+    layout = h5py.VirtualLayout((n_rows, *readout.shape[1:]), readout.dtype, maxshape=(longest, *readout.shape[1:]))
+    source = h5py.VirtualSource(".", f"/{DATA}", (n_rows, *readout.shape), readout.dtype, (None, *readout.shape))
+    layout[frames, :, :] = source[frames, plane, :, :]
     name = f"entry_threshold_{number}"
     for path, nexus in {"": "NXentry", "/instrument": "NXinstrument", "/instrument/detector": "NXdetector"}.items():
         file.create_group(name + path).attrs["NX_class"] = nexus

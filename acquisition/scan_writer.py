@@ -63,7 +63,7 @@ class FlushPolicy:
     A frame is looked at when it comes, and whenever `ScanWriter.flush_when_due` is called in between.
     """
 
-    block_bytes: int = 1 << 23
+    block_bytes: int = 1 << 24
     block_s: float = 1.0
 
     def __post_init__(self) -> None:
@@ -409,10 +409,10 @@ class ScanWriter:
         if os.name == "nt":
             self._file.close()
         rename(self.partial, final)
-        self.partial = final
+        self.partial = self._room.path = final
         if os.name == "nt":
             self._attach()
-        self._room = Room(final, block_bytes)
+            self._room = Room(final, block_bytes)
 
     def _reserve(self) -> None:
         """Have places for the next frames; as many as are flushed together, so that it is not done for each."""

@@ -32,7 +32,7 @@ class Bench:
     unplug_at : set of int
         Before these frames of the session the device leaves; it comes back when it is opened again.
     is_loose : bool
-        It leaves there every time.
+        It leaves there every time, when the frame is to be taken.
     absent : int
         How often opening it again fails first.
     """
@@ -145,7 +145,8 @@ class Bench:
     # The gantry
 
     def auxiliary(self, line: str) -> str:
-        self._be_there()
+        if self.is_gone or not self.is_loose:
+            self._be_there()
         if not line.endswith("?"):
             self.lines.append(line)
         command, _, value = line.partition(" ")

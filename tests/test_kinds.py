@@ -40,6 +40,22 @@ KINDS = [
 ]
 
 
+class Lifting(Bench):
+    """A bench whose gantry lifts the sample and shifts the camera too, and tells where they stand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stands = {"LIFT": "0", "SHIFT": "0"}
+
+    def auxiliary(self, line: str) -> str:
+        command, _, value = line.partition(" ")
+        if line.rstrip("?") in self.stands:
+            return self.stands[line.rstrip("?")]
+        if command in self.stands:
+            self.stands[command] = value
+        return super().auxiliary(line)
+
+
 @pytest.fixture
 def calibration() -> Calibration:
     return Calibration(
@@ -70,7 +86,7 @@ def test_every_frame_has_its_pose_its_pass_and_its_thresholds(
     tmp_path: Path, calibration: Calibration, number: int
 ) -> None:
     accumulate = 1 + number % 2
-    bench, plan = Bench(), plan_of(KINDS[number], accumulate=accumulate)
+    bench, plan = Lifting(), plan_of(KINDS[number], accumulate=accumulate)
     run(bench, calibration, tmp_path / "scan.h5", plan)
     read = read_scan(tmp_path / "scan.h5")
     planned = [(step, n) for step in expand(plan) for n in range(step.n_frames)]
@@ -97,7 +113,7 @@ def test_every_frame_has_its_pose_its_pass_and_its_thresholds(
 def test_thresholds_that_no_dac_reaches_are_refused_before_anything_moves(
     tmp_path: Path, calibration: Calibration
 ) -> None:
-    bench, plan = Bench(), plan_of(ThresholdScanPlan(threshold=7, start_kev=100, stop_kev=160, step_kev=10))
+    bench, plan = Lifting(), plan_of(ThresholdScanPlan(threshold=7, start_kev=100, stop_kev=160, step_kev=10))
     with pytest.raises(WrongUsage, match="pass 4: threshold 7 at 130 keV would be code 530"):
         run(bench, calibration, tmp_path / "scan.h5", plan)
     assert not list(tmp_path.iterdir())

@@ -99,10 +99,13 @@ class Storm:
         """Read back what was flushed of a scan that was killed."""
         records = self.records()
         n_runs = sum(record["kind"] == "start" for record in records)
-        flushed = [record["n_frames"] for record in records if record["kind"] == "flushed"]
-        n_flushed = flushed[-1] if flushed else 0
-        if n_runs == n_runs_before:  # killed before it said a word: of a broken step it may have let go already
-            n_flushed = first[step_of(first, n_flushed)]
+        kinds = [record["kind"] for record in records]
+        since = len(kinds) - kinds[::-1].index("start") if n_runs > n_runs_before else len(kinds)
+        own = [record["n_frames"] for record in records[since:] if record["kind"] == "flushed"]
+        earlier = [record["n_frames"] for record in records[:since] if record["kind"] == "flushed"]
+        n_flushed = own[-1] if own else 0
+        if not own and earlier:  # killed before it said what it has: of a broken step it may have let go already
+            n_flushed = first[step_of(first, earlier[-1])]
         if self.scan.exists():  # killed between the new name and the end
             self.n_closing += 1
             return
@@ -125,7 +128,10 @@ class Storm:
         is_same &= found.image_key == whole.image_key[:n_there]
         if is_repeatable(self.device):
             is_same &= (counts == whole.counts(slice(0, n_there))).all(axis=(1, 2, 3))
-        self.n_lost_flushed += max(n_flushed - n_there, 0) + int(np.count_nonzero(~is_same[:n_flushed]))
+        n_lost = max(n_flushed - n_there, 0) + int(np.count_nonzero(~is_same[:n_flushed]))
+        if n_lost:
+            print(f"\nkill {self.n_kills}: {n_there} of {n_flushed}; the log ends {kinds[-4:]}", file=sys.stderr)
+        self.n_lost_flushed += n_lost
 
     def records(self) -> list[dict]:
         """Return what the log has so far; the last line may have been cut."""

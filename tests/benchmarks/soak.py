@@ -15,6 +15,7 @@ import json
 import shutil
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from array import array
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import usb.core
 from chain import DEPTH_BITS, N_LINES, FastBus
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script finds the packages of its own checkout
@@ -64,14 +66,20 @@ class PacedBus(FastBus):
         self._checksums = [zlib.crc32(payload) for payload in self.payloads]
         self._rate_per_s, self._began_s = rate_per_s, time.monotonic()
         self.n_overflows = 0
+        self._begun = threading.Event()
 
     def start(self, run_id: int, n_frames: int, *, omr: int) -> None:
         """Begin a run, and the board's pace."""
         super().start(run_id, n_frames, omr=omr)
         self._began_s = time.monotonic()
+        self._begun.set()
 
     def bulk_read(self, dev_handle: object, ep: int, intf: int, buff: array, timeout: int) -> int:
         """Give the next frame once it is made; the oldest are gone where more wait than the memory holds."""
+        if ep == wire.EP_FRAMES and self._n_done >= self._n_frames:
+            self._begun.clear()
+            if self._n_done >= self._n_frames and not self._begun.wait(timeout / 1000):
+                raise usb.core.USBTimeoutError("Operation timed out", -7, 110)
         if ep == wire.EP_FRAMES and self._rate_per_s and self._n_done < self._n_frames:
             n_made = int((time.monotonic() - self._began_s) * self._rate_per_s)
             n_dropped = min(n_made, self._n_frames) - self._n_done - MEMORY_FRAMES
