@@ -20,7 +20,7 @@ from acquisition.scan_writer import FlushPolicy, ScanWriter
 from calibration.progress import Progress
 from firmware_iface.errors import BadFile, WrongUsage
 from firmware_iface.frame import Lost
-from tests.test_scan_file import READOUT, calibration_record, fill_steps, frame
+from tests.scan_records import READOUT, calibration_record, fill_steps, frame
 
 ROOT = Path(__file__).resolve().parent.parent
 N_FRAMES = 12
