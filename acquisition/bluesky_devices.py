@@ -24,9 +24,10 @@ from bluesky.protocols import Location, Reading, StreamAsset
 from bluesky.utils import Msg
 from event_model import ComposeStreamResource, ComposeStreamResourceBundle, DataKey
 
+from acquisition.calibrate.exposures import TUBE, refuse_foreign, wanted_conditions
+from acquisition.instrument import Instrument, begin, is_checked, settings
 from acquisition.metadata import Datum, metadata
 from acquisition.plan import Plan
-from acquisition.runner import TUBE, Instrument, prepare
 from acquisition.scan import ImageKey, Readout, readout_of
 from acquisition.scan_writer import ScanWriter
 from acquisition.steps import AT_ZERO, Pose, expand
@@ -183,7 +184,7 @@ class Camera:
             raise WrongUsage(f"{self.name} is staged already", hint="unstage it first")
         self._n_events = self._n_told = self._n_lost = 0
         self._bundle = None
-        prepare(self._instrument, self._plan, self._calibration)
+        refuse_foreign(self._calibration, wanted_conditions(self._instrument.detector, self._plan))
         sample = self._where()[1]
         self._instrument.gantry.select_sample(None if sample == OUT else sample)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -194,8 +195,11 @@ class Camera:
             calibration=self._calibration,
             sample=self._plan.scan.held or "",
             source=TUBE,
+            settings=settings(self._instrument.detector, self._plan, self._calibration),
+            is_checked=is_checked(self._instrument.detector),
         )
-        self._instrument.gantry.beam(True)
+        for _ in begin(self._instrument, self._plan, self._calibration):
+            pass
         return [self]
 
     def trigger(self) -> Done:
@@ -322,7 +326,7 @@ class Rig:
     Parameters
     ----------
     instrument : Instrument
-        An open one, such as `acquisition.runner.open_instrument` gives; whoever opened it closes it.
+        An open one, such as `acquisition.instrument.open_instrument` gives; whoever opened it closes it.
     plan : Plan
         How the detector and the tube are set; its steps matter to `tomography` only.
     folder : Path

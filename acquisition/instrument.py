@@ -97,8 +97,8 @@ def begin(instrument: Instrument, plan: Plan, calibration: Calibration) -> Gener
     yield Progress("prepare", 2, 2)
 
 
-def settings(detector: Detector) -> dict[str, dict[str, str | int | float]]:
-    """Return what a scan file keeps of a board and its chips, beside plan and calibration."""
+def settings(detector: Detector, plan: Plan, calibration: Calibration) -> dict[str, dict[str, str | int | float]]:
+    """Return what a scan file keeps of a board and its chips: the codes of all DACs as `prepare` sets them."""
     info = getattr(detector, "info", None)
     if info is None:  # a detector that is not a board of ours tells in its own way
         return {}
@@ -108,7 +108,12 @@ def settings(detector: Detector) -> dict[str, dict[str, str | int | float]]:
         "protocol": info.protocol_version,
         "n_chips": info.n_chips,
     }
-    return {"board": board, **{f"dacs_{n}": dict(detector.dacs_of(n)) for n in range(info.n_chips)}}
+    wanted, tuned = operating_dacs(calibration, plan), calibration.bias_currents
+    own = tuned.dacs if tuned is not None and len(tuned.codes) > 1 else lambda _: {}
+    chips: dict[str, dict[str, str | int | float]] = {
+        f"dacs_{n}": {**detector.dacs_of(n), **wanted, **own(n)} for n in range(info.n_chips)
+    }
+    return {"board": board, **chips}
 
 
 def is_checked(detector: Detector) -> bool:

@@ -235,7 +235,7 @@ class _Run:
             calibration=self.calibration,
             sample=self.plan.scan.held or "",
             source=TUBE,
-            settings=settings(self.instrument.detector),
+            settings=settings(self.instrument.detector, self.plan, self.calibration),
             is_checked=is_checked(self.instrument.detector),
             adopt=None if rest.source is None else (rest.source, rest.n_frames),
             overwrite=overwrite,

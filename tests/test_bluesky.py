@@ -20,8 +20,8 @@ from event_model import DocumentNames, schema_validators
 
 from acquisition.bluesky_devices import OUT, Rig, tomography
 from acquisition.calibrate.exposures import wanted_conditions
+from acquisition.instrument import Instrument, open_instrument
 from acquisition.plan import DetectorPlan, Plan, ScanPlan
-from acquisition.runner import Instrument, open_instrument
 from acquisition.scan import ImageKey, ScanStatus
 from acquisition.scan_file import read_scan
 from acquisition.steps import StepKind, expand
