@@ -248,13 +248,13 @@ class Camera:
     def read_configuration(self) -> dict[str, Reading[Any]]:
         """Return what the run is made with, as `acquisition.metadata` lists it."""
         return {
-            f"{self.name}_{name}": {"value": datum.value, "timestamp": self._taken_s}  # type: ignore[dict-item]
-            for name, datum in self._metadata.items()
+            f"{self.name}_{name}": {"value": value, "timestamp": self._taken_s}  # type: ignore[dict-item]
+            for name, (value, _) in self._metadata.items()
         }
 
     def describe_configuration(self) -> dict[str, DataKey]:
         """Say what `read_configuration` gives."""
-        return {f"{self.name}_{name}": _key(datum.value, datum.units) for name, datum in self._metadata.items()}
+        return {f"{self.name}_{name}": _key(value, units) for name, (value, units) in self._metadata.items()}
 
     def get_index(self) -> int:
         """Return how many events are in the file."""

@@ -206,16 +206,16 @@ def wait(process: int, timeout_s: float) -> int | None:
 def warm_up(device: str) -> None:
     """Load all that a run loads, and leave no thread behind: a fork takes only one along."""
     import acquisition.runner  # noqa: F401 - what `mpxct acquire` would load when it starts
-    from sim import draw
+    from sim import strips
 
     with open_detector(device) as detector:
         for line in ("SOUR TUBE", "TUBE 118 0.006", "BEAM ON", "SAMP vials"):
             detector.auxiliary(line)
         list(detector.frames(1, 0.001))
-    pool = draw._pool()
+    pool = strips._pool()
     if pool is not None:
         pool.shutdown()
-    draw._pool.cache_clear()
+    strips._pool.cache_clear()
     deadline_s = time.monotonic() + 10
     while threading.active_count() > 1 and time.monotonic() < deadline_s:
         time.sleep(0.01)

@@ -70,7 +70,7 @@ def work(path: Path, n_frames: int, tell: Callable[[bytes], object]) -> None:
                 )
                 writer.write(frame, ImageKey.PROJECTION, Pose(angle_rad=n))
             runs.append(run_id)
-            if writer.n_flushed == writer.n_frames:
+            if not writer.n_waiting:
                 tell(bytes(runs))
 
     with ScanWriter(path, READOUT, n_frames=n_frames, policy=POLICY) as writer:
