@@ -27,6 +27,7 @@ from typing import Self, TypedDict
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from acquisition.disk import Room, rename, sync
 from acquisition.plan import Plan, plan_to_toml
@@ -54,6 +55,10 @@ from firmware_iface.errors import BadFile, DataLost, MpxctError, WrongUsage
 from firmware_iface.frame import Frame, Lost
 
 SUFFIXES = (".h5", ".hdf5", ".nxs")
+
+
+BATCH_BYTES = 1 << 21
+"""Counts are written together up to so many bytes: HDF5 takes as long to be called as to compress a frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,9 +147,12 @@ class ScanWriter:
             header=attributes or {},
         )
         self._readout, self._clock, self._policy = readout, clock, policy or FlushPolicy()
-        frame_bytes = math.prod(readout.shape) * readout.dtype.itemsize
+        self._fill, frame_bytes = readout.fill, math.prod(readout.shape) * readout.dtype.itemsize
         self._block_frames = max(1, self._policy.block_bytes // frame_bytes)
         self._crc = Crc.CHECKED if is_checked else Crc.NOT_CHECKED
+        self._batch_frames = max(1, min(BATCH_BYTES // frame_bytes, self._block_frames))
+        self._counts: list[NDArray[np.unsignedinteger]] = []
+        self._first_counts = 0
         self._rows: list[Row] = []
         self._events: list[Event] = []
         self._n_rows_written = self._n_events_written = 0
@@ -187,14 +195,14 @@ class ScanWriter:
                 f"a frame of shape {frame.counts.shape} with thresholds {frame.thresholds} came for a scan of "
                 f"{self._readout.shape} with thresholds {self._readout.thresholds}"
             )
-        if int(frame.counts.max()) >= self._readout.fill:
+        if int(frame.counts.max()) >= self._fill:
             raise ValueError(f"a count of {frame.counts.max()} does not fit {self._readout.depth_bits} bits")
         if frame.was_paused:
             self.event("paused", "the board waited for the host before this frame; nothing was lost")
-        with self._closing_on_failure():
-            self._reserve()
-            self._data[self.n_frames] = frame.counts
+        if not self._counts:
+            self._first_counts = self.n_frames
         # The row comes last: a frame that was interrupted on its way has none.
+        self._counts.append(frame.counts)
         self._rows.append(
             Row(
                 image_key=key,
@@ -210,10 +218,13 @@ class ScanWriter:
                 flags=_flags(frame),
             )
         )
+        if len(self._counts) == self._batch_frames:
+            self._write_counts()
         self.flush_when_due()
 
     def lost(self, lost: Lost, poses: Sequence[Pose] = (), pass_index: int = 0) -> None:
         """Mark frames that never arrived: fill, key INVALID, an event; each where the gantry was for it."""
+        self._write_counts()
         last = lost.first_sequence + lost.n_frames - 1
         self.event("lost", f"frames {lost.first_sequence} to {last} of run {lost.run_id}: {lost.reason}")
         for place, sequence in enumerate(range(lost.first_sequence, last + 1)):
@@ -414,10 +425,25 @@ class ScanWriter:
             self._attach()
             self._room = Room(final, block_bytes)
 
-    def _reserve(self) -> None:
-        """Have places for the next frames; as many as are flushed together, so that it is not done for each."""
-        if len(self._data) <= self.n_frames:
-            self._data.resize(self.n_frames + self._block_frames, axis=0)
+    def _write_counts(self) -> None:
+        """Write the counts that wait, together; a call costs as much as a frame."""
+        if not self._counts:
+            return
+        first, stop = self._first_counts, self._first_counts + len(self._counts)
+        with self._closing_on_failure():
+            try:
+                self._reserve(stop)
+                self._data[first:stop] = np.stack(self._counts)
+            except (OSError, RuntimeError):
+                del self._rows[first - self._n_rows_written :]  # no row without its counts
+                raise
+            finally:
+                self._counts = []
+
+    def _reserve(self, n_frames: int) -> None:
+        """Have places for so many frames and some more, so that it is not done for each."""
+        if len(self._data) < n_frames:
+            self._data.resize(n_frames + self._block_frames, axis=0)
 
     def _copy_chunk(self, source: h5py.Dataset, place: int, path: Path) -> None:
         """Take over one frame as it is compressed, if it can be read."""
@@ -430,7 +456,7 @@ class ScanWriter:
                 hint="mpxct recover copies what is whole of it",
             ) from error
         with self._closing_on_failure():
-            self._reserve()
+            self._reserve(self.n_frames + 1)
             self._data.id.write_direct_chunk((self.n_frames, 0, 0, 0), chunk, mask)
 
     def _refuse_other(self, old: Scan, n_frames: int) -> None:
@@ -453,6 +479,7 @@ class ScanWriter:
 
         The counts go first and the sequence numbers last, so that a row with one is whole whenever the writer dies.
         """
+        self._write_counts()
         if len(self._data) < self.n_frames:
             self._data.resize(self.n_frames, axis=0)
         self._data.flush()
