@@ -87,7 +87,8 @@ class PacedBus(FastBus):
                 self._n_done += n_dropped
                 self.n_overflows += 1
             if n_made <= self._n_done:
-                time.sleep((self._n_done + 1) / self._rate_per_s + self._began_s - time.monotonic() + 1e-4)
+                due_s = (self._n_done + 1) / self._rate_per_s + self._began_s + 1e-4
+                time.sleep(max(due_s - time.monotonic(), 0))
         return super().bulk_read(dev_handle, ep, intf, buff, timeout)
 
     def ctrl_transfer(self, *_: object) -> int:
