@@ -1,4 +1,4 @@
-"""What is looked at, not written: a snapshot ends by itself, a live picture when it is stopped; the beam is off then."""
+"""What is looked at, not written: a snapshot ends by itself, a live picture when stopped; then the beam is off."""
 
 from __future__ import annotations
 
