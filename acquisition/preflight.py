@@ -1,6 +1,7 @@
 """Whether a scan can be done, looked at before anything moves or shines, and before a file is made.
 
-# Ref: what is looked at: daq_gui reference 3.4 (disk space for the whole scan, usbfs memory, speed of the file system).
+# Ref: what is looked at: daq_gui reference 3.4 (disk space for the whole scan, usbfs memory, speed of the file system);
+#      what USB carries of its bits, 40 MB/s of 480 Mbit/s and 350 of 5000: the table of rates in 3.1.
 """
 
 from __future__ import annotations
@@ -9,21 +10,27 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from acquisition.calibrate.exposures import Instrument, operating_dacs, wanted_conditions
 from acquisition.disk import SPARE_BYTES
-from acquisition.doctor import Level
+from acquisition.doctor import USB_MEMORY_MB, Level
+from acquisition.machine import usb_memory_mb
 from acquisition.plan import Plan, passes_kev
-from acquisition.steps import Step, check, cost, expand, tally, unchecked
+from acquisition.steps import Step, check, cost, expand, frame_s, tally, unchecked
 from calibration.conditions import differences
 from calibration.store import Calibration
-from firmware_iface.errors import CalibrationMissing, MpxctError, WrongUsage
+from firmware_iface.chip import COLS, ROWS
+from firmware_iface.device import Detector
+from firmware_iface.errors import CalibrationMissing, MpxctError, TransportError, WrongUsage
+from firmware_iface.usb_transport import UsbBoard, usb_boards
 
 TRIAL_BYTES = 8_000_000
 """Written to learn how fast a folder is."""
+CARRIED_BYTES_PER_S = ((5000, 350e6), (480, 40e6), (12, 1e6))
+"""What a bus of at least so many Mbit/s carries."""
 LEAST_SPEED_SHARE = 2.0
 """A disk this many times faster than the frames come is fast enough without a word: others use it too."""
 
@@ -64,6 +71,7 @@ def examine(instrument: Instrument, plan: Plan, calibration: Calibration, path: 
         *_thresholds(plan, calibration),
         *_source(instrument),
         *_limits(instrument, plan),
+        *usb_checks(instrument.detector, plan),
         *(() if path is None else _disk(path, plan, expand(plan))),
     )
 
@@ -149,6 +157,46 @@ def _limits(instrument: Instrument, plan: Plan) -> Iterator[Check]:
         yield Check(level=Level.FAIL, topic="limits", text=text, remedy="change the plan", refusal=WrongUsage)
     if unknown := unchecked(plan, limits, total):
         yield Check(level=Level.OK, topic="limits", text=f"not checked, for nobody knows: {', '.join(unknown)}")
+
+
+def usb_checks(
+    detector: Detector,
+    plan: Plan,
+    boards: Callable[[], tuple[UsbBoard, ...]] = usb_boards,
+    memory_mb: Callable[[], int | None] = usb_memory_mb,
+) -> Iterator[Check]:
+    """Judge whether the bus carries what comes, and whether the system lends memory to its transfers.
+
+    A detector that does not stand on USB, or is a simulated one, is none of the boards, and is not judged.
+    """
+    info = getattr(detector, "info", None)
+    try:
+        board = None if info is None else next((each for each in boards() if each.serial == info.serial), None)
+    except TransportError:
+        return
+    if info is None or board is None:
+        return
+    bits = ROWS * COLS * info.n_chips * plan.detector.depth_bits * len(plan.detector.counters)
+    come_bytes_per_s = bits / 8 * plan.detector.accumulate / frame_s(plan)
+    carried_bytes_per_s = next((each for least, each in CARRIED_BYTES_PER_S if board.speed_mbit_s >= least), 0.0)
+    text = f"{board.speed_mbit_s} Mbit/s carry {carried_bytes_per_s / 1e6:.0f} MB/s, {come_bytes_per_s / 1e6:.1f} come"
+    if come_bytes_per_s <= carried_bytes_per_s:
+        yield Check(level=Level.OK, topic="USB", text=text)
+    elif plan.scan.is_sweep:
+        yield Check(
+            level=Level.FAIL,
+            topic="USB",
+            text=f"{text}: a stage that sweeps waits for no bus",
+            remedy="use a faster socket and cable, or sweep slower",
+            is_forcible=True,
+        )
+    else:
+        remedy = "the board will wait for the bus, and the scan take longer; a faster socket and cable help"
+        yield Check(level=Level.WARN, topic="USB", text=text, remedy=remedy)
+    limit_mb = memory_mb()
+    if limit_mb is not None and 0 < limit_mb < USB_MEMORY_MB:
+        text = f"{limit_mb} MB for all transfers; a board needs {USB_MEMORY_MB}"
+        yield Check(level=Level.WARN, topic="usbfs memory", text=text, remedy="`mpxct doctor` tells how to raise it")
 
 
 def _disk(path: Path, plan: Plan, steps: Iterable[Step]) -> Iterator[Check]:

@@ -49,6 +49,11 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Whether it goes on until someone stops it."""
         return False
 
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the stage turns while the detector counts."""
+        return False
+
 
 class SnapPlan(Kind, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="snap"):
     """One frame; of the open beam where `sample` is empty."""
@@ -177,11 +182,6 @@ class Turning(Kind, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def frames_of_view(self) -> int:
         """How many frames are taken of each view."""
         return getattr(self, "frames_per_view", 1)
-
-    @property
-    def is_sweep(self) -> bool:
-        """Whether the stage turns while the detector counts."""
-        return False
 
     @property
     def period_of_view_s(self) -> float:
