@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum, IntFlag
+from functools import reduce
+from operator import or_
 
 import numpy as np
 
 from acquisition.plan import Plan, passes_kev
+from firmware_iface.frame import Frame
 
 
 class ImageKey(IntEnum):
@@ -46,6 +49,17 @@ class FrameFlag(IntFlag):
     FOLLOWS_OVERFLOW = 2
     TRIGGERED = 4
     MISSED_TRIGGER = 8
+
+
+def flags_of(frame: Frame) -> FrameFlag:
+    """Return what the board told of a frame beside its counts."""
+    told = {
+        FrameFlag.PAUSED: frame.was_paused,
+        FrameFlag.FOLLOWS_OVERFLOW: frame.follows_overflow,
+        FrameFlag.TRIGGERED: frame.is_triggered,
+        FrameFlag.MISSED_TRIGGER: frame.missed_trigger,
+    }
+    return reduce(or_, (flag for flag, is_set in told.items() if is_set), FrameFlag(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import reduce
 from itertools import islice
-from operator import or_
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict
@@ -31,7 +29,7 @@ from numpy.typing import NDArray
 
 from acquisition.disk import Room, rename, sync
 from acquisition.plan import Plan, plan_to_toml
-from acquisition.scan import Crc, Event, FrameFlag, ImageKey, Readout, ScanStatus
+from acquisition.scan import Crc, Event, ImageKey, Readout, ScanStatus, flags_of
 from acquisition.scan_file import Scan, dataset, opened, read_scan
 from acquisition.scan_layout import (
     COLUMNS,
@@ -65,15 +63,17 @@ BATCH_BYTES = 1 << 21
 class FlushPolicy:
     """Frames are on the disk after this many bytes of counts or seconds, whichever is first.
 
-    A frame is looked at when it comes, and whenever `ScanWriter.flush_when_due` is called in between.
+    A frame is looked at when it comes, and whenever `ScanWriter.flush_when_due` is called in between. After
+    `reopen_frames` the file is closed and opened again: HDF5 keeps 0.1 kB for each, which a weekend would feel.
     """
 
     block_bytes: int = 1 << 24
     block_s: float = 1.0
+    reopen_frames: int = 1 << 15
 
     def __post_init__(self) -> None:
-        if self.block_bytes < 1 or self.block_s < 0:
-            raise ValueError(f"flushes after {self.block_bytes} bytes or {self.block_s} s; allowed: above 0, 0 or more")
+        if self.block_bytes < 1 or self.block_s < 0 or self.reopen_frames < 1:
+            raise ValueError(f"{self}; allowed: 1 byte, 0 s, 1 frame, and more of each")
 
 
 class ScanWriter:
@@ -215,7 +215,7 @@ class ScanWriter:
                 temperature_k=temperature_k,
                 monitor=monitor,
                 crc=self._crc,
-                flags=_flags(frame),
+                flags=flags_of(frame),
             )
         )
         if len(self._counts) == self._batch_frames:
@@ -329,6 +329,9 @@ class ScanWriter:
             self._write_tables()
             sync(self.partial)
             self._room.keep_ahead(self._file.id.get_filesize())
+            if self._n_rows_written - self._n_rows_attached >= self._policy.reopen_frames:
+                self._file.close()
+                self._attach(is_again=True)
         self._flushed_at_s = self._clock()
         self.flush_s = time.perf_counter() - began_s
         self.worst_flush_s = max(self.worst_flush_s, self.flush_s)
@@ -408,12 +411,13 @@ class ScanWriter:
             self.discard()
             raise
 
-    def _attach(self) -> None:
+    def _attach(self, *, is_again: bool = False) -> None:
         """Open the file and what grows in it."""
-        self._file = _open_to_write(self.partial)
+        self._file = _open_to_write(self.partial, is_again=is_again)
         self._data = dataset(self._file, DATA)
         self._columns = {name: dataset(self._file, column.path) for name, column in COLUMNS.items()}
         self._event_columns = [dataset(self._file, f"entry/events/{name}") for name in EVENT_COLUMNS]
+        self._n_rows_attached = self._n_rows_written
 
     def _take_name(self, final: Path, block_bytes: int) -> None:
         """Go on under another name; not every system renames an open file."""
@@ -529,9 +533,14 @@ class ScanWriter:
             ) from error
 
 
-def _open_to_write(path: Path) -> h5py.File:
-    """Open a file that others may read meanwhile; h5py's own way would leave a moment in which nobody could."""
+def _open_to_write(path: Path, *, is_again: bool = False) -> h5py.File:
+    """Open a file that others may read meanwhile; h5py's own way would leave a moment in which nobody could.
+
+    Who opens it again minds no lock: it can only be that of a reader that came in between.
+    """
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    if is_again:
+        access.set_file_locking(False, True)
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
     flags = h5py.h5f.ACC_RDWR | h5py.h5f.ACC_SWMR_WRITE
     return h5py.File(h5py.h5f.open(os.fsencode(path), flags, access))
@@ -557,16 +566,6 @@ def _of(pose: Pose) -> _PoseColumns:
         "lift_mm": pose.lift_mm,
         "shift_mm": pose.shift_mm,
     }
-
-
-def _flags(frame: Frame) -> FrameFlag:
-    told = {
-        FrameFlag.PAUSED: frame.was_paused,
-        FrameFlag.FOLLOWS_OVERFLOW: frame.follows_overflow,
-        FrameFlag.TRIGGERED: frame.is_triggered,
-        FrameFlag.MISSED_TRIGGER: frame.missed_trigger,
-    }
-    return reduce(or_, (flag for flag, is_set in told.items() if is_set), FrameFlag(0))
 
 
 def _this_machine() -> dict[str, dict[str, Attribute]]:

@@ -19,7 +19,6 @@ from bluesky.utils import FailedStatus
 from event_model import DocumentNames, schema_validators
 
 from acquisition.bluesky_devices import OUT, Rig, tomography
-from acquisition.calibrate.exposures import wanted_conditions
 from acquisition.instrument import Instrument, open_instrument
 from acquisition.plan import DetectorPlan, Plan, ScanPlan
 from acquisition.scan import ImageKey, ScanStatus
@@ -27,6 +26,7 @@ from acquisition.scan_file import read_scan
 from acquisition.steps import StepKind, expand
 from calibration.store import Calibration
 from firmware_iface.errors import WrongUsage
+from tests.rough_calibration import rough_calibration
 
 PLAN = Plan(
     detector=DetectorPlan(exposure_s=0.5),
@@ -41,30 +41,8 @@ def instrument() -> Iterator[Instrument]:
 
 
 @pytest.fixture
-def calibration(instrument: Instrument) -> Calibration:
-    wanted, planes = wanted_conditions(instrument.detector, PLAN), (8, 128, 128)
-    return Calibration(
-        created="2026-11-28T10:00:00+00:00",
-        software="1",
-        device="bench",
-        chip_id=wanted.chip_id,
-        gain=wanted.gain,
-        is_csm=wanted.is_csm,
-        is_colour=wanted.is_colour,
-        bias_v=wanted.bias_v,
-        temperature_k=wanted.temperature_k,
-        dacs={},
-        trim=np.full(planes, 16, np.uint8),
-        is_masked=np.zeros(planes, bool),
-        pixel_class=np.zeros(planes[1:], np.uint8),
-        target_dac=15.0,
-        edges_before_dac=np.ones(planes, np.float32),
-        edges_after_dac=np.ones(planes, np.float32),
-        offset_dac=np.full(8, 10.0),
-        gain_dac_per_kev=np.full(8, 4.0),
-        lines=(),
-        thresholds_kev=PLAN.detector.thresholds_kev,
-    )
+def calibration() -> Calibration:
+    return rough_calibration(PLAN)
 
 
 class Documents:

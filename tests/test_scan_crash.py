@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from acquisition.scan import ScanStatus
 from acquisition.scan_file import read_scan
 from acquisition.scan_layout import partial_path
-from acquisition.scan_writer import ScanWriter
+from acquisition.scan_writer import FlushPolicy, ScanWriter
 from tests.scan_records import READOUT, fill_steps, frame, write_scan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ for line in sys.stdin:
 def test_others_read_while_it_is_written(tmp_path: Path, n_planned: int | None) -> None:
     """The first frame alone too: it is itself, and no fill."""
     path = tmp_path / "scan.h5"
-    with ScanWriter(path, READOUT, n_frames=n_planned) as writer:
+    with ScanWriter(path, READOUT, n_frames=n_planned, policy=FlushPolicy(reopen_frames=2)) as writer:
         command = [sys.executable, "-c", READER, str(partial_path(path))]
         with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
             assert reader.stdin is not None
@@ -51,6 +51,43 @@ def test_others_read_while_it_is_written(tmp_path: Path, n_planned: int | None) 
         writer.finish()
     assert reader.returncode == 0
     assert read_scan(path).shape[0] == 9
+
+
+HOLDER = """
+import sys, time, h5py
+with h5py.File(sys.argv[1], "r"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_reader_that_comes_between_closing_and_opening_again_is_in_nobody_s_way(tmp_path: Path) -> None:
+    """That is the only moment at which HDF5 lets one open the file as if nobody wrote it, and it takes a lock."""
+    holders: list[subprocess.Popen[str]] = []
+
+    class Interrupted(ScanWriter):
+        def _attach(self, *, is_again: bool = False) -> None:
+            if is_again and not holders:
+                command = [sys.executable, "-c", HOLDER, str(self.partial)]
+                holders.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
+                assert holders[0].stdout is not None
+                assert holders[0].stdout.readline() == "held\n"
+            super()._attach(is_again=is_again)
+
+    path, policy = tmp_path / "scan.h5", FlushPolicy(reopen_frames=3)
+    try:
+        with Interrupted(path, READOUT, n_frames=9, policy=policy) as writer:
+            for n in range(1, 10):
+                fill_steps(writer, writer.n_frames, n)
+                writer.flush()
+            writer.finish()
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.communicate()
+    assert holders, "the file was never closed on the way"
+    scan = read_scan(path)
+    assert [int(counts[1].sum()) for counts in scan.counts()] == [int(frame(n).counts[1].sum()) for n in range(9)]
 
 
 WRITER = """

@@ -36,7 +36,7 @@ from firmware_iface.errors import MpxctError
 from firmware_iface.frame import Frame, Lost
 
 READOUT = Readout(shape=(2, 32, 32), depth_bits=12, thresholds=(1, 3), thresholds_kev=(18.0, 33.0), pitch_mm=0.11)
-POLICY = FlushPolicy(block_bytes=5 * 2 * 32 * 32 * 2, block_s=1e9)
+POLICY = FlushPolicy(block_bytes=5 * 2 * 32 * 32 * 2, block_s=1e9, reopen_frames=25)
 
 
 class Storm(NamedTuple):
