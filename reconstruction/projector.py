@@ -1,0 +1,108 @@
+"""line integrals through a volume, and their exact adjoint: the matched pair that iterative methods stand on.
+
+Volumes are in 1/mm, line integrals have no dimension. All channels (bins, or materials) go through one pass over the
+geometry.
+
+# Ref: Joseph 1982, IEEE Trans. Med. Imaging 1, 192.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from reconstruction.backend import Array
+from reconstruction.operators import Operator
+from reconstruction.scan_geometry import ScanGeometry
+from reconstruction.volume import Grid
+
+
+class Projector(Operator):
+    """Joseph's projector between a grid and the views of a scan.
+
+    Parameters
+    ----------
+    scan : ScanGeometry
+    grid : Grid
+    n_channels : int
+        Bins or materials that go through together.
+    mask : (z, y, x) bool, optional
+        Where the object can be: voxels outside count as 0.
+    dtype : float32 or float64
+    use_gpu : bool
+        Take and return arrays of the device.
+    """
+
+    def __init__(
+        self,
+        scan: ScanGeometry,
+        grid: Grid,
+        *,
+        n_channels: int = 1,
+        mask: NDArray[np.bool_] | None = None,
+        dtype: DTypeLike = np.float32,
+        use_gpu: bool = False,
+    ) -> None:
+        self.scan, self.grid, self.mask, self.use_gpu = scan, grid, mask, use_gpu
+        self.dtype: Any = np.dtype(dtype)
+        self.domain_shape = (n_channels, *grid.shape)
+        self.range_shape = (n_channels, scan.n_views, scan.rows, scan.cols)
+
+    def forward(self, x: Array, out: Array | None = None) -> Array:
+        """Return the line integrals: (n_channels, n_views, rows, cols), dimensionless.
+
+        Parameters
+        ----------
+        x : (n_channels, z, y, x) float, 1/mm
+        out : array of `range_shape`, optional
+            Filled and returned.
+        """
+        from reconstruction.kernels import joseph_plain
+
+        volume = self._checked(x, self.domain_shape)
+        volume = volume if self.mask is None else volume * self.mask
+        projections = np.empty(self.range_shape, self.dtype) if out is None else out
+        joseph_plain.forward(
+            volume, projections, self._rays(), self.scan.is_parallel, self.grid.voxel_mm, 0, self.scan.n_views
+        )
+        return projections
+
+    def adjoint(self, y: Array, out: Array | None = None) -> Array:
+        """Return what `forward` transposed makes of line integrals: (n_channels, z, y, x), mm times their unit."""
+        from reconstruction.kernels import joseph_plain
+
+        projections = self._checked(y, self.range_shape)
+        volume: Any = np.empty(self.domain_shape, self.dtype) if out is None else out
+        volume[:] = 0
+        joseph_plain.adjoint(volume, projections, self._rays(), self.scan.is_parallel, self.grid.voxel_mm)
+        if self.mask is not None:
+            volume *= self.mask
+        return volume
+
+    def subset(self, views: ArrayLike | slice) -> Projector:
+        """Return the projector of some views only, for ordered subsets."""
+        return Projector(
+            self.scan.take(views),
+            self.grid,
+            n_channels=self.domain_shape[0],
+            mask=self.mask,
+            dtype=self.dtype,
+            use_gpu=self.use_gpu,
+        )
+
+    def _checked(self, array: Any, shape: tuple[int, ...]) -> Any:
+        if array.shape != shape:
+            raise ValueError(f"the array has shape {array.shape}; allowed: {shape}")
+        return np.ascontiguousarray(array, self.dtype)
+
+    def _rays(self) -> NDArray[np.float64]:
+        """Return the vectors as the kernels take them: (n_views, 4, 3), in voxels from the first one, z, y, x."""
+        scan, first_voxel = self.scan, np.array([axis[0] for axis in self.grid.axes_mm()])
+        first_pixel = scan.detector_mm - (scan.cols - 1) / 2 * scan.u_mm - (scan.rows - 1) / 2 * scan.v_mm
+        rays = np.stack([scan.source_mm, first_pixel, scan.u_mm, scan.v_mm], axis=1)[..., ::-1].copy()
+        rays[:, 1] -= first_voxel
+        if not scan.is_parallel:
+            rays[:, 0] -= first_voxel
+        return rays / self.grid.voxel_mm
