@@ -9,7 +9,7 @@ method has left. What a method takes off from both alike is not stripes, which k
 so the product of what it takes off on opposing rays tells its damage. The sum of both is the expected squared error.
 Where the scan has no opposing rays, rows beside each other stand for them.
 
-# Ref: opposing rays of a fan beam: Kak and Slaney 1988, Principles of Computerized Tomographic Imaging, chapter 3.
+# Ref: the methods: `reconstruction.stripes`. The estimate of the error is our own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +28,7 @@ from scipy import ndimage
 from calibration.geometry import Geometry
 from firmware_iface.errors import WrongUsage
 from reconstruction import stripes
+from reconstruction.opposing_rays import OpposingRays
 
 METHODS: Mapping[str, Callable[..., stripes.Sinogram]] = MappingProxyType(
     {
@@ -78,16 +79,16 @@ LEAST_GAIN = 0.25
 """What a method must gain beyond what it gains on noise, in units of the noise's energy under that window."""
 LEAST_SIGMAS = 3.0
 """And in units of the gain's standard error over patches of the rows."""
-WIDEST_GAP_RAD = np.deg2rad(5.0)
-"""Hole in the circle that still leaves opposing rays to nearly all."""
 N_PATCHES = 8
 """Stretches of columns that a row is cut into, to see how far they agree."""
-LEAST_COLUMNS = 16
-"""Columns with opposing rays that are needed to judge by them."""
 
 
 def suppress(
-    values: NDArray[np.float32], *, method: str, n_threads: int | None = None, **options: float
+    values: NDArray[np.float32],
+    *,
+    method: str,
+    options: Mapping[str, float] = MappingProxyType({}),
+    n_threads: int | None = None,
 ) -> tuple[NDArray[np.float32], str]:
     """Take the stripes off line integrals, in place.
 
@@ -97,10 +98,10 @@ def suppress(
         Overwritten.
     method : str
         One of `METHODS`, or "none".
+    options : mapping
+        Arguments of the method's function in `reconstruction.stripes` that differ from its defaults.
     n_threads : int, optional
         As many as the machine has cores unless told.
-    **options
-        Of the method's function in `reconstruction.stripes`.
 
     Returns
     -------
@@ -185,7 +186,9 @@ def choose(
     around = np.mod(np.asarray(angles_rad, dtype=np.float64).ravel(), 2 * np.pi)
     order = np.argsort(around, kind="stable")
     data = np.stack([values[:, order, row] for row in _rows_to_judge(geometry, values.shape[2])], axis=2)
-    partner = _opposing(around[order], geometry) or _beside(data.shape)
+    partner: _Partner | None = OpposingRays.of(around[order], geometry)
+    if partner is None and data.shape[2] > 1:
+        partner = _RowsBeside(*data.shape[2:])
     if partner is None:
         return Choice(candidate=Candidate(NONE), words="rings not suppressed: one row of part of a circle cannot tell")
     noise = _noise_sigma(data)
@@ -193,7 +196,7 @@ def choose(
     plain = _Error.of(before, np.zeros_like(before), partner, noise)
     judgements = []
     for candidate in candidates:
-        after = _smoothed(suppress(data.copy(), method=candidate.method, **candidate.options)[0])
+        after = _smoothed(suppress(data.copy(), method=candidate.method, options=candidate.options)[0])
         error = _Error.of(after, before - after, partner, noise)
         gains = (plain.residual - error.residual) - error.damage
         judgements.append(
@@ -227,80 +230,31 @@ def _rows_to_judge(geometry: Geometry, rows: int) -> range:
     return range(first, first + n)
 
 
-class _Partner(NamedTuple):
-    """Where the rays are that see the same object through other pixels.
+class _Partner(Protocol):
+    """Where the rays are that see the same object through other pixels."""
 
-    Attributes
-    ----------
-    take : function
-        Of values, (n_bins, n_views, rows, cols), what their partners read: the columns `is_seen` only.
-    is_seen : (cols,) bool
-        Columns that have partners.
-    noise_gain : (n_seen,) float64
-        What the interpolation leaves of the energy of single columns.
-    name : str
-    """
-
-    take: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    name: str
     is_seen: NDArray[np.bool_]
     noise_gain: NDArray[np.float64]
-    name: str
+
+    def take(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the partners read: (n_bins, n_views, rows, n_seen)."""
+        ...
 
 
-def _opposing(angles: NDArray[np.float64], geometry: Geometry) -> _Partner | None:
-    """Return the opposing rays of a full circle, or None; `angles` rise from 0 to 2 pi."""
-    gaps = np.diff(angles, append=angles[0] + 2 * np.pi)
-    if gaps.max() > WIDEST_GAP_RAD:
-        return None
-    cols, pitch_mm = geometry.cols, geometry.pitch_mm
-    u_mm = (np.arange(cols) - (cols - 1) / 2) * pitch_mm + geometry.offset_u_mm
-    col = (cols - 1) / 2 - (u_mm + geometry.offset_u_mm) / pitch_mm
-    is_seen = (col >= 1) & (col <= cols - 2)
-    if np.count_nonzero(is_seen) < LEAST_COLUMNS:
-        return None
-    first = np.clip(np.floor(col[is_seen]).astype(int), 1, cols - 3)
-    weights = _cubic(col[is_seen] - first)
-    fan_rad = np.arctan(u_mm[is_seen] / geometry.source_to_detector_mm)
-    wanted = np.mod(angles[:, None] + np.pi - 2 * fan_rad, 2 * np.pi)
-    view = np.searchsorted(angles, wanted, side="right") - 1  # -1 is the last one
-    share = (np.mod(wanted - angles[view], 2 * np.pi) / gaps[view]).astype(np.float32)[None, :, None, :]
-    before, after = (np.mod(view + step, len(angles))[None, :, None, :] for step in (0, 1))
+class _RowsBeside:
+    """Rows beside each other, in pairs."""
 
-    def take(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        columns = sum(
-            weight.astype(np.float32) * values[..., first + k] for k, weight in zip(range(-1, 3), weights, strict=True)
-        )
-        low, high = (np.take_along_axis(np.asarray(columns), index, axis=1) for index in (before, after))
-        return low + share * (high - low)
+    name = "rows beside each other"
 
-    return _Partner(take=take, is_seen=is_seen, noise_gain=(weights**2).sum(axis=0), name="opposing rays")
+    def __init__(self, rows: int, cols: int) -> None:
+        self.is_seen = np.ones(cols, dtype=np.bool_)
+        self.noise_gain = np.ones(cols)
+        self._partners = np.arange(rows) ^ 1
+        self._partners[self._partners == rows] = rows - 2  # an odd last row
 
-
-def _cubic(t: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the weights of the four neighbours of a place t beyond the second: (4, n) float64 (Catmull-Rom)."""
-    return np.stack(
-        [
-            ((2 - t) * t - 1) * t / 2,
-            ((3 * t - 5) * t * t + 2) / 2,
-            ((4 - 3 * t) * t + 1) * t / 2,
-            (t - 1) * t * t / 2,
-        ]
-    )
-
-
-def _beside(shape: tuple[int, ...]) -> _Partner | None:
-    """Return the rows beside each other, in pairs; or None where there is one row."""
-    _, _, rows, cols = shape
-    if rows < 2:
-        return None
-    partners = np.arange(rows) ^ 1
-    partners[partners == rows] = rows - 2  # an odd last row
-    return _Partner(
-        take=lambda values: values[:, :, partners],
-        is_seen=np.ones(cols, dtype=np.bool_),
-        noise_gain=np.ones(cols),
-        name="rows beside each other",
-    )
+    def take(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return values[:, :, self._partners]
 
 
 class _Error(NamedTuple):
@@ -332,7 +286,8 @@ def _smoothing_views(n_views: int) -> float:
 
 
 def _smoothed(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return ndimage.gaussian_filter1d(values, _smoothing_views(values.shape[1]), axis=1, mode="wrap")
+    smoothed = ndimage.gaussian_filter1d(values, _smoothing_views(values.shape[1]), axis=1, mode="wrap")
+    return np.asarray(smoothed, dtype=np.float32)
 
 
 def _noise_sigma(values: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -353,5 +308,7 @@ def _gain_on_noise(candidate: Candidate, n_views: int, cols: int) -> float:
     """Return how much of the energy of mere noise, once smoothed along the views, a candidate takes."""
     noise = np.random.default_rng(0).standard_normal((1, n_views, 1, cols), dtype=np.float32)
     before = (_smoothed(noise) ** 2).mean(dtype=np.float64)
-    after = (_smoothed(suppress(noise, method=candidate.method, **candidate.options)[0]) ** 2).mean(dtype=np.float64)
+    after = (_smoothed(suppress(noise, method=candidate.method, options=candidate.options)[0]) ** 2).mean(
+        dtype=np.float64
+    )
     return float(1 - after / before)

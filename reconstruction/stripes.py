@@ -102,7 +102,7 @@ def daubechies(n_moments: int) -> NDArray[np.float64]:
         pair = np.roots([1, 4 * y - 2, 1])
         roots.append(pair[np.argmin(np.abs(pair))])
     taps = np.real(np.poly([-1.0] * n_moments + roots))
-    return taps * np.sqrt(2) / taps.sum()
+    return np.asarray(taps * np.sqrt(2) / taps.sum(), dtype=np.float64)
 
 
 def wavelet_fourier(
@@ -232,7 +232,7 @@ def dead(sinogram: Sinogram, *, width_px: int = 51, ratio: float = 3.0) -> Sinog
     restless = np.abs(sinogram - smooth).sum(axis=0, dtype=np.float64).astype(np.float32)
     around = running_median(restless[None], width_px)[0]
     found = find_stripes(restless / np.maximum(around, 1e-9 + 1e-3 * around.max(initial=0.0)), ratio=ratio)
-    found = ndimage.binary_dilation(found)
+    found = np.asarray(ndimage.binary_dilation(found), dtype=np.bool_)
     found[:2] = found[-2:] = False  # nothing to fill them from
     if not found.any():
         return sinogram.copy()
