@@ -82,6 +82,16 @@ class OpposingRays:
             taken[place] = low + self._share * (np.take_along_axis(columns, self._above, axis=0) - low)
         return taken
 
+    def share_of(self, is_marked: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return how much of what opposing rays read comes from marked pixels: (rows, n_seen) float32.
+
+        Parameters
+        ----------
+        is_marked : (rows, cols) bool
+        """
+        steps = zip(range(-1, 3), self._weights, strict=True)
+        return sum((np.abs(w) * is_marked[:, self._first + k] for k, w in steps), np.float32(0))  # pyright: ignore
+
 
 def _cubic(t: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return the weights of the four neighbours of a place t beyond the second: (4, n) float32."""
