@@ -30,7 +30,7 @@ from firmware_iface.frame import Frame, Lost
 from reconstruction.field_of_view import field_of_view
 from reconstruction.materials import decompose_volume, read_image_folder
 from reconstruction.pipeline import align_scan_file, reconstruct_scan
-from reconstruction.projections import gather_projections
+from reconstruction.projections import add_frames, find_views
 from reconstruction.quality import Vial, vial_statistics
 from reconstruction.recipe import Recipe
 from reconstruction.volume import Grid, Volume, load_volume, save_volume
@@ -207,21 +207,21 @@ class FewFrames:
 
     path = "few.h5"
     angles_rad = np.array([0.0, 1.0, 1.0, 1.0, 0.0, 2.0, 2.0])
+    lifts_mm = np.zeros(7)
     exposures_s = np.array([9.0, 1.0, 1.0, 0.5, 9.0, 1.0, 3.0])
 
-    def indices(self, key):
-        return {ImageKey.PROJECTION: np.array([1, 2, 3, 5, 6]), ImageKey.FLAT: np.array([0, 4])}[key]
-
-    def counts(self, indices):
+    def counts(self, indices, *, rows):
         return np.full((len(indices), 4, 2, 2), 30_000, np.uint16) + np.asarray(indices, np.uint16)[:, None, None, None]
 
 
 def test_frames_of_one_view_are_added_with_their_exposures_and_their_middle():
-    projections = gather_projections(FewFrames())
-    assert projections.counts[:, 0, 0, 0].tolist() == [90_006, 60_011]  # more than 16 bits hold
-    assert projections.angles_rad.tolist() == [1.0, 2.0]
-    assert projections.frames.tolist() == [2.0, 5.5]
-    assert projections.exposures_s.tolist() == [2.5, 4.0]
+    views = find_views(FewFrames(), np.array([1, 2, 3, 5, 6]))
+    counts = add_frames(FewFrames(), views, np.array([0, 1]))
+    assert counts[:, 0, 0, 0].tolist() == [90_006, 60_011]  # more than 16 bits hold
+    assert add_frames(FewFrames(), views, np.array([1]))[:, 0, 0, 0].tolist() == [60_011]
+    assert views.angles_rad.tolist() == [1.0, 2.0]
+    assert views.frames.tolist() == [2.0, 5.5]
+    assert views.exposures_s.tolist() == [2.5, 4.0]
 
 
 def test_pixels_that_the_calibration_calls_bad_are_filled_though_they_count(bins, tmp_path, monkeypatch):
