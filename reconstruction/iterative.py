@@ -30,6 +30,8 @@ Data = Literal["line integrals", "counts"]
 LINE_INTEGRALS: Data = "line integrals"
 COUNTS: Data = "counts"
 DEFAULT_METHOD = "os-sart"
+ARRAYS = ("weights", "start", "reference", "flat", "background")
+"""What methods may take beside their data."""
 
 
 class Option(NamedTuple):
@@ -38,6 +40,11 @@ class Option(NamedTuple):
     name: str
     type: Any
     default: Any
+
+    @property
+    def must_be_set(self) -> bool:
+        """Whether it has no default."""
+        return self.default is inspect.Parameter.empty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +76,11 @@ class Method:
     def run(self) -> Callable[..., Generator[Iterate, None, None]]:
         """The function itself."""
         return getattr(importlib.import_module(self.module), self.function)
+
+    @property
+    def arrays(self) -> frozenset[str]:
+        """Names of what it takes beside its data: weights, start, reference, flat, background."""
+        return frozenset(inspect.signature(self.run).parameters) & frozenset(ARRAYS)
 
     @property
     def iterations(self) -> int:

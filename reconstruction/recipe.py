@@ -23,15 +23,19 @@ class Recipe:
     method : str
         "fdk", or one of `reconstruction.iterative.METHODS`.
     window : str
-        Of the filter, one of `reconstruction.ramp.WINDOWS`; for "fdk", and for the volume that iterations start from.
+        Of the filter, one of `reconstruction.fdk.WINDOWS`; for "fdk", and for the volume that iterations start from.
     options : mapping of str to number or str
         Of an iterative method, by their names in `reconstruction.iterative`.
     n_iterations : int, optional
         None: as many as the method's default.
     stops_at_noise : bool
         End an iterative method when the volume fits the data as well as their noise allows.
-    start : path, optional
-        Volume file that iterations start from.
+    prior : str, optional
+        One of `reconstruction.iterative.PRIORS`, for methods that take one.
+    start : path or "fdk", optional
+        Volume file that iterations start from, on any grid; or the filtered back-projection. None: nothing.
+    reference : path, optional
+        Volume file that damping, or a directional prior, pulls towards.
     bins : tuple of int
         Which bins, from 1; nothing: all.
     voxel_mm : float, optional
@@ -57,7 +61,9 @@ class Recipe:
     options: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     n_iterations: int | None = None
     stops_at_noise: bool = False
-    start: Path | None = None
+    prior: str | None = None
+    start: Path | str | None = None
+    reference: Path | None = None
     bins: tuple[int, ...] = ()
     voxel_mm: float | None = None
     shape: tuple[int, int, int] | None = None
@@ -80,9 +86,10 @@ class Recipe:
         for low, high in self.region_mm or ():
             if not low < high:
                 raise WrongUsage(f"the region runs from {low:g} to {high:g} mm; allowed: from the lower to the higher")
-        if self.method == FDK and (self.options or self.n_iterations or self.stops_at_noise or self.start):
+        of_iterations = (self.options, self.n_iterations, self.stops_at_noise, self.prior, self.start, self.reference)
+        if self.method == FDK and any(of_iterations):
             raise WrongUsage(
-                "the method fdk has no iterations, no start and no options beside its window",
+                "the method fdk has no iterations, prior, start or reference, and no option beside its window",
                 hint="choose an iterative method with --method",
             )
 
