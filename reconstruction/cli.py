@@ -98,7 +98,7 @@ def _reconstruct(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="An option of the method, e.g. strength=0.01.", rich_help_panel=METHOD
+            "--set", metavar="NAME=VALUE", help="An option of the method, e.g. n_subsets=18.", rich_help_panel=METHOD
         ),
     ] = None,
     until_noise: Annotated[
@@ -183,7 +183,7 @@ def _reconstruct(
 
     Example: mpxct reconstruct scan.h5 -o volume.h5 --window hann
 
-    Iteratively: mpxct reconstruct scan.h5 --method fista --prior tv --set strength=0.02 --iterations 50
+    Iteratively: mpxct reconstruct scan.h5 --method fista --prior tv --set strength_per_mm=0.02 --iterations 50
     """
     from calibration.store import load
     from reconstruction import backend
@@ -274,7 +274,7 @@ def _options(pairs: Sequence[str]) -> dict[str, float | str]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
-            raise WrongUsage(f"--set is {pair!r}; allowed: NAME=VALUE, as in --set strength=0.01")
+            raise WrongUsage(f"--set is {pair!r}; allowed: NAME=VALUE, as in --set n_subsets=18")
         try:
             options[name.strip()] = float(value)
         except ValueError:
