@@ -27,6 +27,10 @@ class Timing(NamedTuple):
     rss_mb: float | None
 
 
+Operation = Callable[[dict[str, Any], int], tuple[Any, Timing]]
+"""What a peer can do with the arrays and numbers of the work, so many times."""
+
+
 def timed(function: Callable[[], Any], repeats: int) -> tuple[Any, Timing]:
     """Run a function some times; return what it returned last, and how long it took and how much memory it held."""
     _forget_peak()
@@ -53,9 +57,7 @@ def _forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")  # see proc(5): resets the peak resident set size
 
 
-def serve(
-    folder: Path, version: str, operations: Mapping[str, Callable[[dict[str, Any], int], tuple[Any, Timing]]]
-) -> None:
+def serve(folder: Path, version: str, operations: Mapping[str, Operation]) -> None:
     """Do the operations that the folder asks for.
 
     Parameters
@@ -63,7 +65,7 @@ def serve(
     version : str
         Name and version of the peer.
     operations : mapping of name to function
-        Of the arrays and numbers of the work, and how often to repeat; each returns an array, or None, and its timing.
+        Each returns an array, or None, and its timing.
     """
     work = json.loads((folder / "work.json").read_text())
     data = {path.stem: np.load(path) for path in folder.glob("*.npy")} | work["numbers"]

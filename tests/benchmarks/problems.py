@@ -4,8 +4,8 @@ P1 is a parallel beam over 512 x 512 pixels, P2 a cone beam over 256^3 voxels, P
 methods. All see the modified Shepp-Logan phantom by exact chords through its ellipses or ellipsoids. Voxels are 1 mm,
 values 1/mm.
 
-# Ref: the ellipsoids are those of the modified Shepp-Logan phantom in M. Schabel's `phantom3d`; without the heights they
-#      are the ellipses of the phantom in two dimensions.
+# Ref: the ellipsoids are those of the modified Shepp-Logan phantom in M. Schabel's `phantom3d`; without the heights
+#      they are the ellipses of the phantom in two dimensions.
 """
 
 from __future__ import annotations
