@@ -46,6 +46,7 @@ class Projector(Operator):
         use_gpu: bool = False,
     ) -> None:
         self.scan, self.grid, self.mask, self.use_gpu = scan, grid, mask, use_gpu
+        self.n_channels = n_channels
         self.dtype: Any = np.dtype(dtype)
         self.domain_shape = (n_channels, *grid.shape)
         self.range_shape = (n_channels, scan.n_views, scan.rows, scan.cols)
