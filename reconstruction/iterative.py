@@ -26,8 +26,9 @@ from reconstruction.iterates import Iterate
 from reconstruction.operators import Operator
 from reconstruction.stopping import Rule
 
-Data = Literal["line integrals", "counts"]
+Data = Literal["line integrals", "line integrals of at least 0", "counts"]
 LINE_INTEGRALS: Data = "line integrals"
+NON_NEGATIVE: Data = "line integrals of at least 0"
 COUNTS: Data = "counts"
 DEFAULT_METHOD = "os-sart"
 ARRAYS = ("weights", "start", "reference", "flat", "background")
@@ -58,7 +59,7 @@ class Method:
     summary : str
         What it is, in a line.
     takes : str
-        What its data are: "line integrals", or "counts" with a flat field.
+        What its data are: "line integrals", of at least 0 or of any sign, or "counts" with a flat field.
     fixed : mapping
         Options that make it this method and no other.
     has_prior : bool
@@ -115,8 +116,8 @@ METHODS: Mapping[str, Method] = {
     "os-sart": _method("least_squares:os_sart", "SIRT by subsets of the views, with momentum: the fast one"),
     "cgls": _method("least_squares:cgls", "conjugate gradients: the fewest iterations without constraint"),
     "lsqr": _method("least_squares:lsqr", "CGLS by bidiagonalisation: steadier, damped towards its start"),
-    "mlem": _method("poisson:osem", "maximum likelihood of non-negative linear data", n_subsets=1),
-    "osem": _method("poisson:osem", "MLEM by subsets of the views"),
+    "mlem": _method("poisson:osem", "maximum likelihood of non-negative linear data", takes=NON_NEGATIVE, n_subsets=1),
+    "osem": _method("poisson:osem", "MLEM by subsets of the views", takes=NON_NEGATIVE),
     "pwls": _method("poisson:pwls", "least squares weighted by the noise, by subsets, with momentum"),
     "transmission": _method("poisson:transmission", "maximum likelihood of the counts themselves", takes=COUNTS),
     "fista": _method("proximal:fista", "least squares and a prior, by accelerated descent", has_prior=True),

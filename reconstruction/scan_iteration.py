@@ -22,7 +22,7 @@ from reconstruction import backend
 from reconstruction.convergence import ConvergenceLog
 from reconstruction.fdk import fdk
 from reconstruction.field_of_view import cut_out, reached
-from reconstruction.iterative import COUNTS, method_named, reconstruct
+from reconstruction.iterative import COUNTS, NON_NEGATIVE, method_named, reconstruct
 from reconstruction.projections import LineIntegrals
 from reconstruction.projector import Projector
 from reconstruction.recipe import FDK, Recipe
@@ -59,6 +59,8 @@ def iterate_scan(
     is_known = ~measured.is_estimated
     arrays: dict[str, Any] = {}
     data = measured.values
+    if method.takes == NON_NEGATIVE:
+        data = np.maximum(data, 0)
     if method.takes == COUNTS:
         arrays["flat"] = send(np.broadcast_to(measured.open_counts.astype(np.float32)[:, None, None, None], data.shape))
         data = counts
