@@ -56,7 +56,8 @@ class ConvergenceLog:
         objective_axes = residual_axes.twinx()
         objective_axes.plot(numbers, [step.objective for step in self.steps], "C1.--", label="objective")
         for axes, name in ((residual_axes, "residual"), (objective_axes, "objective")):
-            if any(line.get_ydata()[0] > 0 for line in axes.get_lines() if len(numbers)):  # pyright: ignore
+            values = [getattr(step, name) for step in self.steps]
+            if all(value > 0 for value in values):
                 axes.set_yscale("log")
             axes.set_ylabel(name)
         residual_axes.set_xlabel("iteration")

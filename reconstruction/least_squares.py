@@ -238,7 +238,7 @@ def lsqr(
     xp, n = backend.namespace(b), A.n_channels
     x = as_start(A, reference if start is None else start, b)
     root = None if weights is None else xp.sqrt(xp.broadcast_to(weights, b.shape)).astype(b.dtype)
-    u = b - A.forward(x)
+    u = b.copy() if start is None and reference is None else b - A.forward(x)
     if root is not None:
         u *= root
     beta = _normalise(u, n)
