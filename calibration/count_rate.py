@@ -25,7 +25,7 @@ counter 10 % (`tests/test_count_rate.py`): a hard beam overlaps by other charges
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -138,6 +138,10 @@ class CountRate:
         """Whether it was measured at these thresholds: what overlaps add depends on where they stand."""
         mine = self.thresholds_kev
         return len(mine) == len(thresholds_kev) and bool(np.abs(mine - thresholds_kev).max() <= THRESHOLD_KEV)
+
+    def on_rows(self, rows: slice) -> CountRate:
+        """Return the same of some rows of the detector."""
+        return replace(self, dead_time_ratio=self.dead_time_ratio[rows])
 
     def counted_share(self, true_rate_per_s: ArrayLike) -> NDArray[np.float64]:
         """Return counted over true events of the first counter in the mean pixel, at a true rate."""

@@ -221,6 +221,25 @@ def fill(images: NDArray[np.floating], is_bad: NDArray[np.bool_]) -> NDArray[np.
     return filled
 
 
+def fill_reach(is_bad: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return how many rows away `fill` looks for each row: (rows,) int.
+
+    A bad pixel that is n pixels from the nearest good one is filled from pixels up to n rows away. Given so many rows
+    more on either side, `fill` makes of some rows what it makes of the whole image.
+
+    Parameters
+    ----------
+    is_bad : (..., rows, cols) bool
+    """
+    planes = is_bad.reshape(-1, *is_bad.shape[-2:])
+    reach = np.zeros(planes.shape[1], np.intp)
+    for plane in planes:
+        if plane.any() and not plane.all():
+            distance: NDArray[np.int32] = ndimage.distance_transform_cdt(plane, metric="chessboard")  # pyright: ignore
+            reach = np.maximum(reach, distance.max(axis=1))
+    return reach
+
+
 def _is_noisy(dark: NDArray[np.number], dark_rate: float) -> NDArray[np.bool_]:
     """Return pixels with more dark counts than chance allows at `dark_rate`: (rows, cols) bool."""
     total = np.asarray(np.sum(dark, axis=0, dtype=np.float64))

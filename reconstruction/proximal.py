@@ -117,14 +117,14 @@ def fista(
     x = _start(A, b, start)
     scale = data_curvature(A, weights, x)
     bound = MARGIN * largest_curvature(A, weights, x)
-    dual = prior.dual(x)
+    prox = prior.prepare(x)
     momentum = _Momentum(has_momentum, has_restart)
 
     def descend(y: Array, gradient: Array) -> Array:
         gradient *= -1 / bound
         gradient += y
         new = namespace(y).empty_like(y)
-        dual.prox(new, gradient, scale / bound, n_iterations=n_prox_iterations, is_non_negative=is_non_negative)
+        prox.prox(new, gradient, scale / bound, n_iterations=n_prox_iterations, is_non_negative=is_non_negative)
         return new
 
     y = x
@@ -138,7 +138,7 @@ def fista(
                 new = descend(y, share * part.adjoint(_weighted(difference, weight)))
                 ahead = momentum.after(y, new, x)
                 x, y = new, new + ahead * (new - x)
-            yield Iterate(number, x, math.sqrt(residual2), residual2 / 2 + scale * dual.value(x))
+            yield Iterate(number, x, math.sqrt(residual2), residual2 / 2 + scale * prox.value(x))
         return
     seen = y_seen = A.forward(x) if start is not None else namespace(b).zeros_like(b)
     for number in range(1, n_iterations + 1):
@@ -153,7 +153,7 @@ def fista(
         y, y_seen = new + ahead * (new - x), new_seen + ahead * (new_seen - seen)
         x, seen = new, new_seen
         residual2 = _norm2(seen - b, weights)
-        yield Iterate(number, x, math.sqrt(residual2), residual2 / 2 + scale * dual.value(x))
+        yield Iterate(number, x, math.sqrt(residual2), residual2 / 2 + scale * prox.value(x))
 
 
 class _Momentum:
@@ -218,7 +218,7 @@ def pdhg(
     """
     x = _start(A, b, start)
     scale = data_curvature(A, weights, x)
-    dual = prior.dual(x)
+    prox = prior.prepare(x)
     parts = _parts(A, b, weights, n_subsets) if n_subsets > 1 else [(A, b, weights, 1.0)]
     bound = MARGIN * max(largest_curvature(part, weight, x) for part, _, weight, _ in parts)
     step = 1 / (balance * n_subsets * bound)
@@ -229,7 +229,7 @@ def pdhg(
         residual2 = 0.0
         for index, (part, data, weight, _) in enumerate(parts):
             base = x - step * extrapolated
-            dual.prox(x, base, step * scale, n_iterations=n_prox_iterations, is_non_negative=is_non_negative)
+            prox.prox(x, base, step * scale, n_iterations=n_prox_iterations, is_non_negative=is_non_negative)
             difference = part.forward(x) - data
             residual2 += _norm2(difference, weight)
             new = (y[index] + balance * _weighted(difference, weight)) / (1 + balance)
@@ -237,4 +237,4 @@ def pdhg(
             y[index] = new
             gathered += change
             extrapolated = gathered + n_subsets * change
-        yield Iterate(number, x, math.sqrt(residual2), residual2 / 2 + scale * dual.value(x))
+        yield Iterate(number, x, math.sqrt(residual2), residual2 / 2 + scale * prox.value(x))

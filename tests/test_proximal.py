@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -42,9 +44,7 @@ def problem():
 
 
 def last(iterates):
-    for iterate in iterates:
-        pass
-    return iterate
+    return deque(iterates, maxlen=1).pop()
 
 
 def test_two_methods_find_the_same_minimum(problem) -> None:

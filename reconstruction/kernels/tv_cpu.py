@@ -28,6 +28,9 @@ from reconstruction.kernels.tv_plain import ANYWHERE, FROBENIUS, NUCLEAR, PER_CH
 N_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 ROWS_PER_TASK = 256
 """Fewer rows than this are not worth a thread."""
+NEARLY_RANK_ONE = 1e-3
+POWERS = 5
+"""Multiplications that make the largest eigenvalue's vector right to rounding, where it dominates so."""
 NO_TANGENT = np.zeros((0, 0, 0, 0), np.float32)
 _pool = ThreadPoolExecutor(max(N_CORES - 1, 1), thread_name_prefix="tv")
 
@@ -194,7 +197,7 @@ def _dual(p, q, u, step, shrink, momentum, ball, radius, weights, tangent, first
         elif ball != ANYWHERE:
             _gram_row(rows, gram)
             for x in range(n_x):
-                _projector_of(gram, x, ball, float(radius))
+                _projector_of(gram, x, ball, np.float64(radius))
             _times_row(rows, gram)
         for channel in range(n_channels):
             for direction in range(3):
@@ -228,7 +231,7 @@ def _gram_row(rows, gram):  # noqa: ANN001, ANN202
     gram[:] = 0
     for channel in range(n_channels):
         for x in range(n_x):
-            a, b, c = float(rows[channel, 0, x]), float(rows[channel, 1, x]), float(rows[channel, 2, x])
+            a, b, c = np.float64(rows[channel, 0, x]), np.float64(rows[channel, 1, x]), np.float64(rows[channel, 2, x])
             gram[0, x] += a * a
             gram[1, x] += b * b
             gram[2, x] += c * c
@@ -263,11 +266,31 @@ def _singular_values(gram, x):  # noqa: ANN001, ANN202
     angle = math.acos(min(max(half_determinant, -1.0), 1.0)) / 3
     largest = mean + 2 * size * math.cos(angle)
     smallest = mean + 2 * size * math.cos(angle + 2 * math.pi / 3)
-    return (
-        math.sqrt(max(largest, 0.0)),
-        math.sqrt(max(3 * mean - largest - smallest, 0.0)),
-        math.sqrt(max(smallest, 0.0)),
-    )
+    middle = 3 * mean - largest - smallest
+    if middle < NEARLY_RANK_ONE * largest:
+        middle, smallest = _without_largest(gram, x, largest)
+    return math.sqrt(max(largest, 0.0)), math.sqrt(max(middle, 0.0)), math.sqrt(max(smallest, 0.0))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _without_largest(gram, x, largest):  # noqa: ANN001, ANN202
+    """Return the two smaller eigenvalues, where both are so small that the cubic's roots lose them in rounding."""
+    g0, g1, g2, g01, g02, g12 = gram[0, x], gram[1, x], gram[2, x], gram[3, x], gram[4, x], gram[5, x]
+    a, b, c = g0, g01, g02
+    if g1 >= g0 and g1 >= g2:
+        a, b, c = g01, g1, g12
+    elif g2 >= g0:
+        a, b, c = g02, g12, g2
+    for _ in range(POWERS):
+        a, b, c = (g0 * a + g01 * b + g02 * c), (g01 * a + g1 * b + g12 * c), (g02 * a + g12 * b + g2 * c)
+        a, b, c = a / largest, b / largest, c / largest
+    scale = largest / (a * a + b * b + c * c)
+    g0, g1, g2 = g0 - scale * a * a, g1 - scale * b * b, g2 - scale * c * c
+    g01, g02, g12 = g01 - scale * a * b, g02 - scale * a * c, g12 - scale * b * c
+    half_trace = (g0 + g1 + g2) / 2
+    minors = g0 * g1 - g01 * g01 + g0 * g2 - g02 * g02 + g1 * g2 - g12 * g12
+    half_gap = math.sqrt(max(half_trace * half_trace - minors, 0.0))
+    return half_trace + half_gap, half_trace - half_gap
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -335,7 +358,7 @@ def _value(u, ball, corner, weights, tangent, first, end):  # noqa: ANN001, ANN2
             for channel in range(n_channels):
                 for direction in range(3):
                     for x in range(n_x):
-                        total += _rounded(abs(float(rows[channel, direction, x])), corner)
+                        total += _rounded(abs(np.float64(rows[channel, direction, x])), corner)
             continue
         n_alone = n_channels if ball == PER_CHANNEL else 1
         for alone in range(n_alone):
