@@ -191,7 +191,8 @@ class LineIntegralReader:
                 flat_frames=flats,
                 projection_frames=views.frames,
                 flat_exposures_s=scan.exposures_s[flats],
-                count_rate=self._count_rate.on_rows(rows) if self._count_rate else None,
+                count_rate=self._count_rate,
+                rows=rows,
             )
             for rows in (slice(first, min(first + step, n_rows)) for first in range(0, n_rows, step))
         ]
@@ -241,11 +242,12 @@ class LineIntegralReader:
         around = slice(max(first - reach, 0), min(stop + reach, n_rows))
         corrected = against_open_beam(
             add_frames(self._scan, tile.views, wanted, around)[self._counters],
-            tile.open_beam.on_rows(around),
+            tile.open_beam,
             projection_frames=tile.views.frames[wanted],
             projection_exposures_s=tile.views.exposures_s[wanted],
-            is_bad=None if tile.is_bad is None else tile.is_bad[around],
-            count_rate=self._count_rate.on_rows(around) if self._count_rate else None,
+            is_bad=tile.is_bad,
+            count_rate=self._count_rate,
+            rows=around,
         )
         values, is_estimated = attenuated(
             corrected, thickness=self._thickness.on_rows(around) if self._thickness else None

@@ -49,7 +49,7 @@ class SlabFile(NamedTuple):
         checksum = 0
         with self.path.open("r+b") as file:
             for place, channel in zip(self._places(slab), values, strict=True):
-                data = memoryview(np.ascontiguousarray(channel, "<f4")).cast("B")
+                data = np.ascontiguousarray(channel, "<f4").data.cast("B")
                 file.seek(place)
                 file.write(data)
                 checksum = zlib.crc32(data, checksum)
@@ -198,6 +198,7 @@ class VolumeWriter:
             table = file.create_dataset("slabs", data=np.asarray(records, "<i8"))
             table.attrs["units"], table.attrs["columns"] = "1", ", ".join(SlabRecord._fields)
             layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            layout.set_obj_track_times(False)  # the same file whenever it is made
             layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
             layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
             space = h5py.h5s.create_simple(shape)
