@@ -110,6 +110,10 @@ def _reconstruct(
     prior: Annotated[
         str | None, typer.Option(help="What fista, pdhg and plug-and-play hold for likely.", rich_help_panel=METHOD)
     ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(help="What data count for: noise, none, or auto, by the method.", rich_help_panel=METHOD),
+    ] = "auto",
     start: Annotated[
         str | None,
         typer.Option(help="Volume file to start the iterations from, or fdk.", rich_help_panel=METHOD),
@@ -199,6 +203,7 @@ def _reconstruct(
         window=window,
         options=_options(option or []),
         n_iterations=iterations,
+        weights=weights,
         stops_at_noise=until_noise,
         prior=prior,
         start=Path(start) if start not in (None, "fdk") else start,

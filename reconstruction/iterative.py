@@ -79,6 +79,11 @@ class Method:
         return getattr(importlib.import_module(self.module), self.function)
 
     @property
+    def is_statistical(self) -> bool:
+        """Whether its data are to count for what their noise makes them worth."""
+        return self.has_prior or self.function == "pwls"
+
+    @property
     def arrays(self) -> frozenset[str]:
         """Names of what it takes beside its data: weights, start, reference, flat, background."""
         return frozenset(inspect.signature(self.run).parameters) & frozenset(ARRAYS)

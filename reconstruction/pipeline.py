@@ -23,6 +23,7 @@ from firmware_iface.errors import WrongUsage
 from reconstruction import rings
 from reconstruction.fdk import fdk
 from reconstruction.field_of_view import coarser, field_of_view, region
+from reconstruction.orbits import HELIX_SHARE, ONE_SIDED_SHARE
 from reconstruction.projections import LineIntegrals, measure_line_integrals
 from reconstruction.recipe import Recipe
 from reconstruction.scan_iteration import iterate_scan
@@ -128,7 +129,14 @@ def _values(
         words = f"{recipe.method}{told}, {len(log.steps)} iterations, ended by {log.ended_by}"
         return values, words, json.dumps(log.table())
     values = yield from fdk(
-        measured.values, measured.angles_rad, measured.geometry, grid, window=recipe.window, use_gpu=recipe.use_gpu
+        measured.values,
+        measured.angles_rad,
+        measured.geometry,
+        grid,
+        window=recipe.window,
+        use_gpu=recipe.use_gpu,
+        lifts_mm=measured.lifts_mm,
+        is_continued=recipe.truncation != "none",
     )
     return values, f"FDK, window {recipe.window}", ""
 
@@ -166,7 +174,17 @@ def grid_of(measured: LineIntegrals, recipe: Recipe) -> Grid:
     voxel_mm = recipe.voxel_mm
     if recipe.is_preview and voxel_mm is not None:
         voxel_mm *= PREVIEW
-    grid = field_of_view(measured.geometry, voxel_mm)
+    geometry, lifts_mm = measured.geometry, measured.lifts_mm
+    left_mm, right_mm = (side * geometry.offset_u_mm + geometry.cols * geometry.pitch_mm / 2 for side in (-1, 1))
+    seen_mm = geometry.rows * geometry.pitch_mm / geometry.magnification
+    is_helix = np.ptp(lifts_mm) > HELIX_SHARE * seen_mm
+    grid = field_of_view(
+        geometry,
+        voxel_mm,
+        lifts_mm=lifts_mm,
+        climb_mm=np.ptp(lifts_mm) / np.ptp(measured.angles_rad) * 2 * np.pi if is_helix else 0.0,
+        is_wide=min(left_mm, right_mm) < ONE_SIDED_SHARE * max(left_mm, right_mm),
+    )
     if recipe.shape is not None:
         grid = Grid(shape=recipe.shape, voxel_mm=grid.voxel_mm, centre_mm=grid.centre_mm)
     return region(grid, recipe.region_mm) if recipe.region_mm else grid

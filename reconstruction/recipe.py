@@ -12,6 +12,8 @@ from reconstruction.field_of_view import Span
 
 DEFAULT_WINDOW = "hann"
 FDK = "fdk"
+TRUNCATION = ("auto", "none")
+WEIGHTS = ("auto", "noise", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,9 @@ class Recipe:
         Of an iterative method, by their names in `reconstruction.iterative`.
     n_iterations : int, optional
         None: as many as the method's default.
+    weights : str
+        What data count for: "noise" (one over their variance), "none" (all that were measured alike), or "auto":
+        by noise with a prior, with pwls and where the noise says when to stop.
     stops_at_noise : bool
         End an iterative method when the volume fits the data as well as their noise allows.
     prior : str, optional
@@ -60,6 +65,7 @@ class Recipe:
     window: str = DEFAULT_WINDOW
     options: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     n_iterations: int | None = None
+    weights: str = "auto"
     stops_at_noise: bool = False
     prior: str | None = None
     start: Path | str | None = None
@@ -83,6 +89,10 @@ class Recipe:
             raise WrongUsage(f"the shape is {' '.join(map(str, self.shape))}; allowed: three counts of at least 1")
         if self.n_iterations is not None and self.n_iterations < 1:
             raise WrongUsage(f"{self.n_iterations} iterations were asked for; allowed: at least 1")
+        if self.truncation not in TRUNCATION:
+            raise WrongUsage(f"the truncation is {self.truncation!r}; allowed: {', '.join(TRUNCATION)}")
+        if self.weights not in WEIGHTS:
+            raise WrongUsage(f"the weights are {self.weights!r}; allowed: {', '.join(WEIGHTS)}")
         for low, high in self.region_mm or ():
             if not low < high:
                 raise WrongUsage(f"the region runs from {low:g} to {high:g} mm; allowed: from the lower to the higher")
@@ -132,28 +142,3 @@ def region_of(text: str) -> tuple[Span, Span, Span] | None:
         spans[axis.strip().lower()] = ends
     whole = (float("-inf"), float("inf"))
     return spans.get("x", whole), spans.get("y", whole), spans.get("z", whole)
-
-
-def size_of(text: str) -> int:
-    """Read an amount of memory like "8GB" or "500 MB", in bytes."""
-    units = {
-        "": 1,
-        "b": 1,
-        "kb": 10**3,
-        "mb": 10**6,
-        "gb": 10**9,
-        "tb": 10**12,
-        "kib": 2**10,
-        "mib": 2**20,
-        "gib": 2**30,
-    }
-    bare = text.strip().lower()
-    number = bare.rstrip("abcdefghijklmnopqrstuvwxyz ")
-    unit = bare[len(number) :].strip()
-    try:
-        size = float(number) * units[unit]
-    except (ValueError, KeyError):
-        size = float("nan")
-    if not 0 < size < float("inf"):
-        raise WrongUsage(f"the memory is {text!r}; allowed: a size like 8GB or 500MB")
-    return int(size)

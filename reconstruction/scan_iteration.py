@@ -22,7 +22,7 @@ from reconstruction import backend
 from reconstruction.convergence import ConvergenceLog
 from reconstruction.fdk import fdk
 from reconstruction.field_of_view import cut_out, reached
-from reconstruction.iterative import COUNTS, NON_NEGATIVE, method_named, reconstruct
+from reconstruction.iterative import COUNTS, LINE_INTEGRALS, NON_NEGATIVE, method_named, reconstruct
 from reconstruction.projections import LineIntegrals
 from reconstruction.projector import Projector
 from reconstruction.recipe import FDK, Recipe
@@ -64,16 +64,22 @@ def iterate_scan(
     if method.takes == COUNTS:
         arrays["flat"] = send(np.broadcast_to(measured.open_counts.astype(np.float32)[:, None, None, None], data.shape))
         data = counts
-    if "weights" in method.arrays:
-        arrays["weights"] = send(np.where(is_known, np.maximum(counts, LEAST_COUNTS), 0).astype(np.float32))
+    weighs_noise = recipe.weights == "noise" or (recipe.stops_at_noise and method.takes == LINE_INTEGRALS)
+    if recipe.weights == "auto":
+        weighs_noise |= method.is_statistical
+    weights = np.maximum(counts, LEAST_COUNTS) if weighs_noise else np.ones_like(counts)
+    arrays["weights"] = send(np.where(is_known, weights, 0).astype(np.float32))
     if recipe.start is not None:
         arrays["start"] = send((yield from _start(measured, whole, recipe)))
     if recipe.reference is not None:
         arrays["reference"] = send(_on_grid(recipe.reference, whole, n_bins))
     stop = None
     if recipe.stops_at_noise:
-        if method.takes != COUNTS and "weights" not in method.arrays:
-            raise WrongUsage(f"{recipe.method} does not weigh its data by their noise, and cannot stop at it")
+        if method.takes == NON_NEGATIVE:
+            raise WrongUsage(
+                f"{recipe.method} does not know the noise of line integrals, and cannot stop at it",
+                hint="pwls and transmission do",
+            )
         stop = Discrepancy(n_data=int(np.count_nonzero(is_known)) // n_bins)
     done = yield from reconstruct(
         projector,
@@ -95,7 +101,13 @@ def _start(measured: LineIntegrals, grid: Grid, recipe: Recipe) -> Generator[Pro
         assert recipe.start is not None
         return _on_grid(Path(recipe.start), grid, len(measured.values))
     values = yield from fdk(
-        measured.values, measured.angles_rad, measured.geometry, grid, window=recipe.window, use_gpu=recipe.use_gpu
+        measured.values,
+        measured.angles_rad,
+        measured.geometry,
+        grid,
+        window=recipe.window,
+        use_gpu=recipe.use_gpu,
+        lifts_mm=measured.lifts_mm,
     )
     return np.maximum(values, 0)
 

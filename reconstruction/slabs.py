@@ -27,7 +27,7 @@ from reconstruction.budget import (
     rows_seen,
     sub_grid,
 )
-from reconstruction.fdk_stream import FdkStream
+from reconstruction.fdk import FdkStream
 from reconstruction.projections import LineIntegralReader
 from reconstruction.volume import Grid, Volume
 from reconstruction.volume_writer import VolumeWriter

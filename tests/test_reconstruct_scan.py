@@ -126,7 +126,7 @@ def test_iterations_end_when_only_noise_is_left(scan):
     log = ConvergenceLog.of_table(json.loads(volume.provenance.convergence_json))
     assert "noise" in log.ended_by
     assert len(log.steps) < 30
-    with pytest.raises(WrongUsage, match="does not weigh"):
+    with pytest.raises(WrongUsage, match="does not know the noise"):
         run(reconstruct_scan(scan, Recipe(method="mlem", stops_at_noise=True)))
 
 
