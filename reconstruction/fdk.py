@@ -180,12 +180,7 @@ class _RowFilter:
                 hint="fill bad pixels before the reconstruction (calibration.pixels.fill)",
             )
         weighted = self._send(np.asarray(block, np.float32)).swapaxes(0, 1) * self._cosines
-        if backend.namespace(weighted) is np:
-            spectrum = _fft.rfft(weighted, self._n_padded, workers=-1)
-            filtered = _fft.irfft(spectrum * self._gain, self._n_padded, workers=-1)
-        else:
-            fft = backend.namespace(weighted).fft
-            filtered = fft.irfft(fft.rfft(weighted, self._n_padded) * self._gain, self._n_padded)
+        filtered = backend.irfft(backend.rfft(weighted, self._n_padded) * self._gain, self._n_padded)
         return filtered[..., : block.shape[-1]]
 
 
@@ -239,8 +234,16 @@ class _GpuVolume:
         self._values = backend.require_gpu().zeros((n_bins, *grid.shape), np.float32)
 
     def add(self, filtered: backend.Array, poses: NDArray[np.float64]) -> None:
-        contiguous = backend.namespace(filtered).ascontiguousarray(filtered, np.float32)
-        self._kernel.backproject(self._values, contiguous, backend.to_device(poses.astype(np.float32)), *self._axes)
+        x, y, z, (to_object, to_detector, centre_col, centre_row, _) = self._axes
+        cos, sin = poses[:, 0], poses[:, 1]
+        matrices = np.zeros((len(poses), 3, 4))  # of x, y, z and 1, in pitches; the last row is 1 on the axis
+        matrices[:, 2] = np.stack([-sin, cos, 0 * cos, to_object + 0 * cos], axis=1) / to_object
+        matrices[:, 0, :2] = np.stack([cos, sin], axis=1) * to_detector / to_object
+        matrices[:, 1, 2] = to_detector / to_object
+        matrices[:, :2] += np.array([[centre_col], [centre_row]]) * matrices[:, 2:]
+        matrices[:, :, 3] += matrices[:, :, :3] @ np.array([x[0], y[0], z[0]])
+        matrices[:, :, :3] *= next((axis[1] - axis[0] for axis in (x, y, z) if len(axis) > 1), 1.0)
+        self._kernel.backproject(self._values, filtered, matrices, poses[:, 2])
 
     def result(self) -> NDArray[np.float32]:
         return backend.to_host(self._values)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from reconstruction.backend import Array
+from reconstruction.backend import Array, namespace, require_gpu, to_device
 from reconstruction.operators import Operator
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.volume import Grid
@@ -45,7 +45,8 @@ class Projector(Operator):
         dtype: DTypeLike = np.float32,
         use_gpu: bool = False,
     ) -> None:
-        self.scan, self.grid, self.mask, self.use_gpu = scan, grid, mask, use_gpu
+        self.scan, self.grid, self.use_gpu = scan, grid, use_gpu
+        self.mask: Any = to_device(mask) if use_gpu and mask is not None else mask
         self.dtype: Any = np.dtype(dtype)
         self.domain_shape = (n_channels, *grid.shape)
         self.range_shape = (n_channels, scan.n_views, scan.rows, scan.cols)
@@ -59,11 +60,14 @@ class Projector(Operator):
         out : array of `range_shape`, optional
             Filled and returned.
         """
-        from reconstruction.kernels import joseph_plain
+        from reconstruction.kernels import joseph_gpu, joseph_plain
 
         volume = self._checked(x, self.domain_shape)
         volume = volume if self.mask is None else volume * self.mask
-        projections = np.empty(self.range_shape, self.dtype) if out is None else out
+        projections: Any = self._empty(self.range_shape) if out is None else out
+        if self.use_gpu:
+            joseph_gpu.forward(volume, projections, self._rays(), self.scan.is_parallel, self.grid.voxel_mm)
+            return projections
         joseph_plain.forward(
             volume, projections, self._rays(), self.scan.is_parallel, self.grid.voxel_mm, 0, self.scan.n_views
         )
@@ -71,12 +75,13 @@ class Projector(Operator):
 
     def adjoint(self, y: Array, out: Array | None = None) -> Array:
         """Return what `forward` transposed makes of line integrals: (n_channels, z, y, x), mm times their unit."""
-        from reconstruction.kernels import joseph_plain
+        from reconstruction.kernels import joseph_gpu, joseph_plain
 
         projections = self._checked(y, self.range_shape)
-        volume: Any = np.empty(self.domain_shape, self.dtype) if out is None else out
+        volume: Any = self._empty(self.domain_shape) if out is None else out
         volume[:] = 0
-        joseph_plain.adjoint(volume, projections, self._rays(), self.scan.is_parallel, self.grid.voxel_mm)
+        kernels: Any = joseph_gpu if self.use_gpu else joseph_plain
+        kernels.adjoint(volume, projections, self._rays(), self.scan.is_parallel, self.grid.voxel_mm)
         if self.mask is not None:
             volume *= self.mask
         return volume
@@ -95,7 +100,10 @@ class Projector(Operator):
     def _checked(self, array: Any, shape: tuple[int, ...]) -> Any:
         if array.shape != shape:
             raise ValueError(f"the array has shape {array.shape}; allowed: {shape}")
-        return np.ascontiguousarray(array, self.dtype)
+        return namespace(array).ascontiguousarray(array, self.dtype)
+
+    def _empty(self, shape: tuple[int, ...]) -> Array:
+        return (require_gpu() if self.use_gpu else np).empty(shape, self.dtype)
 
     def _rays(self) -> NDArray[np.float64]:
         """Return the vectors as the kernels take them: (n_views, 4, 3), in voxels from the first one, z, y, x."""
