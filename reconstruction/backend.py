@@ -135,27 +135,27 @@ def irfft(x: Array, n: int) -> Array:
     return _fft.irfft(x, n, workers=-1) if namespace(x) is np else namespace(x).fft.irfft(x, n)
 
 
-def cuda_source(path: Path) -> str:
-    """Return a CUDA C file with the files it includes put in, so that a compiled copy is known by its whole text."""
-    text = path.read_text(encoding="utf-8")
-    return re.sub(r'^#include "(.+?)"$', lambda found: cuda_source(path.parent / found[1]), text, flags=re.MULTILINE)
-
-
-@functools.cache
-def _cuda_module(source: Path, defines: tuple[str, ...]) -> Any:
-    code = "".join(f"#define {define}\n" for define in defines) + cuda_source(source)
-    return require_gpu().RawModule(code=code, options=COMPILER_OPTIONS)
-
-
-@functools.cache
-def cuda_kernel(source: Path, name: str, defines: tuple[str, ...] = ()) -> Any:
-    """Compile a CUDA C file for the present device and return one of its kernels; CuPy keeps what it compiled on disk.
+def cuda_text(source: Path, defines: tuple[str, ...] = ()) -> str:
+    """Return a CUDA C file as it is compiled: the files it includes put in, so that its text says all that it is.
 
     Parameters
     ----------
     defines : tuple of str
         What the file is to find defined: a name and its value each.
     """
+    text = source.read_text(encoding="utf-8")
+    text = re.sub(r'^#include "(.+?)"$', lambda found: cuda_text(source.parent / found[1]), text, flags=re.MULTILINE)
+    return "".join(f"#define {define}\n" for define in defines) + text
+
+
+@functools.cache
+def _cuda_module(source: Path, defines: tuple[str, ...]) -> Any:
+    return require_gpu().RawModule(code=cuda_text(source, defines), options=COMPILER_OPTIONS)
+
+
+@functools.cache
+def cuda_kernel(source: Path, name: str, defines: tuple[str, ...] = ()) -> Any:
+    """Compile a CUDA C file for the present device and return one of its kernels; CuPy keeps what it compiled on disk."""
     return _cuda_module(source, defines).get_function(name)
 
 
