@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-from reconstruction.iterative import METHODS
 
+from reconstruction.iterative import METHODS
 from reconstruction.projector import Projector
 from tests.benchmarks.comparison import Answer, Table, ask_about, begin, first_call_s
 from tests.benchmarks.peers_work import Timing, timed
