@@ -190,13 +190,20 @@ def measure_open_beam(
     projection_frames: ArrayLike,
     flat_exposures_s: ArrayLike = 1.0,
     count_rate: CountRate | None = None,
+    rows: slice = np.s_[:],
 ) -> OpenBeam:
-    """Take the mean of each series of flats; parameters and errors are those of `corrected_counts`."""
+    """Take the mean of each series of flats; parameters and errors are those of `corrected_counts`.
+
+    Parameters
+    ----------
+    rows : slice
+        Of the detector, to which the flats belong.
+    """
     if len(flats) == 0:
         raise CalibrationMissing("the scan holds no flats", hint="let the plan take flats before or after the views")
     exposures_s, is_out = np.asarray(flat_exposures_s), None
     if count_rate is not None:
-        flats, is_flat_out = count_rate.correct(flats, np.broadcast_to(exposures_s, len(flats)))
+        flats, is_flat_out = count_rate.correct(flats, np.broadcast_to(exposures_s, len(flats)), rows=rows)
         is_out = np.asarray(is_flat_out.any(axis=0))
     of_flats, of_views = (np.asarray(frames, dtype=np.float64) for frames in (flat_frames, projection_frames))
     rates_per_s, times = _flat_rates(flats, of_flats, of_views, exposures_s)
@@ -211,20 +218,32 @@ def against_open_beam(
     projection_exposures_s: ArrayLike = 1.0,
     is_bad: NDArray[np.bool_] | None = None,
     count_rate: CountRate | None = None,
+    rows: slice = np.s_[:],
 ) -> CorrectedCounts:
-    """Set some views of a run beside its open beam; the views may be any, the parameters are `corrected_counts`'s."""
+    """Set some views of a run beside its open beam; the other parameters are those of `corrected_counts`.
+
+    Parameters
+    ----------
+    projections : (n_views, n_counters, n_rows, cols) number
+        Any views, of some rows.
+    open_beam : OpenBeam
+        Of the whole detector, as is all else.
+    rows : slice
+        Of the detector, to which the projections belong.
+    """
+    open_beam = open_beam.on_rows(rows)
     frames = np.asarray(projection_frames, dtype=np.float64)
     exposures_s = np.broadcast_to(np.asarray(projection_exposures_s, dtype=np.float32), len(projections))
     is_out = None
     if count_rate is not None:
-        projections, is_out = count_rate.correct(projections, exposures_s)
+        projections, is_out = count_rate.correct(projections, exposures_s, rows=rows)
         if open_beam.is_out_of_range is not None:
             is_out |= open_beam.is_out_of_range
     is_dark = open_beam.is_dark
     return CorrectedCounts(
         counts=np.ascontiguousarray(np.moveaxis(bins(projections), 1, 0)),
         open_beam=open_beam.counts_at(frames, exposures_s),
-        is_bad=is_dark if is_bad is None else is_dark | is_bad,
+        is_bad=is_dark if is_bad is None else is_dark | is_bad[rows],
         is_out_of_range=is_out,
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,9 @@ from firmware_iface.errors import CalibrationMissing, WrongUsage
 
 if TYPE_CHECKING:
     from calibration.alignment import Alignment
+    from reconstruction.iterative import Option
     from reconstruction.quality import VialStatistics
+    from reconstruction.volume import Volume
 
 METHOD, VOLUME, ARTEFACTS = "Method", "Volume", "Corrections"
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
@@ -80,7 +83,7 @@ def _reconstruct(
         bool, typer.Option("--preview", help="A quick look: every fourth view, pixels and voxels four times the size.")
     ] = False,
     method: Annotated[
-        str, typer.Option(help="fdk, or an iterative method; --method list tells them.", rich_help_panel=METHOD)
+        str, typer.Option(help="fdk, or an iterative method; --methods tells them.", rich_help_panel=METHOD)
     ] = "fdk",
     window: Annotated[
         str,
@@ -95,7 +98,7 @@ def _reconstruct(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="An option of the method, e.g. strength=0.01.", rich_help_panel=METHOD
+            "--set", metavar="NAME=VALUE", help="An option of the method, e.g. n_subsets=18.", rich_help_panel=METHOD
         ),
     ] = None,
     until_noise: Annotated[
@@ -104,8 +107,19 @@ def _reconstruct(
             "--until-noise", help="Stop when the volume fits the data as well as noise allows.", rich_help_panel=METHOD
         ),
     ] = False,
+    prior: Annotated[
+        str | None, typer.Option(help="What fista, pdhg and plug-and-play hold for likely.", rich_help_panel=METHOD)
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(help="What data count for: noise, none, or auto, by the method.", rich_help_panel=METHOD),
+    ] = "auto",
     start: Annotated[
-        Path | None, typer.Option(help="Volume file to start the iterations from.", rich_help_panel=METHOD)
+        str | None,
+        typer.Option(help="Volume file to start the iterations from, or fdk.", rich_help_panel=METHOD),
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Volume file that damping pulls towards.", rich_help_panel=METHOD)
     ] = None,
     bins: Annotated[str, typer.Option(help="Which bins, from 1: 1,3-4. Default: all.", rich_help_panel=VOLUME)] = "",
     voxel_mm: Annotated[
@@ -159,12 +173,21 @@ def _reconstruct(
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Take an interrupted scan too.")] = False,
     gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="Default: the GPU when there is one.")] = None,
     as_json: AS_JSON = False,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--methods",
+            is_eager=True,
+            callback=lambda asked: _tell_methods() if asked else None,
+            help="Tell all methods with their options, and end.",
+        ),
+    ] = False,
 ) -> None:
     """Reconstruct a volume of every energy bin from a scan.
 
     Example: mpxct reconstruct scan.h5 -o volume.h5 --window hann
 
-    Iteratively: mpxct reconstruct scan.h5 --method tv --set strength=0.02 --iterations 50
+    Iteratively: mpxct reconstruct scan.h5 --method fista --prior tv --set strength_per_mm=0.02 --iterations 50
     """
     from calibration.store import load
     from reconstruction import backend
@@ -180,8 +203,11 @@ def _reconstruct(
         window=window,
         options=_options(option or []),
         n_iterations=iterations,
+        weights=weights,
         stops_at_noise=until_noise,
-        start=start,
+        prior=prior,
+        start=Path(start) if start not in (None, "fdk") else start,
+        reference=reference,
         bins=bins_of(bins),
         voxel_mm=voxel_mm,
         shape=shape,
@@ -201,6 +227,7 @@ def _reconstruct(
         )
     )
     save_volume(volume, output)
+    plot = _plot_convergence(volume, output)
     seconds = time.monotonic() - began_s
     means = volume.values.mean(axis=(1, 2, 3), dtype=float)
     figures = {
@@ -209,12 +236,41 @@ def _reconstruct(
         "voxel_mm": volume.grid.voxel_mm,
         "mean_per_mm": dict(zip(volume.channels, means.tolist(), strict=True)),
         "steps": list(volume.provenance.steps),
+        "convergence": json.loads(volume.provenance.convergence_json or "null"),
+        "plot": None if plot is None else str(plot),
         "seconds": seconds,
     }
     size = f"{' x '.join(map(str, volume.grid.shape))} voxels of {volume.grid.voxel_mm:.4g} mm"
     steps = "".join(f"\n  {step}" for step in volume.provenance.steps)
-    text = f"{output}: {len(volume.channels)} bins of {size}, {seconds:.1f} s{steps}"
+    drawn = "" if plot is None else f", {plot}"
+    text = f"{output}{drawn}: {len(volume.channels)} bins of {size}, {seconds:.1f} s{steps}"
     console.emit(figures, text, as_json=as_json)
+
+
+def _tell_methods() -> None:
+    """Print every method and prior with what can be set of it, and end."""
+    from reconstruction.iterative import METHODS, PRIORS, prior_options
+
+    def told(options: Iterable[Option]) -> str:
+        return " ".join(o.name if o.must_be_set else f"{o.name}={o.default}" for o in options)
+
+    typer.echo(f"{'fdk':<15} filtered back-projection, of any orbit: the default\n{'':<15} --window")
+    for name, method in METHODS.items():
+        prior = " --prior NAME" if method.has_prior else ""
+        typer.echo(f"{name:<15} {method.summary}\n{'':<15}{prior} --set {told(method.options().values())}")
+    for name in PRIORS:
+        typer.echo(f"--prior {name:<7} --set {told(prior_options(name).values())}")
+    raise typer.Exit
+
+
+def _plot_convergence(volume: Volume, output: Path) -> Path | None:
+    """Draw how the iterations went, beside the volume."""
+    from reconstruction.convergence import ConvergenceLog
+
+    if not volume.provenance.convergence_json:
+        return None
+    log = ConvergenceLog.of_table(json.loads(volume.provenance.convergence_json))
+    return log.plot(output.with_name(f"{output.stem}-convergence.png"))
 
 
 def _options(pairs: Sequence[str]) -> dict[str, float | str]:
@@ -223,7 +279,7 @@ def _options(pairs: Sequence[str]) -> dict[str, float | str]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
-            raise WrongUsage(f"--set is {pair!r}; allowed: NAME=VALUE, as in --set strength=0.01")
+            raise WrongUsage(f"--set is {pair!r}; allowed: NAME=VALUE, as in --set n_subsets=18")
         try:
             options[name.strip()] = float(value)
         except ValueError:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from reconstruction.iterates import Iterate
 
@@ -37,10 +37,25 @@ class ConvergenceLog:
     steps: tuple[Step, ...]
     ended_by: str
 
-    def table(self) -> dict[str, list[float | None]]:
-        """Return the steps by column, as files and JSON take them; what is unknown is None."""
+    def table(self) -> dict[str, object]:
+        """Return the log as files and JSON take it, step by step in columns; what is unknown is None."""
         columns = ("number", "residual", "objective", "seconds")
-        return {name: [_known(getattr(step, name)) for step in self.steps] for name in columns}
+        return {
+            "method": self.method,
+            "ended_by": self.ended_by,
+            **{name: [_known(getattr(step, name)) for step in self.steps] for name in columns},
+            "channel_residuals": [list(step.channel_residuals) for step in self.steps],
+        }
+
+    @classmethod
+    def of_table(cls, table: Mapping[str, Any]) -> ConvergenceLog:
+        """Return the log that `table` made."""
+        columns = [table[name] for name in ("number", "residual", "objective", "channel_residuals", "seconds")]
+        steps = (
+            Step(number, _float(residual), _float(objective), tuple(channels), seconds)
+            for number, residual, objective, channels, seconds in zip(*columns, strict=True)
+        )
+        return cls(method=table["method"], steps=tuple(steps), ended_by=table["ended_by"])
 
     def plot(self, path: str | Path) -> Path:
         """Draw residual and objective against the iterations; the ending of the name says which kind of picture."""
@@ -66,6 +81,10 @@ class ConvergenceLog:
         residual_axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
         figure.savefig(path, dpi=120)
         return Path(path)
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _known(value: float) -> float | None:

@@ -118,3 +118,26 @@ def coarser(geometry: Geometry, factor: int) -> Geometry:
         offset_u_mm=geometry.offset_u_mm - (geometry.cols - cols * factor) / 2 * geometry.pitch_mm,
         offset_v_mm=geometry.offset_v_mm - (geometry.rows - rows * factor) / 2 * geometry.pitch_mm,
     )
+
+
+def reached(grid: Grid, geometry: Geometry, lifts_mm: ArrayLike = 0.0) -> Grid:
+    """Return a grid widened by whole voxels until no ray meets matter outside it that all views see.
+
+    Data that an iterative method is to explain run through all of the object: a part of it is not enough.
+    """
+    lifts = np.asarray(lifts_mm, dtype=np.float64)
+    half_mm = geometry.cols * geometry.pitch_mm / 2 + abs(geometry.offset_u_mm)
+    radius_mm = geometry.source_to_object_mm * np.sin(np.arctan2(half_mm, geometry.source_to_detector_mm))
+    steepness = (geometry.source_to_object_mm + radius_mm) / geometry.source_to_detector_mm
+    half_height_mm = geometry.rows * geometry.pitch_mm / 2
+    lowest_mm = (geometry.offset_v_mm - half_height_mm) * steepness - lifts.max()
+    highest_mm = (geometry.offset_v_mm + half_height_mm) * steepness - lifts.min()
+    spans_mm = ((lowest_mm, highest_mm), (-radius_mm, radius_mm), (-radius_mm, radius_mm))
+    shape, centre_mm = [], []
+    for n, middle_mm, (low_mm, high_mm) in zip(grid.shape, grid.centre_mm[::-1], spans_mm, strict=True):
+        first_mm, last_mm = (middle_mm + side * (n - 1) / 2 * grid.voxel_mm for side in (-1, 1))
+        before = max(int(np.ceil((first_mm - low_mm) / grid.voxel_mm - 0.5)), 0)
+        after = max(int(np.ceil((high_mm - last_mm) / grid.voxel_mm - 0.5)), 0)
+        shape.append(n + before + after)
+        centre_mm.append(middle_mm + (after - before) / 2 * grid.voxel_mm)
+    return replace(grid, shape=(shape[0], shape[1], shape[2]), centre_mm=(centre_mm[2], centre_mm[1], centre_mm[0]))

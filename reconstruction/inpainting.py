@@ -64,21 +64,21 @@ def fill(
     """
     if method not in METHODS:
         raise WrongUsage(f"the in-painting method is {method!r}; allowed: {', '.join(METHODS)}")
-    n_bins, n_views, rows, cols = values.shape
-    mask = np.asarray(is_bad, dtype=np.bool_)
+    n_bins, _, rows, cols = values.shape
+    mask: NDArray[np.bool_] = np.asarray(is_bad)
     if mask.shape not in ((rows, cols), (n_bins, rows, cols), values.shape):
         raise ValueError(
             f"the mask has shape {mask.shape}; allowed: {values.shape[2:]}, {(n_bins, *values.shape[2:])} "
             f"or {values.shape}"
         )
     if mask.ndim == 4:
-        always = mask.all(axis=1)
+        always: NDArray[np.bool_] = np.all(mask, axis=1)
         n_passing = fill_views(values, mask & ~always[:, None])
     else:
         always, n_passing = np.broadcast_to(mask, (n_bins, rows, cols)), 0
     told = [f"{n_passing} values filled from the views beside them"] if n_passing else []
     if always.any():
-        if always.all(axis=(1, 2)).any():
+        if any(np.all(of_bin) for of_bin in always):
             raise ValueError("all pixels of a bin are bad; allowed: at least one good pixel to fill from")
         rays = None
         if method in ("auto", "opposing") and angles_rad is not None and geometry is not None:
@@ -135,7 +135,7 @@ def _fill_pixels(views: NDArray[np.float32], is_bad: NDArray[np.bool_], method: 
 def _seen_from_behind(
     views: NDArray[np.float32], is_bad: NDArray[np.bool_], rays: OpposingRays
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return what the opposing rays read, (n_views, rows, cols), and which pixels have one that is good: (rows, cols)."""
+    """Return what the opposing rays read, (n_views, rows, cols), and which pixels have a good one, (rows, cols)."""
     seen = np.zeros_like(views)
     seen[..., rays.is_seen] = rays.take(views)
     is_seen = np.zeros(is_bad.shape, dtype=np.bool_)

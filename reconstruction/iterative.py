@@ -26,10 +26,13 @@ from reconstruction.iterates import Iterate
 from reconstruction.operators import Operator
 from reconstruction.stopping import Rule
 
-Data = Literal["line integrals", "counts"]
+Data = Literal["line integrals", "line integrals of at least 0", "counts"]
 LINE_INTEGRALS: Data = "line integrals"
+NON_NEGATIVE: Data = "line integrals of at least 0"
 COUNTS: Data = "counts"
 DEFAULT_METHOD = "os-sart"
+ARRAYS = ("weights", "start", "reference", "flat", "background")
+"""What methods may take beside their data."""
 
 
 class Option(NamedTuple):
@@ -38,6 +41,11 @@ class Option(NamedTuple):
     name: str
     type: Any
     default: Any
+
+    @property
+    def must_be_set(self) -> bool:
+        """Whether it has no default."""
+        return self.default is inspect.Parameter.empty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +59,7 @@ class Method:
     summary : str
         What it is, in a line.
     takes : str
-        What its data are: "line integrals", or "counts" with a flat field.
+        What its data are: "line integrals", of at least 0 or of any sign, or "counts" with a flat field.
     fixed : mapping
         Options that make it this method and no other.
     has_prior : bool
@@ -69,6 +77,16 @@ class Method:
     def run(self) -> Callable[..., Generator[Iterate, None, None]]:
         """The function itself."""
         return getattr(importlib.import_module(self.module), self.function)
+
+    @property
+    def is_statistical(self) -> bool:
+        """Whether its data are to count for what their noise makes them worth."""
+        return self.has_prior or self.function == "pwls"
+
+    @property
+    def arrays(self) -> frozenset[str]:
+        """Names of what it takes beside its data: weights, start, reference, flat, background."""
+        return frozenset(inspect.signature(self.run).parameters) & frozenset(ARRAYS)
 
     @property
     def iterations(self) -> int:
@@ -103,8 +121,8 @@ METHODS: Mapping[str, Method] = {
     "os-sart": _method("least_squares:os_sart", "SIRT by subsets of the views, with momentum: the fast one"),
     "cgls": _method("least_squares:cgls", "conjugate gradients: the fewest iterations without constraint"),
     "lsqr": _method("least_squares:lsqr", "CGLS by bidiagonalisation: steadier, damped towards its start"),
-    "mlem": _method("poisson:osem", "maximum likelihood of non-negative linear data", n_subsets=1),
-    "osem": _method("poisson:osem", "MLEM by subsets of the views"),
+    "mlem": _method("poisson:osem", "maximum likelihood of non-negative linear data", takes=NON_NEGATIVE, n_subsets=1),
+    "osem": _method("poisson:osem", "MLEM by subsets of the views", takes=NON_NEGATIVE),
     "pwls": _method("poisson:pwls", "least squares weighted by the noise, by subsets, with momentum"),
     "transmission": _method("poisson:transmission", "maximum likelihood of the counts themselves", takes=COUNTS),
     "fista": _method("proximal:fista", "least squares and a prior, by accelerated descent", has_prior=True),

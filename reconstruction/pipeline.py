@@ -20,10 +20,13 @@ from calibration.opposing import align_scan
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.errors import WrongUsage
+from reconstruction import rings
 from reconstruction.fdk import fdk
 from reconstruction.field_of_view import coarser, field_of_view, region
+from reconstruction.orbits import HELIX_SHARE, ONE_SIDED_SHARE
 from reconstruction.projections import LineIntegrals, measure_line_integrals
 from reconstruction.recipe import Recipe
+from reconstruction.scan_iteration import iterate_scan
 from reconstruction.scan_source import ScanSource, open_source, plan_and_geometry
 from reconstruction.sharpness import sharpest_axis
 from reconstruction.volume import LINEAR_ATTENUATION, Grid, Volume
@@ -80,31 +83,80 @@ def reconstruct_scan(
         thickness=source.thickness,
     )
     bins = chosen_bins(source, recipe)
-    measured = replace(measured, values=measured.values[bins], is_estimated=measured.is_estimated[bins])
+    measured = replace(
+        measured,
+        values=measured.values[bins],
+        is_estimated=measured.is_estimated[bins],
+        open_counts=measured.open_counts[bins],
+    )
     if recipe.is_preview:
         measured = previewed(measured)
     yield Progress("reading", 2, 2)
+    measured, corrections = corrected(measured, recipe)
     grid = grid_of(measured, recipe)
-    values = yield from fdk(
-        measured.values, measured.angles_rad, measured.geometry, grid, window=recipe.window, use_gpu=recipe.use_gpu
-    )
+    is_whole = len(bins) == source.scan.shape[1]
+    values, how, convergence_json = yield from _values(measured, grid, recipe)
     return Volume(
         values=values,
         channels=tuple(source.channels[index] for index in bins),
         unit=LINEAR_ATTENUATION,
         grid=grid,
-        thresholds_kev=source.thresholds_kev if len(bins) == source.scan.shape[1] else (),
-        basis=source.basis if len(bins) == source.scan.shape[1] else None,
+        thresholds_kev=source.thresholds_kev if is_whole else (),
+        basis=source.basis if is_whole else None,
         provenance=source.provenance(
             (
                 f"{len(measured.angles_rad)} views, {source.scan.n_lost} frames lost, "
                 f"{measured.is_estimated.mean():.2%} of the line integrals estimated",
                 *((f"{measured.n_tiles} tiles joined",) if measured.n_tiles > 1 else ()),
                 *source.words,
-                f"FDK, window {recipe.window}, grid {json.dumps(asdict(grid))}",
-            )
+                *(("preview: every fourth view, and four pixels for one",) if recipe.is_preview else ()),
+                *corrections,
+                f"{how}, grid {json.dumps(asdict(grid))}",
+            ),
+            convergence_json,
         ),
     )
+
+
+def _values(
+    measured: LineIntegrals, grid: Grid, recipe: Recipe
+) -> Generator[Progress, None, tuple[NDArray[np.float32], str, str]]:
+    """Return the volume, how it was made in words, and how iterations went."""
+    if recipe.is_iterative:
+        values, log = yield from iterate_scan(measured, grid, recipe)
+        chosen = {"prior": recipe.prior, "start": recipe.start, "reference": recipe.reference, **recipe.options}
+        told = "".join(f", {name} {value}" for name, value in chosen.items() if value is not None)
+        words = f"{recipe.method}{told}, {len(log.steps)} iterations, ended by {log.ended_by}"
+        return values, words, json.dumps(log.table())
+    values = yield from fdk(
+        measured.values,
+        measured.angles_rad,
+        measured.geometry,
+        grid,
+        window=recipe.window,
+        use_gpu=recipe.use_gpu,
+        lifts_mm=measured.lifts_mm,
+        is_continued=recipe.truncation != "none",
+    )
+    return values, f"FDK, window {recipe.window}", ""
+
+
+def corrected(measured: LineIntegrals, recipe: Recipe) -> tuple[LineIntegrals, tuple[str, ...]]:
+    """Return line integrals without the artefacts that a recipe names, and what was done in words."""
+    words: list[str] = []
+    if recipe.rings != rings.NONE:
+        told = _suppress_rings(measured, recipe.rings)
+        words.append(told)
+    return measured, tuple(words)
+
+
+def _suppress_rings(measured: LineIntegrals, method: str) -> str:
+    """Take rings out, in place; "auto" chooses the method by what the scan shows."""
+    if method != "auto":
+        return rings.suppress(measured.values, method=method)[1]
+    choice = rings.choose(measured.values, measured.angles_rad, measured.geometry)
+    _, done = rings.suppress(measured.values, method=choice.candidate.method, options=choice.candidate.options)
+    return f"{done}: {choice.words}"
 
 
 def chosen_bins(source: ScanSource, recipe: Recipe) -> NDArray[np.intp]:
@@ -122,7 +174,17 @@ def grid_of(measured: LineIntegrals, recipe: Recipe) -> Grid:
     voxel_mm = recipe.voxel_mm
     if recipe.is_preview and voxel_mm is not None:
         voxel_mm *= PREVIEW
-    grid = field_of_view(measured.geometry, voxel_mm)
+    geometry, lifts_mm = measured.geometry, measured.lifts_mm
+    left_mm, right_mm = (side * geometry.offset_u_mm + geometry.cols * geometry.pitch_mm / 2 for side in (-1, 1))
+    seen_mm = geometry.rows * geometry.pitch_mm / geometry.magnification
+    is_helix = np.ptp(lifts_mm) > HELIX_SHARE * seen_mm
+    grid = field_of_view(
+        geometry,
+        voxel_mm,
+        lifts_mm=lifts_mm,
+        climb_mm=np.ptp(lifts_mm) / np.ptp(measured.angles_rad) * 2 * np.pi if is_helix else 0.0,
+        is_wide=min(left_mm, right_mm) < ONE_SIDED_SHARE * max(left_mm, right_mm),
+    )
     if recipe.shape is not None:
         grid = Grid(shape=recipe.shape, voxel_mm=grid.voxel_mm, centre_mm=grid.centre_mm)
     return region(grid, recipe.region_mm) if recipe.region_mm else grid
@@ -141,6 +203,8 @@ def previewed(measured: LineIntegrals) -> LineIntegrals:
         values=joined(measured.values).mean(axis=(3, 5), dtype=np.float32),
         is_estimated=joined(measured.is_estimated).all(axis=(3, 5)),
         angles_rad=measured.angles_rad[::PREVIEW],
+        lifts_mm=measured.lifts_mm[::PREVIEW],
+        open_counts=measured.open_counts * PREVIEW**2,
         geometry=geometry,
     )
 

@@ -59,6 +59,8 @@ class LineIntegrals:
     angles_rad, lifts_mm : (n_views,) float64
     geometry : Geometry
         Of one camera that sees all columns, however many tiles it is made of.
+    open_counts : (n_bins,) float64
+        Counts of a pixel in one view of the open beam, as a mean: what noise is reckoned with.
     n_tiles : int
     """
 
@@ -67,6 +69,7 @@ class LineIntegrals:
     angles_rad: NDArray[np.float64]
     lifts_mm: NDArray[np.float64]
     geometry: Geometry
+    open_counts: NDArray[np.float64]
     n_tiles: int
 
 
@@ -188,7 +191,8 @@ class LineIntegralReader:
                 flat_frames=flats,
                 projection_frames=views.frames,
                 flat_exposures_s=scan.exposures_s[flats],
-                count_rate=self._count_rate.on_rows(rows) if self._count_rate else None,
+                count_rate=self._count_rate,
+                rows=rows,
             )
             for rows in (slice(first, min(first + step, n_rows)) for first in range(0, n_rows, step))
         ]
@@ -201,6 +205,15 @@ class LineIntegralReader:
         is_bad = scan.calibration.is_bad if scan.calibration else None
         reach = fill_reach(open_beam.is_dark if is_bad is None else open_beam.is_dark | is_bad)
         return _Tile(shift_mm, views, places, open_beam, is_bad, reach)
+
+    def open_counts(self) -> NDArray[np.float64]:
+        """Return the mean counts of a good pixel in one view of the open beam: (n_bins,)."""
+        tiles = []
+        for tile in self._tiles:
+            is_dark = tile.open_beam.is_dark if tile.is_bad is None else tile.open_beam.is_dark | tile.is_bad
+            rates_per_s = np.where(is_dark, np.nan, tile.open_beam.rates_per_s)
+            tiles.append(np.nanmean(rates_per_s, axis=(0, 2, 3)) * tile.views.exposures_s[tile.places].mean())
+        return np.asarray(np.mean(tiles, axis=0), np.float64)
 
     def read(self, views: slice = np.s_[:], rows: slice = np.s_[:]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return the line integrals of some views and rows, and which of them were not measured.
@@ -229,11 +242,12 @@ class LineIntegralReader:
         around = slice(max(first - reach, 0), min(stop + reach, n_rows))
         corrected = against_open_beam(
             add_frames(self._scan, tile.views, wanted, around)[self._counters],
-            tile.open_beam.on_rows(around),
+            tile.open_beam,
             projection_frames=tile.views.frames[wanted],
             projection_exposures_s=tile.views.exposures_s[wanted],
-            is_bad=None if tile.is_bad is None else tile.is_bad[around],
-            count_rate=self._count_rate.on_rows(around) if self._count_rate else None,
+            is_bad=tile.is_bad,
+            count_rate=self._count_rate,
+            rows=around,
         )
         values, is_estimated = attenuated(
             corrected, thickness=self._thickness.on_rows(around) if self._thickness else None
@@ -262,6 +276,7 @@ def measure_line_integrals(
         angles_rad=reader.angles_rad,
         lifts_mm=reader.lifts_mm,
         geometry=reader.geometry,
+        open_counts=reader.open_counts(),
         n_tiles=reader.n_tiles,
     )
 

@@ -12,6 +12,8 @@ from reconstruction.field_of_view import Span
 
 DEFAULT_WINDOW = "hann"
 FDK = "fdk"
+TRUNCATION = ("auto", "none")
+WEIGHTS = ("auto", "noise", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,15 +25,22 @@ class Recipe:
     method : str
         "fdk", or one of `reconstruction.iterative.METHODS`.
     window : str
-        Of the filter, one of `reconstruction.ramp.WINDOWS`; for "fdk", and for the volume that iterations start from.
+        Of the filter, one of `reconstruction.fdk.WINDOWS`; for "fdk", and for the volume that iterations start from.
     options : mapping of str to number or str
         Of an iterative method, by their names in `reconstruction.iterative`.
     n_iterations : int, optional
         None: as many as the method's default.
+    weights : str
+        What data count for: "noise" (one over their variance), "none" (all that were measured alike), or "auto":
+        by noise with a prior, with pwls and where the noise says when to stop.
     stops_at_noise : bool
         End an iterative method when the volume fits the data as well as their noise allows.
-    start : path, optional
-        Volume file that iterations start from.
+    prior : str, optional
+        One of `reconstruction.iterative.PRIORS`, for methods that take one.
+    start : path or "fdk", optional
+        Volume file that iterations start from, on any grid; or the filtered back-projection. None: nothing.
+    reference : path, optional
+        Volume file that damping, or a directional prior, pulls towards.
     bins : tuple of int
         Which bins, from 1; nothing: all.
     voxel_mm : float, optional
@@ -56,8 +65,11 @@ class Recipe:
     window: str = DEFAULT_WINDOW
     options: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     n_iterations: int | None = None
+    weights: str = "auto"
     stops_at_noise: bool = False
-    start: Path | None = None
+    prior: str | None = None
+    start: Path | str | None = None
+    reference: Path | None = None
     bins: tuple[int, ...] = ()
     voxel_mm: float | None = None
     shape: tuple[int, int, int] | None = None
@@ -77,12 +89,17 @@ class Recipe:
             raise WrongUsage(f"the shape is {' '.join(map(str, self.shape))}; allowed: three counts of at least 1")
         if self.n_iterations is not None and self.n_iterations < 1:
             raise WrongUsage(f"{self.n_iterations} iterations were asked for; allowed: at least 1")
+        if self.truncation not in TRUNCATION:
+            raise WrongUsage(f"the truncation is {self.truncation!r}; allowed: {', '.join(TRUNCATION)}")
+        if self.weights not in WEIGHTS:
+            raise WrongUsage(f"the weights are {self.weights!r}; allowed: {', '.join(WEIGHTS)}")
         for low, high in self.region_mm or ():
             if not low < high:
                 raise WrongUsage(f"the region runs from {low:g} to {high:g} mm; allowed: from the lower to the higher")
-        if self.method == FDK and (self.options or self.n_iterations or self.stops_at_noise or self.start):
+        of_iterations = (self.options, self.n_iterations, self.stops_at_noise, self.prior, self.start, self.reference)
+        if self.method == FDK and any(of_iterations):
             raise WrongUsage(
-                "the method fdk has no iterations, no start and no options beside its window",
+                "the method fdk has no iterations, prior, start or reference, and no option beside its window",
                 hint="choose an iterative method with --method",
             )
 
@@ -125,28 +142,3 @@ def region_of(text: str) -> tuple[Span, Span, Span] | None:
         spans[axis.strip().lower()] = ends
     whole = (float("-inf"), float("inf"))
     return spans.get("x", whole), spans.get("y", whole), spans.get("z", whole)
-
-
-def size_of(text: str) -> int:
-    """Read an amount of memory like "8GB" or "500 MB", in bytes."""
-    units = {
-        "": 1,
-        "b": 1,
-        "kb": 10**3,
-        "mb": 10**6,
-        "gb": 10**9,
-        "tb": 10**12,
-        "kib": 2**10,
-        "mib": 2**20,
-        "gib": 2**30,
-    }
-    bare = text.strip().lower()
-    number = bare.rstrip("abcdefghijklmnopqrstuvwxyz ")
-    unit = bare[len(number) :].strip()
-    try:
-        size = float(number) * units[unit]
-    except (ValueError, KeyError):
-        size = float("nan")
-    if not 0 < size < float("inf"):
-        raise WrongUsage(f"the memory is {text!r}; allowed: a size like 8GB or 500MB")
-    return int(size)

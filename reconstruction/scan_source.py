@@ -63,13 +63,14 @@ class ScanSource:
         edges = [f"{energy:g}" for energy in self.thresholds_kev]
         return (*(f"{low}-{high} keV" for low, high in pairwise(edges)), f"{edges[-1]}+ keV")
 
-    def provenance(self, steps: tuple[str, ...]) -> Provenance:
+    def provenance(self, steps: tuple[str, ...], convergence_json: str = "") -> Provenance:
         """Return where a volume of this scan came from, after these steps."""
         return Provenance(
             source_file=self.scan.path.name,
             plan_json=plan_to_json(self.plan),
             calibration_identity=self.scan.calibration_identity,
             software=software_version(),
+            convergence_json=convergence_json,
             steps=steps,
         )
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from calibration.whole_file import whole_file
 from firmware_iface.errors import BadFile, MpxctError, WrongUsage
 from reconstruction.volume import (
+    H5,
     Volume,
     check_format,
     created,
@@ -48,7 +49,7 @@ class SlabFile(NamedTuple):
         checksum = 0
         with self.path.open("r+b") as file:
             for place, channel in zip(self._places(slab), values, strict=True):
-                data = memoryview(np.ascontiguousarray(channel, "<f4")).cast("B")
+                data = np.ascontiguousarray(channel, "<f4").data.cast("B")
                 file.seek(place)
                 file.write(data)
                 checksum = zlib.crc32(data, checksum)
@@ -77,6 +78,7 @@ class SlabRecord(NamedTuple):
 
     first: int
     stop: int
+    views_per_block: int
     is_done: int = 0
     checksum: int = 0
     n_values: int = 0
@@ -97,7 +99,10 @@ class VolumeWriter:
     planned : Volume
         What it will be; its values are not looked at.
     slabs : sequence of slice
-        Along z, beside each other from the lowest slice to the highest. A part that is gone on with keeps its own.
+        Along z, beside each other from the lowest slice to the highest.
+    views_per_block : int
+        How many views are added together: on it the last digits of the values depend. A part that is gone on with
+        keeps its own slabs and blocks.
     recipe : str
         How the values are made: a part that was made otherwise is not gone on with.
 
@@ -111,14 +116,17 @@ class VolumeWriter:
         There is no room for it.
     """
 
-    def __init__(self, path: str | Path, planned: Volume, slabs: Sequence[slice], recipe: str) -> None:
+    def __init__(
+        self, path: str | Path, planned: Volume, slabs: Sequence[slice], views_per_block: int, recipe: str
+    ) -> None:
         self.path = Path(path)
         self.partial = partial_volume_path(self.path)
         self._planned = planned
         self.is_resumed = self.partial.exists()
         if not self.is_resumed:
-            self._create(slabs, recipe)
+            self._create([SlabRecord(slab.start, slab.stop, views_per_block) for slab in slabs], recipe)
         try:
+            file: H5
             with h5py.File(self.partial, "r") as file:
                 check_format(self.partial, file)
                 known = str(file.attrs["recipe"]), file["values"].shape
@@ -155,8 +163,9 @@ class VolumeWriter:
 
     def record(self, number: int, checksum: int, *, n_values: int = 0, n_estimated: int = 0) -> None:
         """Record that a slab is on the disk, whoever wrote it."""
-        old = self.records[number]
-        self.records[number] = SlabRecord(old.first, old.stop, 1, checksum, n_values, n_estimated)
+        self.records[number] = self.records[number]._replace(
+            is_done=1, checksum=checksum, n_values=n_values, n_estimated=n_estimated
+        )
         row = np.asarray(self.records[number], "<i8").tobytes()
         with self.partial.open("r+b") as file:
             file.seek(self._table_offset + number * len(row))
@@ -175,7 +184,7 @@ class VolumeWriter:
         self.partial.replace(self.path)
         return self.path
 
-    def _create(self, slabs: Sequence[slice], recipe: str) -> None:
+    def _create(self, records: Sequence[SlabRecord], recipe: str) -> None:
         shape = self._planned.values.shape
         needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(self.path.absolute().parent).free
         if needed > free:
@@ -186,10 +195,10 @@ class VolumeWriter:
         with whole_file(self.partial) as fresh, created(fresh) as file:
             write_head(file, self._planned)
             file.attrs["recipe"] = recipe
-            rows = [SlabRecord(slab.start, slab.stop) for slab in slabs]
-            table = file.create_dataset("slabs", data=np.asarray(rows, "<i8"))
+            table = file.create_dataset("slabs", data=np.asarray(records, "<i8"))
             table.attrs["units"], table.attrs["columns"] = "1", ", ".join(SlabRecord._fields)
             layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            layout.set_obj_track_times(False)  # the same file whenever it is made
             layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
             layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
             space = h5py.h5s.create_simple(shape)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from calibration.geometry import Geometry
 from firmware_iface.errors import WrongUsage
 from reconstruction.field_of_view import coarser, cut_out, field_of_view, region
-from reconstruction.recipe import Recipe, bins_of, region_of, size_of
+from reconstruction.recipe import Recipe, bins_of, region_of
 from reconstruction.volume import Grid
 
 GEOMETRY = Geometry(source_to_detector_mm=150.0, source_to_object_mm=120.0, pitch_mm=0.3, rows=16, cols=48)
@@ -46,19 +46,6 @@ def test_another_region_is_refused_with_an_example(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("8GB", 8e9), ("500 mb", 5e8), ("1.5GiB", 1.5 * 2**30), ("123", 123), ("2kB", 2000)]
-)
-def test_memory_is_read_with_its_unit(text, size):
-    assert size_of(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "8 apples", "nan", "0"])
-def test_other_memory_is_refused(text):
-    with pytest.raises(WrongUsage, match="8GB"):
-        size_of(text)
-
-
-@pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"voxel_mm": 0.0}, "the voxel is 0.0 mm"),
@@ -66,6 +53,7 @@ def test_other_memory_is_refused(text):
         ({"shape": (0, 3, 3)}, "the shape is 0 3 3"),
         ({"n_iterations": 0, "method": "sirt"}, "0 iterations"),
         ({"region_mm": ((1.0, 1.0), (0.0, 1.0), (0.0, 1.0))}, "from 1 to 1 mm"),
+        ({"weights": "much"}, "the weights are 'much'"),
         ({"n_iterations": 3}, "fdk has no iterations"),
         ({"options": {"strength": 1.0}}, "fdk has no iterations"),
         ({"start": Path("x.h5")}, "fdk has no iterations"),
