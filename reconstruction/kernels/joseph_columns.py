@@ -24,51 +24,51 @@ from reconstruction.kernels.threads import in_threads
 TILE = 16
 """Detector columns that go through a slab together."""
 VIEWS_TOGETHER = 4
-PLANES = 16
-"""Planes of a slab: what a tile of columns meets of them stays in the cache for the next views."""
+BLOCK = 16
+"""Planes, of those of a slab, that some views go through before the next ones: they stay in the cache."""
+PLANES = 64
+VIEWS_A_TASK = 8
 MOST_PHASES = 16
 
 _Array = NDArray[np.floating]
 
 
 @njit(nogil=True, cache=True)
-def _pack(slab: _Array, volume: _Array, axis: int, first: int, end: int) -> None:
-    """Turn planes `first` to `end` of the volume into a slab: (planes, 1 + n + 1, n_channels, padded z), flat."""
-    n_channels, n_z, n_y, n_x = volume.shape
-    n_padded = PAD_BEFORE + n_z + PAD_AFTER
-    n_minor = n_x if axis == 1 else n_y
-    stride = n_channels * n_padded
-    slab[: (end - first) * (n_minor + 2) * stride] = 0
-    for plane in range(first, end):
-        start = ((plane - first) * (n_minor + 2) + 1) * stride + PAD_BEFORE
-        for channel in range(n_channels):
-            for z_first in range(0, n_z, 16):
-                for minor in range(n_minor):
-                    at = start + minor * stride + channel * n_padded
-                    for z in range(z_first, min(z_first + 16, n_z)):
-                        slab[at + z] = (
-                            volume[channel, z, plane, minor] if axis == 1 else volume[channel, z, minor, plane]
-                        )
+def _turn_volume(
+    slab: _Array, volume: _Array, shape: tuple[int, int, int, int], axis: int, first: int, end: int, is_packing: bool
+) -> None:
+    """Turn planes `first` to `end` of a volume into a slab with zeros around it, or add a slab to them.
 
-
-@njit(nogil=True, cache=True)
-def _unpack(volume: _Array, slab: _Array, axis: int, first: int, end: int) -> None:
-    """Add a slab to the planes of the volume that it stands for."""
-    n_channels, n_z, n_y, n_x = volume.shape
+    Parameters
+    ----------
+    slab : (planes, 1 + n + 1, n_channels, padded z) float, flat
+    volume : (n_channels, z, y, x) float, flat
+    shape : of the volume
+    axis : 1 for planes across y, 2 for planes across x
+    """
+    n_channels, n_z, n_y, n_x = shape
+    n_minor, plane_step, minor_step = (n_x, n_x, 1) if axis == 1 else (n_y, 1, n_x)
     n_padded = PAD_BEFORE + n_z + PAD_AFTER
-    n_minor = n_x if axis == 1 else n_y
     stride = n_channels * n_padded
-    for plane in range(first, end):
-        start = ((plane - first) * (n_minor + 2) + 1) * stride + PAD_BEFORE
-        for channel in range(n_channels):
-            for z_first in range(0, n_z, 16):
-                for minor in range(n_minor):
-                    at = start + minor * stride + channel * n_padded
-                    for z in range(z_first, min(z_first + 16, n_z)):
-                        if axis == 1:
-                            volume[channel, z, plane, minor] += slab[at + z]
-                        else:
-                            volume[channel, z, minor, plane] += slab[at + z]
+    z_step = np.uint64(n_y * n_x)
+    if is_packing:
+        slab[:] = 0
+    for channel in range(n_channels):
+        for plane_first in range(first, end, BLOCK):
+            for minor_first in range(0, n_minor, BLOCK):
+                for z_first in range(0, n_z, BLOCK):
+                    z_end = np.uint64(min(z_first + BLOCK, n_z))
+                    for plane in range(plane_first, min(plane_first + BLOCK, end)):
+                        for minor in range(minor_first, min(minor_first + BLOCK, n_minor)):
+                            line = ((plane - first) * (n_minor + 2) + minor + 1) * stride
+                            at = np.uint64(line + channel * n_padded + PAD_BEFORE)
+                            there = np.uint64(channel * n_z * n_y * n_x + plane * plane_step + minor * minor_step)
+                            if is_packing:
+                                for z in range(np.uint64(z_first), z_end):
+                                    slab[at + z] = volume[there + z * z_step]
+                            else:
+                                for z in range(np.uint64(z_first), z_end):
+                                    volume[there + z * z_step] += slab[at + z]
 
 
 @njit(nogil=True, cache=True)
@@ -106,6 +106,59 @@ def _fan(ray: NDArray[np.float64], is_parallel: bool, col: int, axis: int, fan: 
     return True
 
 
+@njit(nogil=True, cache=True, fastmath=True)
+def _scale(
+    sums: _Array, fans: NDArray[np.float64], n_cols: int, n_channels: int, rows: int, n_phases: int, step_mm: float
+) -> None:
+    """Multiply the sums of some detector columns by the lengths of their rays' steps."""
+    n_rows = PAD_BEFORE + (rows + n_phases - 1) // n_phases + PAD_AFTER
+    number = sums.dtype.type
+    for c in range(n_cols):
+        plane_part = number(fans[c, 6])
+        for phase in range(n_phases):
+            first = number(fans[c, 7] + phase * fans[c, 8])
+            change = number(fans[c, 8] * n_phases)
+            for channel in range(n_channels):
+                start = ((c * n_channels + channel) * n_phases + phase) * n_rows + PAD_BEFORE
+                for k in range(np.uint64(n_rows - PAD_BEFORE - PAD_AFTER)):
+                    slope = first + number(np.int32(k)) * change
+                    sums[np.uint64(start) + k] *= number(step_mm) * np.sqrt(plane_part + slope * slope)
+
+
+@njit(nogil=True, cache=True)
+def _turn_views(
+    projections: _Array,
+    view: int,
+    first_col: int,
+    sums: _Array,
+    sums_at: int,
+    is_along: NDArray[np.bool_],
+    n_phases: int,
+    is_adding: bool,
+) -> None:
+    """Add sums, whose rows are innermost, to a view's columns where these run along the axis, or fetch them."""
+    n_channels, _, rows, _ = projections.shape
+    n_rows = PAD_BEFORE + (rows + n_phases - 1) // n_phases + PAD_AFTER
+    for channel in range(n_channels):
+        for first_row in range(0, rows, BLOCK * n_phases):
+            for c in range(len(is_along)):
+                if not is_along[c]:
+                    continue
+                col = np.uint64(first_col + c)
+                for phase in range(n_phases):
+                    start = sums_at + ((c * n_channels + channel) * n_phases + phase) * n_rows + PAD_BEFORE
+                    at = np.uint64(start + first_row // n_phases)
+                    end = min(first_row + BLOCK * n_phases, rows)
+                    n = np.uint64(max(end - first_row - phase + n_phases - 1, 0) // n_phases)
+                    row, step = np.uint64(first_row + phase), np.uint64(n_phases)
+                    if is_adding:
+                        for k in range(n):
+                            projections[channel, view, row + k * step, col] += sums[at + k]
+                    else:
+                        for k in range(n):
+                            sums[at + k] = projections[channel, view, row + k * step, col]
+
+
 @njit(nogil=True, cache=True)
 def _forward(
     projections: _Array,
@@ -125,65 +178,63 @@ def _forward(
     n_padded = PAD_BEFORE + n_z + PAD_AFTER
     n_rows = PAD_BEFORE + (rows + n_phases - 1) // n_phases + PAD_AFTER
     stride, sums_stride = n_channels * n_padded, n_channels * n_phases * n_rows
-    sums = np.zeros(TILE * sums_stride, slab.dtype)
+    sums = np.zeros(VIEWS_TOGETHER * TILE * sums_stride, slab.dtype)
     line = np.zeros(stride, slab.dtype)
-    fans, is_along = np.empty((TILE, 9)), np.empty(TILE, np.bool_)
+    fans, is_along = np.empty((VIEWS_TOGETHER, TILE, 9)), np.empty((VIEWS_TOGETHER, TILE), np.bool_)
     for first_view in range(views[0], views[1], VIEWS_TOGETHER):
+        n_views = min(VIEWS_TOGETHER, views[1] - first_view)
         for first_col in range(0, cols, TILE):
             n_cols = min(TILE, cols - first_col)
-            for view in range(first_view, min(first_view + VIEWS_TOGETHER, views[1])):
+            for v in range(n_views):
                 for c in range(n_cols):
-                    is_along[c] = _fan(rays[view], is_parallel, first_col + c, axis, fans[c])
-                if not is_along[:n_cols].any():
-                    continue
-                sums[:] = 0
-                for plane in range(n_planes):
-                    for c in range(n_cols):
-                        across = fans[c, 0] + (first_plane + plane) * fans[c, 1]
-                        if not (is_along[c] and across > -1 and across < n_minor):
-                            continue
-                        z = fans[c, 2] + (first_plane + plane) * fans[c, 3]
-                        z_step = fans[c, 4] + (first_plane + plane) * fans[c, 5]
-                        first = max(int(np.floor((-1 - z) / z_step)) + 1, 0)
-                        end = min(int(np.ceil((n_z - z) / z_step)), rows)
-                        if first >= end:
-                            continue
-                        left = int(np.floor(across + 1))
-                        right_share = slab.dtype.type(across + 1 - left)
-                        left_at, right_at = (
-                            (plane * (n_minor + 2) + left) * stride,
-                            (plane * (n_minor + 2) + left + 1) * stride,
-                        )
-                        lowest = max(PAD_BEFORE + int(z + first * z_step) - 5, 0)
-                        highest = min(PAD_BEFORE + int(z + end * z_step) + 26, n_padded)
-                        for channel in range(n_channels):
-                            at = channel * n_padded
-                            for k in range(np.uint64(at + lowest), np.uint64(at + highest)):
-                                low = slab[np.uint64(left_at) + k]
-                                line[k] = low + right_share * (slab[np.uint64(right_at) + k] - low)
-                        for phase in range(n_phases):
-                            read(
-                                sums,
-                                c * sums_stride + phase * n_rows + PAD_BEFORE,
-                                n_phases * n_rows,
-                                line,
-                                PAD_BEFORE,
-                                n_padded,
-                                n_channels,
-                                z + phase * z_step,
-                                n_phases * z_step,
-                                (first - phase + n_phases - 1) // n_phases,
-                                (end - phase + n_phases - 1) // n_phases,
-                            )
-                for row in range(rows):
-                    at = row % n_phases * n_rows + PAD_BEFORE + row // n_phases
-                    for c in range(n_cols):
-                        if is_along[c]:
-                            slope = fans[c, 7] + row * fans[c, 8]
-                            scale = slab.dtype.type(step_mm * np.sqrt(fans[c, 6] + slope * slope))
+                    is_along[v, c] = _fan(rays[first_view + v], is_parallel, first_col + c, axis, fans[v, c])
+            if not is_along[:n_views, :n_cols].any():
+                continue
+            sums[:] = 0
+            for block in range(0, n_planes, BLOCK):
+                for v in range(n_views):
+                    for plane in range(block, min(block + BLOCK, n_planes)):
+                        for c in range(n_cols):
+                            fan = fans[v, c]
+                            across = fan[0] + (first_plane + plane) * fan[1]
+                            if not (is_along[v, c] and across > -1 and across < n_minor):
+                                continue
+                            z = fan[2] + (first_plane + plane) * fan[3]
+                            z_step = fan[4] + (first_plane + plane) * fan[5]
+                            per_step = 1 / z_step
+                            first = int(max(np.floor((-1 - z) * per_step) + 1, 0))
+                            end = int(min(np.ceil((n_z - z) * per_step), rows))
+                            if first >= end:
+                                continue
+                            left = int(across + 1)
+                            right_share = slab.dtype.type(across + 1 - left)
+                            lowest = max(PAD_BEFORE + int(z + first * z_step) - 6, 0)
+                            highest = min(PAD_BEFORE + int(z + end * z_step) + 26, n_padded)
+                            left_at = np.uint64((plane * (n_minor + 2) + left) * stride)
+                            right_at = left_at + np.uint64(stride)
                             for channel in range(n_channels):
-                                value = sums[c * sums_stride + channel * n_phases * n_rows + at]
-                                projections[channel, view, row, first_col + c] += scale * value
+                                at = channel * n_padded
+                                for k in range(np.uint64(at + lowest), np.uint64(at + highest)):
+                                    low = slab[left_at + k]
+                                    line[k] = low + right_share * (slab[right_at + k] - low)
+                            for phase in range(n_phases):
+                                read(
+                                    sums,
+                                    (v * TILE + c) * sums_stride + phase * n_rows + PAD_BEFORE,
+                                    n_phases * n_rows,
+                                    line,
+                                    PAD_BEFORE,
+                                    n_padded,
+                                    n_channels,
+                                    z + phase * z_step,
+                                    n_phases * z_step,
+                                    (first - phase + n_phases - 1) // n_phases,
+                                    (end - phase + n_phases - 1) // n_phases,
+                                )
+            for v in range(n_views):
+                at = v * TILE * sums_stride
+                _scale(sums[at:], fans[v], n_cols, n_channels, rows, n_phases, step_mm)
+                _turn_views(projections, first_view + v, first_col, sums, at, is_along[v, :n_cols], n_phases, True)
 
 
 @njit(nogil=True, cache=True)
@@ -199,59 +250,58 @@ def _adjoint(
     n_phases: int,
 ) -> None:
     """Add to a slab what `_forward` transposed makes of all views."""
-    n_channels, n_views, rows, cols = projections.shape
+    n_channels, all_views, rows, cols = projections.shape
     n_planes, n_minor, n_z = shape
     n_padded = PAD_BEFORE + n_z + PAD_AFTER
     n_rows = PAD_BEFORE + (rows + n_phases - 1) // n_phases + PAD_AFTER
     stride, sums_stride = n_channels * n_padded, n_channels * n_phases * n_rows
-    sums = np.zeros(TILE * sums_stride, slab.dtype)
-    fans, is_along = np.empty((TILE, 9)), np.empty(TILE, np.bool_)
-    for first_view in range(0, n_views, VIEWS_TOGETHER):
+    sums = np.zeros(VIEWS_TOGETHER * TILE * sums_stride, slab.dtype)
+    fans, is_along = np.empty((VIEWS_TOGETHER, TILE, 9)), np.empty((VIEWS_TOGETHER, TILE), np.bool_)
+    for first_view in range(0, all_views, VIEWS_TOGETHER):
+        n_views = min(VIEWS_TOGETHER, all_views - first_view)
         for first_col in range(0, cols, TILE):
             n_cols = min(TILE, cols - first_col)
-            for view in range(first_view, min(first_view + VIEWS_TOGETHER, n_views)):
+            for v in range(n_views):
                 for c in range(n_cols):
-                    is_along[c] = _fan(rays[view], is_parallel, first_col + c, axis, fans[c])
-                if not is_along[:n_cols].any():
-                    continue
-                for row in range(rows):
-                    at = row % n_phases * n_rows + PAD_BEFORE + row // n_phases
-                    for c in range(n_cols):
-                        if is_along[c]:
-                            slope = fans[c, 7] + row * fans[c, 8]
-                            scale = slab.dtype.type(step_mm * np.sqrt(fans[c, 6] + slope * slope))
-                            for channel in range(n_channels):
-                                value = projections[channel, view, row, first_col + c]
-                                sums[c * sums_stride + channel * n_phases * n_rows + at] = scale * value
-                for plane in range(n_planes):
-                    for c in range(n_cols):
-                        across = fans[c, 0] + (first_plane + plane) * fans[c, 1]
-                        if not (is_along[c] and across > -1 and across < n_minor):
-                            continue
-                        z = fans[c, 2] + (first_plane + plane) * fans[c, 3]
-                        z_step = fans[c, 4] + (first_plane + plane) * fans[c, 5]
-                        first = int(min(max(np.floor(z), 0), n_z))
-                        end = int(min(np.floor(z + (rows - 1) * z_step) + 2, n_z))
-                        left = int(np.floor(across + 1))
-                        right_share = across + 1 - left
-                        left_at = (plane * (n_minor + 2) + left) * stride + PAD_BEFORE
-                        for phase in range(n_phases):
-                            share(
-                                sums,
-                                c * sums_stride + phase * n_rows + PAD_BEFORE,
-                                n_phases * n_rows,
-                                slab,
-                                left_at,
-                                left_at + stride,
-                                n_padded,
-                                n_channels,
-                                1 - right_share,
-                                right_share,
-                                z + phase * z_step,
-                                n_phases * z_step,
-                                first,
-                                end,
-                            )
+                    is_along[v, c] = _fan(rays[first_view + v], is_parallel, first_col + c, axis, fans[v, c])
+            if not is_along[:n_views, :n_cols].any():
+                continue
+            for v in range(n_views):
+                at = v * TILE * sums_stride
+                _turn_views(projections, first_view + v, first_col, sums, at, is_along[v, :n_cols], n_phases, False)
+                _scale(sums[at:], fans[v], n_cols, n_channels, rows, n_phases, step_mm)
+            for block in range(0, n_planes, BLOCK):
+                for v in range(n_views):
+                    for plane in range(block, min(block + BLOCK, n_planes)):
+                        for c in range(n_cols):
+                            fan = fans[v, c]
+                            across = fan[0] + (first_plane + plane) * fan[1]
+                            if not (is_along[v, c] and across > -1 and across < n_minor):
+                                continue
+                            z = fan[2] + (first_plane + plane) * fan[3]
+                            z_step = fan[4] + (first_plane + plane) * fan[5]
+                            first = int(min(max(np.floor(z), 0), n_z))
+                            end = int(min(np.floor(z + (rows - 1) * z_step) + 2, n_z))
+                            left = int(across + 1)
+                            right_share = across + 1 - left
+                            left_at = (plane * (n_minor + 2) + left) * stride + PAD_BEFORE
+                            for phase in range(n_phases):
+                                share(
+                                    sums,
+                                    (v * TILE + c) * sums_stride + phase * n_rows + PAD_BEFORE,
+                                    n_phases * n_rows,
+                                    slab,
+                                    left_at,
+                                    left_at + stride,
+                                    n_padded,
+                                    n_channels,
+                                    1 - right_share,
+                                    right_share,
+                                    z + phase * z_step,
+                                    n_phases * z_step,
+                                    first,
+                                    end,
+                                )
 
 
 @njit(nogil=True, cache=True)
@@ -288,38 +338,24 @@ def n_phases(rays: NDArray[np.float64], is_parallel: bool, shape: tuple[int, int
     return phases if phases <= MOST_PHASES else 0
 
 
+def _slabs(n_planes: int) -> list[tuple[int, int]]:
+    return [(first, min(first + PLANES, n_planes)) for first in range(0, n_planes, PLANES)]
+
+
 def forward(volume: _Array, projections: _Array, rays: NDArray[np.float64], is_parallel: bool, step_mm: float) -> None:
     """Fill `projections`; the arrays are those of `joseph_plain`."""
     n_channels, n_z, *_ = volume.shape
-    _, n_views, rows, cols = projections.shape
-    phases = n_phases(rays, is_parallel, volume.shape[1:], rows, cols)
+    _, n_views, *detector = projections.shape
+    phases = n_phases(rays, is_parallel, volume.shape[1:], *detector)
     projections[:] = 0
-    size = n_channels * (PAD_BEFORE + n_z + PAD_AFTER)
     for axis in (1, 2):
-        n_planes, n_minor = volume.shape[1 + axis], volume.shape[4 - axis]
-        slab = np.empty(min(PLANES, n_planes) * (n_minor + 2) * size, volume.dtype)
-        for first in range(0, n_planes, PLANES):
-            end = min(first + PLANES, n_planes)
-            _pack(slab, volume, axis, first, end)
-            shape = (end - first, n_minor, n_z)
-            in_threads(
-                _forward,
-                [
-                    (
-                        projections,
-                        slab,
-                        shape,
-                        rays,
-                        is_parallel,
-                        step_mm,
-                        axis,
-                        first,
-                        phases,
-                        (view, min(view + 16, n_views)),
-                    )
-                    for view in range(0, n_views, 16)
-                ],
-            )
+        n_minor = volume.shape[4 - axis]
+        for first, end in _slabs(volume.shape[1 + axis]):
+            slab = np.empty((end - first) * (n_minor + 2) * n_channels * (PAD_BEFORE + n_z + PAD_AFTER), volume.dtype)
+            _turn_volume(slab, volume.reshape(-1), volume.shape, axis, first, end, True)
+            scan = (rays, is_parallel, step_mm, axis, first, phases)
+            views = [(view, min(view + VIEWS_A_TASK, n_views)) for view in range(0, n_views, VIEWS_A_TASK)]
+            in_threads(_forward, [(projections, slab, (end - first, n_minor, n_z), *scan, some) for some in views])
 
 
 def adjoint(volume: _Array, projections: _Array, rays: NDArray[np.float64], is_parallel: bool, step_mm: float) -> None:
@@ -327,13 +363,12 @@ def adjoint(volume: _Array, projections: _Array, rays: NDArray[np.float64], is_p
     n_channels, n_z, *_ = volume.shape
     phases = n_phases(rays, is_parallel, volume.shape[1:], *projections.shape[2:])
 
-    def add(axis: int, first: int) -> None:
-        end = min(first + PLANES, volume.shape[1 + axis])
+    def add(axis: int, first: int, end: int) -> None:
         n_minor = volume.shape[4 - axis]
         slab = np.zeros((end - first) * (n_minor + 2) * n_channels * (PAD_BEFORE + n_z + PAD_AFTER), volume.dtype)
-        shape = (end - first, n_minor, n_z)
-        _adjoint(slab, projections, shape, rays, is_parallel, step_mm, axis, first, phases)
-        _unpack(volume, slab, axis, first, end)
+        scan = (rays, is_parallel, step_mm, axis, first, phases)
+        _adjoint(slab, projections, (end - first, n_minor, n_z), *scan)
+        _turn_volume(slab, volume.reshape(-1), volume.shape, axis, first, end, False)
 
     for axis in (1, 2):
-        in_threads(add, [(axis, first) for first in range(0, volume.shape[1 + axis], PLANES)])
+        in_threads(add, [(axis, *planes) for planes in _slabs(volume.shape[1 + axis])])
