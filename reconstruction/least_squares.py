@@ -112,7 +112,7 @@ def os_sart(
     weights: Array | None = None,
     start: Array | None = None,
     is_non_negative: bool = False,
-    n_iterations: int = 10,
+    n_iterations: int = 4,
     n_subsets: int = 10,
     order: Order = "bit-reversal",
     relaxation: float = 1.0,
