@@ -133,6 +133,14 @@ METHODS: Mapping[str, Method] = {
 
 PRIORS: Mapping[str, str] = {
     "tv": "priors:TotalVariation",
+    "huber": "priors:Huber",
+    "quadratic": "priors:Quadratic",
+    "vectorial-tv": "priors:VectorialTotalVariation",
+    "directional-tv": "priors:DirectionalTotalVariation",
+    "tv-denoiser": "denoisers:TotalVariationDenoiser",
+    "nl-means": "denoisers:NonLocalMeans",
+    "bilateral": "denoisers:Bilateral",
+    "wavelet": "denoisers:Wavelet",
 }
 """Priors by name, as module:class; what can be set of them are the fields of their classes."""
 
@@ -248,12 +256,10 @@ def reconstruct(
     arrays = {"weights": weights, "start": start, "reference": reference, "flat": flat, "background": background}
     parameters = inspect.signature(row.run).parameters
     given = {name: array for name, array in arrays.items() if array is not None}
-    _refuse_unfit(method, row, given, parameters, prior)
     options = dict(options or {})
     if isinstance(prior, str):
-        known = prior_options(prior)
-        own = {name: options.pop(name) for name in known if name in options}
-        prior = prior_class(prior)(**_parse(known, own, f"the prior {prior}"))
+        prior = _make_prior(prior, options, given)
+    _refuse_unfit(method, row, given, parameters, prior)
     chosen = {**row.fixed, **row.parse(options), **given}
     total = row.iterations if iterations is None else iterations
     if total < 1:
@@ -276,6 +282,17 @@ def reconstruct(
     return Reconstruction(
         values=kept.result(), log=ConvergenceLog(method=method, steps=tuple(steps), ended_by=ended_by)
     )
+
+
+def _make_prior(name: str, options: dict[str, Any], given: dict[str, Any]) -> Any:
+    """Return a prior by its name; take out of the options and arrays what is its own."""
+    known = prior_options(name)
+    own = _parse(known, {option: options.pop(option) for option in known if option in options}, f"the prior {name}")
+    if "reference" in inspect.signature(prior_class(name)).parameters:
+        if "reference" not in given:
+            raise WrongUsage(f"the prior {name} needs a reference image", hint="the sum of all bins, for one")
+        own["reference"] = given.pop("reference").sum(0)
+    return prior_class(name)(**own)
 
 
 def _refuse_unfit(

@@ -23,7 +23,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -338,7 +338,7 @@ class VectorialTotalVariation(DifferencePrior):
     """
 
     strength_per_mm: float
-    norm: str = "nuclear"
+    norm: Literal["frobenius", "nuclear", "spectral"] = "nuclear"
     noise_per_mm: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:

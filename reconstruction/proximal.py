@@ -1,81 +1,62 @@
 """Regularised reconstruction: least squares plus a prior, by proximal methods.
 
-Both make ||A x - b||_W^2 / 2 + h * prior(x) least, over x >= 0 if that is wanted. W are statistical weights, and h is
-the mean curvature of the data term (`data_curvature`), so that a prior's strength keeps its meaning whatever the scan.
+`fista` and `pdhg` make ||A x - b||_W^2 / 2 + h * prior(x) least, over x >= 0 if that is wanted. W are statistical
+weights, and h is the mean curvature of the data term (`data_curvature`), so that a prior's strength keeps its meaning
+whatever the scan. `plug_and_play` puts a denoiser where the prior's prox stood.
+
+All go through the views in ordered subsets, and through fewer of them once the objective no longer falls, so that they
+are fast at first and end where one subset ends.
 
 # Ref: FISTA: Beck and Teboulle 2009, SIAM J. Imaging Sci. 2, 183; its restart: O'Donoghue and Candes 2015, Found.
-#      Comput. Math. 15, 715.
-# Ref: ordered subsets with momentum: Kim, Ramani and Fessler 2015, IEEE Trans. Med. Imaging 34, 167.
-# Ref: PDHG: Chambolle and Pock 2011, J. Math. Imaging Vis. 40, 120; for CT: Sidky, Jorgensen and Pan 2012,
-#      Phys. Med. Biol. 57, 3065; by ordered subsets: Chambolle, Ehrhardt, Richtarik and Schonlieb 2018, SIAM J. Optim.
-#      28, 2783.
+#      Comput. Math. 15, 715; by ordered subsets: Kim, Ramani and Fessler 2015, IEEE Trans. Med. Imaging 34, 167.
+# Ref: PDHG: Chambolle and Pock 2011, J. Math. Imaging Vis. 40, 120; for CT: Sidky, Jorgensen and Pan 2012, Phys. Med.
+#      Biol. 57, 3065; by subsets: Chambolle, Ehrhardt, Richtarik and Schonlieb 2018, SIAM J. Optim. 28, 2783.
+# Ref: plug and play: Venkatakrishnan, Bouman and Wohlberg 2013, IEEE GlobalSIP, 945; in place of FISTA's prox: Kamilov,
+#      Mansour and Wohlberg 2017, IEEE Signal Process. Lett. 24, 1872.
 # Ref: mean of a matrix's diagonal from random signs: Hutchinson 1990, Commun. Stat. Simul. Comput. 19, 433.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import NamedTuple
 
 import numpy as np
 
+from firmware_iface.errors import WrongUsage
 from reconstruction.backend import Array, namespace
+from reconstruction.denoisers import Denoiser
 from reconstruction.iterates import Iterate
-from reconstruction.operators import Operator
+from reconstruction.least_squares import as_data, as_start
+from reconstruction.operators import Operator, inner_products
 from reconstruction.priors import Prior
+from reconstruction.subsets import ordered_subsets, size_of
 
-POWER_ITERATIONS = 4
-BACKTRACKING = 1.5
+POWER_ITERATIONS = 3
 MARGIN = 1.05
 """What power iteration may lack of the largest curvature."""
+BACKTRACKING = 1.5
 
 
 def data_curvature(A: Operator, weights: Array | None, like: Array) -> float:
     """Return the mean of the diagonal of A^T W A, estimated by one projection of random signs; the same every time."""
-    xp = namespace(like)
     signs = np.random.default_rng(0).integers(0, 2, A.domain_shape, dtype=np.int8) * 2 - 1
-    projected = A.forward(xp.asarray(signs.astype(like.dtype)))
+    projected = A.forward(namespace(like).asarray(signs.astype(like.dtype)))
     return _norm2(projected, weights) / math.prod(A.domain_shape)
 
 
 def largest_curvature(A: Operator, weights: Array | None, like: Array, n_iterations: int = POWER_ITERATIONS) -> float:
-    """Return the largest eigenvalue of A^T W A by power iteration from a flat image: a little too small."""
+    """Return the largest eigenvalue of A^T W A, from below, by power iteration from a flat image."""
     x = namespace(like).ones(A.domain_shape, like.dtype)
     curvature = 0.0
     for _ in range(n_iterations):
-        norm = math.sqrt(_norm2(x))
-        if norm == 0:
-            break
-        x = A.adjoint(_weighted(A.forward(x / norm), weights))
+        x /= math.sqrt(_norm2(x))
+        x = A.adjoint(_weighted(A.forward(x), weights))
         curvature = math.sqrt(_norm2(x))
-    if not curvature > 0:
-        raise ValueError("the operator makes nothing of a flat image: there is no data to reconstruct from")
+        if not curvature > 0:
+            raise WrongUsage("there is nothing to reconstruct from: no ray with a weight meets the volume")
     return curvature
-
-
-def _weighted(y: Array, weights: Array | None) -> Array:
-    return y if weights is None else weights * y
-
-
-def _dot(a: Array, b: Array) -> float:
-    xp = namespace(a)
-    return float(xp.vdot(a.ravel(), b.ravel()))
-
-
-def _norm2(a: Array, weights: Array | None = None) -> float:
-    return _dot(a, a) if weights is None else _dot(a, weights * a)
-
-
-def _start(A: Operator, b: Array, start: Array | None) -> Array:
-    xp = namespace(b)
-    if b.shape != A.range_shape:
-        raise ValueError(f"the data has shape {b.shape}; allowed: {A.range_shape}")
-    if start is None:
-        return xp.zeros(A.domain_shape, b.dtype)
-    if start.shape != A.domain_shape:
-        raise ValueError(f"the start has shape {start.shape}; allowed: {A.domain_shape}")
-    return xp.array(start, dtype=b.dtype)
 
 
 def fista(
@@ -86,13 +67,13 @@ def fista(
     weights: Array | None = None,
     start: Array | None = None,
     is_non_negative: bool = True,
-    n_iterations: int = 50,
-    n_subsets: int = 1,
+    n_iterations: int = 20,
+    n_subsets: int = 10,
     n_prox_iterations: int = 5,
     has_momentum: bool = True,
     has_restart: bool = True,
 ) -> Generator[Iterate, None, None]:
-    """Yield what accelerated proximal gradient steps make of data, one projection and back-projection to a step.
+    """Yield what accelerated proximal gradient steps make of data.
 
     Parameters
     ----------
@@ -105,55 +86,214 @@ def fista(
     start : (n_channels, z, y, x) float, optional
         Zero otherwise.
     n_subsets : int
-        Parts of the views, each of which gives a step; an iteration goes through all. More are faster at first, and
-        stay further from the minimum in the end.
+        Parts of the views to begin with, each of which gives a step; an iteration goes through all.
     n_prox_iterations : int
         Inner steps of every prox; its dual variable is kept from one to the next.
     has_momentum : bool
-        Without it (and with one subset) this is plain proximal gradient descent, whose objective never rises.
+        Without it, and with one subset, the objective never rises.
     has_restart : bool
         Begin the momentum anew where it points uphill.
+
+    Yields
+    ------
+    Iterate
+        With one subset the residual and the objective are those of the volume, otherwise as each subset was met.
     """
-    x = _start(A, b, start)
+    b = as_data(A, b)
+    x = as_start(A, start, b)
     scale = data_curvature(A, weights, x)
-    bound = MARGIN * largest_curvature(A, weights, x)
     prox = prior.prepare(x)
-    momentum = _Momentum(has_momentum, has_restart)
 
-    def descend(y: Array, gradient: Array) -> Array:
-        gradient *= -1 / bound
-        gradient += y
-        new = namespace(y).empty_like(y)
-        prox.prox(new, gradient, scale / bound, n_iterations=n_prox_iterations, is_non_negative=is_non_negative)
-        return new
+    def denoise(out: Array, noisy: Array, curvature: float) -> None:
+        prox.prox(out, noisy, scale / curvature, n_iterations=n_prox_iterations, is_non_negative=is_non_negative)
 
-    y = x
-    if n_subsets > 1:
-        parts = _parts(A, b, weights, n_subsets)
-        for number in range(1, n_iterations + 1):
-            residual2 = 0.0
-            for part, data, weight, share in parts:
-                difference = part.forward(y) - data
-                residual2 += _norm2(difference, weight)
-                new = descend(y, share * part.adjoint(_weighted(difference, weight)))
-                ahead = momentum.after(y, new, x)
-                x, y = new, new + ahead * (new - x)
-            yield Iterate(number, x, math.sqrt(residual2), residual2 / 2 + scale * prox.value(x))
-        return
-    seen = y_seen = A.forward(x) if start is not None else namespace(b).zeros_like(b)
+    yield from _descend(
+        _Data(A, b, weights),
+        x,
+        denoise,
+        lambda volume: scale * prox.value(volume),
+        n_iterations=n_iterations,
+        n_subsets=n_subsets,
+        momentum=_Momentum(has_momentum, has_restart),
+        is_start_zero=start is None,
+    )
+
+
+def plug_and_play(
+    A: Operator,
+    b: Array,
+    denoiser: Denoiser,
+    *,
+    weights: Array | None = None,
+    start: Array | None = None,
+    is_non_negative: bool = True,
+    n_iterations: int = 20,
+    n_subsets: int = 1,
+    has_momentum: bool = True,
+) -> Generator[Iterate, None, None]:
+    """Yield what gradient steps and a denoiser in turns make of data; there is no objective.
+
+    Parameters
+    ----------
+    A, b, weights, start, is_non_negative, n_subsets, has_momentum
+        As `fista` has them.
+    denoiser : Denoiser
+        Of `reconstruction.denoisers`. It is told the noise that it is to take away from each step: its own level, over
+        the root of how much steeper the data term's steepest slope is than its mean one.
+    """
+    if isinstance(denoiser, Prior) or not callable(denoiser):
+        raise WrongUsage(f"plug-and-play takes a denoiser, not {denoiser}", hint="fista and pdhg take priors")
+    b = as_data(A, b)
+    x = as_start(A, start, b)
+    scale = data_curvature(A, weights, x)
+
+    def denoise(out: Array, noisy: Array, curvature: float) -> None:
+        out[...] = denoiser(noisy, math.sqrt(scale / curvature))
+        if is_non_negative:
+            np.maximum(out, 0, out=out)
+
+    yield from _descend(
+        _Data(A, b, weights),
+        x,
+        denoise,
+        None,
+        n_iterations=n_iterations,
+        n_subsets=n_subsets,
+        momentum=_Momentum(has_momentum, True),
+        is_start_zero=start is None,
+    )
+
+
+def pdhg(
+    A: Operator,
+    b: Array,
+    prior: Prior,
+    *,
+    weights: Array | None = None,
+    start: Array | None = None,
+    is_non_negative: bool = True,
+    n_iterations: int = 20,
+    n_subsets: int = 10,
+    n_prox_iterations: int = 2,
+    balance: float = 0.3,
+) -> Generator[Iterate, None, None]:
+    """Yield what primal-dual steps make of data: each subset of the views has a dual variable, updated in its turn.
+
+    The number of subsets stays; the minimum is the same for every one. Where only few views are at hand, or the prior
+    is strong, this comes closer to it than `fista`.
+
+    Parameters
+    ----------
+    A, b, prior, weights, start, is_non_negative
+        As `fista` has them.
+    n_subsets : int
+        Parts of the views; an iteration goes through all.
+    n_prox_iterations : int
+        Steps of the prior's dual variable to each step of the data's.
+    balance : float
+        Dual over primal steps. At 1 the data's dual variable follows the residual at once; less makes longer steps.
+
+    Yields
+    ------
+    Iterate
+        Residual and objective as each subset was met: with one subset those of the volume.
+    """
+    if not balance > 0:
+        raise WrongUsage(f"balance is {balance}; allowed: more than 0")
+    b = as_data(A, b)
+    x = as_start(A, start, b)
+    data = _Data(A, b, weights)
+    scale = data_curvature(A, weights, x)
+    prox = prior.prepare(x)
+    parts = data.parts(n_subsets)
+    # equal parts of an orbit have much the same curvature; the first stands for all
+    bound = MARGIN * largest_curvature(parts[0].A, parts[0].weights, x)
+    step = 1 / (balance * len(parts) * bound)
+    xp = namespace(x)
+    duals = [xp.zeros_like(part.b) for part in parts]
+    gathered, extrapolated, base = xp.zeros_like(x), xp.zeros_like(x), xp.empty_like(x)
+    if start is not None:  # duals that agree with it: the start is then where the method would be had it come there
+        for dual, part in zip(duals, parts, strict=True):
+            dual[...] = _weighted(part.A.forward(x) - part.b, part.weights)
+            gathered += part.A.adjoint(dual)
+        extrapolated[...] = gathered
     for number in range(1, n_iterations + 1):
-        gradient = A.adjoint(_weighted(y_seen - b, weights))
-        new = descend(y, gradient.copy())
-        new_seen = A.forward(new)
-        while _norm2(new_seen - y_seen, weights) > bound * _norm2(new - y):
+        residuals2 = 0.0
+        for part, dual in zip(parts, duals, strict=True):
+            xp.multiply(extrapolated, -step, out=base)
+            base += x
+            prox.prox(x, base, step * scale, n_iterations=n_prox_iterations, is_non_negative=is_non_negative)
+            difference, squares = part.residual(x)
+            residuals2 = residuals2 + squares
+            change = (balance * _weighted(difference, part.weights) - balance * dual) / (1 + balance)
+            dual += change
+            change = part.A.adjoint(change)
+            gathered += change
+            xp.multiply(change, len(parts), out=extrapolated)
+            extrapolated += gathered
+        yield _iterate(number, x, residuals2, scale * prox.value(x))
+
+
+def _descend(
+    data: _Data,
+    x: Array,
+    denoise: Callable[[Array, Array, float], None],
+    penalty: Callable[[Array], float] | None,
+    *,
+    n_iterations: int,
+    n_subsets: int,
+    momentum: _Momentum,
+    is_start_zero: bool,
+) -> Generator[Iterate, None, None]:
+    """Go down the data's gradient and denoise, in turns; through halved subsets where the objective has risen."""
+    bound = MARGIN * largest_curvature(data.A, data.weights, x)
+    xp = namespace(x)
+    y, new, noisy = x.copy(), xp.empty_like(x), xp.empty_like(x)
+
+    def step(gradient: Array, share: float) -> float:
+        """Fill `new`; return how far to extrapolate from there."""
+        xp.multiply(gradient, -share / bound, out=noisy)
+        np.add(noisy, y, out=noisy)
+        denoise(new, noisy, bound)
+        return momentum.after(y, new, x)
+
+    number, lowest = 0, math.inf
+    while n_subsets > 1 and number < n_iterations:
+        number += 1
+        residuals2 = 0.0
+        for part in data.parts(n_subsets):
+            difference, squares = part.residual(y)
+            residuals2 = residuals2 + squares
+            ahead = step(part.A.adjoint(_weighted(difference, part.weights)), part.share)
+            _extrapolate(y, new, x, ahead)
+            x[...] = new
+        iterate = _iterate(number, x, residuals2, math.nan if penalty is None else penalty(x))
+        yield iterate
+        goal = iterate.residual if penalty is None else iterate.objective
+        if goal > lowest:
+            n_subsets = -(-n_subsets // 2)
+            momentum.restart()
+            y[...] = x
+        lowest = min(goal, lowest)
+
+    whole = data.parts(1)[0]
+    seen = xp.zeros_like(data.b) if number == 0 and is_start_zero else whole.A.forward(x)
+    y[...], y_seen = x, seen
+    momentum.restart()
+    while number < n_iterations:
+        number += 1
+        gradient = whole.A.adjoint(_weighted(y_seen - data.b, data.weights))
+        ahead = step(gradient, 1.0)
+        new_seen = whole.A.forward(new)
+        rounding = (10 * xp.finfo(x.dtype).eps) ** 2 * _norm2(new_seen, data.weights)
+        while _norm2(new_seen - y_seen, data.weights) > max(bound * _norm2(new - y), rounding):
             bound *= BACKTRACKING
-            new = descend(y, gradient.copy())
-            new_seen = A.forward(new)
-        ahead = momentum.after(y, new, x)
-        y, y_seen = new + ahead * (new - x), new_seen + ahead * (new_seen - seen)
-        x, seen = new, new_seen
-        residual2 = _norm2(seen - b, weights)
-        yield Iterate(number, x, math.sqrt(residual2), residual2 / 2 + scale * prox.value(x))
+            ahead = step(gradient, 1.0)
+            new_seen = whole.A.forward(new)
+        _extrapolate(y, new, x, ahead)
+        y_seen = new_seen + ahead * (new_seen - seen)
+        x[...], seen = new, new_seen
+        yield _iterate(number, x, whole.squares(seen - data.b), math.nan if penalty is None else penalty(x))
 
 
 class _Momentum:
@@ -161,6 +301,10 @@ class _Momentum:
 
     def __init__(self, is_on: bool, has_restart: bool) -> None:
         self._is_on, self._has_restart = is_on, has_restart
+        self._t = 1.0
+
+    def restart(self) -> None:
+        """Begin anew."""
         self._t = 1.0
 
     def after(self, y: Array, new: Array, old: Array) -> float:
@@ -173,68 +317,74 @@ class _Momentum:
         return (before - 1) / self._t
 
 
-def _parts(
-    A: Operator, b: Array, weights: Array | None, n_subsets: int
-) -> list[tuple[Any, Array, Array | None, float]]:
-    """Return operator, data, weights of each ordered subset, and how many times it counts to stand for all."""
-    n_views = b.shape[1]
-    everywhere = None if weights is None else namespace(b).broadcast_to(weights, b.shape)
-    parts = []
-    for first in sorted(range(n_subsets), key=lambda i: i * 0.618033988749895 % 1):
-        views = slice(first, None, n_subsets)
-        data = b[:, views]
-        weight = None if everywhere is None else everywhere[:, views]
-        operator: Any = A
-        parts.append((operator.subset(views), data, weight, n_views / data.shape[1]))
-    return parts
+class _Part(NamedTuple):
+    """One subset of the views: its operator, data and weights, and how many times it counts to stand for all."""
+
+    A: Operator
+    b: Array
+    weights: Array | None
+    share: float
+
+    def residual(self, x: Array) -> tuple[Array, Array]:
+        """Return A x - b, and its weighted square for each channel."""
+        difference = self.A.forward(x)
+        difference -= self.b
+        return difference, self.squares(difference)
+
+    def squares(self, difference: Array) -> Array:
+        """Return the weighted square of a residual for each channel."""
+        return inner_products(difference, _weighted(difference, self.weights), self.A.n_channels)
 
 
-def pdhg(
-    A: Operator,
-    b: Array,
-    prior: Prior,
-    *,
-    weights: Array | None = None,
-    start: Array | None = None,
-    is_non_negative: bool = True,
-    n_iterations: int = 100,
-    n_subsets: int = 1,
-    n_prox_iterations: int = 1,
-    balance: float = 0.1,
-) -> Generator[Iterate, None, None]:
-    """Yield what primal-dual steps make of data, one projection and back-projection to a step.
+class _Data:
+    """Operator, data and weights, whole or by ordered subsets."""
 
-    Parameters
-    ----------
-    A, b, prior, weights, start, is_non_negative
-        As `fista` has them.
-    n_subsets : int
-        Parts of the views, each with a dual variable of its own, which are updated in turn: an iteration goes through
-        all, and the end is the same.
-    n_prox_iterations : int
-        Steps of the prior's dual variable to each step of the data's.
-    balance : float
-        Dual over primal steps, 1 where the dual variable would follow the residual at once.
-    """
-    x = _start(A, b, start)
-    scale = data_curvature(A, weights, x)
-    prox = prior.prepare(x)
-    parts = _parts(A, b, weights, n_subsets) if n_subsets > 1 else [(A, b, weights, 1.0)]
-    bound = MARGIN * max(largest_curvature(part, weight, x) for part, _, weight, _ in parts)
-    step = 1 / (balance * n_subsets * bound)
-    xp = namespace(x)
-    y = [xp.zeros_like(data) for _, data, _, _ in parts]
-    gathered, extrapolated = xp.zeros_like(x), xp.zeros_like(x)
-    for number in range(1, n_iterations + 1):
-        residual2 = 0.0
-        for index, (part, data, weight, _) in enumerate(parts):
-            base = x - step * extrapolated
-            prox.prox(x, base, step * scale, n_iterations=n_prox_iterations, is_non_negative=is_non_negative)
-            difference = part.forward(x) - data
-            residual2 += _norm2(difference, weight)
-            new = (y[index] + balance * _weighted(difference, weight)) / (1 + balance)
-            change = part.adjoint(new - y[index])
-            y[index] = new
-            gathered += change
-            extrapolated = gathered + n_subsets * change
-        yield Iterate(number, x, math.sqrt(residual2), residual2 / 2 + scale * prox.value(x))
+    def __init__(self, A: Operator, b: Array, weights: Array | None) -> None:
+        self.A, self.b, self.weights = A, b, weights
+        self._parts: dict[int, list[_Part]] = {}
+
+    def parts(self, n_subsets: int) -> list[_Part]:
+        """Return the subsets in the order of their visits."""
+        if n_subsets == 1:
+            return [_Part(self.A, self.b, self.weights, 1.0)]
+        if n_subsets not in self._parts:
+            n_views = self.b.shape[1]
+            spread = None if self.weights is None else namespace(self.b).broadcast_to(self.weights, self.b.shape)
+            self._parts = {
+                n_subsets: [
+                    _Part(
+                        self.A.subset(views),
+                        self.b[:, views],
+                        None if spread is None else spread[:, views],
+                        n_views / size_of(views, n_views),
+                    )
+                    for views in ordered_subsets(n_views, n_subsets)
+                ]
+            }
+        return self._parts[n_subsets]
+
+
+def _iterate(number: int, x: Array, residuals2: Array, penalty: float) -> Iterate:
+    squares = [float(square) for square in residuals2]
+    total = math.fsum(squares)
+    by_channel = tuple(math.sqrt(square) for square in squares) if len(squares) > 1 else ()
+    return Iterate(number, x, math.sqrt(total), total / 2 + penalty, by_channel)
+
+
+def _extrapolate(y: Array, new: Array, old: Array, ahead: float) -> None:
+    """Fill `y` with the point on the line from `old` to `new` that lies past `new` by so many of their distances."""
+    namespace(y).subtract(new, old, out=y)
+    y *= ahead
+    y += new
+
+
+def _weighted(y: Array, weights: Array | None) -> Array:
+    return y if weights is None else weights * y
+
+
+def _dot(a: Array, b: Array) -> float:
+    return float(inner_products(a, b)[0])
+
+
+def _norm2(a: Array, weights: Array | None = None) -> float:
+    return _dot(a, _weighted(a, weights))
