@@ -43,7 +43,7 @@ $(PEERS)/nexus/.installed: | .venv/bin/uv
 
 $(PEERS)/reconstruction/.installed: | .venv/bin/uv
 	$(BIN)/uv venv --quiet --clear --python "$(PYTHON)" $(PEERS)/reconstruction
-	$(BIN)/uv pip install --quiet --python $(PEERS)/reconstruction/bin/python \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(PEERS)/reconstruction/bin/python \
 	  itk-rtk==2.7.0.post1 astra-toolbox==2.5.0 scikit-image==0.26.0 odl==1.0.0
 	@touch $@
 

@@ -57,6 +57,22 @@ def algorithm(name: str, *, is_forward: bool = False) -> Callable[[dict[str, Any
     return operation
 
 
+def circular_vectors(data: dict[str, Any], repeats: int) -> tuple[np.ndarray, Timing]:
+    """Return the `cone_vec` that ASTRA itself makes of its circular cone beam."""
+    kinds = {"cone": ("source_to_object", "object_to_detector"), "parallel3d": ()}
+    names = kinds[data["kind"]]
+    beam = astra.create_proj_geom(
+        data["kind"],
+        data["pitch"],
+        data["pitch"],
+        data["rows"],
+        data["cols"],
+        data["angles_rad"],
+        *(data[n] for n in names),
+    )
+    return timed(lambda: astra.geom_2vec(beam)["Vectors"], repeats)
+
+
 if __name__ == "__main__":
     serve(
         Path(sys.argv[1]),
@@ -67,5 +83,6 @@ if __name__ == "__main__":
             "fbp": algorithm("FBP"),
             "sirt": algorithm("SIRT"),
             "cgls": algorithm("CGLS"),
+            "circular_vectors": circular_vectors,
         },
     )
