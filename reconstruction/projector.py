@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from reconstruction.backend import Array, namespace, require_gpu
-from reconstruction.kernels import joseph_columns, joseph_rays
+from reconstruction.kernels import joseph_columns, joseph_rays, joseph_slices
 from reconstruction.operators import Operator
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.volume import Grid
@@ -96,6 +96,8 @@ class Projector(Operator):
         if self.use_gpu:
             return importlib.import_module("reconstruction.kernels.joseph_gpu")
         scan = self.scan
+        if joseph_slices.suits(self._rays, scan.is_parallel):
+            return joseph_slices
         if joseph_columns.n_phases(self._rays, scan.is_parallel, self.grid.shape, scan.rows, scan.cols):
             return joseph_columns
         return joseph_rays

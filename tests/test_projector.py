@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from calibration.geometry import Geometry
-from reconstruction.kernels import joseph_columns, joseph_plain, joseph_rays
+from reconstruction.kernels import joseph_columns, joseph_plain, joseph_rays, joseph_slices
 from reconstruction.projector import Projector
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.volume import Grid
@@ -25,6 +27,12 @@ def cone(pitch_mm: float = 1.5, *, n_views: int = 7, rows: int = 20, cols: int =
 
 def parallel(pitch_mm: float = 1.0, rows: int = 20) -> ScanGeometry:
     return ScanGeometry.parallel(np.arange(7) * np.pi / 7 + 0.1, rows=rows, cols=27, pitch_mm=pitch_mm)
+
+
+def lifted_parallel() -> ScanGeometry:
+    """Parallel beams whose detector rises from view to view."""
+    scan = parallel()
+    return replace(scan, detector_mm=scan.detector_mm + np.linspace(-3, 3, 7)[:, None] * [0, 0, 1])
 
 
 def by_formula(projector: Projector, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -46,8 +54,10 @@ def by_formula(projector: Projector, x: np.ndarray, y: np.ndarray) -> tuple[np.n
         (cone(5.0), joseph_columns),
         (cone(offset_u_mm=7.0, offset_v_mm=-4.0), joseph_columns),
         (cone(roll_rad=0.1, tilt_u_rad=0.05, tilt_v_rad=-0.07), joseph_rays),
-        (parallel(), joseph_columns),
-        (parallel(0.3), joseph_columns),
+        (parallel(), joseph_slices),
+        (parallel(0.3), joseph_slices),
+        (parallel(2.2, rows=1), joseph_slices),
+        (lifted_parallel(), joseph_columns),
     ],
 )
 def test_fast_kernels_compute_the_formula(scan, kernels, dtype):

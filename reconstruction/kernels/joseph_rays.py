@@ -45,15 +45,17 @@ def _line(
 ) -> tuple[int, int, int]:
     """Fill in how a ray runs; return the axis that it runs along most and the slices across it that it meets.
 
-    line : (5,) float64
+    line : (11,) float64
         Place on the first and on the second of the two other axes in slice 0, each with its change per slice, then the
-        length of a step from slice to slice.
+        length of a step from slice to slice; the rest is scratch.
     """
-    direction, origin = np.empty(3), np.empty(3)
+    origin, direction = line[5:8], line[8:11]
+    axis = 0
     for i in range(3):
         origin[i] = ray[1, i] + col * ray[2, i] + row * ray[3, i]
         direction[i] = -ray[0, i] if is_parallel else origin[i] - ray[0, i]
-    axis = int(np.argmax(np.abs(direction)))
+        if abs(direction[i]) > abs(direction[axis]):
+            axis = i
     a, b = (1, 2) if axis == 0 else ((0, 2) if axis == 1 else (0, 1))
     line[1], line[3] = direction[a] / direction[axis], direction[b] / direction[axis]
     line[0], line[2] = origin[a] - origin[axis] * line[1], origin[b] - origin[axis] * line[3]
@@ -83,7 +85,7 @@ def _forward(
     """Fill the views from one to another."""
     n_channels, _, rows, cols = projections.shape
     strides = _strides(shape, n_channels)
-    line, sums = np.empty(5), np.empty(n_channels, padded.dtype)
+    line, sums = np.empty(11), np.empty(n_channels, padded.dtype)
     for view in range(views[0], views[1]):
         for row in range(rows):
             for col in range(cols):
@@ -123,7 +125,7 @@ def _adjoint(
     """Add to slices across one axis what the rays that run along it most bring."""
     n_channels, n_views, rows, cols = projections.shape
     strides = _strides(shape, n_channels)
-    line, values = np.empty(5), np.empty(n_channels, padded.dtype)
+    line, values = np.empty(11), np.empty(n_channels, padded.dtype)
     for view in range(n_views):
         for row in range(rows):
             for col in range(cols):
