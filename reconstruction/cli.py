@@ -145,6 +145,10 @@ def _reconstruct(
             "--pass", help="Which pass, from 1, of a scan with several sets of thresholds.", rich_help_panel=VOLUME
         ),
     ] = None,
+    scatter: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of scatter kernels, one table [[bin]] per bin.", rich_help_panel=ARTEFACTS),
+    ] = None,
     rings: Annotated[
         str, typer.Option(help="Take out rings: none, auto, or a method.", rich_help_panel=ARTEFACTS)
     ] = "none",
@@ -214,6 +218,7 @@ def _reconstruct(
         shape=shape,
         region_mm=region_of(roi),
         is_preview=preview,
+        scatter=scatter,
         rings=rings,
         metal_per_mm=metal_per_mm,
         truncation=truncation,
