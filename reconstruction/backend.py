@@ -155,7 +155,7 @@ def _cuda_module(source: Path, defines: tuple[str, ...]) -> Any:
 
 @functools.cache
 def cuda_kernel(source: Path, name: str, defines: tuple[str, ...] = ()) -> Any:
-    """Compile a CUDA C file for the present device and return one of its kernels; CuPy keeps what it compiled on disk."""
+    """Compile a CUDA C file for the present device and return one of its kernels; CuPy keeps it on disk."""
     return _cuda_module(source, defines).get_function(name)
 
 
