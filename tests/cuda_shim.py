@@ -86,7 +86,6 @@ def sanitizer_environment() -> dict[str, str]:
         "MPXCT_SHIM_SANITIZE": "1",
         "LD_PRELOAD": library,
         "ASAN_OPTIONS": "detect_leaks=0",
-        "PYTHONMALLOC": "malloc",
     }
 
 
