@@ -127,12 +127,12 @@ class Upload:
 
 def rfft(x: Array, n: int) -> Array:
     """Return the spectra of real rows, padded with zeros to `n`, where `x` is."""
-    return _fft.rfft(x, n, workers=-1) if namespace(x) is np else namespace(x).fft.rfft(x, n)
+    return _fft.rfft(x, n) if namespace(x) is np else namespace(x).fft.rfft(x, n)
 
 
 def irfft(x: Array, n: int) -> Array:
     """Return the real rows of length `n` that have these spectra, where `x` is."""
-    return _fft.irfft(x, n, workers=-1) if namespace(x) is np else namespace(x).fft.irfft(x, n)
+    return _fft.irfft(x, n) if namespace(x) is np else namespace(x).fft.irfft(x, n)
 
 
 def cuda_text(source: Path, defines: tuple[str, ...] = ()) -> str:
@@ -155,7 +155,7 @@ def _cuda_module(source: Path, defines: tuple[str, ...]) -> Any:
 
 @functools.cache
 def cuda_kernel(source: Path, name: str, defines: tuple[str, ...] = ()) -> Any:
-    """Compile a CUDA C file for the present device and return one of its kernels; CuPy keeps it on disk."""
+    """Compile a CUDA C file for the present device and return one of its kernels; CuPy keeps them on disk."""
     return _cuda_module(source, defines).get_function(name)
 
 
