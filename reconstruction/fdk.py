@@ -1,25 +1,26 @@
-"""bin volumes: `(n_bins, z, y, x) float32`, 1/mm, by filtered back-projection of a circular cone-beam scan.
+"""bin volumes: `(n_bins, z, y, x) float32`, 1/mm, by filtered back-projection.
 
-Every view is weighted by the cosine of its rays, filtered along the detector's rows with a band-limited ramp, and
-smeared back over the volume, by a weight that falls with the square of the distance from the source. What a tilted
-detector saw is first resampled to what an upright one would have seen from the same source: then the filter runs square
-to the axis, and the kernels need no tilts.
+Every view is weighted by the cosine of its rays and by what each ray counts on its orbit (`orbits`), filtered along the
+detector's rows with a band-limited ramp (`ramp`), and smeared back over the volume, by a weight that falls with the
+square of the distance from the source. Views may come as they are measured: the volume is there when the last one is.
+What a tilted detector saw is first resampled to what an upright one would have seen from the same source: then the
+filter runs square to the axis, and the kernels need no tilts.
+
+Along a helix the rays of one point are shared out among all views that see it, less towards the detector's lower and
+upper edge, after they were filtered: good for small cone angles and any pitch at which every point is seen over half
+a turn.
 
 # Ref: Feldkamp, Davis and Kress 1984, J. Opt. Soc. Am. A 1, 612.
-# Ref: the ramp sampled in space (sampling it in frequency instead lowers every value): Kak and Slaney 1988, Principles
-#      of Computerized Tomographic Imaging, chapter 3, equation 61, as scikit-image's `iradon` has it.
-# Ref: windows: Shepp and Logan 1974, IEEE Trans. Nucl. Sci. 21 (3), 21 (sinc); Harris 1978, Proc. IEEE 66, 51 (Hann,
-#      Hamming); cosine as in scikit-image's `iradon`. A test compares all with it.
+# Ref: helices by the same filter: Wang, Lin, Cheng and Shinozaki 1993, IEEE Trans. Med. Imaging 12, 486; shares that
+#      fall off towards the detector's edges, normalised for each point: Stierstorfer et al. 2004, Phys. Med. Biol. 49,
+#      2209.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Generator
 
 import numpy as np
-import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
 from calibration.geometry import Geometry
@@ -27,79 +28,14 @@ from calibration.levelling import level, upright
 from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
 from reconstruction import backend
+from reconstruction.kernels.threads import in_threads
+from reconstruction.orbits import Orbit, plan_orbit, plan_parallel
+from reconstruction.ramp import RowFilter
+from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.volume import Grid
 
-_Axis = NDArray[np.float64]
-
-_fft: Any = scipy.fft  # its declared types are those of SciPy's dispatcher, not of its results
-
-WINDOWS: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = MappingProxyType(
-    {
-        "ram-lak": np.ones_like,
-        "shepp-logan": lambda f: np.sinc(f / 2),
-        "cosine": lambda f: np.cos(np.pi / 2 * f),
-        "hamming": lambda f: 0.54 + 0.46 * np.cos(np.pi * f),
-        "hann": lambda f: 0.5 + 0.5 * np.cos(np.pi * f),
-    }
-)
-"""Gain at each frequency, in units of the highest that the detector can hold."""
-
-VIEWS_PER_BLOCK = 24
-WIDEST_GAP_RAD = np.deg2rad(20.0)
-"""Widest hole in the circle that neighbouring views may fill; a scan that stopped half-way is refused."""
-SAME_ANGLE_DECIMALS = 7
-"""Views whose angles agree to these decimals, in rad, stand at one place of the circle."""
-
-
-def ramp_filter(n_cols: int, pitch_mm: float, window: str = "ram-lak") -> NDArray[np.float32]:
-    """Return the filter's gain at each frequency of a zero-padded row.
-
-    Parameters
-    ----------
-    n_cols : int
-        Length of a row before padding.
-    pitch_mm : float
-        Sampling distance, on the axis of rotation.
-
-    Returns
-    -------
-    gain : (n_padded // 2 + 1,) float32
-        In 1/mm; n_padded is the next length that is fast to transform and at least 2 n_cols.
-    """
-    if window not in WINDOWS:
-        raise WrongUsage(f"the window is {window!r}; allowed: {', '.join(WINDOWS)}")
-    n_padded = _fft.next_fast_len(2 * n_cols, real=True)
-    n_padded += n_padded % 2
-    distance = np.minimum(np.arange(n_padded), n_padded - np.arange(n_padded))
-    kernel = np.zeros(n_padded)
-    is_odd = distance % 2 == 1
-    kernel[is_odd] = -1 / (np.pi * distance[is_odd] * pitch_mm) ** 2
-    kernel[0] = 1 / (2 * pitch_mm) ** 2
-    gain = _fft.rfft(kernel).real * pitch_mm
-    return (gain * WINDOWS[window](np.linspace(0, 1, len(gain)))).astype(np.float32)
-
-
-def angular_weights_rad(angles_rad: ArrayLike) -> NDArray[np.float64]:
-    """Return how much of the circle each view stands for: half the way to its neighbours on both sides.
-
-    The sum is a full circle whatever the spacing: a lost view is made up for by its neighbours, and where a scan
-    overlaps itself the views share their stretch.
-    """
-    angles = np.mod(np.asarray(angles_rad, dtype=np.float64).ravel(), 2 * np.pi)
-    places, place, n_sharing = np.unique(angles.round(SAME_ANGLE_DECIMALS), return_inverse=True, return_counts=True)
-    if len(places) < 2:
-        raise WrongUsage(
-            f"there are {len(angles)} views at {len(places)} angles; allowed: a full circle of them",
-            hint="scan a full circle",
-        )
-    gaps = np.diff(places, append=places[0] + 2 * np.pi)
-    if gaps.max() > WIDEST_GAP_RAD:
-        raise WrongUsage(
-            f"the views leave {np.rad2deg(gaps.max()):.1f} degrees of the circle empty; "
-            f"allowed: at most {np.rad2deg(WIDEST_GAP_RAD):.0f}",
-            hint="scan a full circle",
-        )
-    return ((gaps + np.roll(gaps, 1)) / 2 / n_sharing)[place]
+VIEWS_PER_BLOCK = 48
+"""Views that are filtered, and then back-projected together."""
 
 
 def fdk(
@@ -110,6 +46,9 @@ def fdk(
     *,
     window: str = "ram-lak",
     use_gpu: bool = False,
+    lifts_mm: ArrayLike = 0.0,
+    shifts_mm: ArrayLike = 0.0,
+    is_continued: bool = True,
 ) -> Generator[Progress, None, NDArray[np.float32]]:
     """Reconstruct every bin in one pass over the geometry.
 
@@ -117,130 +56,239 @@ def fdk(
     ----------
     line_integrals : (n_bins, n_views, rows, cols) float32, dimensionless
     angles_rad : (n_views,) float
-        Anywhere on the circle, in any order, spaced as they like.
+        In any order, spaced as they like: around the circle, in an arc of at least half a circle and the fan, which may
+        begin anywhere, or along a helix.
+    geometry : Geometry
+        Of the camera where its shift is 0. It may stand to one side of the axis if the views go all around.
     grid : Grid
         Where the volume is wanted.
     window : str
-        One of `WINDOWS`: how much of the highest frequencies, and of their noise, is kept.
+        One of `ramp.WINDOWS`: how much of the highest frequencies, and of their noise, is kept.
+    lifts_mm : float or (n_views,) float
+        How high the stage lifts the object at each view.
+    shifts_mm : float or (n_views,) float
+        How far the camera stands along its rows at each view.
+    is_continued : bool
+        Continue rows smoothly beyond the detector. It changes nothing where the object ends inside.
 
     Returns
     -------
     values : (n_bins, z, y, x) float32, 1/mm
     """
     angles = np.asarray(angles_rad, dtype=np.float64).ravel()
-    _check(line_integrals, angles, geometry, grid)
-    weights = angular_weights_rad(angles)
-    gain = ramp_filter(geometry.cols, geometry.pitch_mm / geometry.magnification, window)
-    poses = np.stack([np.cos(angles), np.sin(angles), weights / 2], axis=1)
-    filter_rows = _RowFilter(upright(geometry), gain, use_gpu=use_gpu)
-    volume = (_GpuVolume if use_gpu else _CpuVolume)(upright(geometry), grid, len(line_integrals))
-    yield Progress("back-projection", 0, len(angles))
-    for first in range(0, len(angles), VIEWS_PER_BLOCK):
-        block = slice(first, min(first + VIEWS_PER_BLOCK, len(angles)))
-        volume.add(filter_rows(level(line_integrals[:, block], geometry), first), poses[block])
-        yield Progress("back-projection", block.stop, len(angles))
-    return volume.result()
+    stream = FdkStream(
+        angles,
+        geometry,
+        grid,
+        len(line_integrals),
+        window=window,
+        use_gpu=use_gpu,
+        lifts_mm=lifts_mm,
+        shifts_mm=shifts_mm,
+        is_continued=is_continued,
+    )
+    return (yield from _in_blocks(stream, line_integrals))
 
 
-def _check(line_integrals: NDArray[np.float32], angles: NDArray[np.float64], geometry: Geometry, grid: Grid) -> None:
-    expected = (len(angles), geometry.rows, geometry.cols)
-    if line_integrals.ndim != 4 or line_integrals.shape[1:] != expected or len(line_integrals) == 0:
-        raise WrongUsage(
-            f"the line integrals have shape {line_integrals.shape}; allowed: (n_bins, {', '.join(map(str, expected))}) "
-            "for these angles and this detector"
-        )
-    _, y, x = grid.axes_mm()
-    reach_mm = float(np.hypot(np.abs(x).max(), np.abs(y).max()))
-    if reach_mm >= geometry.source_to_object_mm:
-        raise WrongUsage(
-            f"the grid reaches {reach_mm:.3g} mm from the axis, and the source stands at "
-            f"{geometry.source_to_object_mm:.3g} mm; allowed: less",
-            hint="ask for fewer or smaller voxels",
-        )
+def parallel_backprojection(
+    line_integrals: NDArray[np.float32],
+    angles_rad: ArrayLike,
+    grid: Grid,
+    *,
+    pitch_mm: float,
+    offset_u_mm: float = 0.0,
+    window: str = "ram-lak",
+    use_gpu: bool = False,
+    is_continued: bool = True,
+) -> Generator[Progress, None, NDArray[np.float32]]:
+    """Reconstruct every bin from parallel rays square to the axis, as `fdk` does from cones.
+
+    Parameters
+    ----------
+    line_integrals : (n_bins, n_views, rows, cols) float32, dimensionless
+        Rows stand around z = 0.
+    angles_rad : (n_views,) float
+        Around half a circle or a whole one.
+    offset_u_mm : float
+        Of the detector's centre from the axis.
+    """
+    rows, cols = line_integrals.shape[-2:]
+    scan = ScanGeometry.parallel(angles_rad, rows=rows, cols=cols, pitch_mm=pitch_mm, offset_u_mm=offset_u_mm)
+    orbit = plan_parallel(angles_rad, scan, grid)
+    stream = _Stream(orbit, grid, len(line_integrals), window=window, use_gpu=use_gpu, is_continued=is_continued)
+    return (yield from _in_blocks(stream, line_integrals))
 
 
-class _RowFilter:
-    """Cosine weights and the ramp, block by block, on the host or on the device."""
+def _in_blocks(stream: _Stream, line_integrals: NDArray[np.float32]) -> Generator[Progress, None, NDArray[np.float32]]:
+    stream.check(line_integrals, stream.n_views)
+    yield Progress("back-projection", 0, stream.n_views)
+    for first in range(0, stream.n_views, VIEWS_PER_BLOCK):
+        views = slice(first, min(first + VIEWS_PER_BLOCK, stream.n_views))
+        stream.add(line_integrals[:, views], views)
+        yield Progress("back-projection", views.stop, stream.n_views)
+    return stream.result()
 
-    def __init__(self, geometry: Geometry, gain: NDArray[np.float32], *, use_gpu: bool) -> None:
-        u_mm = (np.arange(geometry.cols) - (geometry.cols - 1) / 2) * geometry.pitch_mm + geometry.offset_u_mm
-        v_mm = (np.arange(geometry.rows) - (geometry.rows - 1) / 2) * geometry.pitch_mm + geometry.offset_v_mm
-        distance_mm = geometry.source_to_detector_mm
-        cosines = (distance_mm / np.sqrt(distance_mm**2 + u_mm**2 + v_mm[:, None] ** 2)).astype(np.float32)
-        self._send = backend.to_device if use_gpu else np.asarray
-        self._cosines, self._gain = self._send(cosines), self._send(gain)
-        self._n_padded = 2 * (len(gain) - 1)
 
-    def __call__(self, block: NDArray[np.float32], first: int) -> backend.Array:
-        """(n_bins, n_views, rows, cols) to (n_views, n_bins, rows, cols); `first` is to name views in errors."""
-        if not np.isfinite(block).all():
-            bad = int(np.flatnonzero(~np.isfinite(block).all(axis=(0, 2, 3)))[0]) + first
+class _Stream:
+    """A volume that is summed as its views arrive."""
+
+    def __init__(
+        self, orbit: Orbit, grid: Grid, n_bins: int, *, window: str, use_gpu: bool, is_continued: bool
+    ) -> None:
+        if use_gpu and orbit.helix is not None:
+            raise WrongUsage("helices are reconstructed on the CPU only", hint="leave out --gpu")
+        self._orbit = orbit
+        self._filter = RowFilter(orbit.scan.cols, orbit.sampling_mm, window, is_continued=is_continued, use_gpu=use_gpu)
+        self._use_gpu = use_gpu
+        self._matrices = _in_voxels(orbit.scan, grid)
+        self._is_added = np.zeros(self.n_views, np.bool_)
+        xp = backend.require_gpu() if use_gpu else np
+        self._values: backend.Array = xp.zeros((n_bins, *grid.shape), np.float32)
+        self._grid = grid
+
+    @property
+    def n_views(self) -> int:
+        """Number of planned views."""
+        return self._orbit.scan.n_views
+
+    def check(self, line_integrals: NDArray[np.float32], n_views: int) -> None:
+        """Refuse line integrals that are not those of so many views."""
+        scan = self._orbit.scan
+        expected = (len(self._values), n_views, scan.rows, scan.cols)
+        if line_integrals.shape != expected or len(line_integrals) == 0:
             raise WrongUsage(
-                f"the line integrals of view {bad} hold values that are no numbers; allowed: finite ones",
+                f"the line integrals have shape {line_integrals.shape}; allowed: {expected}, "
+                "(n_bins, n_views, rows, cols) for these angles and this detector"
+            )
+
+    def add(self, line_integrals: NDArray[np.float32], views: slice | ArrayLike) -> None:
+        """Add some views, each once, in any order.
+
+        Parameters
+        ----------
+        line_integrals : (n_bins, n, rows, cols) float32
+        views : slice or (n,) int
+            Which of the planned views they are.
+
+        Raises
+        ------
+        WrongUsage
+            They hold values that are no numbers, or came before.
+        """
+        index = np.arange(self.n_views)[views if isinstance(views, slice) else np.asarray(views)]
+        self.check(line_integrals, len(index))
+        if self._is_added[index].any() or len(np.unique(index)) < len(index):
+            raise WrongUsage("a view came twice; allowed: each planned view once")
+        for first in range(0, len(index), VIEWS_PER_BLOCK):
+            block = slice(first, first + VIEWS_PER_BLOCK)
+            self._backproject(self._filtered(line_integrals[:, block], index[block]), index[block])
+        self._is_added[index] = True
+
+    def result(self) -> NDArray[np.float32]:
+        """Return the volume so far: (n_bins, z, y, x) float32, 1/mm.
+
+        Views that never came are made up for by all others alike, except on a helix, where points that they alone saw
+        stay empty; who knows of them beforehand leaves them out of the plan, and has their neighbours stand for them.
+        """
+        values = backend.to_host(self._values)
+        weights = self._orbit.view_weights
+        if self._orbit.helix is not None or self._is_added.all() or not self._is_added.any():
+            return values if values is not self._values else values.copy()
+        return values * np.float32(weights.sum() / weights[self._is_added].sum())
+
+    def _filtered(self, images: NDArray[np.float32], views: NDArray[np.intp]) -> backend.Array:
+        """(n_bins, n, rows, cols) to (n, n_bins, rows, cols), weighted and filtered."""
+        is_finite = np.isfinite(images.sum(axis=(0, 2, 3), dtype=np.float64))
+        if not is_finite.all():
+            raise WrongUsage(
+                f"the line integrals of view {views[~is_finite][0]} hold values that are no numbers; "
+                "allowed: finite ones",
                 hint="fill bad pixels before the reconstruction (calibration.pixels.fill)",
             )
-        weighted = self._send(np.asarray(block, np.float32)).swapaxes(0, 1) * self._cosines
-        if backend.namespace(weighted) is np:
-            spectrum = _fft.rfft(weighted, self._n_padded, workers=-1)
-            filtered = _fft.irfft(spectrum * self._gain, self._n_padded, workers=-1)
-        else:
-            fft = backend.namespace(weighted).fft
-            filtered = fft.irfft(fft.rfft(weighted, self._n_padded) * self._gain, self._n_padded)
-        return filtered[..., : block.shape[-1]]
+        if self._use_gpu:
+            weights = np.stack([self._ray_weights(view) for view in views])
+            sent = (
+                backend.to_device(np.asarray(images, np.float32)).swapaxes(0, 1) * backend.to_device(weights)[:, None]
+            )
+            return backend.namespace(sent).ascontiguousarray(self._filter(sent), np.float32)
+        filtered = np.empty((len(views), len(images), *images.shape[2:]), np.float32)
 
+        def of_view(i: int) -> None:
+            filtered[i] = self._filter(images[:, i] * self._ray_weights(views[i]))
 
-def _axes_in_pitches(geometry: Geometry, grid: Grid) -> tuple[_Axis, _Axis, _Axis, _Axis]:
-    """Return x, y, z and the detector's numbers, as the kernels take them."""
-    z, y, x = (axis / geometry.pitch_mm for axis in grid.axes_mm())
-    detector = np.array(
-        [
-            geometry.source_to_object_mm / geometry.pitch_mm,
-            geometry.source_to_detector_mm / geometry.pitch_mm,
-            (geometry.cols - 1) / 2 - geometry.offset_u_mm / geometry.pitch_mm,
-            (geometry.rows - 1) / 2 - geometry.offset_v_mm / geometry.pitch_mm,
-            geometry.rows,
-        ]
-    )
-    return x, y, z, detector
+        in_threads(of_view, [(i,) for i in range(len(views))])
+        return filtered
 
+    def _ray_weights(self, view: int) -> NDArray[np.float32]:
+        """Return cosines, with what the rays count: (rows, cols)."""
+        scan, shares = self._orbit.scan, self._orbit.ray_shares[view]
+        if scan.is_parallel:
+            return np.broadcast_to(shares, (scan.rows, scan.cols))
+        from_source = scan.detector_mm[view] - scan.source_mm[view]
+        pitch_u, pitch_v = np.linalg.norm(scan.u_mm[view]), np.linalg.norm(scan.v_mm[view])
+        u_mm = (np.arange(scan.cols) - (scan.cols - 1) / 2) * pitch_u + from_source @ scan.u_mm[view] / pitch_u
+        v_mm = (np.arange(scan.rows) - (scan.rows - 1) / 2) * pitch_v + from_source @ scan.v_mm[view] / pitch_v
+        distance_mm = from_source @ np.cross(scan.u_mm[view], scan.v_mm[view]) / (pitch_u * pitch_v)
+        square = (distance_mm**2 + u_mm**2 + v_mm[:, None] ** 2).astype(np.float32)
+        return shares * np.float32(abs(distance_mm)) / np.sqrt(square)
 
-class _CpuVolume:
-    """The volume while it is being summed, z innermost."""
+    def _backproject(self, filtered: backend.Array, views: NDArray[np.intp]) -> None:
+        matrices, weights = self._matrices[views], self._orbit.view_weights[views]
+        if self._use_gpu:
+            from reconstruction.kernels import backproject_gpu
 
-    def __init__(self, geometry: Geometry, grid: Grid, n_bins: int) -> None:
+            backproject_gpu.backproject(self._values, filtered, matrices, weights)
+            return
         from reconstruction.kernels import backproject_cpu  # numba is slow to load: not before it is needed
 
-        self._kernel = backproject_cpu
-        self._axes = _axes_in_pitches(geometry, grid)
-        x, y, z, detector = self._axes
-        nearest = detector[0] - np.hypot(np.abs(x).max(), np.abs(y).max())
-        steepest = grid.voxel_mm / geometry.pitch_mm * detector[1] / nearest
-        self._is_permuting = backproject_cpu.can_permute(float(steepest))
-        self._n_z = len(z)
-        n_z_padded = -(-len(z) // backproject_cpu.LANES) * backproject_cpu.LANES
-        self._values = np.zeros((len(y), len(x), n_bins, n_z_padded), np.float32)
-
-    def add(self, filtered: NDArray[np.float32], poses: NDArray[np.float64]) -> None:
-        columns = self._kernel.with_margins(filtered)
-        self._kernel.backproject_columns(self._values, columns, poses, *self._axes, self._is_permuting)
-
-    def result(self) -> NDArray[np.float32]:
-        return np.ascontiguousarray(np.moveaxis(self._values[..., : self._n_z], (2, 3), (0, 1)))
+        backproject_cpu.backproject(self._values, filtered, matrices, weights)
 
 
-class _GpuVolume:
-    """The volume on the device, x innermost."""
+class FdkStream(_Stream):
+    """The volume of a cone-beam scan, summed as its views arrive; any chunking makes the same volume.
 
-    def __init__(self, geometry: Geometry, grid: Grid, n_bins: int) -> None:
-        from reconstruction.kernels import backproject_gpu
+    Parameters
+    ----------
+    angles_rad, geometry, grid, window, use_gpu, lifts_mm, shifts_mm, is_continued
+        As of `fdk`: of all planned views.
+    n_bins : int
+    """
 
-        self._kernel = backproject_gpu
-        self._axes = _axes_in_pitches(geometry, grid)
-        self._values = backend.require_gpu().zeros((n_bins, *grid.shape), np.float32)
+    def __init__(
+        self,
+        angles_rad: ArrayLike,
+        geometry: Geometry,
+        grid: Grid,
+        n_bins: int,
+        *,
+        window: str = "ram-lak",
+        use_gpu: bool = False,
+        lifts_mm: ArrayLike = 0.0,
+        shifts_mm: ArrayLike = 0.0,
+        is_continued: bool = True,
+    ) -> None:
+        _, y, x = grid.axes_mm()
+        reach_mm = float(np.hypot(np.abs(x).max(), np.abs(y).max()))
+        if reach_mm >= geometry.source_to_object_mm:
+            raise WrongUsage(
+                f"the grid reaches {reach_mm:.3g} mm from the axis, and the source stands at "
+                f"{geometry.source_to_object_mm:.3g} mm; allowed: less",
+                hint="ask for fewer or smaller voxels",
+            )
+        orbit = plan_orbit(angles_rad, upright(geometry), grid, lifts_mm=lifts_mm, shifts_mm=shifts_mm)
+        super().__init__(orbit, grid, n_bins, window=window, use_gpu=use_gpu, is_continued=is_continued)
+        self._geometry = geometry
 
-    def add(self, filtered: backend.Array, poses: NDArray[np.float64]) -> None:
-        contiguous = backend.namespace(filtered).ascontiguousarray(filtered, np.float32)
-        self._kernel.backproject(self._values, contiguous, backend.to_device(poses.astype(np.float32)), *self._axes)
+    def _filtered(self, images: NDArray[np.float32], views: NDArray[np.intp]) -> backend.Array:
+        return super()._filtered(level(images, self._geometry), views)
 
-    def result(self) -> NDArray[np.float32]:
-        return backend.to_host(self._values)
+
+def _in_voxels(scan: ScanGeometry, grid: Grid) -> NDArray[np.float64]:
+    """Return projection matrices of the numbers of voxels, (x, y, z, 1)."""
+    first_mm = [axis[0] for axis in grid.axes_mm()[::-1]]
+    to_mm = np.diag([grid.voxel_mm] * 3 + [1.0])
+    to_mm[:3, 3] = first_mm
+    matrices = scan.matrices() @ to_mm
+    if scan.is_upright:
+        matrices[:, [0, 2], 2] = 0.0  # but for rounding, they are
+    return matrices

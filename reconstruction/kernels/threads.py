@@ -1,0 +1,24 @@
+"""Work for all processors: kernels that release the interpreter, shared out among threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+
+def n_threads() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_threads(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> None:
+    """Call a function with each task's arguments, as many at a time as there are processors."""
+    tasks = list(tasks)
+    if len(tasks) < 2 or n_threads() < 2:
+        for task in tasks:
+            function(*task)
+        return
+    with ThreadPoolExecutor(min(n_threads(), len(tasks))) as pool:
+        list(pool.map(lambda task: function(*task), tasks))
