@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,27 +12,11 @@ from firmware_iface.errors import MpxctError, WrongUsage
 from reconstruction import cluster, slabs
 from reconstruction.volume import load_volume
 from reconstruction.volume_writer import partial_volume_path
-from tests.slab_source import Ellipsoids
+from tests.slab_source import Deadly
 from tests.test_slabs import GEOMETRY, JOB, PLANNED, SOLIDS, TIGHT, make, run
 
 N_WORKERS = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deadly(Ellipsoids):
-    """The first process that reads beyond the first views of a slab dies of it."""
-
-    grave: str = ""
-
-    def read(self, views, rows):
-        if views.start >= 4:
-            try:
-                Path(self.grave).open("x").write(str(os.getpid()))
-            except FileExistsError:
-                pass
-            else:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(views, rows)
+pytestmark = pytest.mark.timeout(300)  # processes start slowly where all processors are busy
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +47,12 @@ def test_the_cluster_makes_the_same_file_as_one_process(tmp_path, address, local
     assert told[0].startswith(f"{N_WORKERS} workers at {address}, each in 5 slabs")
 
 
-@pytest.mark.parametrize("spools", [False, True])
+@pytest.mark.parametrize("spools", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_a_killed_worker_was_doing_is_done_by_another(tmp_path, address, local, spools):
     grave = tmp_path / "grave"
     job = replace(JOB, open_source=Deadly(geometry=GEOMETRY, n_views=20, solids=SOLIDS, n_bins=2, grave=str(grave)))
     path = run(on_cluster(tmp_path / "v.h5", address, job=job, spools=spools))
-    assert int(grave.read_text()) != os.getpid()
+    assert grave.is_dir()
     assert path.read_bytes() == local
 
 
@@ -99,5 +81,5 @@ def test_an_address_that_is_none_is_refused(tmp_path, address):
 
 
 def test_a_cluster_that_does_not_answer_is_told(tmp_path):
-    with pytest.raises(MpxctError, match="no Dask scheduler answers at tcp://127.0.0.1:1"):
+    with pytest.raises(MpxctError, match="no Dask scheduler answers at"):
         run(on_cluster(tmp_path / "v.h5", "tcp://127.0.0.1:1"))
