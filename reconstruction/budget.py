@@ -181,13 +181,19 @@ def predict_s(problem: Problem, slabs: Sequence[slice], views_per_block: int, co
     frames = len(slabs) * n_bins * n_views * geometry.rows * geometry.cols
     samples = n_bins * n_views * geometry.cols * int(_n_rows(problem, slabs).sum())
     voxels = n_bins * int(np.prod(problem.grid.shape[1:])) * sum(slab.stop - slab.start for slab in slabs)
-    # A slab goes through memory once for each block of views, which takes about as long as this many updates.
-    through_memory = 2.0 / views_per_block
     return (
         costs.unpack_s * frames
         + (costs.prepare_s + costs.filter_s) * samples
-        + voxels * (costs.update_s * n_views * (1 + through_memory) + costs.write_s)
+        + voxels * (costs.update_s * n_views * through_memory(views_per_block) + costs.write_s)
     )
+
+
+def through_memory(views_per_block: int) -> float:
+    """Return how much more an update takes because a slab goes through memory once for each block of views.
+
+    Once through memory is taken for as long as two updates.
+    """
+    return 1 + 2.0 / views_per_block
 
 
 def _n_rows(problem: Problem, slabs: Sequence[slice]) -> NDArray[np.intp]:

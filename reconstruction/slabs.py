@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -34,6 +34,7 @@ from reconstruction.budget import (
     rows_seen,
     sees,
     sub_grid,
+    through_memory,
 )
 from reconstruction.fdk import FdkStream
 from reconstruction.projections import LineIntegralReader
@@ -41,7 +42,10 @@ from reconstruction.volume import Grid, Volume
 from reconstruction.volume_writer import VolumeWriter
 
 TRIAL_SLICES = 16
-TRIAL_VIEWS = 8
+TRIAL_VIEWS = 16
+TRIAL_REPEATS = 3
+TRIAL_SLAB_UPDATES = 2 * 10**8
+"""A trial takes as many slices more as it needs for so many updates: some tenths of a second."""
 TRIAL_BYTES = 1 << 25
 TRIAL_UPDATES = 2 * 10**10
 """Work of more updates than this is long enough that its time is predicted first."""
@@ -243,43 +247,52 @@ def measure_costs(job: Job, source: Source, file: Path) -> Costs:
     file : path
         Of the volume, which must exist: what writing costs is measured beside it.
     """
-    middle = max((job.grid.shape[0] - TRIAL_SLICES) // 2, 0)
-    slab = sub_grid(job.grid, slice(middle, min(middle + TRIAL_SLICES, job.grid.shape[0])))
-    geometry = upright(source.geometry)
-    rows = rows_seen(geometry, slab, source.lifts_mm)
     n_bins, n_views, _, n_cols = source.shape
-    n = min(TRIAL_VIEWS, n_views // 2)
-    warm, trial = slice(0, n), slice(n, 2 * n)
-    values, _ = read_upright(source, warm, rows)
-    seconds_one = _seconds(lambda: read_upright(source, trial, slice(rows.start, rows.start + 1)))
-    seconds_rows = _seconds(lambda: read_upright(source, trial, rows))
-    line, n_rows = n_bins * n * n_cols, rows.stop - rows.start
-    prepare_s = max(seconds_rows - seconds_one, 0.0) / (line * max(n_rows - 1, 1))
-    unpack_s = max(seconds_one - prepare_s * line, 0.0) / (line * geometry.rows)
+    n = max(min(TRIAL_VIEWS, n_views // (TRIAL_REPEATS + 1)), 1)
+    blocks = [slice(first, first + n) for first in range(0, min((TRIAL_REPEATS + 1) * n, n_views - n + 1), n)]
+    n_z, n_y, n_x = job.grid.shape
+    n_slices = min(max(TRIAL_SLICES, TRIAL_SLAB_UPDATES // (n_bins * n * n_y * n_x)), n_z)
+    slab = sub_grid(job.grid, slice((n_z - n_slices) // 2, (n_z + n_slices) // 2))
+    rows = rows_seen(upright(source.geometry), slab, source.lifts_mm)
+    values, _ = read_upright(source, blocks[0], rows)
 
     def added_s(grid: Grid) -> float:
         stream = open_stream(job, source, grid, rows)
-        stream.add(values, warm)
-        return _seconds(lambda: stream.add(values, trial))
+        return _least_seconds(lambda views: stream.add(values, views), blocks)
 
-    filter_s = added_s(replace(slab, shape=(slab.shape[0], 1, 1))) / (line * n_rows)
-    n_updates = n_bins * n * int(np.prod(slab.shape))
-    update_s = max(added_s(slab) - filter_s * line * n_rows, 0.0) / (n_updates * (1 + 2.0 / n))
+    one_row = slice(rows.start, rows.start + 1)
+    seconds_one = _least_seconds(lambda views: read_upright(source, views, one_row), blocks)
+    seconds_rows = _least_seconds(lambda views: read_upright(source, views, rows), blocks)
+    line, n_rows = n_bins * n * n_cols, rows.stop - rows.start
+    prepare_s = max(seconds_rows - seconds_one, 0.0) / (line * max(n_rows - 1, 1))
+    unpack_s = max(seconds_one - prepare_s * line, 0.0) / (line * source.geometry.rows)
+    filter_s = added_s(replace(slab, shape=(n_slices, 1, 1))) / (line * n_rows)
+    update_s = max(added_s(slab) - filter_s * line * n_rows, 0.0) / (n_bins * n * n_slices * n_y * n_x)
     with tempfile.TemporaryFile(dir=file.absolute().parent) as trial_file:
 
-        def write() -> None:
+        def write(_: slice) -> None:
             trial_file.write(bytes(TRIAL_BYTES))
             trial_file.flush()
             os.fsync(trial_file.fileno())
 
-        write_s = 4 * _seconds(write) / TRIAL_BYTES
-    return Costs(unpack_s=unpack_s, prepare_s=prepare_s, filter_s=filter_s, update_s=update_s, write_s=write_s)
+        write_s = 4 * _least_seconds(write, blocks) / TRIAL_BYTES
+    return Costs(
+        unpack_s=unpack_s,
+        prepare_s=prepare_s,
+        filter_s=filter_s,
+        update_s=update_s / through_memory(n),
+        write_s=write_s,
+    )
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    began_s = time.perf_counter()
-    work()
-    return time.perf_counter() - began_s
+def _least_seconds(work: Callable[[slice], object], blocks: Sequence[slice]) -> float:
+    """Return what the fastest block of views took, not counting the first, in which things are still warming up."""
+    seconds = []
+    for views in blocks:
+        began_s = time.perf_counter()
+        work(views)
+        seconds.append(time.perf_counter() - began_s)
+    return min(seconds[1:] or seconds)
 
 
 def words_of(writer: VolumeWriter) -> tuple[str, ...]:
