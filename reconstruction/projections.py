@@ -59,6 +59,8 @@ class LineIntegrals:
     angles_rad, lifts_mm : (n_views,) float64
     geometry : Geometry
         Of one camera that sees all columns, however many tiles it is made of.
+    open_counts : (n_bins,) float64
+        Counts of a pixel in one view of the open beam, as a mean: what noise is reckoned with.
     n_tiles : int
     """
 
@@ -67,6 +69,7 @@ class LineIntegrals:
     angles_rad: NDArray[np.float64]
     lifts_mm: NDArray[np.float64]
     geometry: Geometry
+    open_counts: NDArray[np.float64]
     n_tiles: int
 
 
@@ -203,6 +206,15 @@ class LineIntegralReader:
         reach = fill_reach(open_beam.is_dark if is_bad is None else open_beam.is_dark | is_bad)
         return _Tile(shift_mm, views, places, open_beam, is_bad, reach)
 
+    def open_counts(self) -> NDArray[np.float64]:
+        """Return the mean counts of a good pixel in one view of the open beam: (n_bins,)."""
+        tiles = []
+        for tile in self._tiles:
+            is_dark = tile.open_beam.is_dark if tile.is_bad is None else tile.open_beam.is_dark | tile.is_bad
+            rates_per_s = np.where(is_dark, np.nan, tile.open_beam.rates_per_s)
+            tiles.append(np.nanmean(rates_per_s, axis=(0, 2, 3)) * tile.views.exposures_s[tile.places].mean())
+        return np.asarray(np.mean(tiles, axis=0), np.float64)
+
     def read(self, views: slice = np.s_[:], rows: slice = np.s_[:]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return the line integrals of some views and rows, and which of them were not measured.
 
@@ -264,6 +276,7 @@ def measure_line_integrals(
         angles_rad=reader.angles_rad,
         lifts_mm=reader.lifts_mm,
         geometry=reader.geometry,
+        open_counts=reader.open_counts(),
         n_tiles=reader.n_tiles,
     )
 

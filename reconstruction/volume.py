@@ -31,6 +31,7 @@ MASS_CONCENTRATION = "g/cm3"
 H5 = Any
 """A file, group or dataset of h5py, whose types cannot be told before they are read."""
 UNITS = (LINEAR_ATTENUATION, MASS_CONCENTRATION)
+PROVENANCE = ("source_file", "plan_json", "calibration_identity", "software", "convergence_json")
 PAGE_BYTES = 4096
 """Large datasets begin at multiples of it, so that they can be mapped into memory."""
 
@@ -73,12 +74,16 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a volume came from, in words that survive the files it was made of."""
+    """Where a volume came from, in words that survive the files it was made of.
+
+    `convergence_json` holds the columns of `reconstruction.convergence.ConvergenceLog` where it was iterated.
+    """
 
     source_file: str = ""
     plan_json: str = ""
     calibration_identity: str = ""
     software: str = ""
+    convergence_json: str = ""
     steps: tuple[str, ...] = ()
 
 
@@ -158,7 +163,7 @@ def write_head(file: H5, volume: Volume) -> None:
     if volume.basis is not None:
         _write_basis(file.create_group("basis"), volume.basis)
     provenance = file.create_group("provenance")
-    for name in ("source_file", "plan_json", "calibration_identity", "software"):
+    for name in PROVENANCE:
         provenance.attrs[name] = getattr(volume.provenance, name)
 
 
@@ -231,10 +236,7 @@ def _read(path: Path, file: H5) -> Volume:
         thresholds_kev=tuple(file["thresholds_kev"][()].tolist()),
         basis=_read_basis(file["basis"]) if "basis" in file else None,
         provenance=Provenance(
-            **{
-                name: str(file["provenance"].attrs[name])
-                for name in ("source_file", "plan_json", "calibration_identity", "software")
-            },
+            **{name: str(file["provenance"].attrs.get(name, "")) for name in PROVENANCE},
             steps=_texts(file["provenance/steps"]),
         ),
     )
