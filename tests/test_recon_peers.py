@@ -180,8 +180,6 @@ def test_fan_vectors_mean_to_astra_what_they_mean_to_us(results):
     scan = ScanGeometry.circular(geometry, np.array([0.1, 0.9, 2.2, 3.3, 5.0]))
     smooth = gaussian_filter(inner_noise(replace(grid, shape=(1, 56, 56))), (0, 4, 4))
     volume = np.pad(smooth, ((0, 0), (20, 20), (20, 20)))
-        gaussian_filter(inner_noise(replace(grid, shape=(1, 56, 56))), (0, 4, 4)), ((0, 0), (20, 20), (20, 20))
-    )
     arrays = {"volume": volume, "vectors_2d": in_the_plane(scan)}
     theirs = results("astra", "forward", arrays=arrays, is_parallel=False, **numbers(scan, grid))["forward"]
     ours = Projector(scan, grid).forward(volume[None])[0]
