@@ -119,7 +119,8 @@ def _reconstruct(
         typer.Option(help="Volume file to start the iterations from, or fdk.", rich_help_panel=METHOD),
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Volume file that damping pulls towards.", rich_help_panel=METHOD)
+        str | None,
+        typer.Option(help="Volume file that damping or the prior pulls towards, or fdk.", rich_help_panel=METHOD),
     ] = None,
     bins: Annotated[str, typer.Option(help="Which bins, from 1: 1,3-4. Default: all.", rich_help_panel=VOLUME)] = "",
     voxel_mm: Annotated[
@@ -206,7 +207,7 @@ def _reconstruct(
         weights=weights,
         stops_at_noise=until_noise,
         prior=prior,
-        start=Path(start) if start not in (None, "fdk") else start,
+        start=start,
         reference=reference,
         bins=bins_of(bins),
         voxel_mm=voxel_mm,

@@ -21,6 +21,7 @@ from firmware_iface.errors import WrongUsage
 from reconstruction import backend
 from reconstruction.backend import Array
 from reconstruction.iterates import Iterate
+from reconstruction.kernels import descent_cpu
 from reconstruction.operators import Operator, inner_products
 from reconstruction.subsets import Order
 from reconstruction.surrogates import Loss, descend, of_views
@@ -167,14 +168,12 @@ def cgls(
     xp, n = backend.namespace(b), A.n_channels
     x = as_start(A, start, b)
     residual = b.copy() if start is None else b - A.forward(x)
-    scratch_data = residual if weights is None else xp.empty_like(b)
+    weighted = b if weights is None else xp.empty_like(b)
     scaling = _preconditioner(A, b, weights, damping) if is_preconditioned else None
 
     def gradient(out: Array) -> Array:
-        """Return A^T W residual - damping (x - reference)."""
-        if weights is not None:
-            np.multiply(residual, weights, out=scratch_data)
-        A.adjoint(scratch_data, out=out)
+        """Return A^T W residual - damping (x - reference), and leave W residual behind."""
+        A.adjoint(_weigh(residual, weights, weighted), out=out)
         if damping:
             out -= damping * (x if reference is None else x - reference)
         return out
@@ -182,20 +181,22 @@ def cgls(
     downhill = gradient(xp.empty_like(x))
     direction = downhill.copy() if scaling is None else downhill * scaling
     steepness = inner_products(downhill, direction, n)
+    one = xp.ones(n)
     projected = xp.empty_like(b)
     for number in range(1, n_iterations + 1):
         A.forward(direction, out=projected)
-        weighted = projected if weights is None else projected * weights
-        bend = inner_products(weighted, projected, n) + damping * inner_products(direction, direction, n)
+        bend = inner_products(_weigh(projected, weights, weighted), projected, n) + damping * inner_products(
+            direction, direction, n
+        )
         length = _quotient(steepness, bend)
-        _add_scaled(x, direction, length)
-        _add_scaled(residual, projected, -length)
+        _scale_and_add(x, one, length, direction)
+        _scale_and_add(residual, one, -length, projected)
         gradient(downhill)
         scaled = downhill if scaling is None else downhill * scaling
         following = inner_products(downhill, scaled, n)
-        _scale_and_add(direction, _quotient(following, steepness), scaled)
+        _scale_and_add(direction, _quotient(following, steepness), one, scaled)
         steepness = following
-        squared = inner_products(residual if weights is None else residual * weights, residual, n)
+        squared = inner_products(residual if weights is None else weighted, residual, n)
         objective = squared
         if damping:
             away = x if reference is None else x - reference
@@ -208,6 +209,11 @@ def cgls(
             float(objective.sum()) / 2,
             tuple(residuals.tolist()) if n > 1 else (),
         )
+
+
+def _weigh(array: Array, weights: Array | None, out: Array) -> Array:
+    """Return the weighted array, in `out` where there are weights."""
+    return array if weights is None else np.multiply(array, weights, out=out)
 
 
 def _preconditioner(A: Operator, b: Array, weights: Array | None, damping: float) -> Array:
@@ -244,17 +250,17 @@ def lsqr(
     beta = _normalise(u, n)
     v = A.adjoint(u if root is None else u * root)
     alpha = _normalise(v, n)
-    direction = v.copy()
+    direction, projected, back = v.copy(), xp.empty_like(b), xp.empty_like(v)
     phi_bar, rho_bar, damped_away = beta, alpha, xp.zeros_like(beta)
-    root_damping = math.sqrt(damping)
+    root_damping, one = math.sqrt(damping), xp.ones(n)
     for number in range(1, n_iterations + 1):
-        projected = A.forward(v)
+        A.forward(v, out=projected)
         if root is not None:
             projected *= root
-        _scale_and_add(u, -alpha, projected)
+        _scale_and_add(u, -alpha, one, projected)
         beta = _normalise(u, n)
-        back = A.adjoint(u if root is None else u * root)
-        _scale_and_add(v, -beta, back)
+        A.adjoint(u if root is None else np.multiply(u, root, out=projected), out=back)
+        _scale_and_add(v, -beta, one, back)
         alpha = _normalise(v, n)
         rho_damped = xp.hypot(rho_bar, root_damping)
         damped_away = xp.hypot(damped_away, _quotient(root_damping * phi_bar, rho_damped))
@@ -263,8 +269,8 @@ def lsqr(
         cosine, sine = _quotient(rho_damped, rho), _quotient(beta, rho)
         theta, rho_bar = sine * alpha, -cosine * alpha
         phi, phi_bar = cosine * phi_bar, sine * phi_bar
-        _add_scaled(x, direction, _quotient(phi, rho))
-        _scale_and_add(direction, -_quotient(theta, rho), v)
+        _scale_and_add(x, one, _quotient(phi, rho), direction)
+        _scale_and_add(direction, -_quotient(theta, rho), one, v)
         objectives = phi_bar**2 + damped_away**2
         if damping:  # phi_bar then holds the damping's share too, which it cannot tell apart
             yield Iterate(number, x, objective=float(objectives.sum()) / 2)
@@ -302,11 +308,6 @@ def _quotient(numerator: Array, denominator: Array) -> Array:
     return xp.where(denominator > 0, numerator / xp.where(denominator > 0, denominator, 1), 0)
 
 
-def _by_channel(factor: Array, array: Array) -> Array:
-    """Shape one factor per channel so that it multiplies an array."""
-    return factor.reshape(-1, *(1,) * (array.ndim - 1)).astype(array.dtype)
-
-
 def _normalise(array: Array, n_channels: int) -> Array:
     """Divide each channel by its norm, in place, and return the norms."""
     size = backend.namespace(array).sqrt(inner_products(array, array, n_channels))
@@ -314,10 +315,15 @@ def _normalise(array: Array, n_channels: int) -> Array:
     return size
 
 
-def _add_scaled(target: Array, direction: Array, factor: Array) -> None:
-    target += _by_channel(factor, target) * direction
+def _by_channel(factor: Array, array: Array) -> Array:
+    """Shape one factor per channel so that it multiplies an array."""
+    return factor.reshape(-1, *(1,) * (array.ndim - 1)).astype(array.dtype)
 
 
-def _scale_and_add(target: Array, factor: Array, more: Array) -> None:
-    target *= _by_channel(factor, target)
-    target += more
+def _scale_and_add(target: Array, scale: Array, factor: Array, more: Array) -> None:
+    """Set each channel of the target to scale * target + factor * more, in place."""
+    if backend.namespace(target) is np:
+        descent_cpu.scale_and_add(target, scale, factor, more)
+        return
+    target *= _by_channel(scale, target)
+    target += _by_channel(factor, target) * more

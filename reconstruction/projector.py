@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from reconstruction.backend import Array, namespace, require_gpu
+from reconstruction.backend import Array, namespace, require_gpu, to_device
 from reconstruction.kernels import joseph_columns, joseph_rays
 from reconstruction.operators import Operator
 from reconstruction.scan_geometry import ScanGeometry
@@ -48,7 +48,8 @@ class Projector(Operator):
         dtype: DTypeLike = np.float32,
         use_gpu: bool = False,
     ) -> None:
-        self.scan, self.grid, self.mask, self.use_gpu = scan, grid, mask, use_gpu
+        self.scan, self.grid, self.use_gpu = scan, grid, use_gpu
+        self.mask: Any = to_device(mask) if use_gpu and mask is not None else mask
         self.n_channels = n_channels
         self.dtype: Any = np.dtype(dtype)
         self.domain_shape = (n_channels, *grid.shape)

@@ -90,7 +90,6 @@ class RowFilter:
     def __call__(self, images: backend.Array) -> backend.Array:
         """Return filtered images, (..., rows, cols) float32, in 1/mm times their unit."""
         xp = backend.namespace(images)
-        fft = _fft if xp is np else xp.fft
         n, n_continued = self._n_cols, self._n_continued
         if n_continued:
             padded = xp.zeros((*images.shape[:-1], self._n_padded), np.float32)
@@ -98,6 +97,6 @@ class RowFilter:
             padded[..., n : n + n_continued] = images[..., -EDGE_COLS:].mean(-1, keepdims=True) * self._falling
             padded[..., -n_continued:] = images[..., :EDGE_COLS].mean(-1, keepdims=True) * self._falling[::-1]
             images = padded
-        spectrum = fft.rfft(images, self._n_padded)
+        spectrum = backend.rfft(images, self._n_padded)
         spectrum *= self._gain
-        return fft.irfft(spectrum, self._n_padded)[..., :n]
+        return backend.irfft(spectrum, self._n_padded)[..., :n]

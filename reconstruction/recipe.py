@@ -39,8 +39,8 @@ class Recipe:
         One of `reconstruction.iterative.PRIORS`, for methods that take one.
     start : path or "fdk", optional
         Volume file that iterations start from, on any grid; or the filtered back-projection. None: nothing.
-    reference : path, optional
-        Volume file that damping, or a directional prior, pulls towards.
+    reference : path or "fdk", optional
+        The same for what damping, or a directional prior, pulls towards.
     bins : tuple of int
         Which bins, from 1; nothing: all.
     voxel_mm : float, optional
@@ -69,7 +69,7 @@ class Recipe:
     stops_at_noise: bool = False
     prior: str | None = None
     start: Path | str | None = None
-    reference: Path | None = None
+    reference: Path | str | None = None
     bins: tuple[int, ...] = ()
     voxel_mm: float | None = None
     shape: tuple[int, int, int] | None = None

@@ -58,16 +58,19 @@ class Candidate(NamedTuple):
 
 CANDIDATES = (
     Candidate("mean-profile"),
-    Candidate("mean-profile", {"width_px": 41}),
+    Candidate("mean-profile", {"width_px": 31}),
     Candidate("regularised"),
-    Candidate("regularised", {"strength": 0.005, "n_blocks": 8}),
+    Candidate("regularised", {"n_blocks": 12}),
     Candidate("wavelet-fourier"),
-    Candidate("wavelet-fourier", {"n_levels": 5, "damping_orders": 6.0}),
+    Candidate("wavelet-fourier", {"n_levels": 2, "n_moments": 3, "damping_orders": 6.0}),
     Candidate("sorting"),
+    Candidate("sorting", {"width_px": 31}),
     Candidate("filtering"),
+    Candidate("filtering", {"width_px": 5}),
     Candidate("large"),
     Candidate("dead"),
     Candidate("combined"),
+    Candidate("combined", {"width_px": 31, "wide_px": 45}),
 )
 """What `choose` tries: each method by its defaults, and some for wide stripes or for those along part of the views."""
 
@@ -78,7 +81,9 @@ SMOOTHING_SHARE = 1 / 64
 LEAST_GAIN = 0.25
 """What a method must gain beyond what it gains on noise, in units of the noise's energy under that window."""
 LEAST_SIGMAS = 3.0
-"""And in units of the gain's standard error over patches of the rows."""
+"""And how far that must stand out of its scatter over patches of the rows."""
+MAD_TO_SIGMA = 1.4826
+"""Of a normal distribution, its standard deviation in units of the median absolute deviation."""
 N_PATCHES = 8
 """Stretches of columns that a row is cut into, to see how far they agree."""
 
@@ -143,6 +148,9 @@ class Judgement:
         How much less error than with none, beyond what the candidate gains on noise alone.
     error_ratio : float
         Standard error of the gain.
+    significance_ratio : float
+        Mean over its standard error of the gains of all patches, each compressed by the inverse hyperbolic sine so
+        that a few dead columns count as few and not as chance.
     """
 
     candidate: Candidate
@@ -150,6 +158,7 @@ class Judgement:
     damage_ratio: float
     gain_ratio: float
     error_ratio: float
+    significance_ratio: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,12 +214,13 @@ def choose(
                 residual_ratio=float(error.residual.mean()),
                 damage_ratio=float(error.damage.mean()),
                 gain_ratio=float(gains.mean()) - _gain_on_noise(candidate, data.shape[1], data.shape[3]),
-                error_ratio=float(gains.std(ddof=1) / np.sqrt(gains.size)),
+                error_ratio=_standard_error(gains),
+                significance_ratio=float(np.arcsinh(gains).mean()) / max(_standard_error(np.arcsinh(gains)), 1e-12),
             )
         )
     judgements.sort(key=lambda judged: -judged.gain_ratio)
     best = judgements[0]
-    is_worth_it = best.gain_ratio > max(LEAST_GAIN, LEAST_SIGMAS * best.error_ratio)
+    is_worth_it = best.gain_ratio > LEAST_GAIN and best.significance_ratio > LEAST_SIGMAS
     words = (
         f"{best.candidate} is the best of {len(candidates)} by {partner.name}: it gains {best.gain_ratio:.2g} "
         f"+- {best.error_ratio:.1g} of the noise's energy and takes {max(best.damage_ratio, 0):.1g} of the object's"
@@ -220,6 +230,10 @@ def choose(
             candidate=Candidate(NONE), words=f"no rings worth suppressing: {words}", judgements=tuple(judgements)
         )
     return Choice(candidate=best.candidate, words=words, judgements=tuple(judgements))
+
+
+def _standard_error(gains: NDArray[np.float64]) -> float:
+    return float(gains.std(ddof=1) / np.sqrt(gains.size))
 
 
 def _rows_to_judge(geometry: Geometry, rows: int) -> range:
@@ -293,11 +307,11 @@ def _smoothed(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def _noise_sigma(values: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the standard deviation of each bin's noise, once smoothed along the views: (n_bins,) float64.
 
-    By the differences of three views in a row, in the median column: neither object nor stripes nor restless columns
-    count.
+    By the median difference of three views in a row, in the median column: neither the object's edges nor stripes nor
+    restless columns count.
     """
-    curvature = values[:, :-2] - 2 * values[:, 1:-1] + values[:, 2:]
-    variance = np.median((curvature**2).mean(axis=1, dtype=np.float64) / 6, axis=(1, 2))
+    curvature = np.abs(values[:, :-2] - 2 * values[:, 1:-1] + values[:, 2:])
+    variance = np.median(np.median(curvature, axis=1), axis=(1, 2)).astype(np.float64) ** 2 * (MAD_TO_SIGMA**2 / 6)
     impulse = np.zeros(values.shape[1])
     impulse[len(impulse) // 2] = 1.0
     window = ndimage.gaussian_filter1d(impulse, _smoothing_views(len(impulse)), mode="wrap")

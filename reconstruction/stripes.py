@@ -63,7 +63,7 @@ def mean_profile(sinogram: Sinogram, *, width_px: int = 9) -> Sinogram:
     return sinogram - (profile - running_median(profile, width_px))
 
 
-def regularised(sinogram: Sinogram, *, strength: float = 0.05, order: int = 1, n_blocks: int = 1) -> Sinogram:
+def regularised(sinogram: Sinogram, *, strength: float = 1.0, order: int = 1, n_blocks: int = 1) -> Sinogram:
     """Take off the profile q that makes the mean over the views smoothest: least |D^m (mean - q)|^2 + strength |q|^2.
 
     Parameters
@@ -106,7 +106,7 @@ def daubechies(n_moments: int) -> NDArray[np.float64]:
 
 
 def wavelet_fourier(
-    sinogram: Sinogram, *, n_levels: int = 4, n_moments: int = 5, damping_orders: float = 2.0
+    sinogram: Sinogram, *, n_levels: int = 3, n_moments: int = 5, damping_orders: float = 1.0
 ) -> Sinogram:
     """Damp what hardly changes along the views in the bands of a wavelet transform that hold upright edges.
 
@@ -157,7 +157,7 @@ def _analyse(signal: Sinogram, taps: NDArray[np.float32]) -> Sinogram:
     return half
 
 
-def sorting(sinogram: Sinogram, *, width_px: int = 21) -> Sinogram:
+def sorting(sinogram: Sinogram, *, width_px: int = 9) -> Sinogram:
     """Sort each column, take the running median over the columns at each rank, and put the values back in order.
 
     Neighbouring columns see nearly the same values, if not in the same views. For stripes along all views, narrower
@@ -170,7 +170,7 @@ def sorting(sinogram: Sinogram, *, width_px: int = 21) -> Sinogram:
     return np.ascontiguousarray(columns.T)
 
 
-def filtering(sinogram: Sinogram, *, width_px: int = 21, cutoff_orders: float = 24.0) -> Sinogram:
+def filtering(sinogram: Sinogram, *, width_px: int = 9, cutoff_orders: float = 24.0) -> Sinogram:
     """Sort only the part that is smooth along the views, and leave the rest as it is.
 
     Parameters
@@ -212,7 +212,7 @@ def find_stripes(profile: NDArray[np.floating], *, ratio: float) -> NDArray[np.b
     return found
 
 
-def large(sinogram: Sinogram, *, width_px: int = 61, ratio: float = 3.0) -> Sinogram:
+def large(sinogram: Sinogram, *, width_px: int = 31, ratio: float = 4.0) -> Sinogram:
     """Find wide stripes in the sorted sinogram, level them, and give their columns the ranks of their neighbourhood."""
     columns = np.ascontiguousarray(sinogram.T)
     order = np.argsort(columns, axis=1)
@@ -254,7 +254,7 @@ def fill_columns(sinogram: Sinogram, is_bad: NDArray[np.bool_]) -> Sinogram:
     return filled
 
 
-def combined(sinogram: Sinogram, *, width_px: int = 21, wide_px: int = 61, ratio: float = 3.0) -> Sinogram:
+def combined(sinogram: Sinogram, *, width_px: int = 9, wide_px: int = 31, ratio: float = 4.0) -> Sinogram:
     """Fill dead and restless columns, level wide stripes, then sort: one after the other."""
     filled = dead(sinogram, ratio=ratio)
     return sorting(large(filled, width_px=wide_px, ratio=ratio), width_px=width_px)

@@ -1,4 +1,4 @@
-"""The step of a descent in one walk through memory: what NumPy would do in six."""
+"""Steps of iterative methods in one walk through memory each, where NumPy would go several times and need room."""
 
 from __future__ import annotations
 
@@ -40,3 +40,20 @@ def _step_with_momentum(x, extrapolated, gradient, inverse_hessian, relaxation, 
         new = max(extrapolated[i] - relaxation * gradient[i] * inverse_hessian[i], lowest)
         extrapolated[i] = new + momentum * (new - x[i])
         x[i] = new
+
+
+def scale_and_add(
+    target: NDArray[np.floating], scales: NDArray[np.float64], factors: NDArray[np.float64], more: NDArray[np.floating]
+) -> None:
+    """Set each channel of the target to scale * target + factor * more, in place; both arrays are contiguous."""
+    shape, dtype = (len(scales), -1), target.dtype
+    _scale_and_add(target.reshape(shape), scales.astype(dtype), factors.astype(dtype), more.reshape(shape))
+
+
+@njit(cache=True, nogil=True)
+def _scale_and_add(target, scales, factors, more):  # noqa: ANN001, ANN202
+    for channel in range(len(target)):
+        scale, factor = scales[channel], factors[channel]
+        row, other = target[channel], more[channel]
+        for i in range(len(row)):
+            row[i] = scale * row[i] + factor * other[i]
