@@ -23,6 +23,7 @@ VIEWS_TOGETHER = 8
 SLICES = 64
 
 _Array = NDArray[np.floating]
+_Number = float | np.floating
 
 
 @njit(nogil=True, cache=True)
@@ -90,8 +91,8 @@ def _corner(
 
 @njit(nogil=True, cache=True, inline="always")
 def _between(
-    padded: _Array, at: np.uint64, over_a: np.uint64, over_b: np.uint64, share_a: float, share_b: float
-) -> float:
+    padded: _Array, at: np.uint64, over_a: np.uint64, over_b: np.uint64, share_a: _Number, share_b: _Number
+) -> _Number:
     """Return the value between four voxels."""
     low, far = padded[at], padded[at + over_a]
     low += share_b * (padded[at + over_b] - low)
@@ -101,7 +102,13 @@ def _between(
 
 @njit(nogil=True, cache=True, inline="always")
 def _give(
-    padded: _Array, at: np.uint64, over_a: np.uint64, over_b: np.uint64, share_a: float, share_b: float, value: float
+    padded: _Array,
+    at: np.uint64,
+    over_a: np.uint64,
+    over_b: np.uint64,
+    share_a: _Number,
+    share_b: _Number,
+    value: _Number,
 ) -> None:
     """Add to four voxels their shares of a value."""
     high = share_a * value
