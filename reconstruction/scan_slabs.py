@@ -1,7 +1,7 @@
 """A scan's volume straight into a file, slab by slab or on a cluster, where memory does not hold it all.
 
-What is asked for is the same as of `pipeline.reconstruct_scan`; the corrections that look at all views at once
-are not to be had.
+What is asked for is the same as of `pipeline.reconstruct_scan`; corrections that look at all views at once are not to be
+had.
 """
 
 from __future__ import annotations

@@ -284,7 +284,7 @@ def test_memory_that_is_too_little_says_what_would_do(scan, tmp_path):
 
 def test_metal_is_taken_out_of_the_views_and_stands_in_the_volume_again(scan, by_fdk):
     # The vials are the densest here: with a limit between them and water they are "metal", and read as before.
-    volume = run(reconstruct_scan(scan, Recipe(window="ram-lak", metal_per_mm=0.06)))
+    volume = run(reconstruct_scan(scan, Recipe(window="ram-lak", metal_per_mm=0.042)))
     assert any("voxels of metal" in step for step in volume.provenance.steps)
     first, now = reads(by_fdk), reads(volume)
     np.testing.assert_allclose(now[1], first[1], rtol=0.02)
