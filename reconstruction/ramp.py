@@ -151,7 +151,7 @@ class RowFilter:
         xp = backend.namespace(images)
         fft = _fft if xp is np else xp.fft
         n, n_continued = self._n_cols, len(self._falling)
-        edges = self._edges(images, shares) if n_continued else ()
+        edges = self._edges(images, shares) if n_continued else []
         is_cut = any(bool(share.any()) for _, share in edges)
         gain = self._gain_continued if is_cut else self._gain
         padded = xp.zeros((*images.shape[:-1], 2 * (len(gain) - 1)), np.float32)
@@ -167,13 +167,13 @@ class RowFilter:
             return xp.concatenate([filtered[..., -n_before:], filtered[..., : n + n_after]], axis=-1)
         return filtered[..., : n + n_after]
 
-    def _edges(self, images: backend.Array, shares: backend.Array) -> tuple[tuple[backend.Array, backend.Array], ...]:
+    def _edges(self, images: backend.Array, shares: backend.Array) -> list[tuple[backend.Array, backend.Array]]:
         """Return the first and the last columns' value, and how much of what lies beyond them counts."""
         xp = backend.namespace(images)
         least = xp.maximum(CUT_SHARE * images.max(-1, keepdims=True), np.float32(1e-30))
         both = ((images[..., :EDGE_COLS], shares[..., :1]), (images[..., -EDGE_COLS:], shares[..., -1:]))
         means = [(cols.sum(-1, keepdims=True) / EDGE_COLS, share) for cols, share in both]
-        return tuple((edge, xp.minimum(xp.maximum(edge / least - 1, 0), 1) * share) for edge, share in means)
+        return [(edge, xp.minimum(xp.maximum(edge / least - 1, 0), 1) * share) for edge, share in means]
 
     def _continue(self, images: backend.Array, edge: backend.Array, share: backend.Array, out: backend.Array) -> None:
         """Fill what comes before the first column, outwards: the mirror image through the edge, where it is above 0."""
