@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock
 
-# An environment of their own for programs that we test against, outside the tree: LiberTEM alone takes 1.3 GB.
+# Environments of their own for programs that we test against, outside the tree: LiberTEM alone takes 1.3 GB.
 PEERS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mpxct
 
 .PHONY: demo test test-kernel check lock clean peers test-peers
@@ -24,11 +24,12 @@ check: .venv/.installed-lint
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
-peers: $(PEERS)/libertem/.installed $(PEERS)/nexus/.installed
+peers: $(PEERS)/libertem/.installed $(PEERS)/nexus/.installed $(PEERS)/reconstruction/.installed
 
 test-peers: .venv/.installed-test peers
 	MPXCT_LIBERTEM_PYTHON=$(PEERS)/libertem/bin/python MPXCT_NEXUS_PYTHON=$(PEERS)/nexus/bin/python \
-	  $(BIN)/pytest -m slow tests/test_libertem.py tests/test_nexus_peers.py
+	  MPXCT_RECON_PEERS_PYTHON=$(PEERS)/reconstruction/bin/python \
+	  $(BIN)/pytest -m slow tests/test_libertem.py tests/test_nexus_peers.py tests/test_recon_peers.py
 
 $(PEERS)/libertem/.installed: | .venv/bin/uv
 	$(BIN)/uv venv --quiet --clear --python "$(PYTHON)" $(PEERS)/libertem
@@ -38,6 +39,12 @@ $(PEERS)/libertem/.installed: | .venv/bin/uv
 $(PEERS)/nexus/.installed: | .venv/bin/uv
 	$(BIN)/uv venv --quiet --clear --python "$(PYTHON)" $(PEERS)/nexus
 	$(BIN)/uv pip install --quiet --python $(PEERS)/nexus/bin/python nxtomo==3.1.1 tomoscan==2.5.1 punx==0.3.5 hdf5plugin
+	@touch $@
+
+$(PEERS)/reconstruction/.installed: | .venv/bin/uv
+	$(BIN)/uv venv --quiet --clear --python "$(PYTHON)" $(PEERS)/reconstruction
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(PEERS)/reconstruction/bin/python \
+	  itk-rtk==2.7.0.post1 astra-toolbox==2.5.0 scikit-image==0.26.0 odl==1.0.0
 	@touch $@
 
 # The versions that everybody gets; the GPU extras stay out, for they exclude each other.

@@ -178,7 +178,9 @@ def demo(
     from acquisition.runner import run_scan
     from calibration import store
     from reconstruction import backend
-    from reconstruction.pipeline import decompose_volume, reconstruct_scan
+    from reconstruction.materials import decompose_volume
+    from reconstruction.pipeline import reconstruct_scan
+    from reconstruction.recipe import Recipe
     from reconstruction.volume import save_volume
 
     console: Console = ctx.obj
@@ -192,7 +194,7 @@ def demo(
     with _timed(seconds, "acquire"), open_instrument(device) as instrument:
         summary = console.track(run_scan(instrument, plan, calibration, out / "scan.h5", overwrite=True))
     with _timed(seconds, "reconstruct"):
-        volume = console.track(reconstruct_scan(summary.path, use_gpu=backend.has_gpu()))
+        volume = console.track(reconstruct_scan(summary.path, Recipe(use_gpu=backend.has_gpu())))
         save_volume(volume, out / "volume.h5")
     with _timed(seconds, "decompose"):
         materials = decompose_volume(volume, is_weighted=True)

@@ -138,7 +138,9 @@ class Scan:
         """Return the places of the frames of one kind, in order."""
         return np.flatnonzero(self.image_key == key)
 
-    def counts(self, indices: slice | NDArray[np.integer] | None = None) -> NDArray[np.unsignedinteger]:
+    def counts(
+        self, indices: slice | NDArray[np.integer] | None = None, *, rows: slice = np.s_[:]
+    ) -> NDArray[np.unsignedinteger]:
         """Read the counts of some frames, or of all: (n, n_counters, rows, cols).
 
         Frames that were lost hold `Readout.fill`, a count that no counter can have.
@@ -146,14 +148,19 @@ class Scan:
         Parameters
         ----------
         indices : slice or (n,) int, optional
+        rows : slice
+            Of the detector. The file unpacks whole frames whatever is asked for, but one at a time.
         """
         places = np.arange(self.shape[0])[slice(None) if indices is None else indices]
-        counts = np.empty((len(places), *self.shape[1:]), self.readout.dtype)
+        n_counters, n_rows, n_cols = self.shape[1:]
+        first_row, stop_row, _ = rows.indices(n_rows)
+        counts = np.empty((len(places), n_counters, stop_row - first_row, n_cols), self.readout.dtype)
         with opened(self.path) as file:
             data = dataset(file, DATA)
             for first, stop in stretches(places):
                 try:
-                    data.read_direct(counts, np.s_[places[first] : places[stop - 1] + 1], np.s_[first:stop])
+                    wanted = np.s_[places[first] : places[stop - 1] + 1, :, first_row:stop_row]
+                    data.read_direct(counts, wanted, np.s_[first:stop])
                 except (OSError, RuntimeError) as error:
                     raise BadFile(
                         f"{self.path}: of frames {places[first]} to {places[stop - 1]} at least one is damaged: "

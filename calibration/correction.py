@@ -11,7 +11,7 @@ Nothing here invents data silently: every value that is not the pixel's own meas
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -55,6 +55,52 @@ class CorrectedCounts:
                 f"counts {self.counts.shape}, open beam {self.open_beam.shape} and bad pixels {self.is_bad.shape} "
                 "do not belong together; allowed: (n_bins, n_views, rows, cols) twice and (n_bins, rows, cols)"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OpenBeam:
+    """What the flats of a run say of the open beam at any time in it.
+
+    Attributes
+    ----------
+    rates_per_s : (n_series, n_bins, rows, cols) float32
+        Mean of each series of flats.
+    frames : (n_series,) float64
+        Mean frame number of each series: the clock.
+    is_out_of_range : (rows, cols) bool, optional
+        Where a flat has more photons than the count-rate calibration can tell.
+    """
+
+    rates_per_s: NDArray[np.float32] = field(metadata={"units": "1/s"})
+    frames: NDArray[np.float64]
+    is_out_of_range: NDArray[np.bool_] | None = None
+
+    @property
+    def is_dark(self) -> NDArray[np.bool_]:
+        """Pixels in which a series counts nothing: (n_bins, rows, cols) bool."""
+        return np.asarray((self.rates_per_s <= 0).any(axis=0))
+
+    def on_rows(self, rows: slice) -> OpenBeam:
+        """Return the same of some rows of the detector."""
+        is_out = self.is_out_of_range
+        return OpenBeam(
+            rates_per_s=self.rates_per_s[..., rows, :],
+            frames=self.frames,
+            is_out_of_range=None if is_out is None else is_out[rows],
+        )
+
+    def counts_at(self, frames: NDArray[np.float64], exposures_s: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Interpolate to the time of each view: (n_bins, n_views, rows, cols) float32.
+
+        Before the first series and after the last the nearest one holds.
+        """
+        rates, times = self.rates_per_s, self.frames
+        before = np.clip(np.searchsorted(times, frames, side="right") - 1, 0, max(len(times) - 2, 0))
+        after = np.minimum(before + 1, len(times) - 1)
+        gap = np.where(after > before, times[after] - times[before], 1.0)
+        share = np.clip((frames - times[before]) / gap, 0.0, 1.0).astype(np.float32)[:, None, None, None]
+        counts = ((1 - share) * rates[before] + share * rates[after]) * exposures_s[:, None, None, None]
+        return np.ascontiguousarray(np.moveaxis(counts, 1, 0), dtype=np.float32)
 
 
 def bins(counts: NDArray[np.number]) -> NDArray[np.float32]:
@@ -120,26 +166,84 @@ def corrected_counts(
     CalibrationMissing
         There are no flats, or the count rate was measured in other counters or pixels.
     """
+    open_beam = measure_open_beam(
+        flats,
+        flat_frames=flat_frames,
+        projection_frames=projection_frames,
+        flat_exposures_s=flat_exposures_s,
+        count_rate=count_rate,
+    )
+    return against_open_beam(
+        projections,
+        open_beam,
+        projection_frames=projection_frames,
+        projection_exposures_s=projection_exposures_s,
+        is_bad=is_bad,
+        count_rate=count_rate,
+    )
+
+
+def measure_open_beam(
+    flats: NDArray[np.number],
+    *,
+    flat_frames: ArrayLike,
+    projection_frames: ArrayLike,
+    flat_exposures_s: ArrayLike = 1.0,
+    count_rate: CountRate | None = None,
+    rows: slice = np.s_[:],
+) -> OpenBeam:
+    """Take the mean of each series of flats; parameters and errors are those of `corrected_counts`.
+
+    Parameters
+    ----------
+    rows : slice
+        Of the detector, to which the flats belong.
+    """
     if len(flats) == 0:
         raise CalibrationMissing("the scan holds no flats", hint="let the plan take flats before or after the views")
+    exposures_s, is_out = np.asarray(flat_exposures_s), None
+    if count_rate is not None:
+        flats, is_flat_out = count_rate.correct(flats, np.broadcast_to(exposures_s, len(flats)), rows=rows)
+        is_out = np.asarray(is_flat_out.any(axis=0))
+    of_flats, of_views = (np.asarray(frames, dtype=np.float64) for frames in (flat_frames, projection_frames))
+    rates_per_s, times = _flat_rates(flats, of_flats, of_views, exposures_s)
+    return OpenBeam(rates_per_s=rates_per_s, frames=times, is_out_of_range=is_out)
+
+
+def against_open_beam(
+    projections: NDArray[np.number],
+    open_beam: OpenBeam,
+    *,
+    projection_frames: ArrayLike,
+    projection_exposures_s: ArrayLike = 1.0,
+    is_bad: NDArray[np.bool_] | None = None,
+    count_rate: CountRate | None = None,
+    rows: slice = np.s_[:],
+) -> CorrectedCounts:
+    """Set some views of a run beside its open beam; the other parameters are those of `corrected_counts`.
+
+    Parameters
+    ----------
+    projections : (n_views, n_counters, n_rows, cols) number
+        Any views, of some rows.
+    open_beam : OpenBeam
+        Of the whole detector, as is all else.
+    rows : slice
+        Of the detector, to which the projections belong.
+    """
+    open_beam = open_beam.on_rows(rows)
     frames = np.asarray(projection_frames, dtype=np.float64)
     exposures_s = np.broadcast_to(np.asarray(projection_exposures_s, dtype=np.float32), len(projections))
     is_out = None
     if count_rate is not None:
-        projections, is_out = count_rate.correct(projections, exposures_s)
-        flats, is_flat_out = count_rate.correct(flats, np.broadcast_to(np.asarray(flat_exposures_s), len(flats)))
-        is_out |= is_flat_out.any(axis=0)
-    rates, times = _flat_rates(flats, np.asarray(flat_frames, dtype=np.float64), frames, np.asarray(flat_exposures_s))
-    before = np.clip(np.searchsorted(times, frames, side="right") - 1, 0, max(len(times) - 2, 0))
-    after = np.minimum(before + 1, len(times) - 1)
-    gap = np.where(after > before, times[after] - times[before], 1.0)
-    share = np.clip((frames - times[before]) / gap, 0.0, 1.0).astype(np.float32)[:, None, None, None]
-    open_beam = ((1 - share) * rates[before] + share * rates[after]) * exposures_s[:, None, None, None]
-    is_dark = np.asarray((rates <= 0).any(axis=0))
+        projections, is_out = count_rate.correct(projections, exposures_s, rows=rows)
+        if open_beam.is_out_of_range is not None:
+            is_out |= open_beam.is_out_of_range
+    is_dark = open_beam.is_dark
     return CorrectedCounts(
         counts=np.ascontiguousarray(np.moveaxis(bins(projections), 1, 0)),
-        open_beam=np.ascontiguousarray(np.moveaxis(open_beam, 1, 0), dtype=np.float32),
-        is_bad=is_dark if is_bad is None else is_dark | is_bad,
+        open_beam=open_beam.counts_at(frames, exposures_s),
+        is_bad=is_dark if is_bad is None else is_dark | is_bad[rows],
         is_out_of_range=is_out,
     )
 
@@ -179,6 +283,16 @@ def line_integrals(
         is_bad=is_bad,
         count_rate=count_rate,
     )
+    return attenuated(corrected, minimum_counts=minimum_counts, thickness=thickness)
+
+
+def attenuated(
+    corrected: CorrectedCounts,
+    *,
+    minimum_counts: float = MINIMUM_COUNTS,
+    thickness: EquivalentThickness | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Turn corrected counts into line integrals, straight in thickness if asked; returns as of `line_integrals`."""
     values, is_estimated = take_logarithm(corrected, minimum_counts=minimum_counts)
     if thickness is not None:
         values, is_extrapolated = thickness.linearised(values)

@@ -154,7 +154,7 @@ class CountRate:
         return float((z[at - 1] + share * (z[at] - z[at - 1])) * self.highest_rate_per_s)
 
     def correct(
-        self, counts: NDArray[np.number], exposures_s: ArrayLike
+        self, counts: NDArray[np.number], exposures_s: ArrayLike, *, rows: slice = np.s_[:]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return what the counters would have counted without overlap, and which values nobody can tell.
 
@@ -163,6 +163,8 @@ class CountRate:
         counts : (..., n_counters, rows, cols) number
             Events above each threshold, lowest first.
         exposures_s : float, or (...) float
+        rows : slice
+            Of the detector, to which the counts belong.
 
         Returns
         -------
@@ -170,10 +172,11 @@ class CountRate:
         is_out_of_range : (..., rows, cols) bool
             The traffic is above what the sweep reached, or where its curve bends down: the value is a lower bound.
         """
-        self._refuse_foreign(counts)
+        ratio = self.dead_time_ratio[rows]
+        self._refuse_foreign(counts, ratio)
         exposures = np.broadcast_to(np.asarray(exposures_s, dtype=np.float64), counts.shape[:-3])[..., None, None]
-        z, is_out = self._traffic(counts[..., 0, :, :] / exposures)
-        stretched = z * self.dead_time_ratio
+        z, is_out = self._traffic(counts[..., 0, :, :] / exposures, ratio)
+        stretched = z * ratio
         share = np.exp(self._curve(stretched))
         true = np.empty(counts.shape, dtype=np.float32)
         true[..., 0, :, :] = counts[..., 0, :, :] / share
@@ -189,10 +192,10 @@ class CountRate:
         taken for a random share of the first counter's events; the law's own formula holds for the two classical
         laws, and to the first order of the loss for the others.
         """
-        self._refuse_foreign(counts)
+        self._refuse_foreign(counts, self.dead_time_ratio)
         exposures = np.broadcast_to(np.asarray(exposures_s, dtype=np.float64), counts.shape[:-3])[..., None, None]
         first = np.maximum(counts[..., 0, :, :].astype(np.float64), 1)
-        z, _ = self._traffic(first / exposures)
+        z, _ = self._traffic(first / exposures, self.dead_time_ratio)
         z = z * self.dead_time_ratio
         step = 1e-5
         slope = 1 + z * (self._curve(z + step) - self._curve(z - step)) / (2 * step)  # dlog m / dlog n
@@ -212,14 +215,16 @@ class CountRate:
             )
         return result
 
-    def _traffic(self, rates_per_s: NDArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def _traffic(
+        self, rates_per_s: NDArray, ratio: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Invert the first counter's curve: its true rate in units of the highest, and where that is out of range."""
         z = np.linspace(0, 1.2 * float(self.dead_time_ratio.max()), TABLE_POINTS)
         counted = z * np.exp(self._curve(z))
         bend = int(np.argmax(np.diff(counted) <= 0)) if (np.diff(counted) <= 0).any() else len(z) - 1
         top = max(int(PEAK_SHARE * bend), 1) if bend < len(z) - 1 else bend
-        stretched = rates_per_s / self.highest_rate_per_s * self.dead_time_ratio
-        true = np.interp(stretched, counted[: top + 1], z[: top + 1]) / self.dead_time_ratio
+        stretched = rates_per_s / self.highest_rate_per_s * ratio
+        true = np.interp(stretched, counted[: top + 1], z[: top + 1]) / ratio
         return true, (stretched > counted[top]) | (true > 1.02)
 
     def _curve(self, z: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -234,8 +239,8 @@ class CountRate:
             return (1 + x) ** -2.0
         return np.exp(self._curve(z)) * slope
 
-    def _refuse_foreign(self, counts: NDArray[np.number]) -> None:
-        measured = (len(self.thresholds_kev), *self.dead_time_ratio.shape)
+    def _refuse_foreign(self, counts: NDArray[np.number], ratio: NDArray[np.float32]) -> None:
+        measured = (len(self.thresholds_kev), *ratio.shape)
         if counts.shape[-3:] != measured:
             raise CalibrationMissing(
                 f"the count-rate calibration is of {measured} counters and pixels; "

@@ -213,12 +213,32 @@ def fill(images: NDArray[np.floating], is_bad: NDArray[np.bool_]) -> NDArray[np.
         around_known = np.stack([is_known[y + dy + 1, x + dx + 1] for dy, dx in steps], axis=1)
         is_next = around_known.any(axis=1)
         y, x, around_known = y[is_next], x[is_next], around_known[is_next]
-        around = np.stack([(y + dy) * cols + x + dx for dy, dx in steps], axis=1)
-        around = np.where(around_known, around, 0)
-        # `where` and not a product with 0: what stands in a bad pixel may be NaN.
-        flat[:, y * cols + x] = np.mean(flat[:, around], axis=2, where=around_known)
+        total = np.zeros((len(flat), len(y)), flat.dtype)
+        for (dy, dx), is_good in zip(steps, around_known.T, strict=True):  # one by one: the same sum in any cut-out
+            # `where` and not a product with 0: what stands in a bad pixel may be NaN.
+            total += np.where(is_good, flat[:, np.where(is_good, (y + dy) * cols + x + dx, 0)], 0)
+        flat[:, y * cols + x] = total / around_known.sum(axis=1, dtype=flat.dtype)
         is_known[y + 1, x + 1] = True
     return filled
+
+
+def fill_reach(is_bad: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return how many rows away `fill` looks for each row: (rows,) int.
+
+    A bad pixel that is n pixels from the nearest good one is filled from pixels up to n rows away. Given so many rows
+    more on either side, `fill` makes of some rows what it makes of the whole image.
+
+    Parameters
+    ----------
+    is_bad : (..., rows, cols) bool
+    """
+    planes = is_bad.reshape(-1, *is_bad.shape[-2:])
+    reach = np.zeros(planes.shape[1], np.intp)
+    for plane in planes:
+        if plane.any() and not plane.all():
+            distance: NDArray[np.int32] = ndimage.distance_transform_cdt(plane, metric="chessboard")  # pyright: ignore
+            reach = np.maximum(reach, distance.max(axis=1))
+    return reach
 
 
 def _is_noisy(dark: NDArray[np.number], dark_rate: float) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ t = g(s) (1 + a + b s / s_max), with `a` and `b` drawn towards 0 as far as their
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +132,11 @@ class EquivalentThickness:
             "common_residual_mm": [round(float(r), 4) for r in self.residual_mm],
             "pixel_sigma_mm": [round(float(np.median(plane)), 3) for plane in self.sigma_mm],
         }
+
+    def on_rows(self, rows: slice) -> EquivalentThickness:
+        """Return the same of some rows of the detector."""
+        of_pixels = {name: getattr(self, name)[:, rows] for name in ("scale", "bend", "sigma_mm")}
+        return replace(self, **of_pixels)
 
     @property
     def reference_per_mm(self) -> NDArray[np.float64]:

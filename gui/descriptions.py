@@ -247,13 +247,19 @@ def _describe_volume(volume: Volume) -> dict[str, Any]:
             "centre_mm": list(volume.grid.centre_mm),
         },
         "channels": [
-            {"name": name, "mean": float(np.mean(values)), "min": float(values.min()), "max": float(values.max())}
+            {"name": name, **_describe_values(values)}
             for name, values in zip(volume.channels, volume.values, strict=True)
         ],
         "thresholds_kev": list(volume.thresholds_kev),
         "basis": _describe_basis(volume.basis),
         "provenance": asdict(volume.provenance),
     }
+
+
+def _describe_values(values: NDArray[np.float32]) -> dict[str, float]:
+    """Describe a channel slice by slice, so that one of any size is read once."""
+    means, lows, highs = zip(*((part.mean(dtype=float), part.min(), part.max()) for part in values), strict=True)
+    return {"mean": float(np.mean(means)), "min": float(min(lows)), "max": float(max(highs))}
 
 
 def _describe_basis(basis: MaterialBasis | None) -> dict[str, Any]:

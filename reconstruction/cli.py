@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +15,11 @@ from firmware_iface.errors import CalibrationMissing, WrongUsage
 
 if TYPE_CHECKING:
     from calibration.alignment import Alignment
+    from reconstruction.iterative import Option
     from reconstruction.quality import VialStatistics
+    from reconstruction.volume import Volume
 
+METHOD, VOLUME, ARTEFACTS = "Method", "Volume", "Corrections"
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
 
 
@@ -75,59 +79,156 @@ def _reconstruct(
     ctx: typer.Context,
     scan: Annotated[Path, typer.Argument(help="A scan file, as mpxct acquire writes it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The volume file to write.")] = Path("volume.h5"),
+    preview: Annotated[
+        bool, typer.Option("--preview", help="A quick look: every fourth view, pixels and voxels four times the size.")
+    ] = False,
+    method: Annotated[
+        str, typer.Option(help="fdk, or an iterative method; --methods tells them.", rich_help_panel=METHOD)
+    ] = "fdk",
+    window: Annotated[
+        str,
+        typer.Option(
+            help="Filter of fdk: ram-lak, shepp-logan, cosine, hamming or hann, from sharp to soft.",
+            rich_help_panel=METHOD,
+        ),
+    ] = "hann",
+    iterations: Annotated[
+        int | None, typer.Option(help="Of an iterative method. Default: the method's own.", rich_help_panel=METHOD)
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="An option of the method, e.g. n_subsets=18.", rich_help_panel=METHOD
+        ),
+    ] = None,
+    until_noise: Annotated[
+        bool,
+        typer.Option(
+            "--until-noise", help="Stop when the volume fits the data as well as noise allows.", rich_help_panel=METHOD
+        ),
+    ] = False,
+    prior: Annotated[
+        str | None, typer.Option(help="What fista, pdhg and plug-and-play hold for likely.", rich_help_panel=METHOD)
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(help="What data count for: noise, none, or auto, by the method.", rich_help_panel=METHOD),
+    ] = "auto",
+    start: Annotated[
+        str | None,
+        typer.Option(help="Volume file to start the iterations from, or fdk.", rich_help_panel=METHOD),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Volume file that damping or the prior pulls towards, or fdk.", rich_help_panel=METHOD),
+    ] = None,
+    bins: Annotated[str, typer.Option(help="Which bins, from 1: 1,3-4. Default: all.", rich_help_panel=VOLUME)] = "",
     voxel_mm: Annotated[
-        float | None, typer.Option(help="Edge of a voxel in mm. Default: a pixel's size on the axis.")
+        float | None,
+        typer.Option(
+            "--voxel-mm",
+            "--voxel",
+            help="Edge of a voxel in mm. Default: a pixel's size on the axis.",
+            rich_help_panel=VOLUME,
+        ),
     ] = None,
     shape: Annotated[
         tuple[int, int, int] | None,
-        typer.Option(metavar="Z Y X", help="Number of voxels. Default: what every view sees."),
+        typer.Option(metavar="Z Y X", help="Number of voxels. Default: what every view sees.", rich_help_panel=VOLUME),
     ] = None,
-    window: Annotated[
-        str, typer.Option(help="Filter window: ram-lak, shepp-logan, cosine, hamming or hann, from sharp to soft.")
-    ] = "hann",
-    gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="Default: the GPU when there is one.")] = None,
-    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Take an interrupted scan too.")] = False,
+    roi: Annotated[
+        str, typer.Option(help="Keep a region only, in mm: x=-2:2,y=:1,z=0:1.5.", rich_help_panel=VOLUME)
+    ] = "",
+    pass_number: Annotated[
+        int | None,
+        typer.Option(
+            "--pass", help="Which pass, from 1, of a scan with several sets of thresholds.", rich_help_panel=VOLUME
+        ),
+    ] = None,
+    rings: Annotated[
+        str, typer.Option(help="Take out rings: none, auto, or a method.", rich_help_panel=ARTEFACTS)
+    ] = "none",
+    metal_per_mm: Annotated[
+        float | None,
+        typer.Option(
+            help="What attenuates more than this, per mm, is metal; rays through it are replaced.",
+            rich_help_panel=ARTEFACTS,
+        ),
+    ] = None,
+    truncation: Annotated[
+        str,
+        typer.Option(help="Extend views that the object leaves sideways: auto or none.", rich_help_panel=ARTEFACTS),
+    ] = "auto",
     linearise: Annotated[
-        bool, typer.Option("--linearise", help="Take out beam hardening by the calibration's step wedge.")
+        bool,
+        typer.Option(
+            "--linearise", help="Take out beam hardening by the calibration's step wedge.", rich_help_panel=ARTEFACTS
+        ),
     ] = False,
     calibration: Annotated[
-        Path | None, typer.Option(help="Calibration file whose geometry to take. Default: the scan's own.")
+        Path | None,
+        typer.Option(
+            help="Calibration file whose geometry to take. Default: the scan's own.", rich_help_panel=ARTEFACTS
+        ),
     ] = None,
-    pass_number: Annotated[
-        int | None, typer.Option("--pass", help="Which pass, from 1, of a scan with several sets of thresholds.")
-    ] = None,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Take an interrupted scan too.")] = False,
+    gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="Default: the GPU when there is one.")] = None,
     as_json: AS_JSON = False,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--methods",
+            is_eager=True,
+            callback=lambda asked: _tell_methods() if asked else None,
+            help="Tell all methods with their options, and end.",
+        ),
+    ] = False,
 ) -> None:
     """Reconstruct a volume of every energy bin from a scan.
 
     Example: mpxct reconstruct scan.h5 -o volume.h5 --window hann
+
+    Iteratively: mpxct reconstruct scan.h5 --method fista --prior tv --set strength_per_mm=0.02 --iterations 50
     """
     from calibration.store import load
     from reconstruction import backend
     from reconstruction.pipeline import reconstruct_scan
+    from reconstruction.recipe import Recipe, bins_of, region_of
     from reconstruction.volume import save_volume
 
     console: Console = ctx.obj
-    _refuse_no_size(voxel_mm)
-    if shape is not None and min(shape) < 1:
-        raise WrongUsage(f"--shape is {' '.join(map(str, shape))}; allowed: three counts of at least 1")
     if gpu:
         backend.require_gpu()
+    recipe = Recipe(
+        method=method,
+        window=window,
+        options=_options(option or []),
+        n_iterations=iterations,
+        weights=weights,
+        stops_at_noise=until_noise,
+        prior=prior,
+        start=start,
+        reference=reference,
+        bins=bins_of(bins),
+        voxel_mm=voxel_mm,
+        shape=shape,
+        region_mm=region_of(roi),
+        is_preview=preview,
+        rings=rings,
+        metal_per_mm=metal_per_mm,
+        truncation=truncation,
+        linearise=linearise,
+        pass_number=pass_number,
+        use_gpu=backend.has_gpu() if gpu is None else gpu,
+    )
     began_s = time.monotonic()
     volume = console.track(
         reconstruct_scan(
-            scan,
-            voxel_mm=voxel_mm,
-            shape=shape,
-            window=window,
-            use_gpu=backend.has_gpu() if gpu is None else gpu,
-            allow_partial=allow_partial,
-            linearise=linearise,
-            calibration=load(calibration) if calibration else None,
-            pass_number=pass_number,
+            scan, recipe, calibration=load(calibration) if calibration else None, allow_partial=allow_partial
         )
     )
     save_volume(volume, output)
+    plot = _plot_convergence(volume, output)
     seconds = time.monotonic() - began_s
     means = volume.values.mean(axis=(1, 2, 3), dtype=float)
     figures = {
@@ -136,12 +237,55 @@ def _reconstruct(
         "voxel_mm": volume.grid.voxel_mm,
         "mean_per_mm": dict(zip(volume.channels, means.tolist(), strict=True)),
         "steps": list(volume.provenance.steps),
+        "convergence": json.loads(volume.provenance.convergence_json or "null"),
+        "plot": None if plot is None else str(plot),
         "seconds": seconds,
     }
     size = f"{' x '.join(map(str, volume.grid.shape))} voxels of {volume.grid.voxel_mm:.4g} mm"
     steps = "".join(f"\n  {step}" for step in volume.provenance.steps)
-    text = f"{output}: {len(volume.channels)} bins of {size}, {seconds:.1f} s{steps}"
+    drawn = "" if plot is None else f", {plot}"
+    text = f"{output}{drawn}: {len(volume.channels)} bins of {size}, {seconds:.1f} s{steps}"
     console.emit(figures, text, as_json=as_json)
+
+
+def _tell_methods() -> None:
+    """Print every method and prior with what can be set of it, and end."""
+    from reconstruction.iterative import METHODS, PRIORS, prior_options
+
+    def told(options: Iterable[Option]) -> str:
+        return " ".join(o.name if o.must_be_set else f"{o.name}={o.default}" for o in options)
+
+    typer.echo(f"{'fdk':<15} filtered back-projection, of any orbit: the default\n{'':<15} --window")
+    for name, method in METHODS.items():
+        prior = " --prior NAME" if method.has_prior else ""
+        typer.echo(f"{name:<15} {method.summary}\n{'':<15}{prior} --set {told(method.options().values())}")
+    for name in PRIORS:
+        typer.echo(f"--prior {name:<7} --set {told(prior_options(name).values())}")
+    raise typer.Exit
+
+
+def _plot_convergence(volume: Volume, output: Path) -> Path | None:
+    """Draw how the iterations went, beside the volume."""
+    from reconstruction.convergence import ConvergenceLog
+
+    if not volume.provenance.convergence_json:
+        return None
+    log = ConvergenceLog.of_table(json.loads(volume.provenance.convergence_json))
+    return log.plot(output.with_name(f"{output.stem}-convergence.png"))
+
+
+def _options(pairs: Sequence[str]) -> dict[str, float | str]:
+    """Read NAME=VALUE pairs; what is a number becomes one."""
+    options: dict[str, float | str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise WrongUsage(f"--set is {pair!r}; allowed: NAME=VALUE, as in --set n_subsets=18")
+        try:
+            options[name.strip()] = float(value)
+        except ValueError:
+            options[name.strip()] = value.strip()
+    return options
 
 
 def _decompose(
@@ -176,7 +320,7 @@ def _decompose(
     Example: mpxct decompose slices/ --matrix matrix.csv --scale 0.0453 --voxel-mm 0.045 -o materials.h5
     """
     from reconstruction.decomposition import read_matrix_csv
-    from reconstruction.pipeline import decompose_volume, read_image_folder
+    from reconstruction.materials import decompose_volume, read_image_folder
     from reconstruction.quality import find_vials, k_edge_materials, vial_statistics
     from reconstruction.volume import load_volume, save_volume
 

@@ -1,4 +1,4 @@
-"""From a scan file to bin volumes, and from bin volumes to materials; each step says what it did.
+"""From a scan file to bin volumes; each step says what it did.
 
 The scan file carries its plan and its calibration, and the volume carries the basis: nothing else is needed.
 """
@@ -6,76 +6,41 @@ The scan file carries its plan and its calibration, and the volume carries the b
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
-from dataclasses import asdict
-from itertools import pairwise
+from collections.abc import Generator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from acquisition.plan import Plan, passes_kev, plan_to_json
-from acquisition.scan_file import Scan, read_scan
+from acquisition.scan_file import read_scan
 from acquisition.scan_plan import beyond_one_circle
 from calibration.alignment import Alignment
-from calibration.count_rate import CountRate
-from calibration.geometry import Geometry
-from calibration.material_basis import MaterialBasis
 from calibration.opposing import align_scan
 from calibration.progress import Progress
-from calibration.store import Calibration, software_version
-from calibration.thickness import EquivalentThickness
-from firmware_iface.errors import BadFile, CalibrationMissing, WrongUsage
-from reconstruction import decomposition
+from calibration.store import Calibration
+from firmware_iface.errors import WrongUsage
+from reconstruction import rings
 from reconstruction.fdk import fdk
-from reconstruction.projections import measure_line_integrals
+from reconstruction.field_of_view import coarser, field_of_view, region
+from reconstruction.orbits import HELIX_SHARE, ONE_SIDED_SHARE
+from reconstruction.projections import LineIntegrals, measure_line_integrals
+from reconstruction.recipe import Recipe
+from reconstruction.scan_iteration import iterate_scan
+from reconstruction.scan_source import ScanSource, open_source, plan_and_geometry
 from reconstruction.sharpness import sharpest_axis
-from reconstruction.volume import (
-    LINEAR_ATTENUATION,
-    MASS_CONCENTRATION,
-    Grid,
-    Provenance,
-    Volume,
-    read_bin_images,
-)
+from reconstruction.volume import LINEAR_ATTENUATION, Grid, Volume
 
-DEFAULT_WINDOW = "hann"
-
-
-def field_of_view(geometry: Geometry, voxel_mm: float | None = None) -> Grid:
-    """Return the grid that all views see, with voxels of one pixel's size on the axis unless told otherwise."""
-    voxel_mm = voxel_mm or geometry.pitch_mm / geometry.magnification
-    half_mm = geometry.cols * geometry.pitch_mm / 2 - abs(geometry.offset_u_mm)
-    if half_mm <= 0:
-        raise WrongUsage(
-            f"the detector's shift of {geometry.offset_u_mm} mm leaves the axis out of its view",
-            hint="give --shape and --voxel-mm",
-        )
-    radius_mm = geometry.source_to_object_mm * np.sin(np.arctan2(half_mm, geometry.source_to_detector_mm))
-    half_height_mm = geometry.rows * geometry.pitch_mm / 2
-    lowest_mm = -_seen_height_mm(geometry, radius_mm, half_height_mm - geometry.offset_v_mm)
-    highest_mm = _seen_height_mm(geometry, radius_mm, half_height_mm + geometry.offset_v_mm)
-    across = max(int(2 * radius_mm / voxel_mm), 1)
-    along = max(int((highest_mm - lowest_mm) / voxel_mm), 1)
-    return Grid(shape=(along, across, across), voxel_mm=voxel_mm, centre_mm=(0.0, 0.0, (lowest_mm + highest_mm) / 2))
-
-
-def _seen_height_mm(geometry: Geometry, radius_mm: float, edge_mm: float) -> float:
-    """Return how high an edge of the detector lets every view see at this radius: least where the source is near."""
-    distance_mm = geometry.source_to_object_mm - np.copysign(radius_mm, edge_mm)
-    return float(edge_mm * distance_mm / geometry.source_to_detector_mm)
+PREVIEW = 4
+"""Pixels, voxels and views that a preview takes for one."""
 
 
 def reconstruct_scan(
     path: str | Path,
+    recipe: Recipe | None = None,
     *,
-    voxel_mm: float | None = None,
-    shape: tuple[int, int, int] | None = None,
-    window: str = DEFAULT_WINDOW,
-    use_gpu: bool = False,
-    allow_partial: bool = False,
-    linearise: bool = False,
     calibration: Calibration | None = None,
-    pass_number: int | None = None,
+    allow_partial: bool = False,
 ) -> Generator[Progress, None, Volume]:
     """Turn a scan file into a volume of every bin.
 
@@ -83,106 +48,165 @@ def reconstruct_scan(
 
     Parameters
     ----------
-    voxel_mm, shape
-        Size and number (z, y, x) of the voxels; None: what all views see, one pixel's size on the axis.
-    window : str
-        One of `reconstruction.fdk.WINDOWS`.
-    allow_partial : bool
-        Take also a scan that was interrupted.
-    linearise : bool
-        Take out the hardening of the beam by the step wedge that the scan's calibration holds.
+    recipe : Recipe, optional
+        Filtered back-projection of all bins where all views see, unless told otherwise.
     calibration : Calibration, optional
         Whose alignment to take instead of the scan's own geometry.
-    pass_number : int, optional
-        Which pass of a scan of several, from 1.
+    allow_partial : bool
+        Take also a scan that was interrupted.
 
     Raises
     ------
     CalibrationMissing
-        There is no step wedge, or one of another beam.
+        The recipe asks for a step wedge, and there is none, or one of another beam.
 
     Returns
     -------
     volume : Volume
         In 1/mm, one channel per bin, with the calibration's material basis.
     """
+    recipe = recipe or Recipe()
     yield Progress("reading", 0, 2)
-    scan = read_scan(path, allow_partial=allow_partial)
-    plan, geometry, origin = _plan_and_geometry(scan, calibration)
-    pass_index, thresholds_kev = _pass_of(scan, plan, pass_number)
-    yield Progress("reading", 1, 2)
-    count_rate, told = _count_rate_of(scan, thresholds_kev)
-    thickness = _wedge_of(scan, thresholds_kev) if linearise else None
-    measured = measure_line_integrals(scan, geometry, pass_index=pass_index, count_rate=count_rate, thickness=thickness)
-    grid = field_of_view(measured.geometry, voxel_mm)
-    if shape is not None:
-        grid = Grid(shape=shape, voxel_mm=grid.voxel_mm, centre_mm=grid.centre_mm)
-    yield Progress("reading", 2, 2)
-    values = yield from fdk(
-        measured.values, measured.angles_rad, measured.geometry, grid, window=window, use_gpu=use_gpu
+    source = open_source(
+        path,
+        calibration=calibration,
+        pass_number=recipe.pass_number,
+        linearise=recipe.linearise,
+        allow_partial=allow_partial,
     )
+    yield Progress("reading", 1, 2)
+    measured = measure_line_integrals(
+        source.scan,
+        source.geometry,
+        pass_index=source.pass_index,
+        count_rate=source.count_rate,
+        thickness=source.thickness,
+    )
+    bins = chosen_bins(source, recipe)
+    measured = replace(
+        measured,
+        values=measured.values[bins],
+        is_estimated=measured.is_estimated[bins],
+        open_counts=measured.open_counts[bins],
+    )
+    if recipe.is_preview:
+        measured = previewed(measured)
+    yield Progress("reading", 2, 2)
+    measured, corrections = corrected(measured, recipe)
+    grid = grid_of(measured, recipe)
+    is_whole = len(bins) == source.scan.shape[1]
+    values, how, convergence_json = yield from _values(measured, grid, recipe)
     return Volume(
         values=values,
-        channels=_bin_names(thresholds_kev, len(values)),
+        channels=tuple(source.channels[index] for index in bins),
         unit=LINEAR_ATTENUATION,
         grid=grid,
-        thresholds_kev=thresholds_kev,
-        basis=scan.calibration.basis if scan.calibration else None,
-        provenance=Provenance(
-            source_file=Path(path).name,
-            plan_json=plan_to_json(plan),
-            calibration_identity=scan.calibration_identity,
-            software=software_version(),
-            steps=(
-                f"{len(measured.angles_rad)} views, {scan.n_lost} frames lost, "
+        thresholds_kev=source.thresholds_kev if is_whole else (),
+        basis=source.basis if is_whole else None,
+        provenance=source.provenance(
+            (
+                f"{len(measured.angles_rad)} views, {source.scan.n_lost} frames lost, "
                 f"{measured.is_estimated.mean():.2%} of the line integrals estimated",
-                *((f"pass {pass_number}",) if pass_number is not None else ()),
                 *((f"{measured.n_tiles} tiles joined",) if measured.n_tiles > 1 else ()),
-                f"geometry {origin}",
-                told,
-                *(("straight in thickness by the step wedge",) if linearise else ()),
-                f"FDK, window {window}, grid {json.dumps(asdict(grid))}",
+                *source.words,
+                *(("preview: every fourth view, and four pixels for one",) if recipe.is_preview else ()),
+                *corrections,
+                f"{how}, grid {json.dumps(asdict(grid))}",
             ),
+            convergence_json,
         ),
     )
 
 
-def _pass_of(scan: Scan, plan: Plan, number: int | None) -> tuple[int, tuple[float, ...]]:
-    """Return which pass over the object is meant, from 0, and its thresholds in keV."""
-    passes = passes_kev(plan)
-    if number is None and len(passes) > 1:
-        told = "; ".join(f"{n}: {', '.join(f'{kev:g}' for kev in pass_)} keV" for n, pass_ in enumerate(passes, 1))
-        raise WrongUsage(f"{scan.path} has {len(passes)} passes ({told})", hint="choose one: --pass 1")
-    if number is not None and not 1 <= number <= len(passes):
-        raise WrongUsage(f"--pass is {number}; allowed for {scan.path}: 1 to {len(passes)}")
-    index = (number or 1) - 1
-    return index, passes[index] if len(passes) > 1 else tuple(scan.readout.thresholds_kev)
+def _values(
+    measured: LineIntegrals, grid: Grid, recipe: Recipe
+) -> Generator[Progress, None, tuple[NDArray[np.float32], str, str]]:
+    """Return the volume, how it was made in words, and how iterations went."""
+    if recipe.is_iterative:
+        values, log = yield from iterate_scan(measured, grid, recipe)
+        chosen = {"prior": recipe.prior, "start": recipe.start, "reference": recipe.reference, **recipe.options}
+        told = "".join(f", {name} {value}" for name, value in chosen.items() if value is not None)
+        words = f"{recipe.method}{told}, {len(log.steps)} iterations, ended by {log.ended_by}"
+        return values, words, json.dumps(log.table())
+    values = yield from fdk(
+        measured.values,
+        measured.angles_rad,
+        measured.geometry,
+        grid,
+        window=recipe.window,
+        use_gpu=recipe.use_gpu,
+        lifts_mm=measured.lifts_mm,
+        is_continued=recipe.truncation != "none",
+    )
+    return values, f"FDK, window {recipe.window}", ""
 
 
-def _count_rate_of(scan: Scan, thresholds_kev: tuple[float, ...]) -> tuple[CountRate | None, str]:
-    """Return the count-rate calibration that fits a scan, and in words what it does."""
-    known = scan.calibration.count_rate if scan.calibration else None
-    if known is None:
-        return None, "count rate not corrected: it was not measured (mpxct calibrate count-rate)"
-    if not known.is_for(thresholds_kev):
-        return None, f"count rate not corrected: it was measured at thresholds of {known.thresholds_kev.tolist()} keV"
-    return known, f"count rate corrected ({known.law}, up to {known.highest_rate_per_s:.3g} counts/s/pixel)"
+def corrected(measured: LineIntegrals, recipe: Recipe) -> tuple[LineIntegrals, tuple[str, ...]]:
+    """Return line integrals without the artefacts that a recipe names, and what was done in words."""
+    words: list[str] = []
+    if recipe.rings != rings.NONE:
+        told = _suppress_rings(measured, recipe.rings)
+        words.append(told)
+    return measured, tuple(words)
 
 
-def _wedge_of(scan: Scan, thresholds_kev: tuple[float, ...]) -> EquivalentThickness:
-    """Return the step wedge that fits a scan, or refuse."""
-    known = scan.calibration.thickness if scan.calibration else None
-    hint = "measure it with this plan, and scan again: mpxct calibrate wedge"
-    if known is None:
-        raise CalibrationMissing("the scan's calibration holds no step wedge to linearise with", hint=hint)
-    kvp = scan.plan.source.kvp if scan.plan else known.tube_kvp
-    if (known.thresholds_kev, known.tube_kvp) != (thresholds_kev, kvp):
-        raise CalibrationMissing(
-            f"the step wedge was measured at {known.tube_kvp:g} kVp and {list(known.thresholds_kev)} keV; the scan has "
-            f"{kvp:g} kVp and {list(thresholds_kev)} keV",
-            hint=hint,
+def _suppress_rings(measured: LineIntegrals, method: str) -> str:
+    """Take rings out, in place; "auto" chooses the method by what the scan shows."""
+    if method != "auto":
+        return rings.suppress(measured.values, method=method)[1]
+    choice = rings.choose(measured.values, measured.angles_rad, measured.geometry)
+    _, done = rings.suppress(measured.values, method=choice.candidate.method, options=choice.candidate.options)
+    return f"{done}: {choice.words}"
+
+
+def chosen_bins(source: ScanSource, recipe: Recipe) -> NDArray[np.intp]:
+    """Return the places of the bins that a recipe asks for."""
+    n_bins = source.scan.shape[1]
+    if recipe.bins and max(recipe.bins) > n_bins:
+        raise WrongUsage(
+            f"--bins names bin {max(recipe.bins)}; {source.scan.path} has {n_bins}: {', '.join(source.channels)}"
         )
-    return known
+    return np.array(recipe.bins, np.intp) - 1 if recipe.bins else np.arange(n_bins)
+
+
+def grid_of(measured: LineIntegrals, recipe: Recipe) -> Grid:
+    """Return the voxels that a recipe asks for."""
+    voxel_mm = recipe.voxel_mm
+    if recipe.is_preview and voxel_mm is not None:
+        voxel_mm *= PREVIEW
+    geometry, lifts_mm = measured.geometry, measured.lifts_mm
+    left_mm, right_mm = (side * geometry.offset_u_mm + geometry.cols * geometry.pitch_mm / 2 for side in (-1, 1))
+    seen_mm = geometry.rows * geometry.pitch_mm / geometry.magnification
+    is_helix = np.ptp(lifts_mm) > HELIX_SHARE * seen_mm
+    grid = field_of_view(
+        geometry,
+        voxel_mm,
+        lifts_mm=lifts_mm,
+        climb_mm=np.ptp(lifts_mm) / np.ptp(measured.angles_rad) * 2 * np.pi if is_helix else 0.0,
+        is_wide=min(left_mm, right_mm) < ONE_SIDED_SHARE * max(left_mm, right_mm),
+    )
+    if recipe.shape is not None:
+        grid = Grid(shape=recipe.shape, voxel_mm=grid.voxel_mm, centre_mm=grid.centre_mm)
+    return region(grid, recipe.region_mm) if recipe.region_mm else grid
+
+
+def previewed(measured: LineIntegrals) -> LineIntegrals:
+    """Return every fourth view, and the mean of four by four pixels."""
+    geometry = coarser(measured.geometry, PREVIEW)
+
+    def joined(values: NDArray[np.generic]) -> NDArray[np.generic]:
+        kept = values[:, ::PREVIEW, : geometry.rows * PREVIEW, : geometry.cols * PREVIEW]
+        return kept.reshape(*kept.shape[:2], geometry.rows, PREVIEW, geometry.cols, PREVIEW)
+
+    return replace(
+        measured,
+        values=joined(measured.values).mean(axis=(3, 5), dtype=np.float32),
+        is_estimated=joined(measured.is_estimated).all(axis=(3, 5)),
+        angles_rad=measured.angles_rad[::PREVIEW],
+        lifts_mm=measured.lifts_mm[::PREVIEW],
+        open_counts=measured.open_counts * PREVIEW**2,
+        geometry=geometry,
+    )
 
 
 def align_scan_file(
@@ -194,7 +218,13 @@ def align_scan_file(
     """
     yield Progress("reading", 0, 1)
     scan = read_scan(path, allow_partial=allow_partial)
-    _, geometry, _ = _plan_and_geometry(scan, None)
+    plan, geometry, _ = plan_and_geometry(scan, None)
+    if beyond := beyond_one_circle(plan.scan):
+        raise WrongUsage(
+            f"{path} cannot be aligned by itself: {'; '.join(beyond)}; "
+            "allowed: circles around the sample, the camera in the middle",
+            hint="align with such a scan of the same instrument, and reconstruct this one with --calibration",
+        )
     measured = measure_line_integrals(scan, geometry, n_counters=1)
     if measured.n_tiles > 1:
         raise WrongUsage(
@@ -204,152 +234,3 @@ def align_scan_file(
     yield Progress("reading", 1, 1)
     find = sharpest_axis if by_sharpness else align_scan
     return (yield from find(measured.values[0], measured.angles_rad, geometry))
-
-
-def _plan_and_geometry(scan: Scan, calibration: Calibration | None) -> tuple[Plan, Geometry, str]:
-    """Return the scan's plan, and where source and detector were: as given, else as calibrated, else as planned."""
-    if scan.plan is None or scan.geometry is None:
-        raise BadFile(f"{scan.path} does not say where source and detector stood", hint="a scan needs its plan inside")
-    if beyond := beyond_one_circle(scan.plan.scan):
-        raise WrongUsage(
-            f"{scan.path} cannot be reconstructed yet: {'; '.join(beyond)}; "
-            "allowed: circles around the sample, the camera in the middle or in tiles around it",
-            hint="the frames are all in the file, each with its angle, lift, shift and pass",
-        )
-    alignment = scan.calibration.alignment if scan.calibration else None
-    if calibration is not None:
-        alignment = calibration.alignment
-        if alignment is None:
-            raise CalibrationMissing(
-                f"the calibration {calibration.identity} holds no geometry",
-                hint="make one: mpxct calibrate geometry, or mpxct align SCAN -o FILE",
-            )
-    geometry = alignment.geometry if alignment else scan.plan.geometry
-    if (geometry.rows, geometry.cols) != scan.shape[2:]:
-        raise WrongUsage(
-            f"the geometry is of {geometry.rows} x {geometry.cols} pixels; the scan has "
-            f"{scan.shape[2]} x {scan.shape[3]}",
-            hint="align with a scan or phantom in the scan's own mode",
-        )
-    return scan.plan, geometry, f"by {alignment.method}" if alignment else "as planned"
-
-
-def _bin_names(thresholds_kev: Sequence[float], n_bins: int) -> tuple[str, ...]:
-    if len(thresholds_kev) != n_bins:
-        return tuple(f"bin {number}" for number in range(1, n_bins + 1))
-    edges = [f"{energy:g}" for energy in thresholds_kev]
-    return (*(f"{low}-{high} keV" for low, high in pairwise(edges)), f"{edges[-1]}+ keV")
-
-
-def read_image_folder(folder: str | Path, *, scale: float = 1.0, voxel_mm: float | None = None) -> Volume:
-    """Read one TIFF per bin as a volume.
-
-    Parameters
-    ----------
-    scale : float
-        Grey value that means an attenuation of 1 per cm.
-    voxel_mm : float, optional
-        Edge of a pixel; None: the images do not tell, and lengths count pixels.
-    """
-    if not (np.isfinite(scale) and scale > 0):
-        raise WrongUsage(f"the scale is {scale}; allowed: above 0, the grey value that means 1 per cm")
-    names, values = read_bin_images(folder)
-    return Volume(
-        values=values * np.float32(decomposition.CM_PER_MM / scale),
-        channels=names,
-        unit=LINEAR_ATTENUATION,
-        grid=Grid(
-            shape=(values.shape[1], values.shape[2], values.shape[3]),
-            voxel_mm=1.0 if voxel_mm is None else voxel_mm,
-            is_scale_known=voxel_mm is not None,
-        ),
-        provenance=Provenance(
-            source_file=Path(folder).name, software=software_version(), steps=(f"TIFF images, scale {scale:g}",)
-        ),
-    )
-
-
-def decompose_volume(
-    volume: Volume,
-    attenuation: decomposition.Attenuation | None = None,
-    *,
-    is_weighted: bool = False,
-    is_non_negative: bool = False,
-) -> Volume:
-    """Turn bins into materials.
-
-    Parameters
-    ----------
-    attenuation : MaterialBasis or Matrix, optional
-        None: the basis that the volume carries.
-    is_weighted : bool
-        Let quiet bins count more, by the noise that the volume shows; with as many materials as bins nothing is left
-        to weigh.
-    is_non_negative : bool
-        Allow no concentration below 0.
-
-    Returns
-    -------
-    volume : Volume
-        In g/cm3, one channel per material.
-    """
-    if volume.unit != LINEAR_ATTENUATION:
-        raise WrongUsage(f"the volume holds {', '.join(volume.channels)} in {volume.unit}; allowed: bins in 1/mm")
-    attenuation = attenuation or volume.basis
-    if attenuation is None:
-        raise CalibrationMissing(
-            "the volume carries no material basis",
-            hint="run mpxct calibrate materials and scan again, or give --matrix",
-        )
-    _check_bins(volume, attenuation)
-    if isinstance(attenuation, decomposition.Matrix):
-        attenuation = attenuation.in_order_of(volume.channels)
-    values = decomposition.decompose(
-        volume.values,
-        attenuation.attenuation_per_mm_per_g_cm3,
-        covariance=decomposition.bin_covariance(volume.values) if is_weighted else None,
-        is_non_negative=is_non_negative,
-    )
-    n_bins, n_materials = np.shape(attenuation.attenuation_per_mm_per_g_cm3)
-    weights = "as many as bins" if n_materials == n_bins else "weighted by noise" if is_weighted else "unweighted"
-    how = weights + (", none below 0" if is_non_negative else "")
-    source = volume.provenance
-    return Volume(
-        values=values,
-        channels=attenuation.materials,
-        unit=MASS_CONCENTRATION,
-        grid=volume.grid,
-        thresholds_kev=volume.thresholds_kev,
-        basis=attenuation if isinstance(attenuation, MaterialBasis) else None,
-        provenance=Provenance(
-            source_file=source.source_file,
-            plan_json=source.plan_json,
-            calibration_identity=source.calibration_identity,
-            software=software_version(),
-            steps=(*source.steps, f"least squares, {how}, into {', '.join(attenuation.materials)}"),
-        ),
-    )
-
-
-def _check_bins(volume: Volume, attenuation: decomposition.Attenuation) -> None:
-    n_bins = len(attenuation.attenuation_per_mm_per_g_cm3)
-    if n_bins != len(volume.channels):
-        raise WrongUsage(
-            f"the volume has {len(volume.channels)} bins and the matrix {n_bins}; allowed: as many in both",
-            hint="use the calibration or the matrix that belongs to this scan",
-        )
-    if not isinstance(attenuation, MaterialBasis) or not volume.thresholds_kev:
-        return
-    if not np.allclose(attenuation.thresholds_kev, volume.thresholds_kev, atol=0.5):
-        raise CalibrationMissing(
-            f"the basis was measured with thresholds {attenuation.thresholds_kev} keV, "
-            f"and the scan has {volume.thresholds_kev} keV",
-            hint="run mpxct calibrate materials with this scan's plan",
-        )
-    plan = json.loads(volume.provenance.plan_json or "{}")
-    kvp = plan.get("source", {}).get("kvp")
-    if None not in (kvp, attenuation.tube_kvp) and kvp != attenuation.tube_kvp:
-        raise CalibrationMissing(
-            f"the basis was measured at {attenuation.tube_kvp:g} kVp, and the scan at {kvp:g} kVp",
-            hint="run mpxct calibrate materials with this scan's plan",
-        )

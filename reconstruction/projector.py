@@ -8,12 +8,15 @@ geometry.
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from reconstruction.backend import Array
+from reconstruction.backend import Array, namespace, require_gpu, to_device
+from reconstruction.kernels import joseph_columns, joseph_rays
 from reconstruction.operators import Operator
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.volume import Grid
@@ -45,10 +48,14 @@ class Projector(Operator):
         dtype: DTypeLike = np.float32,
         use_gpu: bool = False,
     ) -> None:
-        self.scan, self.grid, self.mask, self.use_gpu = scan, grid, mask, use_gpu
+        self.scan, self.grid, self.use_gpu = scan, grid, use_gpu
+        self.mask: Any = to_device(mask) if use_gpu and mask is not None else mask
+        self.n_channels = n_channels
         self.dtype: Any = np.dtype(dtype)
         self.domain_shape = (n_channels, *grid.shape)
         self.range_shape = (n_channels, scan.n_views, scan.rows, scan.cols)
+        self._rays = _rays(scan, grid)
+        self._kernels: Any = self._choose()
 
     def forward(self, x: Array, out: Array | None = None) -> Array:
         """Return the line integrals: (n_channels, n_views, rows, cols), dimensionless.
@@ -59,24 +66,18 @@ class Projector(Operator):
         out : array of `range_shape`, optional
             Filled and returned.
         """
-        from reconstruction.kernels import joseph_plain
-
         volume = self._checked(x, self.domain_shape)
         volume = volume if self.mask is None else volume * self.mask
-        projections = np.empty(self.range_shape, self.dtype) if out is None else out
-        joseph_plain.forward(
-            volume, projections, self._rays(), self.scan.is_parallel, self.grid.voxel_mm, 0, self.scan.n_views
-        )
+        projections: Any = self._empty(self.range_shape) if out is None else out
+        self._kernels.forward(volume, projections, self._rays, self.scan.is_parallel, self.grid.voxel_mm)
         return projections
 
     def adjoint(self, y: Array, out: Array | None = None) -> Array:
         """Return what `forward` transposed makes of line integrals: (n_channels, z, y, x), mm times their unit."""
-        from reconstruction.kernels import joseph_plain
-
         projections = self._checked(y, self.range_shape)
-        volume: Any = np.empty(self.domain_shape, self.dtype) if out is None else out
+        volume: Any = self._empty(self.domain_shape) if out is None else out
         volume[:] = 0
-        joseph_plain.adjoint(volume, projections, self._rays(), self.scan.is_parallel, self.grid.voxel_mm)
+        self._kernels.adjoint(volume, projections, self._rays, self.scan.is_parallel, self.grid.voxel_mm)
         if self.mask is not None:
             volume *= self.mask
         return volume
@@ -92,17 +93,30 @@ class Projector(Operator):
             use_gpu=self.use_gpu,
         )
 
+    def _choose(self) -> ModuleType:
+        """Return the kernels for this scan: all have `forward` and `adjoint`, which take and give the same."""
+        if self.use_gpu:
+            return importlib.import_module("reconstruction.kernels.joseph_gpu")
+        scan = self.scan
+        if joseph_columns.n_phases(self._rays, scan.is_parallel, self.grid.shape, scan.rows, scan.cols):
+            return joseph_columns
+        return joseph_rays
+
+    def _empty(self, shape: tuple[int, ...]) -> Array:
+        return (require_gpu() if self.use_gpu else np).empty(shape, self.dtype)
+
     def _checked(self, array: Any, shape: tuple[int, ...]) -> Any:
         if array.shape != shape:
             raise ValueError(f"the array has shape {array.shape}; allowed: {shape}")
-        return np.ascontiguousarray(array, self.dtype)
+        return namespace(array).ascontiguousarray(array, self.dtype)
 
-    def _rays(self) -> NDArray[np.float64]:
-        """Return the vectors as the kernels take them: (n_views, 4, 3), in voxels from the first one, z, y, x."""
-        scan, first_voxel = self.scan, np.array([axis[0] for axis in self.grid.axes_mm()])
-        first_pixel = scan.detector_mm - (scan.cols - 1) / 2 * scan.u_mm - (scan.rows - 1) / 2 * scan.v_mm
-        rays = np.stack([scan.source_mm, first_pixel, scan.u_mm, scan.v_mm], axis=1)[..., ::-1].copy()
-        rays[:, 1] -= first_voxel
-        if not scan.is_parallel:
-            rays[:, 0] -= first_voxel
-        return rays / self.grid.voxel_mm
+
+def _rays(scan: ScanGeometry, grid: Grid) -> NDArray[np.float64]:
+    """Return the vectors as the kernels take them: (n_views, 4, 3), in voxels from the first one, z, y, x."""
+    first_voxel = np.array([axis[0] for axis in grid.axes_mm()])
+    first_pixel = scan.detector_mm - (scan.cols - 1) / 2 * scan.u_mm - (scan.rows - 1) / 2 * scan.v_mm
+    rays = np.stack([scan.source_mm, first_pixel, scan.u_mm, scan.v_mm], axis=1)[..., ::-1].copy()
+    rays[:, 1] -= first_voxel
+    if not scan.is_parallel:
+        rays[:, 0] -= first_voxel
+    return rays / grid.voxel_mm

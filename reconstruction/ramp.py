@@ -149,7 +149,6 @@ class RowFilter:
             fallen to zero nothing is continued.
         """
         xp = backend.namespace(images)
-        fft = _fft if xp is np else xp.fft
         n, n_continued = self._n_cols, len(self._falling)
         edges = self._edges(images, shares) if n_continued else []
         is_cut = any(bool(share.any()) for _, share in edges)
@@ -159,9 +158,9 @@ class RowFilter:
         if is_cut:
             self._continue(images, *edges[0], out=padded[..., : -n_continued - 1 : -1])
             self._continue(images[..., ::-1], *edges[1], out=padded[..., n : n + n_continued])
-        spectrum = fft.rfft(padded)
+        spectrum = backend.rfft(padded, padded.shape[-1])
         spectrum *= gain
-        filtered = fft.irfft(spectrum, padded.shape[-1])
+        filtered = backend.irfft(spectrum, padded.shape[-1])
         n_before, n_after = self._beyond
         if n_before:
             return xp.concatenate([filtered[..., -n_before:], filtered[..., : n + n_after]], axis=-1)

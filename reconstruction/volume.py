@@ -2,12 +2,16 @@
 
 One record serves both, because both are channels on one grid; it carries the material basis, so that a bin volume
 can be decomposed from its file alone.
+
+The values stand in the file in one piece, uncompressed, so that a file of any size is read by mapping it into memory,
+and written slab by slab, by several processes if need be, without HDF5 (`reconstruction.volume_writer`).
 """
 
 from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,9 @@ MASS_CONCENTRATION = "g/cm3"
 H5 = Any
 """A file, group or dataset of h5py, whose types cannot be told before they are read."""
 UNITS = (LINEAR_ATTENUATION, MASS_CONCENTRATION)
+PROVENANCE = ("source_file", "plan_json", "calibration_identity", "software", "convergence_json")
+PAGE_BYTES = 4096
+"""Large datasets begin at multiples of it, so that they can be mapped into memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +74,16 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a volume came from, in words that survive the files it was made of."""
+    """Where a volume came from, in words that survive the files it was made of.
+
+    `convergence_json` holds the columns of `reconstruction.convergence.ConvergenceLog` where it was iterated.
+    """
 
     source_file: str = ""
     plan_json: str = ""
     calibration_identity: str = ""
     software: str = ""
+    convergence_json: str = ""
     steps: tuple[str, ...] = ()
 
 
@@ -111,6 +122,12 @@ class Volume:
         if self.unit not in UNITS:
             raise ValueError(f"unit is {self.unit!r}; allowed: {', '.join(UNITS)}")
 
+    @classmethod
+    def planned(cls, n_channels: int, grid: Grid, **others: Any) -> Volume:
+        """Return the record of a volume that is still to be made: its values are zeros that take no memory."""
+        zeros = np.broadcast_to(np.float32(0), (n_channels, *grid.shape))
+        return cls(values=zeros, grid=grid, **others)
+
     def channel(self, name: str) -> NDArray[np.float32]:
         """Return the (z, y, x) values of one channel."""
         if name not in self.channels:
@@ -120,17 +137,24 @@ class Volume:
 
 def save_volume(volume: Volume, path: str | Path) -> Path:
     """Write a volume; the file appears under its name only when it is whole."""
-    with whole_file(path) as partial, h5py.File(partial, "w") as file:
-        _write(file, volume)
+    with whole_file(path) as partial, created(partial) as file:
+        write_head(file, volume)
+        write_values_attributes(
+            file.create_dataset("values", data=volume.values.astype(np.float32, copy=False)), volume
+        )
+        write_steps(file, volume.provenance.steps)
     return Path(path)
 
 
-def _write(file: H5, volume: Volume) -> None:
+def created(path: Path) -> H5:
+    """Open a new file in which large datasets can be mapped."""
+    return h5py.File(path, "w", alignment_threshold=16 * PAGE_BYTES, alignment_interval=PAGE_BYTES)
+
+
+def write_head(file: H5, volume: Volume) -> None:
+    """Write all but the values and the steps, which are known last."""
     file.attrs["format"] = FORMAT
     file.attrs["format_version"] = FORMAT_VERSION
-    values = file.create_dataset("values", data=volume.values.astype(np.float32, copy=False))
-    values.attrs["units"] = volume.unit
-    values.attrs["axes"] = "channel, z, y, x"
     file.create_dataset("channels", data=list(volume.channels), dtype=h5py.string_dtype()).attrs["units"] = "1"
     _write_mm(file, "voxel_mm", volume.grid.voxel_mm)
     _write_mm(file, "centre_mm", volume.grid.centre_mm)
@@ -139,11 +163,20 @@ def _write(file: H5, volume: Volume) -> None:
     if volume.basis is not None:
         _write_basis(file.create_group("basis"), volume.basis)
     provenance = file.create_group("provenance")
-    for name in ("source_file", "plan_json", "calibration_identity", "software"):
+    for name in PROVENANCE:
         provenance.attrs[name] = getattr(volume.provenance, name)
-    provenance.create_dataset(
-        "steps", data=list(volume.provenance.steps), dtype=h5py.string_dtype(), shape=(len(volume.provenance.steps),)
-    ).attrs["units"] = "1"
+
+
+def write_values_attributes(values: H5, volume: Volume) -> None:
+    """Say what the values are."""
+    values.attrs["units"] = volume.unit
+    values.attrs["axes"] = "channel, z, y, x"
+
+
+def write_steps(file: H5, steps: Sequence[str]) -> None:
+    """Write in words how the volume was made."""
+    texts = file.create_dataset("provenance/steps", data=list(steps), dtype=h5py.string_dtype(), shape=(len(steps),))
+    texts.attrs["units"] = "1"
 
 
 def _write_mm(file: H5, name: str, value: Any) -> None:
@@ -160,14 +193,18 @@ def _write_basis(group: H5, basis: MaterialBasis) -> None:
 
 
 def load_volume(path: str | Path) -> Volume:
-    """Read a volume; whatever is not a whole volume file is refused."""
+    """Read a volume; whatever is not a whole volume file is refused.
+
+    Its values are mapped and cannot be written to: they are read from the file when they are looked at, so that a slice
+    of a volume larger than memory costs no more than the slice.
+    """
     path = Path(path)
     if not path.is_file():
         raise BadFile(f"{path} is not there", hint="give the path of a file written by mpxct reconstruct or decompose")
     try:
         with h5py.File(path, "r") as file:
-            _check_format(path, file)
-            return _read(file)
+            check_format(path, file)
+            return _read(path, file)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise BadFile(f"{path} is no readable volume file: {error}", hint=_HOW_TO_MAKE) from error
 
@@ -175,18 +212,19 @@ def load_volume(path: str | Path) -> Volume:
 _HOW_TO_MAKE = "a volume file is made by mpxct reconstruct or mpxct decompose"
 
 
-def _check_format(path: Path, file: H5) -> None:
+def check_format(path: Path, file: H5) -> None:
+    """Refuse what is no volume of ours."""
     if file.attrs.get("format") != FORMAT:
         raise BadFile(f"{path} is an HDF5 file, but not a volume of mpxct", hint=_HOW_TO_MAKE)
     if (version := int(file.attrs["format_version"])) > FORMAT_VERSION:
         raise BadFile(f"{path} has format version {version}; allowed: up to {FORMAT_VERSION}", hint="update mpxct")
 
 
-def _read(file: H5) -> Volume:
+def _read(path: Path, file: H5) -> Volume:
     values = file["values"]
     shape = values.shape[1:]
     return Volume(
-        values=values[()].astype(np.float32, copy=False),
+        values=_mapped(path, values),
         channels=_texts(file["channels"]),
         unit=str(values.attrs["units"]),
         grid=Grid(
@@ -198,13 +236,17 @@ def _read(file: H5) -> Volume:
         thresholds_kev=tuple(file["thresholds_kev"][()].tolist()),
         basis=_read_basis(file["basis"]) if "basis" in file else None,
         provenance=Provenance(
-            **{
-                name: str(file["provenance"].attrs[name])
-                for name in ("source_file", "plan_json", "calibration_identity", "software")
-            },
+            **{name: str(file["provenance"].attrs.get(name, "")) for name in PROVENANCE},
             steps=_texts(file["provenance/steps"]),
         ),
     )
+
+
+def _mapped(path: Path, values: H5) -> NDArray[np.float32]:
+    offset = values.id.get_offset()  # None where the values stand in chunks, or nowhere
+    if offset is None or offset % 4 or values.dtype != np.dtype("<f4"):
+        return values[()].astype(np.float32, copy=False)
+    return np.asarray(np.memmap(path, np.dtype("<f4"), "r", offset, values.shape))
 
 
 def _texts(dataset: H5) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before NumPy is loaded: matrices are small here, and threads of BLAS that wait for one another take most of the time.
@@ -22,6 +23,18 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}; set MPXCT_TEST_DATA")
     return folder
+
+
+@pytest.fixture(params=["shim", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A GPU for `reconstruction.backend` to find: one made of a C++ compiler, and the real one where there is one."""
+    if request.param == "cuda":
+        yield "cuda"
+        return
+    from tests import cuda_shim
+
+    with cuda_shim.installed(monkeypatch):
+        yield "shim"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

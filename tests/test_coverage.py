@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from acquisition.coverage import coverage
 from calibration.geometry import Geometry
-from reconstruction.pipeline import field_of_view
+from reconstruction.field_of_view import field_of_view
 
 GEOMETRY = Geometry(source_to_detector_mm=250, source_to_object_mm=200, pitch_mm=0.11, rows=128, cols=128)
 WIDTH_MM = 128 * 0.11

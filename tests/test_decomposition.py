@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 from firmware_iface.errors import BadFile, WrongUsage
 from reconstruction import decomposition
 from reconstruction.decomposition import bin_covariance, decompose, read_matrix_csv
-from reconstruction.pipeline import decompose_volume, read_image_folder
+from reconstruction.materials import decompose_volume, read_image_folder
 from reconstruction.quality import find_vials, k_edge_materials, total_cross_talk_mg_ml, vial_statistics
 
 MATRIX = np.array([[0.035, 3.2, 1.5], [0.026, 2.6, 1.0], [0.022, 1.4, 1.9], [0.019, 0.7, 1.1]])

@@ -27,15 +27,12 @@ from calibration.material_basis import MaterialBasis
 from calibration.store import Calibration, load
 from firmware_iface.errors import BadFile, CalibrationMissing, WrongUsage
 from firmware_iface.frame import Frame, Lost
-from reconstruction.pipeline import (
-    align_scan_file,
-    decompose_volume,
-    field_of_view,
-    read_image_folder,
-    reconstruct_scan,
-)
-from reconstruction.projections import gather_projections
+from reconstruction.field_of_view import field_of_view
+from reconstruction.materials import decompose_volume, read_image_folder
+from reconstruction.pipeline import align_scan_file, reconstruct_scan
+from reconstruction.projections import add_frames, find_views
 from reconstruction.quality import Vial, vial_statistics
+from reconstruction.recipe import Recipe
 from reconstruction.volume import Grid, Volume, load_volume, save_volume
 
 THRESHOLDS_KEV = (18.0, 33.0, 50.0, 75.0)
@@ -167,7 +164,7 @@ def scan(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def bins(scan) -> Volume:
-    return run(reconstruct_scan(scan, window="ram-lak"))
+    return run(reconstruct_scan(scan, Recipe(window="ram-lak")))
 
 
 def test_the_scan_becomes_attenuation_and_concentrations(bins):
@@ -199,7 +196,7 @@ def test_the_volume_says_where_it_came_from(bins):
 
 def test_lost_frames_cost_noise_and_no_value(bins, tmp_path):
     # View 3 lost one of its frames and view 10 both.
-    degraded = run(reconstruct_scan(write_scan(tmp_path / "scan.h5", lost=(8, 22, 23)), window="ram-lak"))
+    degraded = run(reconstruct_scan(write_scan(tmp_path / "scan.h5", lost=(8, 22, 23)), Recipe(window="ram-lak")))
     assert f"{N_VIEWS - 1} views, 3 frames lost" in degraded.provenance.steps[0]
     centre = np.s_[:, 4:8, 15:30, 15:30]
     assert degraded.values[centre].mean() == pytest.approx(bins.values[centre].mean(), rel=2e-3)
@@ -210,21 +207,21 @@ class FewFrames:
 
     path = "few.h5"
     angles_rad = np.array([0.0, 1.0, 1.0, 1.0, 0.0, 2.0, 2.0])
+    lifts_mm = np.zeros(7)
     exposures_s = np.array([9.0, 1.0, 1.0, 0.5, 9.0, 1.0, 3.0])
 
-    def indices(self, key):
-        return {ImageKey.PROJECTION: np.array([1, 2, 3, 5, 6]), ImageKey.FLAT: np.array([0, 4])}[key]
-
-    def counts(self, indices):
+    def counts(self, indices, *, rows):
         return np.full((len(indices), 4, 2, 2), 30_000, np.uint16) + np.asarray(indices, np.uint16)[:, None, None, None]
 
 
 def test_frames_of_one_view_are_added_with_their_exposures_and_their_middle():
-    projections = gather_projections(FewFrames())
-    assert projections.counts[:, 0, 0, 0].tolist() == [90_006, 60_011]  # more than 16 bits hold
-    assert projections.angles_rad.tolist() == [1.0, 2.0]
-    assert projections.frames.tolist() == [2.0, 5.5]
-    assert projections.exposures_s.tolist() == [2.5, 4.0]
+    views = find_views(FewFrames(), np.array([1, 2, 3, 5, 6]))
+    counts = add_frames(FewFrames(), views, np.array([0, 1]))
+    assert counts[:, 0, 0, 0].tolist() == [90_006, 60_011]  # more than 16 bits hold
+    assert add_frames(FewFrames(), views, np.array([1]))[:, 0, 0, 0].tolist() == [60_011]
+    assert views.angles_rad.tolist() == [1.0, 2.0]
+    assert views.frames.tolist() == [2.0, 5.5]
+    assert views.exposures_s.tolist() == [2.5, 4.0]
 
 
 def test_pixels_that_the_calibration_calls_bad_are_filled_though_they_count(bins, tmp_path, monkeypatch):
@@ -242,7 +239,7 @@ def test_pixels_that_the_calibration_calls_bad_are_filled_though_they_count(bins
     counts_of, calibration_of = counts, calibration
     monkeypatch.setitem(globals(), "counts", with_a_liar)
     monkeypatch.setitem(globals(), "calibration", and_calls_it_bad)
-    volume = run(reconstruct_scan(write_scan(tmp_path / "scan.h5"), window="ram-lak"))
+    volume = run(reconstruct_scan(write_scan(tmp_path / "scan.h5"), Recipe(window="ram-lak")))
     centre = np.s_[:, 4:8, 15:30, 15:30]
     np.testing.assert_allclose(volume.values[centre].mean(axis=1), bins.values[centre].mean(axis=1), atol=2e-3)
 
@@ -252,7 +249,7 @@ def test_a_part_of_a_scan_is_taken_only_when_asked_for(tmp_path):
     path = partial_path(tmp_path / "scan.h5")
     with pytest.raises(BadFile, match="only a part of a scan"):
         run(reconstruct_scan(path))
-    assert run(reconstruct_scan(path, allow_partial=True, shape=(2, 4, 4))).values.shape == (4, 2, 4, 4)
+    assert run(reconstruct_scan(path, Recipe(shape=(2, 4, 4)), allow_partial=True)).values.shape == (4, 2, 4, 4)
 
 
 def test_a_scan_without_its_plan_is_refused(tmp_path):
@@ -265,32 +262,37 @@ def test_a_scan_without_its_plan_is_refused(tmp_path):
     [
         (HelicalPlan(pitch_mm=4.0), "a helix"),
         (ScanPlan(shifts_mm=(2.0,)), "on one side of the axis only, at 2 mm"),
-        (FramesPlan(), "'frames' has no views"),
     ],
 )
-@pytest.mark.parametrize("work", [reconstruct_scan, align_scan_file])
-def test_what_cannot_be_reconstructed_yet_is_refused_in_one_sentence(tmp_path, scan, told, work):
+def test_what_cannot_be_aligned_by_itself_is_refused_in_one_sentence(tmp_path, scan, told):
     path = write_scan(tmp_path / "scan.h5", plan=msgspec.structs.replace(PLAN, scan=scan))
-    with pytest.raises(WrongUsage, match="cannot be reconstructed yet") as caught:
-        run(work(path))
+    with pytest.raises(WrongUsage, match="cannot be aligned by itself") as caught:
+        run(align_scan_file(path))
     assert told in str(caught.value)
     assert "allowed: circles around the sample" in str(caught.value)
 
 
+@pytest.mark.parametrize("work", [reconstruct_scan, align_scan_file])
+def test_frames_that_are_no_views_around_a_sample_are_refused(tmp_path, work):
+    path = write_scan(tmp_path / "scan.h5", plan=msgspec.structs.replace(PLAN, scan=FramesPlan()))
+    with pytest.raises(WrongUsage, match="no views around a sample: it is a scan of kind 'frames'"):
+        run(work(path))
+
+
 def test_views_of_a_sweep_are_reconstructed_as_those_of_steps(tmp_path, scan):
     swept = write_scan(tmp_path / "scan.h5", plan=msgspec.structs.replace(PLAN, scan=ContinuousPlan()))
-    volumes = [run(reconstruct_scan(path, shape=(2, 4, 4))) for path in (scan, swept)]
+    volumes = [run(reconstruct_scan(path, Recipe(shape=(2, 4, 4)))) for path in (scan, swept)]
     np.testing.assert_array_equal(volumes[0].values, volumes[1].values)
 
 
 def test_one_pass_that_is_named_is_still_one_pass(tmp_path):
     plan = msgspec.structs.replace(PLAN, scan=ScanPlan(passes_kev=(THRESHOLDS_KEV,)))
-    volume = run(reconstruct_scan(write_scan(tmp_path / "scan.h5", plan=plan), shape=(2, 4, 4)))
+    volume = run(reconstruct_scan(write_scan(tmp_path / "scan.h5", plan=plan), Recipe(shape=(2, 4, 4))))
     assert volume.thresholds_kev == THRESHOLDS_KEV
 
 
 def test_without_a_basis_the_hint_says_how_to_make_one(tmp_path):
-    volume = run(reconstruct_scan(write_scan(tmp_path / "scan.h5", basis=None), shape=(2, 4, 4)))
+    volume = run(reconstruct_scan(write_scan(tmp_path / "scan.h5", basis=None), Recipe(shape=(2, 4, 4))))
     with pytest.raises(CalibrationMissing) as caught:
         decompose_volume(volume)
     assert "mpxct calibrate" in caught.value.hint
@@ -401,11 +403,11 @@ def test_a_scan_aligns_itself_and_is_reconstructed_with_what_was_found(scan, bin
     found = load(aligned).alignment
     assert found is not None
     assert found.geometry.offset_u_mm == pytest.approx(figures["offset_u_mm"]["value"], abs=1e-5)
-    volume = run(reconstruct_scan(scan, window="ram-lak", calibration=load(aligned)))
+    volume = run(reconstruct_scan(scan, Recipe(window="ram-lak"), calibration=load(aligned)))
     assert "geometry by opposing rays" in " ".join(volume.provenance.steps)
     assert "geometry as planned" in " ".join(bins.provenance.steps)
     shifted = replace(found, geometry=replace(GEOMETRY, offset_u_mm=1.2))  # four pixels wrong: the vials smear out
-    wrong = run(reconstruct_scan(scan, window="ram-lak", calibration=calibration(alignment=shifted)))
+    wrong = run(reconstruct_scan(scan, Recipe(window="ram-lak"), calibration=calibration(alignment=shifted)))
     assert volume.values.std() == pytest.approx(bins.values.std(), rel=0.05)
     assert not np.allclose(wrong.values.std(), bins.values.std(), rtol=0.05)
 
@@ -421,7 +423,7 @@ def test_a_scan_file_with_a_calibrated_geometry_is_reconstructed_by_it(tmp_path)
     )
     path = write_scan(tmp_path / "scan.h5", alignment=found)
     assert read_scan(path).geometry == found.geometry
-    assert "geometry by hand" in run(reconstruct_scan(path, shape=(2, 4, 4))).provenance.steps[1]
+    assert "geometry by hand" in run(reconstruct_scan(path, Recipe(shape=(2, 4, 4)))).provenance.steps[1]
 
 
 def test_a_calibration_without_a_geometry_is_told(scan):
@@ -469,7 +471,7 @@ def test_a_folder_of_images_takes_its_scale(test_data):
 
 
 def test_a_scan_says_whether_lost_counts_were_put_back_and_refuses_a_wedge_that_is_not_there(scan: Path) -> None:
-    told = run(reconstruct_scan(scan, shape=(2, 4, 4))).provenance.steps
+    told = run(reconstruct_scan(scan, Recipe(shape=(2, 4, 4)))).provenance.steps
     assert any("count rate not corrected: it was not measured (mpxct calibrate count-rate)" in step for step in told)
     with pytest.raises(CalibrationMissing, match="holds no step wedge to linearise with"):
-        run(reconstruct_scan(scan, shape=(2, 4, 4), linearise=True))
+        run(reconstruct_scan(scan, Recipe(shape=(2, 4, 4), linearise=True)))

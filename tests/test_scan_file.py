@@ -217,6 +217,7 @@ def test_any_selection_of_frames_reads_the_same(tmp_path: Path) -> None:
     scan = read_scan(path)
     for places in (np.array([0, 1, 2, 7, 8, 11]), np.array([5]), np.array([], int), np.array([4, 3, 9, 3])):
         np.testing.assert_array_equal(scan.counts(places), whole[places])
+        np.testing.assert_array_equal(scan.counts(places, rows=np.s_[1:2]), whole[places][:, :, 1:2])
     np.testing.assert_array_equal(scan.counts(slice(2, 9, 3)), whole[2:9:3])
     np.testing.assert_array_equal(scan.counts(scan.indices(ImageKey.PROJECTION)), whole)
 

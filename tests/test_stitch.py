@@ -18,6 +18,7 @@ from calibration.geometry import Geometry
 from firmware_iface.errors import BadFile, WrongUsage
 from firmware_iface.frame import Frame, Lost
 from reconstruction.pipeline import align_scan_file, reconstruct_scan
+from reconstruction.recipe import Recipe
 from reconstruction.stitch import WHOLE_PX, stitch, wide_geometry
 
 GEOMETRY = Geometry(source_to_detector_mm=250.0, source_to_object_mm=200.0, pitch_mm=0.2, rows=3, cols=20)
@@ -193,8 +194,8 @@ def test_one_pass_of_several_is_reconstructed_with_its_own_thresholds(tmp_path: 
     with pytest.raises(WrongUsage, match=r"2 passes \(1: 18, 33, 50, 75 keV; 2: 20"):
         run(reconstruct_scan(path))
     with pytest.raises(WrongUsage, match=r"allowed for .* 1 to 2"):
-        run(reconstruct_scan(path, pass_number=3))
-    first, second = (run(reconstruct_scan(path, pass_number=n)) for n in (1, 2))
+        run(reconstruct_scan(path, Recipe(pass_number=3)))
+    first, second = (run(reconstruct_scan(path, Recipe(pass_number=n))) for n in (1, 2))
     assert (first.thresholds_kev, second.thresholds_kev) == passes_kev
     assert second.channels[0] == "20-40 keV"
     z, y, x = first.grid.axes_mm()

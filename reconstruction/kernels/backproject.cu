@@ -1,65 +1,92 @@
-// Voxel-driven back-projection on the GPU: the arithmetic of backproject_plain in backproject_cpu.py, in float32.
+// Voxel-driven back-projection over general projection matrices: what backproject_cpu.py computes, in float32.
 //
-// A thread holds Z_PER_THREAD voxels above each other in registers while it walks the views: u, the magnification and
-// the weight are the same for all of them. Threads side by side in x read neighbouring detector columns.
+// A thread holds HEIGHT voxels above each other, with CHANNELS channels each, in registers while it walks the views, whose
+// matrices stand in constant memory. Threads side by side in x read neighbouring detector columns. Where the detector's
+// columns stand upright (a and c do not change along z), the column, the magnification and the weight are the same for
+// all voxels of a thread. Zeros stand around every image (1 row and column before, 2 behind): no pixel is asked where it lies.
 //
-// Ref: Feldkamp, Davis and Kress 1984, J. Opt. Soc. Am. A 1, 612.
+// Ref: Feldkamp, Davis and Kress 1984, J. Opt. Soc. Am. A 1, 612. Projection matrices: Hartley and Zisserman 2004,
+//      Multiple View Geometry, chapter 6.
 
-#define Z_PER_THREAD 8
+#include "stored.cuh"
 
-// Zeros surround the detector.
-static __device__ float pixel(const float *image, int row, int col, int rows, int cols)
-{
-    return row >= 0 && row < rows && col >= 0 && col < cols ? image[(long long)row * cols + col] : 0.0f;
-}
+#define VIEWS_PER_LAUNCH 64
+#define MARGINS 3
+#define HEIGHT (CHANNELS > 2 ? 4 : 8)
 
-// volume      : (n_bins, n_z, n_y, n_x), added to
-// projections : (n_views, n_bins, rows, cols), filtered
-// poses       : (n_views, 3), cosine and sine of the angle, and the view's weight
-// x_first, y_first, z_first, voxel and both distances are in units of the detector's pitch; centre_col and centre_row
-// are the pixel that the ray through the axis meets.
-extern "C" __global__ void backproject(
-    float *volume, const float *projections, const float *poses,
-    int n_views, int n_bins, int rows, int cols, int n_z, int n_y, int n_x,
-    float x_first, float y_first, float z_first, float voxel,
-    float source_to_object, float source_to_detector, float centre_col, float centre_row)
+struct View {
+    float a[4], b[4], c[4]; // of x, y, z and 1, in voxels: the shadow is on column a / c and row b / c
+    float weight;
+};
+
+__constant__ View views[VIEWS_PER_LAUNCH];
+
+// volume      : (n_channels, n_z, n_y, n_x), added to; n_channels is at most CHANNELS
+// projections : (n_views, rows + MARGINS, cols + MARGINS, CHANNELS)
+// scale       : what the stored values are to be multiplied by
+template <bool IS_UPRIGHT>
+static __device__ __forceinline__ void backproject(
+    float *__restrict__ volume, const Pixel *__restrict__ projections, const float *__restrict__ scale,
+    int n_views, int n_channels, int rows, int cols, int n_z, int n_y, int n_x)
 {
     const int ix = blockIdx.x * blockDim.x + threadIdx.x;
     const int iy = blockIdx.y * blockDim.y + threadIdx.y;
-    const int z_blocks = (n_z + Z_PER_THREAD - 1) / Z_PER_THREAD;
-    const int bin = blockIdx.z / z_blocks;
-    const int z_start = (blockIdx.z % z_blocks) * Z_PER_THREAD;
-    if (ix >= n_x || iy >= n_y || bin >= n_bins)
+    const int z_first = blockIdx.z * HEIGHT;
+    if (ix >= n_x || iy >= n_y)
         return;
-
-    const float x = x_first + ix * voxel;
-    const float y = y_first + iy * voxel;
-    float sums[Z_PER_THREAD] = {0.0f};
+    const int pixels_per_row = cols + MARGINS;
+    const long long pixels_per_view = (long long)(rows + MARGINS) * pixels_per_row;
+    float sums[HEIGHT][CHANNELS] = {};
     for (int view = 0; view < n_views; ++view) {
-        const float cosine = poses[3 * view], sine = poses[3 * view + 1];
-        const float distance = source_to_object - x * sine + y * cosine;
-        const float magnification = source_to_detector / distance;
-        const float col = (x * cosine + y * sine) * magnification + centre_col;
-        if (!(col > -1.0f && col < (float)cols))
-            continue;
-        const float closeness = source_to_object / distance;
-        const float weight = poses[3 * view + 2] * closeness * closeness;
-        const int left = (int)floorf(col);
-        const float right_share = col - left;
-        const float *image = projections + ((long long)view * n_bins + bin) * rows * cols;
-        for (int k = 0; k < Z_PER_THREAD; ++k) {
-            const float row = (z_first + (z_start + k) * voxel) * magnification + centre_row;
-            if (!(row > -1.0f && row < (float)rows))
-                continue;
-            const int low = (int)floorf(row);
-            const float high_share = row - low;
-            const float low_value = (1.0f - right_share) * pixel(image, low, left, rows, cols)
-                                  + right_share * pixel(image, low, left + 1, rows, cols);
-            const float high_value = (1.0f - right_share) * pixel(image, low + 1, left, rows, cols)
-                                   + right_share * pixel(image, low + 1, left + 1, rows, cols);
-            sums[k] += weight * (low_value + high_share * (high_value - low_value));
+        const View &to = views[view];
+        const Pixel *image = projections + view * pixels_per_view + pixels_per_row + 1;
+        const float x = ix, y = iy, z = z_first;
+        const float a = fmaf(to.a[0], x, fmaf(to.a[1], y, fmaf(to.a[2], z, to.a[3])));
+        const float b = fmaf(to.b[0], x, fmaf(to.b[1], y, fmaf(to.b[2], z, to.b[3])));
+        const float c = fmaf(to.c[0], x, fmaf(to.c[1], y, fmaf(to.c[2], z, to.c[3])));
+        float magnification = reciprocal(c);
+#pragma unroll
+        for (int k = 0; k < HEIGHT; ++k) {
+            if (!IS_UPRIGHT)
+                magnification = reciprocal(fmaf((float)k, to.c[2], c));
+            const float col_there = (IS_UPRIGHT ? a : fmaf((float)k, to.a[2], a)) * magnification;
+            const float row_there = fmaf((float)k, to.b[2], b) * magnification;
+            const float weight = to.weight * magnification * magnification;
+            const float col = fminf(fmaxf(col_there, -1.0f), (float)cols);
+            const float row = fminf(fmaxf(row_there, -1.0f), (float)rows);
+            const float left = floorf(col), low = floorf(row);
+            const float right_share = col - left, high_share = row - low;
+            const float low_weight = weight * (1.0f - high_share), high_weight = weight * high_share;
+            const Pixel *at = image + (int)low * pixels_per_row + (int)left;
+            const Pixel low_left = at[0], low_right = at[1];
+            const Pixel high_left = at[pixels_per_row], high_right = at[pixels_per_row + 1];
+#pragma unroll
+            for (int channel = 0; channel < CHANNELS; ++channel) {
+                const float low_value = widened(low_left.of[channel]), high_value = widened(high_left.of[channel]);
+                const float low_blend = fmaf(right_share, widened(low_right.of[channel]) - low_value, low_value);
+                const float high_blend = fmaf(right_share, widened(high_right.of[channel]) - high_value, high_value);
+                sums[k][channel] = fmaf(low_weight, low_blend, fmaf(high_weight, high_blend, sums[k][channel]));
+            }
         }
     }
-    for (int k = 0; k < Z_PER_THREAD && z_start + k < n_z; ++k)
-        volume[(((long long)bin * n_z + z_start + k) * n_y + iy) * n_x + ix] += sums[k];
+#pragma unroll
+    for (int k = 0; k < HEIGHT; ++k)
+#pragma unroll
+        for (int channel = 0; channel < CHANNELS; ++channel)
+            if (z_first + k < n_z && channel < n_channels)
+                volume[(((long long)channel * n_z + z_first + k) * n_y + iy) * n_x + ix] += *scale * sums[k][channel];
+}
+
+extern "C" __global__ void __launch_bounds__(256) upright(
+    float *volume, const Pixel *projections, const float *scale, int n_views, int n_channels, int rows, int cols, int n_z,
+    int n_y, int n_x)
+{
+    backproject<true>(volume, projections, scale, n_views, n_channels, rows, cols, n_z, n_y, n_x);
+}
+
+extern "C" __global__ void __launch_bounds__(256) general(
+    float *volume, const Pixel *projections, const float *scale, int n_views, int n_channels, int rows, int cols, int n_z,
+    int n_y, int n_x)
+{
+    backproject<false>(volume, projections, scale, n_views, n_channels, rows, cols, n_z, n_y, n_x);
 }

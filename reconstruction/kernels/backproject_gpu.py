@@ -3,54 +3,72 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reconstruction import backend
+from reconstruction.kernels import stored
 
 SOURCE = Path(__file__).with_name("backproject.cu")
-Z_PER_THREAD = 8
-"""As in the source; a test compares the two."""
+VIEWS_PER_LAUNCH = 64
+"""As in the source, like `MARGINS`; a test compares them."""
+MARGINS = 3
+HEIGHT = {1: 8, 2: 8, 4: 4}
+"""Voxels above each other in a thread, for each number of channels that go through together."""
 BLOCK = (32, 8, 1)
 
 
-class Launch(NamedTuple):
-    """How many blocks of threads, and the kernel's arguments after its three arrays."""
-
-    blocks: tuple[int, int, int]
-    threads: tuple[int, int, int]
-    arguments: tuple[np.int32 | np.float32, ...]
-
-
-def launch(
-    projections_shape: tuple[int, int, int, int],
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    z: NDArray[np.float64],
-    detector: NDArray[np.float64],
-) -> Launch:
-    """Lay the work out; `x`, `y`, `z` and `detector` are those of `backproject_cpu.backproject_plain`."""
-    n_views, n_bins, rows, cols = projections_shape
-    voxel = next((axis[1] - axis[0] for axis in (x, y, z) if len(axis) > 1), 1.0)
-    blocks = (-(-len(x) // BLOCK[0]), -(-len(y) // BLOCK[1]), -(-len(z) // Z_PER_THREAD) * n_bins)
-    counts = (n_views, n_bins, rows, cols, len(z), len(y), len(x))
-    positions = (x[0], y[0], z[0], voxel, *detector[:4])
-    return Launch(blocks, BLOCK, (*map(np.int32, counts), *map(np.float32, positions)))
-
-
-def backproject(volume: Any, projections: Any, poses: Any, *axes: NDArray[np.float64]) -> None:
-    """Add weighted back-projections to `volume`; the first three are float32 arrays on the device.
+def backproject(
+    volume: backend.Array,
+    projections: backend.Array,
+    matrices: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    *,
+    is_half: bool = False,
+) -> None:
+    """Add to `volume` the weighted back-projection of some views: weight / c^2 times the pixels around (a/c, b/c).
 
     Parameters
     ----------
-    volume : (n_bins, z, y, x) float32
-    projections : (n_views, n_bins, rows, cols) float32
-    poses : (n_views, 3) float32
-    axes
-        x, y, z and detector, as in `launch`.
+    volume : (n_channels, z, y, x) float32, on the device, contiguous
+    projections : (n_views, n_channels, rows, cols) float32, on the device
+        Zero outside of the detector.
+    matrices : (n_views, 3, 4) float64
+        Of the voxel's indices (x, y, z) with a 1 behind them they make (a, b, c).
+    weights : (n_views,) float64
+    is_half : bool
+        Hold the pixels in half precision (11 bits) while they are read: half the bytes.
     """
-    plan = launch(projections.shape, *axes)
-    kernel = backend.cuda_kernel(SOURCE, "backproject")
-    kernel(plan.blocks, plan.threads, (volume, projections, poses, *plan.arguments))
+    n_views, n_channels, rows, cols = projections.shape
+    views = _views(matrices, weights)
+    # Along z neither the column nor the magnification changes where the columns stand upright.
+    is_upright = bool((matrices[:, (0, 2), 2] == 0).all())
+    scale = stored.scale_of(projections, is_half=is_half)
+    for group in stored.channel_groups(n_channels):
+        defines = group.defines(is_half=is_half)
+        kernel = backend.cuda_kernel(SOURCE, "upright" if is_upright else "general", defines)
+        blocks = stored.blocks(volume.shape[:0:-1], (*BLOCK[:2], HEIGHT[group.width]))
+        for start in range(0, n_views, VIEWS_PER_LAUNCH):
+            chosen = slice(start, min(start + VIEWS_PER_LAUNCH, n_views))
+            images = _with_margins(projections[chosen], group, scale, is_half=is_half)
+            backend.set_constant(SOURCE, "views", views[chosen], defines)
+            counts = (chosen.stop - start, group.n_channels, rows, cols, *volume.shape[1:])
+            kernel(blocks, BLOCK, (volume[group.channels], images, scale, *map(np.int32, counts)))
+
+
+def _views(matrices: NDArray[np.float64], weights: NDArray[np.float64]) -> backend.Array:
+    """Return what the source calls `View`, on the device."""
+    records = np.concatenate([matrices.reshape(len(matrices), 12), np.reshape(weights, (-1, 1))], axis=1)
+    return backend.to_device(records.astype(np.float32))
+
+
+def _with_margins(images: backend.Array, group: stored.ChannelGroup, scale: Any, *, is_half: bool) -> Any:
+    """Return (n_views, rows + MARGINS, cols + MARGINS, width) with zeros around."""
+    xp = backend.namespace(images)
+    n_views, _, rows, cols = images.shape
+    values = stored.interleaved(images.swapaxes(0, 1), group, scale, is_half=is_half)
+    padded = xp.zeros((n_views, rows + MARGINS, cols + MARGINS, group.width), values.dtype)
+    padded[:, 1 : rows + 1, 1 : cols + 1] = values
+    return padded

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from reconstruction.cli import vial_figures, vial_table
 from reconstruction.decomposition import read_matrix_csv
-from reconstruction.pipeline import decompose_volume, read_image_folder
+from reconstruction.materials import decompose_volume, read_image_folder
 from reconstruction.quality import find_vials, k_edge_materials, vial_statistics
 
 ROOT = Path(__file__).resolve().parents[2]
