@@ -119,7 +119,8 @@ def _reconstruct(
         typer.Option(help="Volume file to start the iterations from, or fdk.", rich_help_panel=METHOD),
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Volume file that damping pulls towards.", rich_help_panel=METHOD)
+        str | None,
+        typer.Option(help="Volume file that damping or the prior pulls towards, or fdk.", rich_help_panel=METHOD),
     ] = None,
     bins: Annotated[str, typer.Option(help="Which bins, from 1: 1,3-4. Default: all.", rich_help_panel=VOLUME)] = "",
     voxel_mm: Annotated[
@@ -143,6 +144,10 @@ def _reconstruct(
         typer.Option(
             "--pass", help="Which pass, from 1, of a scan with several sets of thresholds.", rich_help_panel=VOLUME
         ),
+    ] = None,
+    scatter: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of scatter kernels, one table [[bin]] per bin.", rich_help_panel=ARTEFACTS),
     ] = None,
     rings: Annotated[
         str, typer.Option(help="Take out rings: none, auto, or a method.", rich_help_panel=ARTEFACTS)
@@ -206,13 +211,14 @@ def _reconstruct(
         weights=weights,
         stops_at_noise=until_noise,
         prior=prior,
-        start=Path(start) if start not in (None, "fdk") else start,
+        start=start,
         reference=reference,
         bins=bins_of(bins),
         voxel_mm=voxel_mm,
         shape=shape,
         region_mm=region_of(roi),
         is_preview=preview,
+        scatter=scatter,
         rings=rings,
         metal_per_mm=metal_per_mm,
         truncation=truncation,

@@ -287,6 +287,10 @@ def _make_prior(name: str, options: dict[str, Any], given: dict[str, Any]) -> An
     """Return a prior by its name; take out of the options and arrays what is its own."""
     known = prior_options(name)
     own = _parse(known, {option: options.pop(option) for option in known if option in options}, f"the prior {name}")
+    for option in known.values():
+        if option.must_be_set and option.name not in own:
+            hint = "about the noise of a voxel that it is to take away" if option.name.endswith("_per_mm") else ""
+            raise WrongUsage(f"the prior {name} needs {option.name}", hint=hint)
     if "reference" in inspect.signature(prior_class(name)).parameters:
         if "reference" not in given:
             raise WrongUsage(f"the prior {name} needs a reference image", hint="the sum of all bins, for one")

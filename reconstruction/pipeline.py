@@ -20,12 +20,12 @@ from calibration.opposing import align_scan
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.errors import WrongUsage
-from reconstruction import rings
 from reconstruction.fdk import fdk
 from reconstruction.field_of_view import coarser, field_of_view, region
 from reconstruction.orbits import HELIX_SHARE, ONE_SIDED_SHARE
 from reconstruction.projections import LineIntegrals, measure_line_integrals
 from reconstruction.recipe import Recipe
+from reconstruction.scan_corrections import corrected
 from reconstruction.scan_iteration import iterate_scan
 from reconstruction.scan_source import ScanSource, open_source, plan_and_geometry
 from reconstruction.sharpness import sharpest_axis
@@ -92,10 +92,12 @@ def reconstruct_scan(
     if recipe.is_preview:
         measured = previewed(measured)
     yield Progress("reading", 2, 2)
-    measured, corrections = corrected(measured, recipe)
     grid = grid_of(measured, recipe)
+    measured, metal, corrections = yield from corrected(measured, grid, recipe)
     is_whole = len(bins) == source.scan.shape[1]
     values, how, convergence_json = yield from _values(measured, grid, recipe)
+    if metal is not None:
+        values = metal.reinstated(values, grid)
     return Volume(
         values=values,
         channels=tuple(source.channels[index] for index in bins),
@@ -139,24 +141,6 @@ def _values(
         is_continued=recipe.truncation != "none",
     )
     return values, f"FDK, window {recipe.window}", ""
-
-
-def corrected(measured: LineIntegrals, recipe: Recipe) -> tuple[LineIntegrals, tuple[str, ...]]:
-    """Return line integrals without the artefacts that a recipe names, and what was done in words."""
-    words: list[str] = []
-    if recipe.rings != rings.NONE:
-        told = _suppress_rings(measured, recipe.rings)
-        words.append(told)
-    return measured, tuple(words)
-
-
-def _suppress_rings(measured: LineIntegrals, method: str) -> str:
-    """Take rings out, in place; "auto" chooses the method by what the scan shows."""
-    if method != "auto":
-        return rings.suppress(measured.values, method=method)[1]
-    choice = rings.choose(measured.values, measured.angles_rad, measured.geometry)
-    _, done = rings.suppress(measured.values, method=choice.candidate.method, options=choice.candidate.options)
-    return f"{done}: {choice.words}"
 
 
 def chosen_bins(source: ScanSource, recipe: Recipe) -> NDArray[np.intp]:

@@ -19,9 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
@@ -43,6 +44,7 @@ METHODS: Mapping[str, Callable[..., stripes.Sinogram]] = MappingProxyType(
     }
 )
 NONE = "none"
+_fft: Any = scipy.fft
 
 
 class Candidate(NamedTuple):
@@ -77,9 +79,10 @@ CANDIDATES = (
 N_ROWS = 6
 """Rows that are judged, around the source's plane, where opposing rays meet exactly."""
 SMOOTHING_SHARE = 1 / 64
-"""Of the views: standard deviation of the window over which errors are averaged, for a ring is seen as an arc."""
+"""Of the views: standard deviation of the window over which errors are averaged, for a ring is seen as an arc. Along
+the rows they are filtered as for back-projection: what is smooth there hardly shows in a slice."""
 LEAST_GAIN = 0.25
-"""What a method must gain beyond what it gains on noise, in units of the noise's energy under that window."""
+"""What a method must gain beyond what it gains on noise, in units of the noise's energy in the same eyes."""
 LEAST_SIGMAS = 3.0
 """And how far that must stand out of its scatter over patches of the rows."""
 MAD_TO_SIGMA = 1.4826
@@ -201,11 +204,11 @@ def choose(
     if partner is None:
         return Choice(candidate=Candidate(NONE), words="rings not suppressed: one row of part of a circle cannot tell")
     noise = _noise_sigma(data)
-    before = _smoothed(data)
+    before = _as_seen(data)
     plain = _Error.of(before, np.zeros_like(before), partner, noise)
     judgements = []
     for candidate in candidates:
-        after = _smoothed(suppress(data.copy(), method=candidate.method, options=candidate.options)[0])
+        after = _as_seen(suppress(data.copy(), method=candidate.method, options=candidate.options)[0])
         error = _Error.of(after, before - after, partner, noise)
         gains = (plain.residual - error.residual) - error.damage
         judgements.append(
@@ -249,10 +252,13 @@ class _Partner(Protocol):
 
     name: str
     is_seen: NDArray[np.bool_]
-    noise_gain: NDArray[np.float64]
 
     def take(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what the partners read: (n_bins, n_views, rows, n_seen)."""
+        ...
+
+    def noise_gain(self, spectrum: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return what is left there of the energy of independent pixels, filtered by this gain: (n_seen,)."""
         ...
 
 
@@ -263,12 +269,14 @@ class _RowsBeside:
 
     def __init__(self, rows: int, cols: int) -> None:
         self.is_seen = np.ones(cols, dtype=np.bool_)
-        self.noise_gain = np.ones(cols)
         self._partners = np.arange(rows) ^ 1
         self._partners[self._partners == rows] = rows - 2  # an odd last row
 
     def take(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         return values[:, :, self._partners]
+
+    def noise_gain(self, spectrum: NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.ones(len(spectrum))
 
 
 class _Error(NamedTuple):
@@ -284,8 +292,9 @@ class _Error(NamedTuple):
         differ = after[..., partner.is_seen] - partner.take(after)
         both = taken[..., partner.is_seen] * partner.take(taken)
         scale = noise[:, None, None] ** 2
+        gain = partner.noise_gain(_ramp(after.shape[-1]))
         return cls(
-            residual=_by_patch((differ**2).mean(axis=1, dtype=np.float64) / (1 + partner.noise_gain)) / scale,
+            residual=_by_patch((differ**2).mean(axis=1, dtype=np.float64) / (1 + gain)) / scale,
             damage=_by_patch(both.mean(axis=1, dtype=np.float64)) / scale,
         )
 
@@ -299,13 +308,21 @@ def _smoothing_views(n_views: int) -> float:
     return max(n_views * SMOOTHING_SHARE, 0.5)
 
 
-def _smoothed(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    smoothed = ndimage.gaussian_filter1d(values, _smoothing_views(values.shape[1]), axis=1, mode="wrap")
-    return np.asarray(smoothed, dtype=np.float32)
+def _ramp(cols: int) -> NDArray[np.float32]:
+    """Return the gain of a filtered back-projection at each of a row's cosines: ramp and Hann's window, 1 at most."""
+    frequency = np.arange(cols) / cols
+    gain = frequency * (0.5 + 0.5 * np.cos(np.pi * frequency))
+    return (gain / max(float(gain.max()), 1e-9)).astype(np.float32)
+
+
+def _as_seen(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return values as a slice shows them: averaged along arcs, and filtered along the rows."""
+    smooth = ndimage.gaussian_filter1d(values, _smoothing_views(values.shape[1]), axis=1, mode="wrap")
+    return _fft.idct(_fft.dct(smooth, axis=-1) * _ramp(values.shape[-1]), axis=-1)
 
 
 def _noise_sigma(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the standard deviation of each bin's noise, once smoothed along the views: (n_bins,) float64.
+    """Return the standard deviation of each bin's noise, as a slice shows it: (n_bins,) float64.
 
     By the median difference of three views in a row, in the median column: neither the object's edges nor stripes nor
     restless columns count.
@@ -315,14 +332,15 @@ def _noise_sigma(values: NDArray[np.float32]) -> NDArray[np.float64]:
     impulse = np.zeros(values.shape[1])
     impulse[len(impulse) // 2] = 1.0
     window = ndimage.gaussian_filter1d(impulse, _smoothing_views(len(impulse)), mode="wrap")
-    return np.sqrt(np.maximum(variance * (window**2).sum(), 1e-20))
+    gain = (window**2).sum() * (_ramp(values.shape[-1]).astype(np.float64) ** 2).mean()
+    return np.sqrt(np.maximum(variance * gain, 1e-20))
 
 
 def _gain_on_noise(candidate: Candidate, n_views: int, cols: int) -> float:
-    """Return how much of the energy of mere noise, once smoothed along the views, a candidate takes."""
+    """Return how much of the energy of mere noise, as a slice shows it, a candidate takes."""
     noise = np.random.default_rng(0).standard_normal((1, n_views, 1, cols), dtype=np.float32)
-    before = (_smoothed(noise) ** 2).mean(dtype=np.float64)
-    after = (_smoothed(suppress(noise, method=candidate.method, options=candidate.options)[0]) ** 2).mean(
+    before = (_as_seen(noise) ** 2).mean(dtype=np.float64)
+    after = (_as_seen(suppress(noise, method=candidate.method, options=candidate.options)[0]) ** 2).mean(
         dtype=np.float64
     )
     return float(1 - after / before)

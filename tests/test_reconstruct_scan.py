@@ -60,6 +60,14 @@ def truth() -> np.ndarray:
         Recipe(method="pwls", n_iterations=8, start="fdk"),
         Recipe(method="fista", prior="tv", n_iterations=25, options={"strength_per_mm": 0.0005}, start="fdk"),
         Recipe(method="transmission", n_iterations=12),
+        Recipe(
+            method="pdhg",
+            prior="directional-tv",
+            n_iterations=20,
+            options={"strength_per_mm": 0.0005},
+            start="fdk",
+            reference="fdk",
+        ),
     ],
     ids=lambda recipe: recipe.method,
 )
@@ -138,9 +146,9 @@ def test_a_volume_file_is_a_start_on_any_grid(scan, tmp_path):
     )
     first = [json.loads(volume.provenance.convergence_json)["residual"][0] for volume in (cold, warm)]
     assert first[1] < 0.8 * first[0]
-    alone = save_volume(run(reconstruct_scan(scan, Recipe(bins=(1,)))), tmp_path / "one.h5")
-    with pytest.raises(WrongUsage, match="1 channels; allowed: 4"):
-        run(reconstruct_scan(scan, Recipe(method="sirt", start=alone)))
+    pair = save_volume(run(reconstruct_scan(scan, Recipe(bins=(1, 2)))), tmp_path / "two.h5")
+    with pytest.raises(WrongUsage, match="2 channels; allowed: 4"):
+        run(reconstruct_scan(scan, Recipe(method="sirt", start=pair)))
 
 
 def test_resampling_keeps_what_is_linear():
@@ -215,6 +223,7 @@ def test_the_command_writes_the_volume_the_plot_and_what_it_did(scan, tmp_path):
         (("--method", "sirt", "--set", "speed=3"), "no option 'speed'"),
         (("--method", "fista"), "needs a prior"),
         (("--prior", "tv"), "the method fdk has no iterations"),
+        (("--method", "fista", "--prior", "tv"), "the prior tv needs strength_per_mm"),
         (("--method", "fista", "--prior", "magic"), "no prior is called 'magic'"),
     ],
 )

@@ -55,7 +55,7 @@ def test_the_choice_leaves_nearly_as_little_as_the_best_would(name: str, kind: s
 
 def test_the_judged_gain_is_the_true_one_on_average() -> None:
     """For a method that suits, and one that eats the object: one scan tells it to a fifth, many to a few per cent."""
-    candidates = (rings.Candidate("mean-profile"), rings.Candidate("regularised", {"strength": 0.03}))
+    candidates = (rings.Candidate("mean-profile"), rings.Candidate("regularised", {"strength": 0.003, "n_blocks": 24}))
     unit = scans.ring_energy(noisy("rods", seed=4) - exact("rods"))
     judged, true = [], []
     for seed in range(10):

@@ -180,6 +180,7 @@ def _forward(
     stride, sums_stride = n_channels * n_padded, n_channels * n_phases * n_rows
     sums = np.zeros(VIEWS_TOGETHER * TILE * sums_stride, slab.dtype)
     line = np.zeros(stride, slab.dtype)
+    planes_together = max(BLOCK // n_channels, 1)
     fans, is_along = np.empty((VIEWS_TOGETHER, TILE, 9)), np.empty((VIEWS_TOGETHER, TILE), np.bool_)
     for first_view in range(views[0], views[1], VIEWS_TOGETHER):
         n_views = min(VIEWS_TOGETHER, views[1] - first_view)
@@ -191,9 +192,9 @@ def _forward(
             if not is_along[:n_views, :n_cols].any():
                 continue
             sums[:] = 0
-            for block in range(0, n_planes, BLOCK):
+            for block in range(0, n_planes, planes_together):
                 for v in range(n_views):
-                    for plane in range(block, min(block + BLOCK, n_planes)):
+                    for plane in range(block, min(block + planes_together, n_planes)):
                         for c in range(n_cols):
                             fan = fans[v, c]
                             across = fan[0] + (first_plane + plane) * fan[1]
@@ -256,6 +257,7 @@ def _adjoint(
     n_rows = PAD_BEFORE + (rows + n_phases - 1) // n_phases + PAD_AFTER
     stride, sums_stride = n_channels * n_padded, n_channels * n_phases * n_rows
     sums = np.zeros(VIEWS_TOGETHER * TILE * sums_stride, slab.dtype)
+    planes_together = max(BLOCK // n_channels, 1)
     fans, is_along = np.empty((VIEWS_TOGETHER, TILE, 9)), np.empty((VIEWS_TOGETHER, TILE), np.bool_)
     for first_view in range(0, all_views, VIEWS_TOGETHER):
         n_views = min(VIEWS_TOGETHER, all_views - first_view)
@@ -270,9 +272,9 @@ def _adjoint(
                 at = v * TILE * sums_stride
                 _turn_views(projections, first_view + v, first_col, sums, at, is_along[v, :n_cols], n_phases, False)
                 _scale(sums[at:], fans[v], n_cols, n_channels, rows, n_phases, step_mm)
-            for block in range(0, n_planes, BLOCK):
+            for block in range(0, n_planes, planes_together):
                 for v in range(n_views):
-                    for plane in range(block, min(block + BLOCK, n_planes)):
+                    for plane in range(block, min(block + planes_together, n_planes)):
                         for c in range(n_cols):
                             fan = fans[v, c]
                             across = fan[0] + (first_plane + plane) * fan[1]
