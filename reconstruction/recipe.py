@@ -39,8 +39,8 @@ class Recipe:
         One of `reconstruction.iterative.PRIORS`, for methods that take one.
     start : path or "fdk", optional
         Volume file that iterations start from, on any grid; or the filtered back-projection. None: nothing.
-    reference : path, optional
-        Volume file that damping, or a directional prior, pulls towards.
+    reference : path or "fdk", optional
+        The same for what damping, or a directional prior, pulls towards.
     bins : tuple of int
         Which bins, from 1; nothing: all.
     voxel_mm : float, optional
@@ -51,6 +51,8 @@ class Recipe:
         Along x, y and z; only the voxels in there are kept.
     is_preview : bool
         Every fourth view, and pixels and voxels of four times the size.
+    scatter : path, optional
+        TOML file of the scatter kernels of all chosen bins: one table [[bin]] each.
     rings, metal_per_mm, truncation
         How rings are taken out (a method of `reconstruction.rings`, "auto" or "none"), from which attenuation on a
         voxel is metal (None: nothing is), and whether views that the object overlaps are extended ("auto" or "none").
@@ -69,12 +71,13 @@ class Recipe:
     stops_at_noise: bool = False
     prior: str | None = None
     start: Path | str | None = None
-    reference: Path | None = None
+    reference: Path | str | None = None
     bins: tuple[int, ...] = ()
     voxel_mm: float | None = None
     shape: tuple[int, int, int] | None = None
     region_mm: tuple[Span, Span, Span] | None = None
     is_preview: bool = False
+    scatter: Path | None = None
     rings: str = "none"
     metal_per_mm: float | None = None
     truncation: str = "auto"

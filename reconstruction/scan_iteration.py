@@ -69,10 +69,9 @@ def iterate_scan(
         weighs_noise |= method.is_statistical
     weights = np.maximum(counts, LEAST_COUNTS) if weighs_noise else np.ones_like(counts)
     arrays["weights"] = send(np.where(is_known, weights, 0).astype(np.float32))
-    if recipe.start is not None:
-        arrays["start"] = send((yield from _start(measured, whole, recipe)))
-    if recipe.reference is not None:
-        arrays["reference"] = send(_on_grid(recipe.reference, whole, n_bins))
+    for name, origin in (("start", recipe.start), ("reference", recipe.reference)):
+        if origin is not None:
+            arrays[name] = send((yield from _volume_from(origin, measured, whole, recipe)))
     stop = None
     if recipe.stops_at_noise:
         if method.takes == NON_NEGATIVE:
@@ -95,11 +94,16 @@ def iterate_scan(
     return np.ascontiguousarray(values[:, *cut_out(whole, grid)]), done.log
 
 
-def _start(measured: LineIntegrals, grid: Grid, recipe: Recipe) -> Generator[Progress, None, NDArray[np.float32]]:
-    """Return the volume that iterations start from."""
-    if recipe.start != FDK:
-        assert recipe.start is not None
-        return _on_grid(Path(recipe.start), grid, len(measured.values))
+def _volume_from(
+    origin: Path | str, measured: LineIntegrals, grid: Grid, recipe: Recipe
+) -> Generator[Progress, None, NDArray[np.float32]]:
+    """Return the volume of a file, or that of filtered back-projection, on a grid: (n_bins, z, y, x)."""
+    n_bins = len(measured.values)
+    if origin != FDK:
+        volume = load_volume(origin)
+        if len(volume.channels) not in (1, n_bins):
+            raise WrongUsage(f"{origin} has {len(volume.channels)} channels; allowed: {n_bins}, as many as bins, or 1")
+        return np.broadcast_to(resampled(volume, grid), (n_bins, *grid.shape))
     values = yield from fdk(
         measured.values,
         measured.angles_rad,
@@ -110,14 +114,6 @@ def _start(measured: LineIntegrals, grid: Grid, recipe: Recipe) -> Generator[Pro
         lifts_mm=measured.lifts_mm,
     )
     return np.maximum(values, 0)
-
-
-def _on_grid(path: Path, grid: Grid, n_bins: int) -> NDArray[np.float32]:
-    """Read a volume file and lay its values on a grid, nothing where it has none: (n_bins, z, y, x)."""
-    volume = load_volume(path)
-    if len(volume.channels) != n_bins:
-        raise WrongUsage(f"{path} has {len(volume.channels)} channels; allowed: {n_bins}, as many as bins")
-    return resampled(volume, grid)
 
 
 def resampled(volume: Volume, grid: Grid) -> NDArray[np.float32]:
