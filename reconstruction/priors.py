@@ -38,9 +38,11 @@ PROX_ITERATIONS = 200
 
 
 def _kernels(like: Array) -> ModuleType:
-    """Return the fast steps where there are some for this array, otherwise the plain ones."""
+    """Return the fast steps for where this array is; they load what they need when they are needed."""
     if namespace(like) is not np:
-        return tv_plain
+        from reconstruction.kernels import tv_gpu
+
+        return tv_gpu
     from reconstruction.kernels import tv_cpu
 
     return tv_cpu
