@@ -257,7 +257,12 @@ def _client(address: str) -> Iterator[Any]:
     if not count.isdigit() or int(count) < 1:
         raise WrongUsage(f"the cluster is {address!r}; allowed: local:N with N of at least 1, or tcp://host:port")
     with (
-        LocalCluster(n_workers=int(count), threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=int(count),
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,  # pyright: ignore[reportArgumentType] - none, and it takes that
+        ) as cluster,
         Client(cluster) as client,
     ):
         yield client

@@ -9,6 +9,7 @@ import json
 from collections.abc import Generator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from acquisition.scan_file import read_scan
 from acquisition.scan_plan import beyond_one_circle
 from calibration.alignment import Alignment
+from calibration.geometry import Geometry
 from calibration.opposing import align_scan
 from calibration.progress import Progress
 from calibration.store import Calibration
@@ -153,7 +155,24 @@ def chosen_bins(source: ScanSource, recipe: Recipe) -> NDArray[np.intp]:
     return np.array(recipe.bins, np.intp) - 1 if recipe.bins else np.arange(n_bins)
 
 
-def grid_of(measured: LineIntegrals, recipe: Recipe) -> Grid:
+class Seen(Protocol):
+    """What the voxels depend on: `LineIntegrals`, or a reader of them.
+
+    Attributes
+    ----------
+    geometry : Geometry
+    angles_rad, lifts_mm : (n_views,) float64
+    """
+
+    @property
+    def geometry(self) -> Geometry: ...  # noqa: D102
+    @property
+    def angles_rad(self) -> NDArray[np.float64]: ...  # noqa: D102
+    @property
+    def lifts_mm(self) -> NDArray[np.float64]: ...  # noqa: D102
+
+
+def grid_of(measured: Seen, recipe: Recipe) -> Grid:
     """Return the voxels that a recipe asks for."""
     voxel_mm = recipe.voxel_mm
     if recipe.is_preview and voxel_mm is not None:

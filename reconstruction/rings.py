@@ -78,6 +78,8 @@ CANDIDATES = (
 
 N_ROWS = 6
 """Rows that are judged, around the source's plane, where opposing rays meet exactly."""
+N_BINS = 4
+"""Bins that are judged, or a few more: evenly spread."""
 SMOOTHING_SHARE = 1 / 64
 """Of the views: standard deviation of the window over which errors are averaged, for a ring is seen as an arc. Along
 the rows they are filtered as for back-projection: what is smooth there hardly shows in a slice."""
@@ -178,6 +180,7 @@ def choose(
     angles_rad: ArrayLike,
     geometry: Geometry,
     *,
+    lifts_mm: ArrayLike = 0.0,
     candidates: Sequence[Candidate] = CANDIDATES,
 ) -> Choice:
     """Choose how to suppress the rings of a scan, by what each candidate does to a few of its rows.
@@ -187,7 +190,10 @@ def choose(
     values : (n_bins, n_views, rows, cols) float32, dimensionless
         Line integrals; not changed.
     angles_rad : (n_views,) float
+        Of several turns, the first is judged.
     geometry : Geometry
+    lifts_mm : float or (n_views,) float
+        How high the stage lifts the object: opposing rays of a helix do not meet.
     candidates : sequence of Candidate
 
     Returns
@@ -195,10 +201,14 @@ def choose(
     choice : Choice
         Of "none" where no candidate gains more than noise and chance make.
     """
-    around = np.mod(np.asarray(angles_rad, dtype=np.float64).ravel(), 2 * np.pi)
-    order = np.argsort(around, kind="stable")
-    data = np.stack([values[:, order, row] for row in _rows_to_judge(geometry, values.shape[2])], axis=2)
-    partner: _Partner | None = OpposingRays.of(around[order], geometry)
+    angles = np.asarray(angles_rad, dtype=np.float64).ravel()
+    turn = np.flatnonzero(angles - angles.min() < 2 * np.pi)
+    order = turn[np.argsort(angles[turn], kind="stable")]
+    rows = _rows_to_judge(geometry, values.shape[2])
+    bins = range(0, len(values), max(1, len(values) // N_BINS))
+    data = np.stack([[values[index, order, row] for row in rows] for index in bins]).swapaxes(1, 2).copy()
+    is_level = not np.ptp(np.broadcast_to(np.asarray(lifts_mm, dtype=np.float64), angles.shape))
+    partner: _Partner | None = OpposingRays.of(angles[order], geometry) if is_level else None
     if partner is None and data.shape[2] > 1:
         partner = _RowsBeside(*data.shape[2:])
     if partner is None:

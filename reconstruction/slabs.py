@@ -38,6 +38,7 @@ from reconstruction.budget import (
 )
 from reconstruction.fdk import FdkStream
 from reconstruction.projections import LineIntegralReader
+from reconstruction.scan_source import ScanSource
 from reconstruction.volume import Grid, Volume
 from reconstruction.volume_writer import VolumeWriter
 
@@ -73,7 +74,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScanSource:
+class ScanOpener:
     """How to open the line integrals of a scan file, in any process that reaches the file.
 
     Attributes
@@ -83,6 +84,8 @@ class ScanSource:
         Of the camera where its shift is 0.
     pass_index : int
         Which pass over the object.
+    bins : tuple of int
+        Which bins, from 0, in their order.
     allow_partial : bool
         Take also a scan that was interrupted.
     corrects_count_rate, is_linearised : bool
@@ -91,22 +94,50 @@ class ScanSource:
 
     path: Path
     geometry: Geometry
-    pass_index: int = 0
+    pass_index: int
+    bins: tuple[int, ...]
     allow_partial: bool = False
     corrects_count_rate: bool = False
     is_linearised: bool = False
 
-    def __call__(self) -> LineIntegralReader:
+    @classmethod
+    def of(cls, source: ScanSource, bins: Sequence[int]) -> ScanOpener:
+        """Return how to open again what is open here."""
+        return cls(
+            path=source.scan.path.absolute(),
+            geometry=source.geometry,
+            pass_index=source.pass_index,
+            bins=tuple(int(index) for index in bins),
+            allow_partial=True,  # whether it may be one was asked before
+            corrects_count_rate=source.count_rate is not None,
+            is_linearised=source.thickness is not None,
+        )
+
+    def __call__(self) -> Source:
         """Open it."""
         scan = read_scan(self.path, allow_partial=self.allow_partial)
         known = scan.calibration
-        return LineIntegralReader(
+        reader = LineIntegralReader(
             scan,
             self.geometry,
             pass_index=self.pass_index,
             count_rate=known.count_rate if known and self.corrects_count_rate else None,
             thickness=known.thickness if known and self.is_linearised else None,
         )
+        return _ChosenBins(reader, list(self.bins))
+
+
+class _ChosenBins:
+    """Some bins of a reader."""
+
+    def __init__(self, reader: LineIntegralReader, bins: list[int]) -> None:
+        self._reader, self._bins = reader, bins
+        self.shape = (len(bins), *reader.shape[1:])
+        self.angles_rad, self.lifts_mm, self.geometry = reader.angles_rad, reader.lifts_mm, reader.geometry
+
+    def read(self, views: slice, rows: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        values, is_estimated = self._reader.read(views, rows)
+        return values[self._bins], is_estimated[self._bins]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +147,7 @@ class Job:
     Attributes
     ----------
     open_source : callable
-        Returns a `Source`; `ScanSource` is one.
+        Returns a `Source`; `ScanOpener` is one.
     grid : Grid
     window : str
         One of `reconstruction.fdk.WINDOWS`.

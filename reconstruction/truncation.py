@@ -18,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.geometry import Geometry
 from firmware_iface.errors import WrongUsage
 from reconstruction.volume import Grid
 
@@ -60,6 +61,31 @@ def is_truncated(values: NDArray[np.floating], *, share: float = TOUCHING_SHARE)
     values : (n_bins, n_views, rows, cols) float
     """
     return bool(touches(values, share=share).any(axis=-1).mean() > 0.01)
+
+
+def continued(
+    values: NDArray[np.float32], geometry: Geometry, *, method: str = "cylinder", share: float = 0.5
+) -> tuple[NDArray[np.float32], Geometry, str]:
+    """Return views with continued rows, the detector that is wide enough for them, and what was done in words.
+
+    Parameters
+    ----------
+    values : (n_bins, n_views, rows, cols) float32
+    geometry : Geometry
+    method : str
+        Of `extend`.
+    share : float
+        Of the columns, how many are added on either side.
+
+    Returns
+    -------
+    values : (n_bins, n_views, rows, cols + 2 n) float32
+    geometry : Geometry
+    words : str
+    """
+    n_pad = round(share * geometry.cols)
+    words = f"the object reaches past the detector: rows continued by {n_pad} columns on either side ({method})"
+    return extend(values, n_pad, method=method), replace(geometry, cols=geometry.cols + 2 * n_pad), words
 
 
 def extend(

@@ -199,9 +199,15 @@ def fake_cupy() -> ModuleType:
     module.asnumpy = lambda x: np.array(x, subok=False)
     module.fft = SimpleNamespace(rfft=_on_device(_single(np.fft.rfft)), irfft=_on_device(_single(np.fft.irfft)))
     runtime = SimpleNamespace(
-        CUDARuntimeError=OSError, getDeviceCount=lambda: 1, memGetInfo=lambda: (6 * 2**30, 8 * 2**30)
+        CUDARuntimeError=OSError,
+        getDeviceCount=lambda: 1,
+        memGetInfo=lambda: (6 * 2**30, 8 * 2**30),
+        getDeviceProperties=lambda _: {"name": b"a stand-in"},
     )
-    module.cuda = SimpleNamespace(runtime=runtime)
+    stream = SimpleNamespace(synchronize=lambda: None)
+    module.cuda = SimpleNamespace(runtime=runtime, get_current_stream=lambda: stream)
+    rng = np.random.default_rng(0)
+    module.random = SimpleNamespace(standard_normal=_on_device(rng.standard_normal))
     module.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 2**20, free_all_blocks=lambda: None)
     return module
 

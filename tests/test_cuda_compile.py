@@ -10,6 +10,7 @@ import pytest
 
 from reconstruction import backend
 from reconstruction.kernels import backproject_gpu, joseph_gpu
+from tests.benchmarks import gpu
 from tests.cuda_shim import kernel_names
 from tests.nvrtc import assembled, compile_cuda
 
@@ -23,7 +24,10 @@ MOST_REGISTERS = 65536 // 3 // 256
 """
 
 WIDTHS = tuple((f"CHANNELS {n}", f"STORED {kind}") for n, kind in product(CHANNELS, ("float", "half_bits")))
-SOURCES = [(path, defines) for path in (backproject_gpu.SOURCE, joseph_gpu.SOURCE) for defines in WIDTHS]
+SOURCES = [(path, defines) for path in (backproject_gpu.SOURCE, joseph_gpu.SOURCE) for defines in WIDTHS] + [
+    (gpu.RATES, gpu.SINGLE),
+    (gpu.TEXTURE, ()),
+]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

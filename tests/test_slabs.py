@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -19,10 +20,14 @@ from calibration.geometry import Geometry
 from firmware_iface.errors import BadFile, MpxctError, WrongUsage
 from reconstruction import budget, slabs, volume_writer
 from reconstruction.fdk import fdk
-from reconstruction.slabs import Job
+from reconstruction.pipeline import reconstruct_scan
+from reconstruction.recipe import Recipe
+from reconstruction.scan_source import open_source
+from reconstruction.slabs import Job, ScanOpener
 from reconstruction.volume import Grid, Provenance, Volume, load_volume
 from reconstruction.volume_writer import partial_volume_path
 from tests.slab_source import Ellipsoids
+from tests.test_pipeline import write_scan
 
 ROOT = Path(__file__).resolve().parent.parent
 GEOMETRY = Geometry(source_to_detector_mm=150.0, source_to_object_mm=100.0, pitch_mm=0.3, rows=64, cols=40)
@@ -253,3 +258,18 @@ def test_costs_are_those_of_a_source_that_takes_its_time(tmp_path):
     assert costs.prepare_s > 0.004 / n_lines * 0.9
     assert costs.unpack_s * n_lines * GEOMETRY.rows + costs.prepare_s * n_lines > 0.04
     assert min(costs.filter_s, costs.write_s) > 0
+
+
+def test_a_scan_file_is_reconstructed_in_slabs_as_in_one_piece(tmp_path):
+    scan = write_scan(tmp_path / "scan.h5", lost=(5, 6, 7))
+    whole = run(reconstruct_scan(scan, Recipe(window="hann", truncation="none")))
+    opener = ScanOpener.of(open_source(scan), (2, 0))
+    assert len(pickle.dumps(opener)) < 2000  # it travels to workers
+    job = Job(open_source=opener, grid=whole.grid, window="hann", options={"is_continued": False})
+    problem = slabs.problem_of(opener(), whole.grid)
+    memory_bytes = budget.layout_of(problem, budget.cut(whole.grid.shape[0], 3), 1, uses_device=False).peak_bytes
+    planned = Volume.planned(2, whole.grid, channels=("c", "a"), unit="1/mm")
+    work = slabs.reconstruct(job, planned, tmp_path / "v.h5", memory_bytes=memory_bytes, recipe="r")
+    loaded = load_volume(run(work))
+    assert loaded.provenance.steps[-1] == "3 slabs along z"
+    np.testing.assert_allclose(loaded.values, whole.values[[2, 0]], rtol=0, atol=2e-6 * np.abs(whole.values).max())

@@ -33,7 +33,7 @@ def cut() -> NDArray[np.float32]:
 
 
 def slice_of(values: NDArray[np.float32], scan: Geometry) -> NDArray[np.float32]:
-    work = fdk(values, ANGLES, scan, GRID)
+    work = fdk(values, ANGLES, scan, GRID, is_continued=False)
     while True:
         try:
             next(work)
@@ -113,6 +113,14 @@ def test_both_ends_are_treated_alike(method: str) -> None:
     np.testing.assert_allclose(turned[..., ::-1], extended, atol=1e-6)
     assert np.isfinite(extended).all()
     assert extended.min() >= 0
+
+
+def test_continued_views_come_with_their_detector() -> None:
+    values, scan, words = truncation.continued(cut(), NARROW)
+    assert scan == replace(NARROW, cols=2 * NARROW.cols)
+    assert values.shape[-1] == scan.cols
+    assert "48 columns" in words
+    np.testing.assert_array_equal(values[..., 48:-48], cut())
 
 
 def test_cut_views_are_seen_as_cut_and_whole_ones_are_not() -> None:

@@ -36,8 +36,10 @@ OPEN_BEAM = 1e5
 Pictures = dict[str, np.ndarray]
 
 
-def reconstructed(values: np.ndarray, angles: np.ndarray, scan: Geometry, grid: Grid) -> np.ndarray:
-    work: Generator = fdk(values, angles, scan, grid, window="hann")
+def reconstructed(
+    values: np.ndarray, angles: np.ndarray, scan: Geometry, grid: Grid, *, is_continued: bool = False
+) -> np.ndarray:
+    work: Generator = fdk(values, angles, scan, grid, window="hann", is_continued=is_continued)
     while True:
         try:
             next(work)
@@ -146,17 +148,17 @@ class Bench:
         scan = replace(self.scan, cols=cols // 2, rows=1)
         grid = Grid(shape=(1, cols // 2, cols // 2), voxel_mm=17.0 / cols)
         across = np.arange(cols // 2) - (cols // 2 - 1) / 2
-        is_seen = np.hypot(across[:, None], across) < 0.47 * cols
+        is_seen = np.hypot(across[:, None], across) < cols // 4 - 2
         truth = reconstructed(exact, self.angles, replace(self.scan, rows=1), grid)
         table = {}
-        for method in ("none", *truncation.METHODS):
+        for method in ("none", "fdk's own", *truncation.METHODS):
             values, wide = cut, scan
-            if method != "none":
+            if method in truncation.METHODS:
                 values = truncation.extend(cut, cols // 2, method=method)
                 wide = replace(scan, cols=values.shape[-1])
-            error = (reconstructed(values, self.angles, wide, grid) - truth)[0, 0][
-                is_seen & (np.hypot(across[:, None], across) < cols // 4 - 2)
-            ]
+            own = method == "fdk's own"
+            slice_ = reconstructed(values, self.angles, wide, grid, is_continued=own)
+            error = (slice_ - truth)[0, 0][is_seen]
             table[method] = {"rms": rms(error) / 0.02, "highest_minus_lowest": float(np.ptp(error)) / 0.02}
         return table
 
@@ -240,9 +242,9 @@ def main() -> None:
     for title, table in figures.items():
         print(f"\n{title}")
         heads = list(next(iter(table.values())))
-        print(f"{'':62s}" + "".join(f"{head:>14s}" for head in heads))
+        print(f"{'':62s}" + "".join(f"{head:>22s}" for head in heads))
         for name, row in table.items():
-            cells = (f"{v:14.3g}" if isinstance(v, float) else f"  {v}" for v in row.values())
+            cells = (f"{v:22.3g}" if isinstance(v, float) else f"  {v}" for v in row.values())
             print(f"{name:62s}" + "".join(cells))
 
 
