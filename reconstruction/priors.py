@@ -417,8 +417,8 @@ class DirectionalTotalVariation(DifferencePrior):
 class Gibbs(Prior):
     """A Markov random field over all 26 neighbours, with a potential that is a hyperbola of each difference.
 
-    Potentials are quadratic below the corner and rise by 1 above it. Neighbours count by the reciprocal of their distance,
-    and all of them together as much as the three differences of total variation.
+    Potentials are quadratic below the corner and rise by 1 above it. Neighbours count by the reciprocal of their
+    distance, and all of them together as much as the three differences of total variation.
 
     Attributes
     ----------
