@@ -259,7 +259,7 @@ def _client(address: str) -> Iterator[Any]:
             n_workers=int(count),
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,  # pyright: ignore[reportArgumentType] - none, and it takes that
+            dashboard_address="127.0.0.1:0",  # there is always one; here, and on any free port
         ) as cluster,
         Client(cluster) as client,
     ):

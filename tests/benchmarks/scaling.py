@@ -96,7 +96,7 @@ def scheduler_s_per_task() -> float:
     from distributed import Client, LocalCluster, wait
 
     with (
-        LocalCluster(n_workers=1, threads_per_worker=4, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=4, processes=True, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         wait(client.map(abs, range(20), pure=False))
