@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from reconstruction.backend import Array, namespace, require_gpu, to_device
-from reconstruction.kernels import joseph_columns, joseph_rays
+from reconstruction.kernels import joseph_columns, joseph_rays, joseph_slices
 from reconstruction.operators import Operator
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.volume import Grid
@@ -68,19 +68,19 @@ class Projector(Operator):
         """
         volume = self._checked(x, self.domain_shape)
         volume = volume if self.mask is None else volume * self.mask
-        projections: Any = self._empty(self.range_shape) if out is None else out
+        projections = self._room(self.range_shape, out)
         self._kernels.forward(volume, projections, self._rays, self.scan.is_parallel, self.grid.voxel_mm)
-        return projections
+        return _into(out, projections)
 
     def adjoint(self, y: Array, out: Array | None = None) -> Array:
         """Return what `forward` transposed makes of line integrals: (n_channels, z, y, x), mm times their unit."""
         projections = self._checked(y, self.range_shape)
-        volume: Any = self._empty(self.domain_shape) if out is None else out
+        volume = self._room(self.domain_shape, out)
         volume[:] = 0
         self._kernels.adjoint(volume, projections, self._rays, self.scan.is_parallel, self.grid.voxel_mm)
         if self.mask is not None:
             volume *= self.mask
-        return volume
+        return _into(out, volume)
 
     def subset(self, views: ArrayLike | slice) -> Projector:
         """Return the projector of some views only, for ordered subsets."""
@@ -98,17 +98,31 @@ class Projector(Operator):
         if self.use_gpu:
             return importlib.import_module("reconstruction.kernels.joseph_gpu")
         scan = self.scan
+        if joseph_slices.suits(self._rays, scan.is_parallel):
+            return joseph_slices
         if joseph_columns.n_phases(self._rays, scan.is_parallel, self.grid.shape, scan.rows, scan.cols):
             return joseph_columns
         return joseph_rays
 
-    def _empty(self, shape: tuple[int, ...]) -> Array:
+    def _room(self, shape: tuple[int, ...], out: Array | None) -> Any:
+        """Return what the kernels can write to: `out` itself where they can."""
+        if out is not None and out.shape != shape:
+            raise ValueError(f"out has shape {out.shape}; allowed: {shape}")
+        if out is not None and out.dtype == self.dtype and out.flags.c_contiguous:
+            return out
         return (require_gpu() if self.use_gpu else np).empty(shape, self.dtype)
 
     def _checked(self, array: Any, shape: tuple[int, ...]) -> Any:
         if array.shape != shape:
             raise ValueError(f"the array has shape {array.shape}; allowed: {shape}")
         return namespace(array).ascontiguousarray(array, self.dtype)
+
+
+def _into(out: Array | None, result: Array) -> Array:
+    if out is None or out is result:
+        return result
+    out[...] = result
+    return out
 
 
 def _rays(scan: ScanGeometry, grid: Grid) -> NDArray[np.float64]:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from skimage.transform import iradon, radon
 
 from calibration.geometry import Geometry
-from reconstruction.fdk import WINDOWS, fdk
+from reconstruction.fdk import fdk
 from reconstruction.projector import Projector
+from reconstruction.ramp import WINDOWS
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.volume import Grid
 from tests.benchmarks.problems import line_integrals, shepp_logan, voxel_means

@@ -29,6 +29,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from reconstruction.kernels.backproject_slices import backproject_slices, is_parallel
 from reconstruction.kernels.threads import in_threads
 
 LANES = 8
@@ -71,6 +72,9 @@ def backproject(
     matrices = np.ascontiguousarray(matrices, np.float64)
     weights = np.ascontiguousarray(weights, np.float64)
     n_bins, n_z, n_y, n_x = volume.shape
+    if n_z < LANES and is_parallel(matrices):
+        backproject_slices(volume, projections, matrices, weights)
+        return
     if not is_upright(matrices):
         in_threads(backproject_plain, [(volume, projections, matrices, weights, z, z + 1) for z in range(n_z)])
         return

@@ -20,9 +20,10 @@ from reconstruction.kernels.threads import in_threads
 MARGIN = 2
 """Zeros around the volume: the outermost share of a ray, and a voxel more for rounding."""
 VIEWS_TOGETHER = 8
-SLICES = 16
+SLICES = 64
 
 _Array = NDArray[np.floating]
+_Number = float | np.floating
 
 
 @njit(nogil=True, cache=True)
@@ -35,39 +36,87 @@ def _meet(low: float, high: float, start: float, slope: float, n: int) -> tuple[
 
 
 @njit(nogil=True, cache=True)
-def _line(
-    ray: NDArray[np.float64],
-    is_parallel: bool,
-    row: int,
-    col: int,
-    shape: tuple[int, int, int],
-    line: NDArray[np.float64],
-) -> tuple[int, int, int]:
-    """Fill in how a ray runs; return the axis that it runs along most and the slices across it that it meets.
+def _aim(ray: NDArray[np.float64], is_parallel: bool, row: int, col: int, line: NDArray[np.float64]) -> int:
+    """Fill in where a ray starts and its direction, z, y, x; return the axis that it runs along most.
 
-    line : (5,) float64
-        Place on the first and on the second of the two other axes in slice 0, each with its change per slice, then the
-        length of a step from slice to slice.
+    line : (11,) float64
+        The six are the last ones; `_line` makes the others of them.
     """
-    direction, origin = np.empty(3), np.empty(3)
+    axis = 0
     for i in range(3):
-        origin[i] = ray[1, i] + col * ray[2, i] + row * ray[3, i]
-        direction[i] = -ray[0, i] if is_parallel else origin[i] - ray[0, i]
-    axis = int(np.argmax(np.abs(direction)))
+        line[5 + i] = ray[1, i] + col * ray[2, i] + row * ray[3, i]
+        line[8 + i] = -ray[0, i] if is_parallel else line[5 + i] - ray[0, i]
+        if abs(line[8 + i]) > abs(line[8 + axis]):
+            axis = i
+    return axis
+
+
+@njit(nogil=True, cache=True)
+def _line(axis: int, shape: tuple[int, int, int], line: NDArray[np.float64]) -> tuple[int, int]:
+    """Fill in how a ray runs from slice to slice; return which slices across `axis` it meets.
+
+    line : (11,) float64
+        First are the place on the first and on the second of the two other axes in slice 0, each followed by its change
+        per slice, and the length of a step from slice to slice.
+    """
+    origin, direction = line[5:8], line[8:11]
     a, b = (1, 2) if axis == 0 else ((0, 2) if axis == 1 else (0, 1))
     line[1], line[3] = direction[a] / direction[axis], direction[b] / direction[axis]
     line[0], line[2] = origin[a] - origin[axis] * line[1], origin[b] - origin[axis] * line[3]
     line[4] = np.sqrt(1 + line[1] * line[1] + line[3] * line[3])
     low, high = _meet(-1.0, float(shape[axis]), line[0], line[1], shape[a])
     low, high = _meet(low, high, line[2], line[3], shape[b])
-    return axis, max(int(np.ceil(low)), 0), min(int(np.floor(high)) + 1, shape[axis]) if high > low else 0
+    return max(int(np.ceil(low)), 0), min(int(np.floor(high)) + 1, shape[axis]) if high > low else 0
 
 
 @njit(nogil=True, cache=True)
-def _strides(shape: tuple[int, int, int], n_channels: int) -> tuple[int, int, int]:
-    """Return how many elements of the padded volume lie from one voxel to the next along z, y and x."""
+def _strides(shape: tuple[int, int, int], n_channels: int, axis: int) -> tuple[int, int, int]:
+    """Return how many elements of the padded volume lie from one voxel to the next along the axis and the others."""
     along_y = (shape[2] + 2 * MARGIN) * n_channels
-    return along_y * (shape[1] + 2 * MARGIN), along_y, n_channels
+    along_z = along_y * (shape[1] + 2 * MARGIN)
+    if axis == 0:
+        return along_z, along_y, n_channels
+    return (along_y, along_z, n_channels) if axis == 1 else (n_channels, along_z, along_y)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _corner(
+    course: tuple[float, float, float, float], index: int, strides: tuple[int, int, int]
+) -> tuple[int, float, float]:
+    """Return the lowest voxel next to where a ray meets a slice, and the shares of the next ones on the two axes."""
+    a, b = course[0] + index * course[1] + MARGIN, course[2] + index * course[3] + MARGIN
+    low_a, low_b = int(a), int(b)
+    return (index + MARGIN) * strides[0] + low_a * strides[1] + low_b * strides[2], a - low_a, b - low_b
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _between(
+    padded: _Array, at: np.uint64, over_a: np.uint64, over_b: np.uint64, share_a: _Number, share_b: _Number
+) -> _Number:
+    """Return the value between four voxels."""
+    low, far = padded[at], padded[at + over_a]
+    low += share_b * (padded[at + over_b] - low)
+    far += share_b * (padded[at + over_a + over_b] - far)
+    return low + share_a * (far - low)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _give(
+    padded: _Array,
+    at: np.uint64,
+    over_a: np.uint64,
+    over_b: np.uint64,
+    share_a: _Number,
+    share_b: _Number,
+    value: _Number,
+) -> None:
+    """Add to four voxels their shares of a value."""
+    high = share_a * value
+    low = value - high
+    padded[at] += low - share_b * low
+    padded[at + over_b] += share_b * low
+    padded[at + over_a] += high - share_b * high
+    padded[at + over_a + over_b] += share_b * high
 
 
 @njit(nogil=True, cache=True, fastmath=True)
@@ -82,31 +131,32 @@ def _forward(
 ) -> None:
     """Fill the views from one to another."""
     n_channels, _, rows, cols = projections.shape
-    strides = _strides(shape, n_channels)
-    line, sums = np.empty(5), np.empty(n_channels, padded.dtype)
+    number = padded.dtype.type
+    line, sums = np.empty(11), np.empty(n_channels, padded.dtype)
     for view in range(views[0], views[1]):
         for row in range(rows):
             for col in range(cols):
-                axis, first, end = _line(rays[view], is_parallel, row, col, shape, line)
-                along, over_a, over_b = (
-                    strides
-                    if axis == 0
-                    else ((strides[1], strides[0], strides[2]) if axis == 1 else (strides[2], strides[0], strides[1]))
-                )
+                axis = _aim(rays[view], is_parallel, row, col, line)
+                first, end = _line(axis, shape, line)
+                course = line[0], line[1], line[2], line[3]  # the compiler keeps these in registers, and no array
+                strides = _strides(shape, n_channels, axis)
+                over_a, over_b = np.uint64(strides[1]), np.uint64(strides[2])
+                length = number(step_mm * line[4])
+                if n_channels == 1:
+                    total = number(0)
+                    for index in range(first, end):
+                        corner, share_a, share_b = _corner(course, index, strides)
+                        total += _between(padded, np.uint64(corner), over_a, over_b, number(share_a), number(share_b))
+                    projections[0, view, row, col] = length * total
+                    continue
                 sums[:] = 0
                 for index in range(first, end):
-                    a, b = line[0] + index * line[1] + MARGIN, line[2] + index * line[3] + MARGIN
-                    low_a, low_b = int(a), int(b)
-                    share_a, share_b = padded.dtype.type(a - low_a), padded.dtype.type(b - low_b)
-                    at = np.uint64((index + MARGIN) * along + low_a * over_a + low_b * over_b)
+                    corner, share_a, share_b = _corner(course, index, strides)
                     for channel in range(np.uint64(n_channels)):
-                        near = at + channel
-                        far = near + np.uint64(over_a)
-                        low = padded[near] + share_b * (padded[near + np.uint64(over_b)] - padded[near])
-                        high = padded[far] + share_b * (padded[far + np.uint64(over_b)] - padded[far])
-                        sums[channel] += low + share_a * (high - low)
+                        at = np.uint64(corner) + channel
+                        sums[channel] += _between(padded, at, over_a, over_b, number(share_a), number(share_b))
                 for channel in range(n_channels):
-                    projections[channel, view, row, col] = step_mm * line[4] * sums[channel]
+                    projections[channel, view, row, col] = length * sums[channel]
 
 
 @njit(nogil=True, cache=True, fastmath=True)
@@ -117,40 +167,29 @@ def _adjoint(
     rays: NDArray[np.float64],
     is_parallel: bool,
     step_mm: float,
-    across: int,
+    axis: int,
     slices: tuple[int, int],
 ) -> None:
     """Add to slices across one axis what the rays that run along it most bring."""
     n_channels, n_views, rows, cols = projections.shape
-    strides = _strides(shape, n_channels)
-    line, values = np.empty(5), np.empty(n_channels, padded.dtype)
+    number = padded.dtype.type
+    line, values = np.empty(11), np.empty(n_channels, padded.dtype)
+    strides = _strides(shape, n_channels, axis)
+    over_a, over_b = np.uint64(strides[1]), np.uint64(strides[2])
     for view in range(n_views):
         for row in range(rows):
             for col in range(cols):
-                axis, first, end = _line(rays[view], is_parallel, row, col, shape, line)
-                if axis != across:
+                if _aim(rays[view], is_parallel, row, col, line) != axis:
                     continue
-                along, over_a, over_b = (
-                    strides
-                    if axis == 0
-                    else ((strides[1], strides[0], strides[2]) if axis == 1 else (strides[2], strides[0], strides[1]))
-                )
+                first, end = _line(axis, shape, line)
+                course = line[0], line[1], line[2], line[3]
                 for channel in range(n_channels):
-                    values[channel] = step_mm * line[4] * projections[channel, view, row, col]
+                    values[channel] = number(step_mm * line[4]) * projections[channel, view, row, col]
                 for index in range(max(first, slices[0]), min(end, slices[1])):
-                    a, b = line[0] + index * line[1] + MARGIN, line[2] + index * line[3] + MARGIN
-                    low_a, low_b = int(a), int(b)
-                    share_a, share_b = padded.dtype.type(a - low_a), padded.dtype.type(b - low_b)
-                    at = np.uint64((index + MARGIN) * along + low_a * over_a + low_b * over_b)
+                    corner, share_a, share_b = _corner(course, index, strides)
                     for channel in range(np.uint64(n_channels)):
-                        near = at + channel
-                        far = near + np.uint64(over_a)
-                        high = share_a * values[channel]
-                        low = values[channel] - high
-                        padded[near] += low - share_b * low
-                        padded[near + np.uint64(over_b)] += share_b * low
-                        padded[far] += high - share_b * high
-                        padded[far + np.uint64(over_b)] += share_b * high
+                        at = np.uint64(corner) + channel
+                        _give(padded, at, over_a, over_b, number(share_a), number(share_b), values[channel])
 
 
 def _inside(padded: _Array, n_channels: int, shape: tuple[int, int, int]) -> _Array:

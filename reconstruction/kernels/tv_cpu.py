@@ -3,7 +3,8 @@
 `tv_plain` says what is computed, in the same arguments. Rows of voxels are shared out over the cores. The norms that
 couple channels need the singular values of a (channel, direction) matrix at every voxel: they come from the eigenvalues
 of its 3 x 3 Gram matrix G, and the projection is the matrix times a function of G, written as Newton's interpolation
-over the eigenvalues; its divided differences have closed forms here, so that equal eigenvalues do no harm.
+over the eigenvalues; its divided differences have closed forms here, so that equal eigenvalues do no harm. All of it is
+done a row at a time, without branches, so that the compiler can take several voxels at once.
 
 # Ref: eigenvalues of a symmetric 3 x 3 matrix: Smith 1961, Commun. ACM 4, 168.
 # Ref: functions of a matrix by interpolation over its spectrum: Higham 2008, Functions of Matrices, section 1.2.2.
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from reconstruction.kernels.tv_plain import ANYWHERE, FROBENIUS, NUCLEAR, PER_CHANNEL, PER_COMPONENT, SPECTRAL
@@ -31,6 +33,13 @@ ROWS_PER_TASK = 256
 NEARLY_RANK_ONE = 1e-3
 POWERS = 5
 """Multiplications that make the largest eigenvalue's vector right to rounding, where it dominates so."""
+TINY = 1e-300
+THIRD_OF_ANGLE = tuple(
+    chebyshev.cheb2poly(
+        chebyshev.chebinterpolate(lambda v: np.cos(np.arccos(np.clip((v + 1) ** 2 / 2 - 1, -1, 1)) / 3), 12)
+    )[::-1].tolist()
+)
+"""cos(acos(r) / 3), the largest root of 4 t^3 - 3 t = r, as a polynomial of sqrt(2 (1 + r)) - 1: right to 2e-12."""
 NO_TANGENT = np.zeros((0, 0, 0, 0), np.float32)
 _pool = ThreadPoolExecutor(max(N_CORES - 1, 1), thread_name_prefix="tv")
 
@@ -174,7 +183,7 @@ def _dual(p, q, u, step, shrink, momentum, ball, radius, weights, tangent, first
     n_channels, _, n_y, n_x = u.shape
     rows = np.empty((n_channels, 3, n_x), u.dtype)
     norms = np.empty(n_x, u.dtype)
-    gram = np.empty((6, n_x), np.float64)
+    gram, singular = np.empty((6, n_x)), np.empty((3, n_x))
     stride = step * shrink
     for row in range(first, end):
         z, y = row // n_y, row % n_y
@@ -195,10 +204,7 @@ def _dual(p, q, u, step, shrink, momentum, ball, radius, weights, tangent, first
         elif ball == FROBENIUS:
             _scale_to_ball(rows, norms, radius)
         elif ball != ANYWHERE:
-            _gram_row(rows, gram)
-            for x in range(n_x):
-                _projector_of(gram, x, ball, np.float64(radius))
-            _times_row(rows, gram)
+            _project_singular(rows, gram, singular, ball, np.float64(radius))
         for channel in range(n_channels):
             for direction in range(3):
                 old, past = p[channel, direction, z, y], q[channel, direction, z, y]
@@ -253,23 +259,11 @@ def _times_row(rows, matrix):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _singular_values(gram, x):  # noqa: ANN001, ANN202
-    """Return the square roots of a Gram matrix's eigenvalues, the largest first."""
-    mean = (gram[0, x] + gram[1, x] + gram[2, x]) / 3
-    a, b, c = gram[0, x] - mean, gram[1, x] - mean, gram[2, x] - mean
-    d, e, f = gram[3, x], gram[4, x], gram[5, x]
-    size = math.sqrt((a * a + b * b + c * c + 2 * (d * d + e * e + f * f)) / 6)
-    if size <= 1e-14 * mean:
-        root = math.sqrt(max(mean, 0.0))
-        return root, root, root
-    half_determinant = (a * (b * c - f * f) - d * (d * c - f * e) + e * (d * f - b * e)) / (2 * size * size * size)
-    angle = math.acos(min(max(half_determinant, -1.0), 1.0)) / 3
-    largest = mean + 2 * size * math.cos(angle)
-    smallest = mean + 2 * size * math.cos(angle + 2 * math.pi / 3)
-    middle = 3 * mean - largest - smallest
-    if middle < NEARLY_RANK_ONE * largest:
-        middle, smallest = _without_largest(gram, x, largest)
-    return math.sqrt(max(largest, 0.0)), math.sqrt(max(middle, 0.0)), math.sqrt(max(smallest, 0.0))
+def _project_singular(rows, gram, singular, ball, radius):  # noqa: ANN001, ANN202
+    """Project every voxel's matrix onto a ball of singular values."""
+    _gram_row(rows, gram)
+    _projector_row(gram, singular, ball, radius)
+    _times_row(rows, gram)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -284,7 +278,9 @@ def _without_largest(gram, x, largest):  # noqa: ANN001, ANN202
     for _ in range(POWERS):
         a, b, c = (g0 * a + g01 * b + g02 * c), (g01 * a + g1 * b + g12 * c), (g02 * a + g12 * b + g2 * c)
         a, b, c = a / largest, b / largest, c / largest
-    scale = largest / (a * a + b * b + c * c)
+    size = a * a + b * b + c * c
+    rayleigh = g0 * a * a + g1 * b * b + g2 * c * c + 2 * (g01 * a * b + g02 * a * c + g12 * b * c)
+    scale = rayleigh / (size * size)
     g0, g1, g2 = g0 - scale * a * a, g1 - scale * b * b, g2 - scale * c * c
     g01, g02, g12 = g01 - scale * a * b, g02 - scale * a * c, g12 - scale * b * c
     half_trace = (g0 + g1 + g2) / 2
@@ -293,51 +289,83 @@ def _without_largest(gram, x, largest):  # noqa: ANN001, ANN202
     return half_trace + half_gap, half_trace - half_gap
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _difference(a, b, limit):  # noqa: ANN001, ANN202
-    """Return the divided difference of min(1, limit / sqrt(t)) between t = a^2 and b^2, a >= b >= 0."""
-    if a <= limit:
-        return 0.0
-    if b >= limit:
-        return -limit / (a * b * (a + b))
-    return -(a - limit) / (a * max(a * a - b * b, (a - limit) * (a + limit)))
+@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
+def _singular_row(gram, singular, is_exact):  # noqa: ANN001, ANN202
+    """Fill `singular`, (3, n_x), with the roots of the Gram matrices' eigenvalues, the largest first.
+
+    Unless `is_exact`, the smaller ones are off by up to 1e-4 of the largest where that is much larger than both.
+    """
+    n_x = gram.shape[1]
+    largest, middle, smallest = singular[0], singular[1], singular[2]
+    mean, size, below, above = np.empty(n_x), np.empty(n_x), np.empty(n_x), np.empty(n_x)
+    for x in range(n_x):
+        mean[x] = (gram[0, x] + gram[1, x] + gram[2, x]) / 3
+        a, b, c = gram[0, x] - mean[x], gram[1, x] - mean[x], gram[2, x] - mean[x]
+        d, e, f = gram[3, x], gram[4, x], gram[5, x]
+        size[x] = np.sqrt((a * a + b * b + c * c + 2 * (d * d + e * e + f * f)) / 6)
+        determinant = a * (b * c - f * f) - d * (d * c - f * e) + e * (d * f - b * e)
+        cosine = min(max(determinant / max(2 * size[x] * size[x] * size[x], TINY), -1.0), 1.0)
+        below[x], above[x] = np.sqrt(2 * (1 + cosine)) - 1, np.sqrt(2 * (1 - cosine)) - 1
+        largest[x] = THIRD_OF_ANGLE[0]
+        smallest[x] = THIRD_OF_ANGLE[0]
+    for k in range(1, len(THIRD_OF_ANGLE)):
+        coefficient = THIRD_OF_ANGLE[k]
+        for x in range(n_x):
+            largest[x] = largest[x] * below[x] + coefficient
+            smallest[x] = smallest[x] * above[x] + coefficient
+    for x in range(n_x):
+        largest[x] = mean[x] + 2 * size[x] * largest[x]
+        smallest[x] = mean[x] - 2 * size[x] * smallest[x]
+        middle[x] = 3 * mean[x] - largest[x] - smallest[x]
+    if is_exact:
+        for x in range(n_x):
+            if largest[x] > 0 and middle[x] < NEARLY_RANK_ONE * largest[x]:
+                middle[x], smallest[x] = _without_largest(gram, x, largest[x])
+    for x in range(n_x):
+        largest[x] = np.sqrt(max(largest[x], 0.0))
+        middle[x] = np.sqrt(max(middle[x], 0.0))
+        smallest[x] = np.sqrt(max(smallest[x], 0.0))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _projector_of(gram, x, ball, radius):  # noqa: ANN001, ANN202
-    """Replace a Gram matrix J^T J by the matrix that takes J onto the ball."""
-    trace = gram[0, x] + gram[1, x] + gram[2, x]
-    is_inside = trace <= radius * radius if ball == SPECTRAL else 3 * trace <= radius * radius
-    a, b, c = (0.0, 0.0, 0.0) if is_inside else _singular_values(gram, x)
-    limit = radius
-    if ball == NUCLEAR and not is_inside:  # all singular values shrink by `limit`, so that their sum is the radius
-        limit = max(a - radius, (a + b - radius) / 2, (a + b + c - radius) / 3)
-        is_inside = limit <= 0
-    if is_inside or a <= limit:
-        inside = 0.0 if ball == NUCLEAR and not is_inside else 1.0
-        for element in range(6):
-            gram[element, x] = inside if element < 3 else 0.0
-        return
-    first = limit / a
-    second = _difference(a, b, limit)
-    third = (
-        limit * (a + b + c) / (a * b * c * (a + b) * (b + c) * (a + c))
-        if c >= limit
-        else (second - _difference(b, c, limit)) / (a * a - c * c)
-    )
-    # f(G) = first I + second (G - a^2 I) + third (G - a^2 I) (G - b^2 I)
-    g0, g1, g2, g01, g02, g12 = gram[0, x], gram[1, x], gram[2, x], gram[3, x], gram[4, x], gram[5, x]
-    aa, bb = a * a, b * b
-    linear, constant = second - third * (aa + bb), first - second * aa + third * aa * bb
-    m0 = constant + linear * g0 + third * (g0 * g0 + g01 * g01 + g02 * g02)
-    m1 = constant + linear * g1 + third * (g1 * g1 + g01 * g01 + g12 * g12)
-    m2 = constant + linear * g2 + third * (g2 * g2 + g02 * g02 + g12 * g12)
-    m01 = linear * g01 + third * (g0 * g01 + g01 * g1 + g02 * g12)
-    m02 = linear * g02 + third * (g0 * g02 + g01 * g12 + g02 * g2)
-    m12 = linear * g12 + third * (g01 * g02 + g1 * g12 + g12 * g2)
-    if ball == NUCLEAR:
-        m0, m1, m2, m01, m02, m12 = 1 - m0, 1 - m1, 1 - m2, -m01, -m02, -m12
-    gram[0, x], gram[1, x], gram[2, x], gram[3, x], gram[4, x], gram[5, x] = m0, m1, m2, m01, m02, m12
+@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
+def _projector_row(gram, singular, ball, radius):  # noqa: ANN001, ANN202
+    """Replace each Gram matrix J^T J by the matrix that takes J onto the ball.
+
+    That is f(G) with f(t) = min(1, limit / sqrt(t)) for the largest singular value, and the identity less f(G) for the
+    sum of the singular values, with `limit` what all of them are to lose.
+    """
+    _singular_row(gram, singular, ball == NUCLEAR)
+    for x in range(gram.shape[1]):
+        a, b, c = singular[0, x], singular[1, x], singular[2, x]
+        shift = max(max(a - radius, (a + b - radius) / 2), (a + b + c - radius) / 3)
+        limit = max(shift, TINY) if ball == NUCLEAR else radius
+        a_out, b_out, c_out = max(a, limit), max(b, limit), max(c, limit)
+        # divided differences of f between a^2, b^2 and c^2
+        ab = 1.0 if b >= limit else min((a_out - limit) / max(a - b, TINY), 1.0)
+        bc = 1.0 if c >= limit else min((b_out - limit) / max(b - c, TINY), 1.0)
+        first = limit / a_out
+        second = -limit * ab / max(a_out * b_out * (a + b), TINY)
+        behind = -limit * bc / max(b_out * c_out * (b + c), TINY)
+        apart = (a + b + c) * limit / max(a_out * b_out * c_out * (a + b) * (b + c) * (a + c), TINY)
+        third = apart if c >= limit else (second - behind) / max(a * a - c * c, TINY)
+        # f(G) = first I + second (G - a^2 I) + third (G - a^2 I) (G - b^2 I)
+        g0, g1, g2, g01, g02, g12 = gram[0, x], gram[1, x], gram[2, x], gram[3, x], gram[4, x], gram[5, x]
+        aa, bb = a * a, b * b
+        linear, constant = second - third * (aa + bb), first - second * aa + third * aa * bb
+        m0 = constant + linear * g0 + third * (g0 * g0 + g01 * g01 + g02 * g02)
+        m1 = constant + linear * g1 + third * (g1 * g1 + g01 * g01 + g12 * g12)
+        m2 = constant + linear * g2 + third * (g2 * g2 + g02 * g02 + g12 * g12)
+        m01 = linear * g01 + third * (g0 * g01 + g01 * g1 + g02 * g12)
+        m02 = linear * g02 + third * (g0 * g02 + g01 * g12 + g02 * g2)
+        m12 = linear * g12 + third * (g01 * g02 + g1 * g12 + g12 * g2)
+        is_inside = ball == NUCLEAR and shift <= 0
+        sign, one = (-1.0, 1.0) if ball == NUCLEAR else (1.0, 0.0)
+        gram[0, x] = 1.0 if is_inside else one + sign * m0
+        gram[1, x] = 1.0 if is_inside else one + sign * m1
+        gram[2, x] = 1.0 if is_inside else one + sign * m2
+        gram[3, x] = 0.0 if is_inside else sign * m01
+        gram[4, x] = 0.0 if is_inside else sign * m02
+        gram[5, x] = 0.0 if is_inside else sign * m12
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -350,7 +378,7 @@ def _value(u, ball, corner, weights, tangent, first, end):  # noqa: ANN001, ANN2
     """Do rows `first` to `end` of `value`."""
     n_channels, _, n_y, n_x = u.shape
     rows = np.empty((n_channels, 3, n_x), u.dtype)
-    gram = np.empty((6, n_x), np.float64)
+    gram, singular = np.empty((6, n_x)), np.empty((3, n_x))
     total = 0.0
     for row in range(first, end):
         _gradient_row(u, weights, tangent, row // n_y, row % n_y, rows)
@@ -363,13 +391,13 @@ def _value(u, ball, corner, weights, tangent, first, end):  # noqa: ANN001, ANN2
         n_alone = n_channels if ball == PER_CHANNEL else 1
         for alone in range(n_alone):
             _gram_row(rows[alone : alone + 1] if ball == PER_CHANNEL else rows, gram)
-            for x in range(n_x):
-                if ball == SPECTRAL:
-                    a, b, c = _singular_values(gram, x)
-                    total += _rounded(a + b + c, corner)
-                elif ball == NUCLEAR:
-                    total += _rounded(_singular_values(gram, x)[0], corner)
-                else:
+            if ball in (SPECTRAL, NUCLEAR):
+                _singular_row(gram, singular, ball == SPECTRAL)
+                for x in range(n_x):
+                    others = singular[1, x] + singular[2, x] if ball == SPECTRAL else 0.0
+                    total += _rounded(singular[0, x] + others, corner)
+            else:
+                for x in range(n_x):
                     square = gram[0, x] + gram[1, x] + gram[2, x]
                     total += square / (2 * corner) if ball == ANYWHERE else _rounded(math.sqrt(square), corner)
     return total

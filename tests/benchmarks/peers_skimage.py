@@ -1,7 +1,8 @@
 """scikit-image's parallel beam, in a Python of its own: `python peers_skimage.py FOLDER`.
 
 Its images have the highest row first, and of an even number of pixels the upper one of the middle two lies on the axis:
-what it is given was seen from half a pixel aside.
+what it is given was seen from half a pixel aside. Its pixels then lie on the rays' own grid, where ours and ASTRA's lie
+between two rays, and its errors at edges are a little smaller for it.
 
 # Ref: `skimage.transform.radon`, `iradon`, `iradon_sart` of scikit-image.
 """
