@@ -24,17 +24,19 @@ from reconstruction.volume import Grid
 
 DEFAULT_SHARE = 0.7
 """Of the memory that is free now, what a reconstruction takes unless it is told."""
-BASE_BYTES = 400_000_000
+BASE_BYTES = 350_000_000
 """A process with Python, its libraries and the compiled kernels, before there is any data."""
 DEVICE_BASE_BYTES = 600_000_000
 """The same on a GPU: CUDA's context and the kernels."""
 SLAB_COPIES = 2
 """A slab as it is summed, and as it is written."""
 SLICE_MULTIPLE = 16
-"""Slices are summed in so many at a time."""
+"""Slabs are whole multiples of what the kernel sums together, where they are thicker."""
 SAMPLE_BYTES = 56
 """Of one line integral on its way: counts, bins, open beam, logarithm, then the padded row and its spectrum."""
 DEVICE_SAMPLE_BYTES = 40
+FRAME_BYTES = 16
+"""Of one pixel and counter of the detector: a frame as it is unpacked, flats, bad pixels."""
 MARGIN_ROWS = 112
 """Rows of zeros that the kernel wants around those of the detector."""
 VIEWS_PER_BLOCK = (32, 16, 8, 4, 2, 1)
@@ -176,39 +178,80 @@ def plan_fdk(
 def predict_s(problem: Problem, slabs: Sequence[slice], views_per_block: int, costs: Costs) -> float:
     """Return how long one process takes for some slabs."""
     geometry, n_bins, n_views = problem.geometry, problem.n_bins, problem.n_views
-    frame = n_bins * n_views * geometry.rows * geometry.cols
-    slice_voxels = n_bins * int(np.prod(problem.grid.shape[1:]))
-    # A slab goes through memory once for each block of views, which takes about as long as this many updates.
-    through_memory = 2.0 / views_per_block
-    total = 0.0
-    for slab in slabs:
-        rows = rows_seen(geometry, sub_grid(problem.grid, slab), problem.lifts_mm)
-        samples = n_bins * n_views * (rows.stop - rows.start) * geometry.cols
-        voxels = slice_voxels * (slab.stop - slab.start)
-        total += costs.unpack_s * frame + (costs.prepare_s + costs.filter_s) * samples
-        total += voxels * (costs.update_s * n_views * (1 + through_memory) + costs.write_s)
-    return total
+    frames = len(slabs) * n_bins * n_views * geometry.rows * geometry.cols
+    samples = n_bins * n_views * geometry.cols * int(_n_rows(problem, slabs).sum())
+    voxels = n_bins * int(np.prod(problem.grid.shape[1:])) * sum(slab.stop - slab.start for slab in slabs)
+    return (
+        costs.unpack_s * frames
+        + (costs.prepare_s + costs.filter_s) * samples
+        + voxels * (costs.update_s * n_views * through_memory(views_per_block) + costs.write_s)
+    )
+
+
+def through_memory(views_per_block: int) -> float:
+    """Return how much more an update takes because a slab goes through memory once for each block of views.
+
+    Once through memory is taken for as long as two updates.
+    """
+    return 1 + 2.0 / views_per_block
+
+
+def _n_rows(problem: Problem, slabs: Sequence[slice]) -> NDArray[np.intp]:
+    """Return how many rows each slab needs."""
+    z = problem.grid.axes_mm()[0]
+    low_mm, high_mm = z[[slab.start for slab in slabs]], z[[slab.stop - 1 for slab in slabs]]
+    first, stop = _rows_between(problem.geometry, problem.grid, low_mm, high_mm, problem.lifts_mm)
+    return stop - first
+
+
+def sees(geometry: Geometry, grid: Grid, lifts_mm: NDArray[np.float64]) -> bool:
+    """Whether any ray of these views meets the grid, or passes within a row of it."""
+    z = grid.axes_mm()[0]
+    falls = _falls(upright(geometry), grid, np.array([z[0] + lifts_mm.min(), z[-1] + lifts_mm.max()]))
+    return bool(falls.min() < geometry.rows + 1 and falls.max() > -2)
 
 
 def rows_seen(geometry: Geometry, grid: Grid, lifts_mm: ArrayLike = 0.0) -> slice:
-    """Return the detector rows, of an upright detector, on which any view sees any of the grid; at least one.
+    """Return the rows, of an upright detector, that filtered back-projection needs for a grid; at least one.
+
+    Those on which a view sees any of it; all, where the object is lifted from view to view, because rays are then
+    shared out by where they meet the whole detector.
 
     Parameters
     ----------
     lifts_mm : float or (n_views,) float
     """
+    z = grid.axes_mm()[0]
+    first, stop = _rows_between(geometry, grid, z[:1], z[-1:], np.asarray(lifts_mm, dtype=np.float64))
+    return slice(int(first[0]), int(stop[0]))
+
+
+def _rows_between(
+    geometry: Geometry,
+    grid: Grid,
+    low_mm: NDArray[np.float64],
+    high_mm: NDArray[np.float64],
+    lifts_mm: NDArray[np.float64],
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the first row, and the one after the last, for slabs of a grid that lie between these heights."""
     geometry = upright(geometry)
-    z, y, x = grid.axes_mm()
+    lowest_mm, highest_mm = lifts_mm.min(), lifts_mm.max()
+    if highest_mm > lowest_mm:
+        return np.zeros(len(low_mm), np.intp), np.full(len(low_mm), geometry.rows, np.intp)
+    falls = _falls(geometry, grid, np.stack([low_mm, high_mm]) + lowest_mm)
+    first = np.clip(np.floor(falls.min(axis=(0, 1))) - 1, 0, geometry.rows - 1).astype(np.intp)
+    stop = np.clip(np.ceil(falls.max(axis=(0, 1))) + 2, first + 1, geometry.rows).astype(np.intp)
+    return first, stop
+
+
+def _falls(geometry: Geometry, grid: Grid, heights_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rows on which points at these heights fall, nearest to the source and furthest: (..., 2, n)."""
+    _, y, x = grid.axes_mm()
     reach_mm = np.hypot(np.abs(x).max(), np.abs(y).max())
-    lifts = np.atleast_1d(np.asarray(lifts_mm, dtype=np.float64))
-    heights_mm = np.array([z[0] + lifts.min(), z[-1] + lifts.max()])
     nearest_mm = max(geometry.source_to_object_mm - reach_mm, 1e-6 * geometry.source_to_object_mm)
     scales = geometry.source_to_detector_mm / np.array([nearest_mm, geometry.source_to_object_mm + reach_mm])
-    falls = (heights_mm[:, None] * scales - geometry.offset_v_mm) / geometry.pitch_mm + (geometry.rows - 1) / 2
-    last = geometry.rows - 1
-    first = int(np.clip(np.floor(falls.min()) - 1, 0, last))
-    stop = int(np.clip(np.ceil(falls.max()) + 2, first + 1, geometry.rows))
-    return slice(first, stop)
+    on_detector_mm = heights_mm[..., None, :] * scales[:, None]
+    return (on_detector_mm - geometry.offset_v_mm) / geometry.pitch_mm + (geometry.rows - 1) / 2
 
 
 def on_rows(geometry: Geometry, rows: slice) -> Geometry:
@@ -259,30 +302,19 @@ def _layout(problem: Problem, n_slabs: int, views_per_block: int, uses_device: b
 
 def layout_of(problem: Problem, slabs: tuple[slice, ...], views_per_block: int, *, uses_device: bool) -> Layout:
     """Predict what slabs take that are already cut."""
-    peaks = [_slab_bytes(problem, slab, views_per_block, uses_device) for slab in slabs]
+    geometry, n_bins = problem.geometry, problem.n_bins
+    n_rows = np.full(len(slabs), geometry.rows) if geometry.is_tilted else _n_rows(problem, slabs)
+    voxels = n_bins * int(np.prod(problem.grid.shape[1:])) * np.array([slab.stop - slab.start for slab in slabs])
+    line = n_bins * min(views_per_block, problem.n_views) * geometry.cols
+    frame = n_bins * geometry.rows * geometry.cols * FRAME_BYTES
+    block = line * (n_rows * SAMPLE_BYTES + MARGIN_ROWS * 4)
+    on_device = DEVICE_BASE_BYTES + 4 * voxels + line * n_rows * DEVICE_SAMPLE_BYTES
     return Layout(
         slabs=slabs,
         views_per_block=views_per_block,
-        peak_bytes=max(host for host, _ in peaks),
-        device_bytes=max(device for _, device in peaks),
+        peak_bytes=int((BASE_BYTES + 4 * voxels * (1 if uses_device else SLAB_COPIES) + block + frame).max()),
+        device_bytes=int(on_device.max()) if uses_device else 0,
     )
-
-
-def _slab_bytes(problem: Problem, slab: slice, views_per_block: int, uses_device: bool) -> tuple[int, int]:
-    """Return what a slab takes at its worst moment, on the host and on the GPU."""
-    geometry, n_bins = problem.geometry, problem.n_bins
-    n_views = min(views_per_block, problem.n_views)
-    n_slices = slab.stop - slab.start
-    voxels = n_bins * int(np.prod(problem.grid.shape[1:])) * n_slices
-    padded = voxels // n_slices * (-(-n_slices // SLICE_MULTIPLE) * SLICE_MULTIPLE)
-    rows = rows_seen(geometry, sub_grid(problem.grid, slab), problem.lifts_mm)
-    n_rows = geometry.rows if geometry.is_tilted else rows.stop - rows.start
-    block = n_bins * n_views * geometry.cols * (n_rows * SAMPLE_BYTES + MARGIN_ROWS * 4)
-    frame = n_bins * geometry.rows * geometry.cols * 16  # one frame as it is unpacked, flats, bad pixels
-    if not uses_device:
-        return BASE_BYTES + 4 * (padded + voxels * (SLAB_COPIES - 1)) + block + frame, 0
-    on_device = DEVICE_BASE_BYTES + 4 * voxels + n_bins * n_views * n_rows * geometry.cols * DEVICE_SAMPLE_BYTES
-    return BASE_BYTES + 4 * voxels + block + frame, on_device
 
 
 def parse_bytes(text: str) -> int:

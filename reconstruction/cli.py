@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
 from calibration.progress import Console
@@ -15,11 +16,15 @@ from firmware_iface.errors import CalibrationMissing, WrongUsage
 
 if TYPE_CHECKING:
     from calibration.alignment import Alignment
+    from calibration.store import Calibration
     from reconstruction.iterative import Option
     from reconstruction.quality import VialStatistics
+    from reconstruction.recipe import Recipe
     from reconstruction.volume import Volume
 
-METHOD, VOLUME, ARTEFACTS = "Method", "Volume", "Corrections"
+METHOD, VOLUME, ARTEFACTS, SIZE = "Method", "Volume", "Corrections", "Size"
+FREE_SHARE = 0.8
+"""Of the memory that is free, what a reconstruction may take."""
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
 
 
@@ -145,6 +150,10 @@ def _reconstruct(
             "--pass", help="Which pass, from 1, of a scan with several sets of thresholds.", rich_help_panel=VOLUME
         ),
     ] = None,
+    scatter: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of scatter kernels, one table [[bin]] per bin.", rich_help_panel=ARTEFACTS),
+    ] = None,
     rings: Annotated[
         str, typer.Option(help="Take out rings: none, auto, or a method.", rich_help_panel=ARTEFACTS)
     ] = "none",
@@ -171,6 +180,21 @@ def _reconstruct(
             help="Calibration file whose geometry to take. Default: the scan's own.", rich_help_panel=ARTEFACTS
         ),
     ] = None,
+    memory: Annotated[
+        str,
+        typer.Option(
+            help="Stay below this, slab by slab, as 8GB; a broken-off work goes on. Default: what is free, where the "
+            "scan needs more.",
+            rich_help_panel=SIZE,
+        ),
+    ] = "",
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Work on a Dask cluster: the scheduler's address, or local:N for N processes here.",
+            rich_help_panel=SIZE,
+        ),
+    ] = None,
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Take an interrupted scan too.")] = False,
     gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="Default: the GPU when there is one.")] = None,
     as_json: AS_JSON = False,
@@ -194,7 +218,7 @@ def _reconstruct(
     from reconstruction import backend
     from reconstruction.pipeline import reconstruct_scan
     from reconstruction.recipe import Recipe, bins_of, region_of
-    from reconstruction.volume import save_volume
+    from reconstruction.volume import load_volume, save_volume
 
     console: Console = ctx.obj
     if gpu:
@@ -214,6 +238,7 @@ def _reconstruct(
         shape=shape,
         region_mm=region_of(roi),
         is_preview=preview,
+        scatter=scatter,
         rings=rings,
         metal_per_mm=metal_per_mm,
         truncation=truncation,
@@ -222,15 +247,28 @@ def _reconstruct(
         use_gpu=backend.has_gpu() if gpu is None else gpu,
     )
     began_s = time.monotonic()
-    volume = console.track(
-        reconstruct_scan(
-            scan, recipe, calibration=load(calibration) if calibration else None, allow_partial=allow_partial
+    known = load(calibration) if calibration else None
+    limit_bytes = _memory_limit(scan, recipe, memory, cluster, known, allow_partial)
+    if limit_bytes is None:
+        volume = console.track(reconstruct_scan(scan, recipe, calibration=known, allow_partial=allow_partial))
+        save_volume(volume, output)
+    else:
+        from reconstruction.scan_slabs import reconstruct_to_file
+
+        work = reconstruct_to_file(
+            scan,
+            output,
+            recipe,
+            calibration=known,
+            allow_partial=allow_partial,
+            memory_bytes=limit_bytes,
+            address=cluster,
+            tell=console.say,
         )
-    )
-    save_volume(volume, output)
+        volume = load_volume(console.track(work))
     plot = _plot_convergence(volume, output)
     seconds = time.monotonic() - began_s
-    means = volume.values.mean(axis=(1, 2, 3), dtype=float)
+    means = np.array([channel.mean(dtype=float) for channel in volume.values])
     figures = {
         "file": str(output),
         "shape": list(volume.grid.shape),
@@ -246,6 +284,29 @@ def _reconstruct(
     drawn = "" if plot is None else f", {plot}"
     text = f"{output}{drawn}: {len(volume.channels)} bins of {size}, {seconds:.1f} s{steps}"
     console.emit(figures, text, as_json=as_json)
+
+
+def _memory_limit(
+    scan: Path, recipe: Recipe, memory: str, cluster: str | None, known: Calibration | None, allow_partial: bool
+) -> int | None:
+    """Return below what the work must stay; None: the scan fits into memory whole, and nobody asks for less."""
+    from reconstruction.budget import available_bytes, parse_bytes
+    from reconstruction.scan_slabs import whole_bytes
+    from reconstruction.scan_source import open_source
+
+    if memory:
+        return parse_bytes(memory)
+    free_bytes = int(FREE_SHARE * available_bytes())
+    if cluster is not None:
+        return free_bytes
+    source = open_source(
+        scan,
+        calibration=known,
+        pass_number=recipe.pass_number,
+        linearise=recipe.linearise,
+        allow_partial=allow_partial,
+    )
+    return None if whole_bytes(source, recipe) <= free_bytes else free_bytes
 
 
 def _tell_methods() -> None:

@@ -19,6 +19,7 @@ a turn.
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,13 +30,15 @@ from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
 from reconstruction import backend
 from reconstruction.kernels.threads import in_threads
-from reconstruction.orbits import Orbit, plan_orbit, plan_parallel
-from reconstruction.ramp import RowFilter
+from reconstruction.orbits import Helix, Orbit, plan_orbit, plan_parallel
+from reconstruction.ramp import RowFilter, ray_cosines
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.volume import Grid
 
 VIEWS_PER_BLOCK = 48
 """Views that are filtered, and then back-projected together."""
+BYTES_TOGETHER = 100_000
+"""Of rows that are filtered together: less than what an allocator gives back, to be asked for again page by page."""
 
 
 def fdk(
@@ -138,9 +141,19 @@ class _Stream:
         if use_gpu and orbit.helix is not None:
             raise WrongUsage("helices are reconstructed on the CPU only", hint="leave out --gpu")
         self._orbit = orbit
-        self._filter = RowFilter(orbit.scan.cols, orbit.sampling_mm, window, is_continued=is_continued, use_gpu=use_gpu)
+        self._filter = RowFilter(
+            orbit.scan.cols,
+            orbit.sampling_mm,
+            window,
+            beyond=orbit.beyond,
+            is_continued=is_continued,
+            use_gpu=use_gpu,
+        )
         self._use_gpu = use_gpu
+        cosines = ray_cosines(orbit.scan)
+        self._cosines = backend.to_device(cosines) if use_gpu else cosines
         self._matrices = _in_voxels(orbit.scan, grid)
+        self._matrices[:, 0] += orbit.beyond[0] * self._matrices[:, 2]
         self._is_added = np.zeros(self.n_views, np.bool_)
         xp = backend.require_gpu() if use_gpu else np
         self._values: backend.Array = xp.zeros((n_bins, *grid.shape), np.float32)
@@ -205,32 +218,23 @@ class _Stream:
                 "allowed: finite ones",
                 hint="fill bad pixels before the reconstruction (calibration.pixels.fill)",
             )
+        shares = self._orbit.ray_shares[views][:, None, None]
+        cosines = self._cosines if len(self._cosines) == 1 else self._cosines[views]
         if self._use_gpu:
-            weights = np.stack([self._ray_weights(view) for view in views])
-            sent = (
-                backend.to_device(np.asarray(images, np.float32)).swapaxes(0, 1) * backend.to_device(weights)[:, None]
-            )
-            return backend.namespace(sent).ascontiguousarray(self._filter(sent), np.float32)
-        filtered = np.empty((len(views), len(images), *images.shape[2:]), np.float32)
+            sent = backend.to_device(np.asarray(images, np.float32)).swapaxes(0, 1) * cosines[:, None]
+            return backend.namespace(sent).ascontiguousarray(self._filter(sent, backend.to_device(shares)))
+        n_rows, n_cols = images.shape[-2], sum(self._orbit.beyond) + images.shape[-1]
+        filtered = np.empty((len(views), len(images), n_rows, n_cols), np.float32)
+        together = max(BYTES_TOGETHER // (4 * len(images) * self._filter.n_padded), 1)
 
         def of_view(i: int) -> None:
-            filtered[i] = self._filter(images[:, i] * self._ray_weights(views[i]))
+            for first in range(0, n_rows, together):
+                rows = slice(first, first + together)
+                weighted = images[:, i, rows] * cosines[min(i, len(cosines) - 1), rows]
+                filtered[i, :, rows] = self._filter(weighted, shares[i])
 
         in_threads(of_view, [(i,) for i in range(len(views))])
         return filtered
-
-    def _ray_weights(self, view: int) -> NDArray[np.float32]:
-        """Return cosines, with what the rays count: (rows, cols)."""
-        scan, shares = self._orbit.scan, self._orbit.ray_shares[view]
-        if scan.is_parallel:
-            return np.broadcast_to(shares, (scan.rows, scan.cols))
-        from_source = scan.detector_mm[view] - scan.source_mm[view]
-        pitch_u, pitch_v = np.linalg.norm(scan.u_mm[view]), np.linalg.norm(scan.v_mm[view])
-        u_mm = (np.arange(scan.cols) - (scan.cols - 1) / 2) * pitch_u + from_source @ scan.u_mm[view] / pitch_u
-        v_mm = (np.arange(scan.rows) - (scan.rows - 1) / 2) * pitch_v + from_source @ scan.v_mm[view] / pitch_v
-        distance_mm = from_source @ np.cross(scan.u_mm[view], scan.v_mm[view]) / (pitch_u * pitch_v)
-        square = (distance_mm**2 + u_mm**2 + v_mm[:, None] ** 2).astype(np.float32)
-        return shares * np.float32(abs(distance_mm)) / np.sqrt(square)
 
     def _backproject(self, filtered: backend.Array, views: NDArray[np.intp]) -> None:
         matrices, weights = self._matrices[views], self._orbit.view_weights[views]
@@ -239,9 +243,14 @@ class _Stream:
 
             backproject_gpu.backproject(self._values, filtered, matrices, weights)
             return
-        from reconstruction.kernels import backproject_cpu  # numba is slow to load: not before it is needed
+        from reconstruction.kernels import backproject_cpu, backproject_helix  # numba is slow: not before it is needed
 
-        backproject_cpu.backproject(self._values, filtered, matrices, weights)
+        if self._orbit.helix is None:
+            backproject_cpu.backproject(self._values, filtered, matrices, weights)
+            return
+        turns = backproject_helix.Turns(**_turns(self._orbit.helix, self._orbit.scan, self._grid))
+        angles = self._orbit.helix.angles_rad[views]
+        backproject_helix.backproject_helix(self._values, filtered, matrices, weights, angles, turns)
 
 
 class FdkStream(_Stream):
@@ -292,3 +301,28 @@ def _in_voxels(scan: ScanGeometry, grid: Grid) -> NDArray[np.float64]:
     if scan.is_upright:
         matrices[:, [0, 2], 2] = 0.0  # but for rounding, they are
     return matrices
+
+
+def _turns(helix: Helix, scan: ScanGeometry, grid: Grid) -> dict[str, Any]:
+    """Return what the kernel wants to know of a helix."""
+    _, y, x = grid.axes_mm()
+    pitch_u, pitch_v = np.linalg.norm(scan.u_mm, axis=1), np.linalg.norm(scan.v_mm, axis=1)
+    from_source = scan.detector_mm - scan.source_mm
+    col = (from_source * scan.u_mm).sum(-1) / pitch_u**2
+    row = (from_source * scan.v_mm).sum(-1) / pitch_v**2
+    to_source_mm = float(np.hypot(scan.source_mm[:, 0], scan.source_mm[:, 1]).mean())
+    to_detector_mm = float(
+        np.linalg.norm(from_source - col[:, None] * scan.u_mm - row[:, None] * scan.v_mm, axis=1).mean()
+    )
+    per_turn_mm = helix.lift_mm_per_rad * 2 * np.pi
+    return {
+        "lowest_rad": float(helix.angles_rad.min()),
+        "highest_rad": float(helix.angles_rad.max()),
+        "rows_per_turn": per_turn_mm * to_detector_mm / to_source_mm / float(pitch_v.mean()),
+        "to_source": to_source_mm / grid.voxel_mm,
+        "x_first": float(x[0]) / grid.voxel_mm,
+        "y_first": float(y[0]) / grid.voxel_mm,
+        "centre_col": (scan.cols - 1) / 2 - float(col.mean()),
+        "centre_row": (scan.rows - 1) / 2 - float(row.mean()),
+        "is_one_sided": helix.is_one_sided,
+    }

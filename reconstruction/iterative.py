@@ -270,8 +270,7 @@ def reconstruct(
     steps: list[Step] = []
     ended_by = f"{total} iterations"
     for iterate, step in timed(iterates, clock_s):
-        if not math.isfinite(step.residual) and not math.isnan(step.residual):
-            raise WrongUsage(f"{method} diverged in iteration {step.number}", hint="fewer subsets, or less relaxation")
+        _refuse_divergence(method, step, steps)
         steps.append(step)
         kept.volume = iterate.volume
         if stop is not None and kept.all_done(stop.met(steps)):
@@ -296,7 +295,12 @@ def _make_prior(name: str, options: dict[str, Any], given: dict[str, Any]) -> An
         if "reference" not in given:
             raise WrongUsage(f"the prior {name} needs a reference image", hint="the sum of all bins, for one")
         own["reference"] = given.pop("reference").sum(0)
-    return prior_class(name)(**own)
+    if unset := [option.name for option in known.values() if option.must_be_set and option.name not in own]:
+        raise WrongUsage(f"the prior {name} needs {', '.join(unset)}")
+    try:
+        return prior_class(name)(**own)
+    except ValueError as error:
+        raise WrongUsage(f"the prior {name} cannot be: {error}") from error
 
 
 def _refuse_unfit(
@@ -312,6 +316,13 @@ def _refuse_unfit(
             raise WrongUsage(f"{method} needs {name}; it works on {row.takes}")
     if row.has_prior != (prior is not None):
         raise WrongUsage(f"{method} {'needs a' if row.has_prior else 'takes no'} prior")
+
+
+def _refuse_divergence(method: str, step: Step, before: list[Step]) -> None:
+    """Refuse a residual without end, or one that was a number once."""
+    was_known = bool(before) and not math.isnan(before[-1].residual)
+    if math.isinf(step.residual) or (math.isnan(step.residual) and was_known):
+        raise WrongUsage(f"{method} diverged in iteration {step.number}", hint="fewer subsets, or less relaxation")
 
 
 class _Kept:

@@ -26,8 +26,6 @@ class OpposingRays:
     ----------
     is_seen : (cols,) bool
         Columns whose opposing rays fall on the detector.
-    noise_gain : (n_seen,) float64
-        What the interpolation between columns leaves of the energy of independent ones.
     """
 
     name = "opposing rays"
@@ -43,7 +41,6 @@ class OpposingRays:
         self.is_seen: NDArray[np.bool_] = (col >= 1) & (col <= cols - 2)
         self._first = np.clip(np.floor(col[self.is_seen]).astype(int), 1, max(cols - 3, 1))
         self._weights = _cubic(col[self.is_seen] - self._first)
-        self.noise_gain = (self._weights.astype(np.float64) ** 2).sum(axis=0)
         fan_rad = np.arctan(u_mm[self.is_seen] / geometry.source_to_detector_mm)
         wanted = np.mod(turned[:, None] + np.pi - 2 * fan_rad, 2 * np.pi)
         below = np.searchsorted(angles, wanted, side="right") - 1  # -1 is the last one
@@ -81,6 +78,20 @@ class OpposingRays:
             low = np.take_along_axis(columns, self._below, axis=0)
             taken[place] = low + self._share * (np.take_along_axis(columns, self._above, axis=0) - low)
         return taken
+
+    def noise_gain(self, spectrum: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return what the interpolation leaves of the energy of independent columns that were filtered: (n_seen,).
+
+        Parameters
+        ----------
+        spectrum : (n,) float
+            Gain of the filter from frequency 0 to the highest.
+        """
+        power = np.asarray(spectrum, dtype=np.float64) ** 2
+        phase = np.pi * (np.arange(len(power)) + 0.5) / len(power) * np.arange(4)[:, None]
+        alike = (power * np.cos(phase)).sum(axis=1) / power.sum()  # of columns that stand so far apart
+        weights = self._weights.astype(np.float64)
+        return np.einsum("in,jn,ij->n", weights, weights, alike[np.abs(np.subtract.outer(np.arange(4), np.arange(4)))])
 
     def share_of(self, is_marked: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return how much of what opposing rays read comes from marked pixels: (rows, n_seen) float32.

@@ -53,6 +53,9 @@ class Orbit:
         Of each ray among those along its line.
     sampling_mm : float
         From one column to the next, on the axis.
+    beyond : int, int
+        Columns before the first and after the last, where a camera to one side counts for nothing: what is filtered
+        reaches into them all the same.
     helix : Helix or None
         What shares the rays out along a helix: not known before it is known which point is asked for.
     """
@@ -61,6 +64,7 @@ class Orbit:
     view_weights: NDArray[np.float64]
     ray_shares: NDArray[np.float32]
     sampling_mm: float
+    beyond: tuple[int, int] = (0, 0)
     helix: Helix | None = None
 
 
@@ -72,14 +76,13 @@ class Helix:
     ----------
     angles_rad : (n_views,) float64
         Of all turns, not taken back to one circle.
-    lift_mm, lift_mm_per_rad : float
-        The lift at angle 0, and what it gains.
+    lift_mm_per_rad : float
+        What the lift gains.
     is_one_sided : bool
         The rays' shares are those of a camera to one side, and turns are shared out only among themselves.
     """
 
     angles_rad: NDArray[np.float64]
-    lift_mm: float
     lift_mm_per_rad: float
     is_one_sided: bool
 
@@ -184,17 +187,15 @@ def plan_orbit(
     """
     angles = np.asarray(angles_rad, dtype=np.float64).ravel()
     scan = ScanGeometry.circular(geometry, angles, lifts_mm=lifts_mm, shifts_mm=shifts_mm)
-    lifts = np.broadcast_to(np.asarray(lifts_mm, dtype=np.float64), angles.shape)
-    low_mm, high_mm = (
-        geometry.offset_u_mm + np.mean(shifts_mm) + side * geometry.cols * geometry.pitch_mm / 2 for side in (-1, 1)
-    )
+    lifts, shifts = (np.broadcast_to(np.asarray(mm, dtype=np.float64), angles.shape) for mm in (lifts_mm, shifts_mm))
+    middle_mm, half_mm = geometry.offset_u_mm + float(shifts.mean()), geometry.cols * geometry.pitch_mm / 2
+    low_mm, high_mm = middle_mm - half_mm, middle_mm + half_mm
     if not low_mm < 0 < high_mm:
         raise WrongUsage(
             f"the camera sees {low_mm:.4g} to {high_mm:.4g} mm beside the axis; allowed: cameras that see the axis",
             hint="take the other tiles too, or move the camera",
         )
     u_mm = (np.arange(geometry.cols) - (geometry.cols - 1) / 2) * geometry.pitch_mm + geometry.offset_u_mm
-    shifts = np.broadcast_to(np.asarray(shifts_mm, dtype=np.float64), angles.shape)
     fans_rad = np.arctan((u_mm + shifts[:, None]) / geometry.source_to_detector_mm)
     short_mm, long_mm = sorted((-low_mm, high_mm))
     short_rad, long_rad = (np.arctan(side_mm / geometry.source_to_detector_mm) for side_mm in (short_mm, long_mm))
@@ -202,12 +203,12 @@ def plan_orbit(
     reach_rad = np.arcsin(min(max(np.abs(x).max(), np.abs(y).max()) / geometry.source_to_object_mm, 1.0))
     is_one_sided = bool(short_mm < ONE_SIDED_SHARE * long_mm or short_rad < min(reach_rad, long_rad - 1e-9))
     to_long = np.copysign(1.0, high_mm + low_mm)
-    helix = _helix(angles, lifts, geometry, is_one_sided=is_one_sided)
+    helix, arc = _helix(angles, lifts, geometry, is_one_sided=is_one_sided), None
     if helix is not None:
         weights = arc_weights_rad(helix.angles_rad)
         shares = one_sided_shares(to_long * fans_rad, short_rad) if is_one_sided else np.ones_like(fans_rad)
     else:
-        arc = _open_arc(angles, np.pi + 2 * min(long_rad, max(reach_rad, short_rad)))
+        arc = _open_arc(angles, np.pi + 2 * min(long_rad, reach_rad))
         if arc is None:
             weights = angular_weights_rad(angles)
             shares = one_sided_shares(to_long * fans_rad, short_rad) if is_one_sided else np.full_like(fans_rad, 0.5)
@@ -226,6 +227,7 @@ def plan_orbit(
         view_weights=weights / geometry.magnification**2,
         ray_shares=shares.astype(np.float32),
         sampling_mm=geometry.pitch_mm / geometry.magnification,
+        beyond=_beyond(low_mm, high_mm, geometry.pitch_mm) if is_one_sided and arc is None else (0, 0),
         helix=helix,
     )
 
@@ -256,8 +258,21 @@ def plan_parallel(angles_rad: ArrayLike, scan: ScanGeometry, grid: Grid) -> Orbi
                 "allowed: a full circle for it",
                 hint="scan a full circle",
             )
+        is_one_sided = False
         weights, shares = angular_weights_rad(angles, np.pi), np.ones_like(u_mm)
-    return Orbit(scan=scan, view_weights=weights, ray_shares=shares.astype(np.float32), sampling_mm=pitch_mm)
+    return Orbit(
+        scan=scan,
+        view_weights=weights,
+        ray_shares=shares.astype(np.float32),
+        sampling_mm=pitch_mm,
+        beyond=_beyond(low_mm, high_mm, pitch_mm) if is_one_sided else (0, 0),
+    )
+
+
+def _beyond(low_mm: float, high_mm: float, pitch_mm: float) -> tuple[int, int]:
+    """Return how many columns a camera lacks before its first and after its last to be as wide on both sides."""
+    n_lacking = int(np.ceil(abs(high_mm + low_mm) / pitch_mm - 1e-6))
+    return (n_lacking, 0) if high_mm > -low_mm else (0, n_lacking)
 
 
 def _widest_gap_rad(angles: NDArray[np.float64]) -> float:
@@ -279,7 +294,7 @@ def _open_arc(angles: NDArray[np.float64], least_rad: float) -> tuple[NDArray[np
     inner = np.roll(gaps, -widest - 1)[:-1]  # from the first view of the arc to its last
     before, after = inner[0] / 2, inner[-1] / 2
     arc_rad = float(inner.sum() + before + after)
-    if arc_rad < least_rad - 1e-9:
+    if arc_rad < least_rad - 10.0 ** (1 - SAME_ANGLE_DECIMALS):
         if gaps[widest] <= WIDEST_GAP_RAD:
             return None
         raise WrongUsage(
@@ -321,4 +336,4 @@ def _helix(
             "allowed: a circle, or an even helix",
             hint="reconstruct each circle for itself",
         )
-    return Helix(angles_rad=unwound, lift_mm=float(lift_mm), lift_mm_per_rad=float(per_rad), is_one_sided=is_one_sided)
+    return Helix(angles_rad=unwound, lift_mm_per_rad=float(per_rad), is_one_sided=is_one_sided)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Generator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +17,17 @@ from numpy.typing import NDArray
 from acquisition.scan_file import read_scan
 from acquisition.scan_plan import beyond_one_circle
 from calibration.alignment import Alignment
+from calibration.geometry import Geometry
 from calibration.opposing import align_scan
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.errors import WrongUsage
-from reconstruction import rings
 from reconstruction.fdk import fdk
 from reconstruction.field_of_view import coarser, field_of_view, region
 from reconstruction.orbits import HELIX_SHARE, ONE_SIDED_SHARE
 from reconstruction.projections import LineIntegrals, measure_line_integrals
 from reconstruction.recipe import Recipe
+from reconstruction.scan_corrections import corrected
 from reconstruction.scan_iteration import iterate_scan
 from reconstruction.scan_source import ScanSource, open_source, plan_and_geometry
 from reconstruction.sharpness import sharpest_axis
@@ -92,10 +94,12 @@ def reconstruct_scan(
     if recipe.is_preview:
         measured = previewed(measured)
     yield Progress("reading", 2, 2)
-    measured, corrections = corrected(measured, recipe)
     grid = grid_of(measured, recipe)
+    measured, metal, corrections = yield from corrected(measured, grid, recipe)
     is_whole = len(bins) == source.scan.shape[1]
     values, how, convergence_json = yield from _values(measured, grid, recipe)
+    if metal is not None:
+        values = metal.reinstated(values, grid)
     return Volume(
         values=values,
         channels=tuple(source.channels[index] for index in bins),
@@ -141,24 +145,6 @@ def _values(
     return values, f"FDK, window {recipe.window}", ""
 
 
-def corrected(measured: LineIntegrals, recipe: Recipe) -> tuple[LineIntegrals, tuple[str, ...]]:
-    """Return line integrals without the artefacts that a recipe names, and what was done in words."""
-    words: list[str] = []
-    if recipe.rings != rings.NONE:
-        told = _suppress_rings(measured, recipe.rings)
-        words.append(told)
-    return measured, tuple(words)
-
-
-def _suppress_rings(measured: LineIntegrals, method: str) -> str:
-    """Take rings out, in place; "auto" chooses the method by what the scan shows."""
-    if method != "auto":
-        return rings.suppress(measured.values, method=method)[1]
-    choice = rings.choose(measured.values, measured.angles_rad, measured.geometry)
-    _, done = rings.suppress(measured.values, method=choice.candidate.method, options=choice.candidate.options)
-    return f"{done}: {choice.words}"
-
-
 def chosen_bins(source: ScanSource, recipe: Recipe) -> NDArray[np.intp]:
     """Return the places of the bins that a recipe asks for."""
     n_bins = source.scan.shape[1]
@@ -169,7 +155,24 @@ def chosen_bins(source: ScanSource, recipe: Recipe) -> NDArray[np.intp]:
     return np.array(recipe.bins, np.intp) - 1 if recipe.bins else np.arange(n_bins)
 
 
-def grid_of(measured: LineIntegrals, recipe: Recipe) -> Grid:
+class Seen(Protocol):
+    """What the voxels depend on: `LineIntegrals`, or a reader of them.
+
+    Attributes
+    ----------
+    geometry : Geometry
+    angles_rad, lifts_mm : (n_views,) float64
+    """
+
+    @property
+    def geometry(self) -> Geometry: ...  # noqa: D102
+    @property
+    def angles_rad(self) -> NDArray[np.float64]: ...  # noqa: D102
+    @property
+    def lifts_mm(self) -> NDArray[np.float64]: ...  # noqa: D102
+
+
+def grid_of(measured: Seen, recipe: Recipe) -> Grid:
     """Return the voxels that a recipe asks for."""
     voxel_mm = recipe.voxel_mm
     if recipe.is_preview and voxel_mm is not None:

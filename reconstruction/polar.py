@@ -70,7 +70,7 @@ def suppress(
 
     def one(place: tuple[int, int]) -> None:
         polar = ndimage.map_coordinates(values[place], at, order=1, mode="nearest", output=np.float32)
-        rings = _rings(polar, is_inside, width_px, n_arc, edge_sigmas)
+        rings = _rings(np.asarray(polar, dtype=np.float32), is_inside, width_px, n_arc, edge_sigmas)
         rings = np.concatenate([rings, rings[:, :1]], axis=1)  # the circle closes
         taken = ndimage.map_coordinates(rings, back, order=1, mode="nearest", output=np.float32)
         values[place] -= taken

@@ -51,6 +51,8 @@ class Recipe:
         Along x, y and z; only the voxels in there are kept.
     is_preview : bool
         Every fourth view, and pixels and voxels of four times the size.
+    scatter : path, optional
+        TOML file of the scatter kernels of all chosen bins: one table [[bin]] each.
     rings, metal_per_mm, truncation
         How rings are taken out (a method of `reconstruction.rings`, "auto" or "none"), from which attenuation on a
         voxel is metal (None: nothing is), and whether views that the object overlaps are extended ("auto" or "none").
@@ -75,6 +77,7 @@ class Recipe:
     shape: tuple[int, int, int] | None = None
     region_mm: tuple[Span, Span, Span] | None = None
     is_preview: bool = False
+    scatter: Path | None = None
     rings: str = "none"
     metal_per_mm: float | None = None
     truncation: str = "auto"

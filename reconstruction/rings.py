@@ -19,9 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
@@ -43,6 +44,7 @@ METHODS: Mapping[str, Callable[..., stripes.Sinogram]] = MappingProxyType(
     }
 )
 NONE = "none"
+_fft: Any = scipy.fft
 
 
 class Candidate(NamedTuple):
@@ -76,10 +78,13 @@ CANDIDATES = (
 
 N_ROWS = 6
 """Rows that are judged, around the source's plane, where opposing rays meet exactly."""
+N_BINS = 4
+"""Bins that are judged, or a few more: evenly spread."""
 SMOOTHING_SHARE = 1 / 64
-"""Of the views: standard deviation of the window over which errors are averaged, for a ring is seen as an arc."""
+"""Of the views: standard deviation of the window over which errors are averaged, for a ring is seen as an arc. Along
+the rows they are filtered as for back-projection: what is smooth there hardly shows in a slice."""
 LEAST_GAIN = 0.25
-"""What a method must gain beyond what it gains on noise, in units of the noise's energy under that window."""
+"""What a method must gain beyond what it gains on noise, in units of the noise's energy in the same eyes."""
 LEAST_SIGMAS = 3.0
 """And how far that must stand out of its scatter over patches of the rows."""
 MAD_TO_SIGMA = 1.4826
@@ -175,6 +180,7 @@ def choose(
     angles_rad: ArrayLike,
     geometry: Geometry,
     *,
+    lifts_mm: ArrayLike = 0.0,
     candidates: Sequence[Candidate] = CANDIDATES,
 ) -> Choice:
     """Choose how to suppress the rings of a scan, by what each candidate does to a few of its rows.
@@ -184,7 +190,10 @@ def choose(
     values : (n_bins, n_views, rows, cols) float32, dimensionless
         Line integrals; not changed.
     angles_rad : (n_views,) float
+        Of several turns, the first is judged.
     geometry : Geometry
+    lifts_mm : float or (n_views,) float
+        How high the stage lifts the object: opposing rays of a helix do not meet.
     candidates : sequence of Candidate
 
     Returns
@@ -192,20 +201,24 @@ def choose(
     choice : Choice
         Of "none" where no candidate gains more than noise and chance make.
     """
-    around = np.mod(np.asarray(angles_rad, dtype=np.float64).ravel(), 2 * np.pi)
-    order = np.argsort(around, kind="stable")
-    data = np.stack([values[:, order, row] for row in _rows_to_judge(geometry, values.shape[2])], axis=2)
-    partner: _Partner | None = OpposingRays.of(around[order], geometry)
+    angles = np.asarray(angles_rad, dtype=np.float64).ravel()
+    turn = np.flatnonzero(angles - angles.min() < 2 * np.pi)
+    order = turn[np.argsort(angles[turn], kind="stable")]
+    rows = _rows_to_judge(geometry, values.shape[2])
+    bins = range(0, len(values), max(1, len(values) // N_BINS))
+    data = np.stack([[values[index, order, row] for row in rows] for index in bins]).swapaxes(1, 2).copy()
+    is_level = not np.ptp(np.broadcast_to(np.asarray(lifts_mm, dtype=np.float64), angles.shape))
+    partner: _Partner | None = OpposingRays.of(angles[order], geometry) if is_level else None
     if partner is None and data.shape[2] > 1:
         partner = _RowsBeside(*data.shape[2:])
     if partner is None:
         return Choice(candidate=Candidate(NONE), words="rings not suppressed: one row of part of a circle cannot tell")
     noise = _noise_sigma(data)
-    before = _smoothed(data)
+    before = _as_seen(data)
     plain = _Error.of(before, np.zeros_like(before), partner, noise)
     judgements = []
     for candidate in candidates:
-        after = _smoothed(suppress(data.copy(), method=candidate.method, options=candidate.options)[0])
+        after = _as_seen(suppress(data.copy(), method=candidate.method, options=candidate.options)[0])
         error = _Error.of(after, before - after, partner, noise)
         gains = (plain.residual - error.residual) - error.damage
         judgements.append(
@@ -249,10 +262,13 @@ class _Partner(Protocol):
 
     name: str
     is_seen: NDArray[np.bool_]
-    noise_gain: NDArray[np.float64]
 
     def take(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what the partners read: (n_bins, n_views, rows, n_seen)."""
+        ...
+
+    def noise_gain(self, spectrum: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return what is left there of the energy of independent pixels, filtered by this gain: (n_seen,)."""
         ...
 
 
@@ -263,12 +279,14 @@ class _RowsBeside:
 
     def __init__(self, rows: int, cols: int) -> None:
         self.is_seen = np.ones(cols, dtype=np.bool_)
-        self.noise_gain = np.ones(cols)
         self._partners = np.arange(rows) ^ 1
         self._partners[self._partners == rows] = rows - 2  # an odd last row
 
     def take(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         return values[:, :, self._partners]
+
+    def noise_gain(self, spectrum: NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.ones(len(spectrum))
 
 
 class _Error(NamedTuple):
@@ -284,8 +302,9 @@ class _Error(NamedTuple):
         differ = after[..., partner.is_seen] - partner.take(after)
         both = taken[..., partner.is_seen] * partner.take(taken)
         scale = noise[:, None, None] ** 2
+        gain = partner.noise_gain(_ramp(after.shape[-1]))
         return cls(
-            residual=_by_patch((differ**2).mean(axis=1, dtype=np.float64) / (1 + partner.noise_gain)) / scale,
+            residual=_by_patch((differ**2).mean(axis=1, dtype=np.float64) / (1 + gain)) / scale,
             damage=_by_patch(both.mean(axis=1, dtype=np.float64)) / scale,
         )
 
@@ -299,13 +318,21 @@ def _smoothing_views(n_views: int) -> float:
     return max(n_views * SMOOTHING_SHARE, 0.5)
 
 
-def _smoothed(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    smoothed = ndimage.gaussian_filter1d(values, _smoothing_views(values.shape[1]), axis=1, mode="wrap")
-    return np.asarray(smoothed, dtype=np.float32)
+def _ramp(cols: int) -> NDArray[np.float32]:
+    """Return the gain of a filtered back-projection at each of a row's cosines: ramp and Hann's window, 1 at most."""
+    frequency = np.arange(cols) / cols
+    gain = frequency * (0.5 + 0.5 * np.cos(np.pi * frequency))
+    return (gain / max(float(gain.max()), 1e-9)).astype(np.float32)
+
+
+def _as_seen(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return values as a slice shows them: averaged along arcs, and filtered along the rows."""
+    smooth = ndimage.gaussian_filter1d(values, _smoothing_views(values.shape[1]), axis=1, mode="wrap")
+    return _fft.idct(_fft.dct(smooth, axis=-1) * _ramp(values.shape[-1]), axis=-1)
 
 
 def _noise_sigma(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the standard deviation of each bin's noise, once smoothed along the views: (n_bins,) float64.
+    """Return the standard deviation of each bin's noise, as a slice shows it: (n_bins,) float64.
 
     By the median difference of three views in a row, in the median column: neither the object's edges nor stripes nor
     restless columns count.
@@ -315,14 +342,15 @@ def _noise_sigma(values: NDArray[np.float32]) -> NDArray[np.float64]:
     impulse = np.zeros(values.shape[1])
     impulse[len(impulse) // 2] = 1.0
     window = ndimage.gaussian_filter1d(impulse, _smoothing_views(len(impulse)), mode="wrap")
-    return np.sqrt(np.maximum(variance * (window**2).sum(), 1e-20))
+    gain = (window**2).sum() * (_ramp(values.shape[-1]).astype(np.float64) ** 2).mean()
+    return np.sqrt(np.maximum(variance * gain, 1e-20))
 
 
 def _gain_on_noise(candidate: Candidate, n_views: int, cols: int) -> float:
-    """Return how much of the energy of mere noise, once smoothed along the views, a candidate takes."""
+    """Return how much of the energy of mere noise, as a slice shows it, a candidate takes."""
     noise = np.random.default_rng(0).standard_normal((1, n_views, 1, cols), dtype=np.float32)
-    before = (_smoothed(noise) ** 2).mean(dtype=np.float64)
-    after = (_smoothed(suppress(noise, method=candidate.method, options=candidate.options)[0]) ** 2).mean(
+    before = (_as_seen(noise) ** 2).mean(dtype=np.float64)
+    after = (_as_seen(suppress(noise, method=candidate.method, options=candidate.options)[0]) ** 2).mean(
         dtype=np.float64
     )
     return float(1 - after / before)

@@ -29,8 +29,10 @@ from firmware_iface.errors import WrongUsage
 
 _fft: Any = scipy.fft
 
-N_ROUNDS = 6
-"""Rounds of the iteration; the estimate of the last two differs by per mille where scatter is less than the primary."""
+MOST_ROUNDS = 40
+"""Of the iteration, which ends where the estimate settles: about ten rounds where scatter equals the primary."""
+SETTLED_SHARE = 1e-3
+"""Of the strongest scatter: a round that changes less is the last."""
 LEAST_PRIMARY_SHARE = 0.05
 """Of the counts: no estimate of scatter takes more than the rest, so that counts stay positive (a choice)."""
 VIEWS_PER_BLOCK = 16
@@ -144,7 +146,7 @@ def subtract(
     kernels: Sequence[Kernel],
     *,
     pitch_mm: float,
-    n_rounds: int = N_ROUNDS,
+    most_rounds: int = MOST_ROUNDS,
     least_primary_share: float = LEAST_PRIMARY_SHARE,
 ) -> Primary:
     """Estimate the scatter of each bin and take it off, in place.
@@ -159,6 +161,7 @@ def subtract(
         One per bin.
     pitch_mm : float
         Of the detector.
+    most_rounds : int
     least_primary_share : float
         Of the counts, what is left at least.
     """
@@ -172,10 +175,12 @@ def subtract(
             block = slice(first, first + VIEWS_PER_BLOCK)
             measured = of_bin[block].copy()
             primary, scatter = measured, np.zeros_like(measured)
-            for _ in range(n_rounds):
-                scatter = estimate(primary, beam[block], kernel, pitch_mm=pitch_mm)
+            for _ in range(most_rounds):
+                before, scatter = scatter, estimate(primary, beam[block], kernel, pitch_mm=pitch_mm)
                 np.minimum(scatter, (1 - least_primary_share) * np.maximum(measured, 0), out=scatter)
                 primary = measured - scatter
+                if np.abs(scatter - before).max() <= SETTLED_SHARE * scatter.max():
+                    break
             of_bin[block] = primary
             spread[block] += (kernel.relative * scatter) ** 2
             scattered += float(scatter.sum(dtype=np.float64))

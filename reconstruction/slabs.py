@@ -6,8 +6,11 @@ time; then it is written to its place in the volume file (`reconstruction.volume
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+import os
+import tempfile
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,17 +23,33 @@ from calibration.levelling import level, upright
 from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
 from reconstruction.budget import (
+    Costs,
+    Layout,
     Problem,
+    cut,
     layout_of,
     on_rows,
     plan_fdk,
+    predict_s,
     rows_seen,
+    sees,
     sub_grid,
+    through_memory,
 )
 from reconstruction.fdk import FdkStream
 from reconstruction.projections import LineIntegralReader
+from reconstruction.scan_source import ScanSource
 from reconstruction.volume import Grid, Volume
 from reconstruction.volume_writer import VolumeWriter
+
+TRIAL_SLICES = 16
+TRIAL_VIEWS = 16
+TRIAL_REPEATS = 3
+TRIAL_SLAB_UPDATES = 2 * 10**8
+"""A trial takes as many slices more as it needs for so many updates: some tenths of a second."""
+TRIAL_BYTES = 1 << 25
+TRIAL_UPDATES = 2 * 10**10
+"""Work of more updates than this is long enough that its time is predicted first."""
 
 
 class Source(Protocol):
@@ -55,7 +74,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScanSource:
+class ScanOpener:
     """How to open the line integrals of a scan file, in any process that reaches the file.
 
     Attributes
@@ -65,6 +84,8 @@ class ScanSource:
         Of the camera where its shift is 0.
     pass_index : int
         Which pass over the object.
+    bins : tuple of int
+        Which bins, from 0, in their order.
     allow_partial : bool
         Take also a scan that was interrupted.
     corrects_count_rate, is_linearised : bool
@@ -73,22 +94,50 @@ class ScanSource:
 
     path: Path
     geometry: Geometry
-    pass_index: int = 0
+    pass_index: int
+    bins: tuple[int, ...]
     allow_partial: bool = False
     corrects_count_rate: bool = False
     is_linearised: bool = False
 
-    def __call__(self) -> LineIntegralReader:
+    @classmethod
+    def of(cls, source: ScanSource, bins: Sequence[int]) -> ScanOpener:
+        """Return how to open again what is open here."""
+        return cls(
+            path=source.scan.path.absolute(),
+            geometry=source.geometry,
+            pass_index=source.pass_index,
+            bins=tuple(int(index) for index in bins),
+            allow_partial=True,  # whether it may be one was asked before
+            corrects_count_rate=source.count_rate is not None,
+            is_linearised=source.thickness is not None,
+        )
+
+    def __call__(self) -> Source:
         """Open it."""
         scan = read_scan(self.path, allow_partial=self.allow_partial)
         known = scan.calibration
-        return LineIntegralReader(
+        reader = LineIntegralReader(
             scan,
             self.geometry,
             pass_index=self.pass_index,
             count_rate=known.count_rate if known and self.corrects_count_rate else None,
             thickness=known.thickness if known and self.is_linearised else None,
         )
+        return _ChosenBins(reader, list(self.bins))
+
+
+class _ChosenBins:
+    """Some bins of a reader."""
+
+    def __init__(self, reader: LineIntegralReader, bins: list[int]) -> None:
+        self._reader, self._bins = reader, bins
+        self.shape = (len(bins), *reader.shape[1:])
+        self.angles_rad, self.lifts_mm, self.geometry = reader.angles_rad, reader.lifts_mm, reader.geometry
+
+    def read(self, views: slice, rows: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        values, is_estimated = self._reader.read(views, rows)
+        return values[self._bins], is_estimated[self._bins]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +147,7 @@ class Job:
     Attributes
     ----------
     open_source : callable
-        Returns a `Source`; `ScanSource` is one.
+        Returns a `Source`; `ScanOpener` is one.
     grid : Grid
     window : str
         One of `reconstruction.fdk.WINDOWS`.
@@ -135,7 +184,14 @@ def problem_of(source: Source, grid: Grid) -> Problem:
 
 
 def reconstruct(
-    job: Job, planned: Volume, path: str | Path, *, memory_bytes: int, device_bytes: int | None = None, recipe: str
+    job: Job,
+    planned: Volume,
+    path: str | Path,
+    *,
+    memory_bytes: int,
+    device_bytes: int | None = None,
+    recipe: str,
+    tell: Callable[[str], object] | None = None,
 ) -> Generator[Progress, None, Path]:
     """Reconstruct into a file by filtered back-projection, slab by slab.
 
@@ -149,6 +205,8 @@ def reconstruct(
         As of `budget.plan_fdk`.
     recipe : str
         Tells this reconstruction from all others: a part that was made by another is refused.
+    tell : callable
+        Gets in words how the work is cut, and, if it is long, how long it will take.
 
     Returns
     -------
@@ -157,11 +215,18 @@ def reconstruct(
     """
     yield Progress("reading", 0, 1)
     source = job.open_source()
-    writer = open_writer(job, source, planned, path, memory_bytes, device_bytes, recipe)
+    writer, layout = open_writer(job, source, planned, path, memory_bytes, device_bytes, recipe)
+    left, n_slabs, n_views = writer.unfinished, len(writer.records), len(source.angles_rad)
+    if tell is not None:
+        problem = problem_of(source, job.grid)
+        if problem.n_updates > TRIAL_UPDATES and left:
+            costs = measure_costs(job, source, writer.partial)
+            seconds = predict_s(problem, [writer.slab(number) for number in left], layout.views_per_block, costs)
+            layout = replace(layout, seconds=seconds)
+        tell((f"going on, {n_slabs - len(left)} slabs are done; " if writer.is_resumed else "") + layout.words())
     yield Progress("reading", 1, 1)
-    n_slabs, n_views = len(writer.records), len(source.angles_rad)
-    for number in writer.unfinished:
-        work = make_slab(job, source, writer.slab(number), writer.records[number].views_per_block)
+    for number in left:
+        work = make_slab(job, source, writer.slab(number), layout.views_per_block)
         stage = f"slab {number + 1} of {n_slabs}"
         try:
             while True:
@@ -182,25 +247,83 @@ def open_writer(
     memory_bytes: int,
     device_bytes: int | None,
     recipe: str,
-) -> VolumeWriter:
+    *,
+    least_slabs: int = 1,
+) -> tuple[VolumeWriter, Layout]:
     """Cut the work and make the file, or go on with the file that is there, whose cut must fit the memory too."""
     problem = problem_of(source, job.grid)
     layout = plan_fdk(problem, memory_bytes, device_bytes=device_bytes)
-    writer = VolumeWriter(path, planned, layout.slabs, layout.views_per_block, recipe)
-    views_per_block = writer.records[0].views_per_block
-    begun = layout_of(
+    slabs = layout.slabs if len(layout.slabs) >= least_slabs else cut(job.grid.shape[0], least_slabs)
+    writer = VolumeWriter(path, planned, slabs, layout.views_per_block, recipe)
+    layout = layout_of(
         problem,
         tuple(map(writer.slab, range(len(writer.records)))),
-        views_per_block,
+        writer.records[0].views_per_block,
         uses_device=device_bytes is not None,
     )
-    if begun.peak_bytes > memory_bytes or begun.device_bytes > (device_bytes or 0):
+    if layout.peak_bytes > memory_bytes or layout.device_bytes > (device_bytes or 0):
         raise WrongUsage(
-            f"{writer.partial} was begun in slabs that take {begun.peak_bytes / 1e9:.3g} GB of memory; the limit is "
+            f"{writer.partial} was begun in slabs that take {layout.peak_bytes / 1e9:.3g} GB of memory; the limit is "
             f"{memory_bytes / 1e9:.3g} GB",
             hint="give it more memory, or delete it and begin again",
         )
-    return writer
+    return writer, layout
+
+
+def measure_costs(job: Job, source: Source, file: Path) -> Costs:
+    """Measure on the job itself what its kinds of work cost here: some views into some slices in the middle.
+
+    Parameters
+    ----------
+    file : path
+        Of the volume, which must exist: what writing costs is measured beside it.
+    """
+    n_bins, n_views, _, n_cols = source.shape
+    n = max(min(TRIAL_VIEWS, n_views // (TRIAL_REPEATS + 1)), 1)
+    blocks = [slice(first, first + n) for first in range(0, min((TRIAL_REPEATS + 1) * n, n_views - n + 1), n)]
+    n_z, n_y, n_x = job.grid.shape
+    n_slices = min(max(TRIAL_SLICES, TRIAL_SLAB_UPDATES // (n_bins * n * n_y * n_x)), n_z)
+    slab = sub_grid(job.grid, slice((n_z - n_slices) // 2, (n_z + n_slices) // 2))
+    rows = rows_seen(upright(source.geometry), slab, source.lifts_mm)
+    values, _ = read_upright(source, blocks[0], rows)
+
+    def added_s(grid: Grid) -> float:
+        stream = open_stream(job, source, grid, rows)
+        return _least_seconds(lambda views: stream.add(values, views), blocks)
+
+    one_row = slice(rows.start, rows.start + 1)
+    seconds_one = _least_seconds(lambda views: read_upright(source, views, one_row), blocks)
+    seconds_rows = _least_seconds(lambda views: read_upright(source, views, rows), blocks)
+    line, n_rows = n_bins * n * n_cols, rows.stop - rows.start
+    prepare_s = max(seconds_rows - seconds_one, 0.0) / (line * max(n_rows - 1, 1))
+    unpack_s = max(seconds_one - prepare_s * line, 0.0) / (line * source.geometry.rows)
+    filter_s = added_s(replace(slab, shape=(n_slices, 1, 1))) / (line * n_rows)
+    update_s = max(added_s(slab) - filter_s * line * n_rows, 0.0) / (n_bins * n * n_slices * n_y * n_x)
+    with tempfile.TemporaryFile(dir=file.absolute().parent) as trial_file:
+
+        def write(_: slice) -> None:
+            trial_file.write(bytes(TRIAL_BYTES))
+            trial_file.flush()
+            os.fsync(trial_file.fileno())
+
+        write_s = 4 * _least_seconds(write, blocks) / TRIAL_BYTES
+    return Costs(
+        unpack_s=unpack_s,
+        prepare_s=prepare_s,
+        filter_s=filter_s,
+        update_s=update_s / through_memory(n),
+        write_s=write_s,
+    )
+
+
+def _least_seconds(work: Callable[[slice], object], blocks: Sequence[slice]) -> float:
+    """Return what the fastest block of views took, not counting the first, in which things are still warming up."""
+    seconds = []
+    for views in blocks:
+        began_s = time.perf_counter()
+        work(views)
+        seconds.append(time.perf_counter() - began_s)
+    return min(seconds[1:] or seconds)
 
 
 def words_of(writer: VolumeWriter) -> tuple[str, ...]:
@@ -217,9 +340,25 @@ def make_slab(job: Job, source: Source, slab: slice, views_per_block: int) -> Ge
     """Reconstruct some slices, reading only what they need."""
     geometry, grid = upright(source.geometry), sub_grid(job.grid, slab)
     rows = rows_seen(geometry, grid, source.lifts_mm)
-    stream = FdkStream(
+    stream = open_stream(job, source, grid, rows)
+    n_views, n_values, n_estimated = len(source.angles_rad), 0, 0
+    yield Progress("back-projection", 0, n_views)
+    for first in range(0, n_views, views_per_block):
+        views = slice(first, min(first + views_per_block, n_views))
+        if not sees(geometry, grid, source.lifts_mm[views]):
+            continue  # along a helix most views see nothing of a slab, and add nothing to it
+        values, is_estimated = read_upright(source, views, rows)
+        n_values, n_estimated = n_values + values.size, n_estimated + int(np.count_nonzero(is_estimated))
+        stream.add(values, views)
+        yield Progress("back-projection", views.stop, n_views)
+    return Slab(stream.result(), n_values, n_estimated)
+
+
+def open_stream(job: Job, source: Source, grid: Grid, rows: slice) -> FdkStream:
+    """Begin the sum of all views into a grid, from some rows of the upright detector."""
+    return FdkStream(
         source.angles_rad,
-        on_rows(geometry, rows),
+        on_rows(upright(source.geometry), rows),
         grid,
         source.shape[0],
         window=job.window,
@@ -227,15 +366,6 @@ def make_slab(job: Job, source: Source, slab: slice, views_per_block: int) -> Ge
         lifts_mm=source.lifts_mm,
         **job.options,
     )
-    n_views, n_values, n_estimated = len(source.angles_rad), 0, 0
-    yield Progress("back-projection", 0, n_views)
-    for first in range(0, n_views, views_per_block):
-        views = slice(first, min(first + views_per_block, n_views))
-        values, is_estimated = read_upright(source, views, rows)
-        n_values, n_estimated = n_values + values.size, n_estimated + int(np.count_nonzero(is_estimated))
-        stream.add(values, views)
-        yield Progress("back-projection", views.stop, n_views)
-    return Slab(stream.result(), n_values, n_estimated)
 
 
 def read_upright(source: Source, views: slice, rows: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -24,10 +24,12 @@ from reconstruction import backend
 from reconstruction.backend import Array
 from reconstruction.iterates import Iterate
 from reconstruction.kernels import descent_cpu
-from reconstruction.operators import Operator
+from reconstruction.operators import Operator, inner_products
 from reconstruction.subsets import Order, ordered_subsets, size_of
 
 ALL_VIEWS = slice(None)
+RUNAWAY = 4.0
+"""How many times a subset's usual share of the objective tells that steps have become too long for so many subsets."""
 
 
 def of_views(array: Array, views: slice) -> Array:
@@ -83,8 +85,8 @@ def descend(
     is_start_zero : bool
         Spares the projection of the start.
     n_subsets, order
-        See `reconstruction.subsets`. Where the objective rises over a pass, momentum begins anew and the subsets are
-        halved, so that the end is that of one subset.
+        See `reconstruction.subsets`. Where the objective rises over a pass, or runs away within one, momentum begins
+        anew and the subsets are halved, so that the end is that of one subset.
     relaxation : float
         Share of each step, above 0 and below 2; at most 1 with momentum.
     renews_curvature : bool
@@ -102,75 +104,131 @@ def descend(
         raise WrongUsage(f"{n_subsets} subsets cannot renew the curvature; allowed: one")
     if damping < 0:
         raise WrongUsage(f"damping is {damping}; allowed: 0 or more")
-    xp = backend.namespace(x)
-    n_views = A.range_shape[1] if n_subsets > 1 else 1
-    ray_lengths = A.forward(xp.ones_like(x))
-    inverse_hessian = _invert(A.adjoint(loss.curvature(ray_lengths)), damping)
-    if not renews_curvature:
-        ray_lengths = None
-
-    passes = _Pass(A, ordered_subsets(n_views, n_subsets, order))
-    gradient = xp.empty_like(x)
-    extrapolated = x.copy() if has_momentum else x
-    t, previous = 1.0, math.inf
-
-    def evaluate(index: int) -> tuple[Array, Array]:
-        """Fill the gradient by one subset; return its squared residual and its objective, by channel."""
-        views, part, projected, share = passes.at(index, x)
-        if is_start_zero and first:
-            projected[...] = 0
-        else:
-            part.forward(extrapolated, out=projected)
-        if renews_curvature:
-            _invert(A.adjoint(loss.curvature(ray_lengths, projected), out=inverse_hessian), damping)
-        slope, squared, objective = loss.slope(projected, views, A.n_channels)
-        part.adjoint(slope, out=gradient)
-        if share != 1:
-            np.multiply(gradient, share, out=gradient)
-        if damping:
-            away = extrapolated if reference is None else extrapolated - reference
-            objective = objective + damping / 2 * float(xp.vdot(away, away)) / len(passes)
-            np.add(gradient, damping * away, out=gradient)
-        return squared, objective
-
-    first = True
-    evaluate(0)
-    first = False
+    descent = _Descent(
+        A, loss, x, n_subsets, order, relaxation, has_momentum, is_non_negative, damping, reference, renews_curvature
+    )
+    usual, previous = descent.evaluate(0, is_zero=is_start_zero)[1], math.inf
     for number in range(1, n_iterations + 1):
-        squared, objective = 0.0, 0.0
-        for index in range(len(passes)):
-            momentum = 0.0
-            if has_momentum:
-                following = (1 + math.sqrt(1 + 4 * t * t)) / 2
-                momentum, t = (t - 1) / following, following
-            _step(x, extrapolated, gradient, inverse_hessian, relaxation, momentum, is_non_negative)
-            more_squared, more_objective = evaluate((index + 1) % len(passes))
-            squared, objective = squared + more_squared, objective + more_objective
-        total = float(xp.sum(objective))
+        while (met := descent.make_pass(RUNAWAY * usual)) is None:
+            descent.calm_down()
+        squared, objective = met
         residuals = np.sqrt(backend.to_host(squared))
         yield Iterate(
             number,
             x,
             float(np.sqrt((residuals**2).sum())),
-            total,
+            objective,
             tuple(residuals.tolist()) if A.n_channels > 1 else (),
         )
-        if total > previous and (has_momentum or len(passes) > 1):
-            t = 1.0
-            if has_momentum:
-                extrapolated[...] = x
-            if len(passes) > 1:
-                passes = _Pass(A, ordered_subsets(n_views, -(-len(passes) // 2), order))
-            evaluate(0)
-        previous = total
+        if objective > previous:
+            descent.calm_down()
+        previous = objective
+        usual = objective / descent.n_subsets
+
+
+class _Descent:
+    """The arrays of a descent, and its steps through them."""
+
+    def __init__(
+        self,
+        A: Operator,
+        loss: Loss,
+        x: Array,
+        n_subsets: int,
+        order: Order,
+        relaxation: float,
+        has_momentum: bool,
+        is_non_negative: bool,
+        damping: float,
+        reference: Array | None,
+        renews_curvature: bool,
+    ) -> None:
+        xp = backend.namespace(x)
+        self._A, self._loss, self._x = A, loss, x
+        self._order: Order = order
+        self._relaxation, self._is_non_negative = relaxation, is_non_negative
+        self._damping, self._reference = damping, reference
+        ray_lengths = A.forward(xp.ones_like(x))
+        self._inverse_hessian = _invert(A.adjoint(loss.curvature(ray_lengths)), damping)
+        self._ray_lengths = ray_lengths if renews_curvature else None
+        self._has_momentum, self._t = has_momentum, 1.0
+        self._extrapolated = x.copy() if has_momentum else x
+        self._gradient = xp.empty_like(x)
+        self._pass = _Pass(A, n_subsets, order)
+
+    @property
+    def n_subsets(self) -> int:
+        """Into how many the views are cut now."""
+        return len(self._pass)
+
+    def make_pass(self, runaway: float) -> tuple[Array, float] | None:
+        """Make a step by each subset; return the squared residual by channel and the objective, as they were met.
+
+        None: a subset among several had an objective above `runaway`, and the pass was broken off.
+        """
+        squared, total = 0.0, 0.0
+        for index in range(self.n_subsets):
+            momentum = 0.0
+            if self._has_momentum:
+                following = (1 + math.sqrt(1 + 4 * self._t**2)) / 2
+                momentum, self._t = (self._t - 1) / following, following
+            _step(
+                self._x,
+                self._extrapolated,
+                self._gradient,
+                self._inverse_hessian,
+                self._relaxation,
+                momentum,
+                self._is_non_negative,
+            )
+            more, objective = self.evaluate((index + 1) % self.n_subsets)
+            if self.n_subsets > 1 and not objective <= runaway:
+                return None
+            squared, total = squared + more, total + objective
+        return squared, total
+
+    def calm_down(self) -> None:
+        """Begin the momentum anew, and make half as many subsets; nothing is done where there is neither."""
+        if not self._has_momentum and self.n_subsets == 1:
+            return
+        self._t = 1.0
+        if self._has_momentum:
+            self._extrapolated[...] = self._x
+        if self.n_subsets > 1:
+            self._pass = _Pass(self._A, -(-self.n_subsets // 2), self._order)
+        self.evaluate(0)
+
+    def evaluate(self, index: int, *, is_zero: bool = False) -> tuple[Array, float]:
+        """Fill the gradient by one subset; return its squared residual by channel, and its objective."""
+        views, part, projected, share = self._pass.at(index, self._x)
+        if is_zero:
+            projected[...] = 0
+        else:
+            part.forward(self._extrapolated, out=projected)
+        if self._ray_lengths is not None:
+            curvature = self._loss.curvature(self._ray_lengths, projected)
+            _invert(self._A.adjoint(curvature, out=self._inverse_hessian), self._damping)
+        slope, squared, objectives = self._loss.slope(projected, views, self._A.n_channels)
+        part.adjoint(slope, out=self._gradient)
+        if share != 1:
+            np.multiply(self._gradient, share, out=self._gradient)
+        objective = float(objectives.sum())
+        if self._damping:
+            away = self._extrapolated if self._reference is None else self._extrapolated - self._reference
+            objective += self._damping / 2 * float(inner_products(away, away)[0]) / self.n_subsets
+            np.add(self._gradient, self._damping * away, out=self._gradient)
+        return squared, objective
 
 
 class _Pass:
     """The subsets of one pass: their views, operators and scratch arrays, made when first asked for."""
 
-    def __init__(self, A: Operator, subsets: list[slice]) -> None:
-        self._A, self._subsets = A, subsets
-        self._parts = [A] if len(subsets) == 1 else [A.subset(views) for views in subsets]
+    def __init__(self, A: Operator, n_subsets: int, order: Order) -> None:
+        self._A, self._subsets = A, [ALL_VIEWS]
+        self._parts = [A]
+        if n_subsets > 1:
+            self._subsets = ordered_subsets(A.range_shape[1], n_subsets, order)
+            self._parts = [A.subset(views) for views in self._subsets]
         self._scratch: dict[tuple[int, ...], Array] = {}
 
     def __len__(self) -> int:
@@ -182,9 +240,9 @@ class _Pass:
         shape = part.range_shape
         if shape not in self._scratch:
             self._scratch[shape] = backend.namespace(like).empty(shape, like.dtype)
-        if len(self) == 1:
-            return ALL_VIEWS, part, self._scratch[shape], 1.0
         views = self._subsets[index]
+        if len(self) == 1:
+            return views, part, self._scratch[shape], 1.0
         n_views = self._A.range_shape[1]
         return views, part, self._scratch[shape], n_views / size_of(views, n_views)
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.geometry import Geometry
 from firmware_iface.errors import WrongUsage
 from reconstruction.volume import Grid
 
@@ -60,6 +61,31 @@ def is_truncated(values: NDArray[np.floating], *, share: float = TOUCHING_SHARE)
     values : (n_bins, n_views, rows, cols) float
     """
     return bool(touches(values, share=share).any(axis=-1).mean() > 0.01)
+
+
+def continued(
+    values: NDArray[np.float32], geometry: Geometry, *, method: str = "cylinder", share: float = 0.5
+) -> tuple[NDArray[np.float32], Geometry, str]:
+    """Return views with continued rows, the detector that is wide enough for them, and what was done in words.
+
+    Parameters
+    ----------
+    values : (n_bins, n_views, rows, cols) float32
+    geometry : Geometry
+    method : str
+        Of `extend`.
+    share : float
+        Of the columns, how many are added on either side.
+
+    Returns
+    -------
+    values : (n_bins, n_views, rows, cols + 2 n) float32
+    geometry : Geometry
+    words : str
+    """
+    n_pad = round(share * geometry.cols)
+    words = f"the object reaches past the detector: rows continued by {n_pad} columns on either side ({method})"
+    return extend(values, n_pad, method=method), replace(geometry, cols=geometry.cols + 2 * n_pad), words
 
 
 def extend(
@@ -115,31 +141,38 @@ def _beyond(
         mirrored = rows[..., np.maximum(cols - 1 - step, 0)]
         beyond = np.maximum(2 * value - mirrored, 0) * fade**2
     elif method == "cylinder":
-        beyond = _cylinder(value, slope, step, cols, attenuation_per_px, value * fade)
+        beyond = _cylinder(end, value, step, cols, attenuation_per_px, value * fade)
     else:
         beyond = value * fade
     return np.asarray(beyond, dtype=np.float32)
 
 
 def _cylinder(
+    end: NDArray[np.float64],
     value: NDArray[np.float64],
-    slope: NDArray[np.float64],
     step: NDArray[np.int_],
     cols: int,
     attenuation_per_px: float | None,
     otherwise: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return the chords of a cylinder, p^2 = k (r^2 - (u - u0)^2), that has the value and the slope of p at u = 0."""
-    falls = value * slope  # half the slope of p^2 is -k (u - u0)
+    """Return the chords p of a cylinder, p^2 = k (r^2 - (u - u0)^2), that fits the last columns; u = 0 is the last."""
+    place = np.arange(1 - end.shape[-1], 1)
+    squared = np.square(end)
     if attenuation_per_px is None:
-        to_centre = np.full_like(value, (cols - 1) / 2)
-        density = np.where(falls < 0, -falls / to_centre, np.inf)
+        # p^2 = k r^2 - k w^2, w from the middle of the detector: a line in w^2.
+        to_middle = (place + (cols - 1) / 2) ** 2
+        mean, around = squared.mean(axis=-1, keepdims=True), to_middle - to_middle.mean()
+        k = -(squared * around).sum(axis=-1, keepdims=True) / max((around**2).sum(), 1.0)
+        chords = mean + k * (to_middle.mean() - (step + (cols - 1) / 2) ** 2)
     else:
-        density = np.full_like(value, (2 * attenuation_per_px) ** 2)
-        to_centre = -falls / density
-    with np.errstate(invalid="ignore"):
-        squared = value**2 + density * (to_centre**2 - (step + to_centre) ** 2)
-    return np.where(np.isfinite(density), np.sqrt(np.maximum(squared, 0)), otherwise)
+        # p^2 + k u^2 = k (r^2 - u0^2) + 2 k u0 u: a line in u.
+        k = np.full_like(value, (2 * attenuation_per_px) ** 2)
+        line = squared + k * place**2
+        mean, around = line.mean(axis=-1, keepdims=True), place - place.mean()
+        slope = (line * around).sum(axis=-1, keepdims=True) / max((around**2).sum(), 1.0)
+        chords = mean + slope * (step - place.mean()) - k * step**2
+    # What rises outwards is no end of a round object.
+    return np.where((k > 0) & (value > 0), np.sqrt(np.maximum(chords, 0)), otherwise)
 
 
 def wider(grid: Grid, n_voxels: int) -> Grid:

@@ -2,7 +2,7 @@
 
 What a launch hands over is held against what the kernel takes: number and kind of arguments, the element type and the
 contiguity of arrays, the limits of blocks and grids. With `MPXCT_SHIM_SANITIZE=1` the kernels are built with the
-sanitizers of addresses and undefined behaviour; Python must then load their libraries first (`sanitizer_environment`).
+address sanitizer; Python must then load its library first (`sanitizer_environment`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import numpy as np
 import pytest
 
 HEADER = Path(__file__).with_name("cuda_shim.h")
-FLAGS = ("-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror")
+FLAGS = ("-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror")
 ALLOWED = ("-Wno-sign-compare", "-Wno-unknown-pragmas", "-Wno-unused-function")
-SANITIZE = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZE = ("-fsanitize=address",)
 MOST_THREADS = (1024, 1024, 64)
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 # Ref: the limits of blocks and grids: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
@@ -42,7 +42,9 @@ def compiler() -> str:
 
 def kernel_names(source: str) -> list[str]:
     """Return the names of the kernels that a source defines."""
-    return re.findall(r'^extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(', source, flags=re.MULTILINE)
+    return re.findall(
+        r'^extern "C" __global__ void (?:__launch_bounds__\([\d, ]+\) )?(\w+)\(', source, flags=re.MULTILINE
+    )
 
 
 def constant_names(source: str) -> list[str]:
@@ -76,19 +78,14 @@ def build(source: str) -> ctypes.CDLL:
 
 
 def sanitizer_environment() -> dict[str, str]:
-    """Return the environment in which Python can load kernels that are built with sanitizers."""
-    libraries = [
-        subprocess.run(
-            [compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for name in ("libasan.so", "libubsan.so")
-    ]
+    """Return the environment in which Python can load kernels that are built with the sanitizer."""
+    ask = [compiler(), "-print-file-name=libasan.so"]
+    library = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
     return {
         **os.environ,
         "MPXCT_SHIM_SANITIZE": "1",
-        "LD_PRELOAD": " ".join(libraries),
+        "LD_PRELOAD": library,
         "ASAN_OPTIONS": "detect_leaks=0",
-        "PYTHONMALLOC": "malloc",
     }
 
 
@@ -202,9 +199,15 @@ def fake_cupy() -> ModuleType:
     module.asnumpy = lambda x: np.array(x, subok=False)
     module.fft = SimpleNamespace(rfft=_on_device(_single(np.fft.rfft)), irfft=_on_device(_single(np.fft.irfft)))
     runtime = SimpleNamespace(
-        CUDARuntimeError=OSError, getDeviceCount=lambda: 1, memGetInfo=lambda: (6 * 2**30, 8 * 2**30)
+        CUDARuntimeError=OSError,
+        getDeviceCount=lambda: 1,
+        memGetInfo=lambda: (6 * 2**30, 8 * 2**30),
+        getDeviceProperties=lambda _: {"name": b"a stand-in"},
     )
-    module.cuda = SimpleNamespace(runtime=runtime)
+    stream = SimpleNamespace(synchronize=lambda: None)
+    module.cuda = SimpleNamespace(runtime=runtime, get_current_stream=lambda: stream)
+    rng = np.random.default_rng(0)
+    module.random = SimpleNamespace(standard_normal=_on_device(rng.standard_normal))
     module.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 2**20, free_all_blocks=lambda: None)
     return module
 

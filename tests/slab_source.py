@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,3 +65,19 @@ class Ellipsoids:
                 total += solid[6] * 2 * np.sqrt(np.maximum(b * b - a * (away @ away - 1), 0)) / a
             values[:, view] = 0.7 ** np.arange(self.n_bins)[:, None, None] * total
         return values, np.zeros(values.shape, bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadly(Ellipsoids):
+    """The first process that reads beyond the first views of a slab dies of it."""
+
+    grave: str = ""
+
+    def read(self, views, rows):
+        if views.start >= 4:
+            try:
+                Path(self.grave).mkdir()
+            except FileExistsError:
+                return super().read(views, rows)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(views, rows)

@@ -212,8 +212,9 @@ def test_an_object_seen_a_quarter_later_has_turned_a_quarter():
 def test_it_is_linear_and_bins_are_independent():
     rng = np.random.default_rng(5)
     a, b = rng.normal(size=(2, 120, 64, 72)).astype(np.float32)
-    alone = [run(fdk(bins[None], ANGLES, GEOMETRY, GRID))[0] for bins in (a, b, 2 * a - 3 * b)]
-    together = run(fdk(np.stack([a, b]), ANGLES, GEOMETRY, GRID))
+    # Rows that are cut are continued by what is above zero: that is not linear.
+    alone = [run(fdk(bins[None], ANGLES, GEOMETRY, GRID, is_continued=False))[0] for bins in (a, b, 2 * a - 3 * b)]
+    together = run(fdk(np.stack([a, b]), ANGLES, GEOMETRY, GRID, is_continued=False))
     scale = np.abs(alone[2]).max()
     np.testing.assert_allclose(together[0], alone[0], atol=1e-6 * scale)
     np.testing.assert_allclose(together[1], alone[1], atol=1e-6 * scale)

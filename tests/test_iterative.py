@@ -153,6 +153,25 @@ def step(number: int, *residuals: float) -> Step:
     return Step(number, total, total**2, residuals if len(residuals) > 1 else (), 0.0)
 
 
+def test_what_diverges_is_told(rng):
+    A = random_operator(rng)
+    work = reconstruct(A, np.ones(A.range_shape), method="sirt", iterations=100)
+    next(work)
+    next(work)
+    A.matrices *= 1e200  # the operator of before is no more: steps are far too long
+    with np.errstate(all="ignore"), pytest.raises(WrongUsage, match="diverged in iteration"):
+        run(work)
+
+
+def test_a_prior_that_lacks_what_must_be_set_is_refused(rng):
+    A = random_operator(rng)
+    with pytest.raises(WrongUsage, match="needs strength_per_mm"):
+        next(reconstruct(A, np.zeros(A.range_shape), method="fista", prior="tv"))
+    options = {"strength_per_mm": "-1"}
+    with pytest.raises(WrongUsage, match="cannot be"):
+        next(reconstruct(A, np.zeros(A.range_shape), method="fista", prior="tv", options=options))
+
+
 def test_rules_combine():
     few, calm = Iterations(count=3), RelativeChange(fraction=0.1)
     moving = [step(1, 10.0), step(2, 5.0), step(3, 2.0)]

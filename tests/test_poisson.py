@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
+from calibration.geometry import Geometry
 from firmware_iface.errors import WrongUsage
 from reconstruction.least_squares import cgls
 from reconstruction.poisson import line_integral_weights, osem, pwls, transmission
+from reconstruction.projector import Projector
+from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.stopping import Discrepancy
+from reconstruction.volume import Grid
 from tests.matrix_operator import random_operator
 from tests.test_least_squares import last, volumes
 
@@ -141,6 +145,27 @@ def test_the_likelihood_is_right_where_logarithms_are_biased(rng):
     by_log = last(cgls(A, integrals, weights=line_integral_weights(y), n_iterations=10)).volume
     assert np.abs(likely - truth).mean() < 0.05
     assert np.abs(by_log - truth).mean() > 0.1
+
+
+def test_behind_metal_the_likelihood_is_nearer_than_weighted_squares(rng):
+    """Where no photon comes through, a logarithm says nothing and its weight is 0; a count of 0 says: much."""
+    geometry = Geometry(source_to_detector_mm=150, source_to_object_mm=100, pitch_mm=1.0, rows=4, cols=64)
+    scan = ScanGeometry.circular(geometry, np.arange(60) * 2 * np.pi / 60)
+    A = Projector(scan, Grid(shape=(3, 40, 40), voxel_mm=1.0), dtype=np.float64)
+    _, y, x = A.grid.axes_mm()
+    truth = np.where(np.hypot(y[:, None], x) < 15, 0.02, 0.0) + np.where(np.hypot(y[:, None] - 5, x - 4) < 4, 1.0, 0)
+    truth = truth + np.where(np.hypot(y[:, None] + 6, x + 4) < 3, 0.8, 0) + np.zeros(A.domain_shape)
+    counts = rng.poisson(500 * np.exp(-A.forward(truth)) + 1.0).astype(np.float64)
+    assert 0.01 < (counts == 0).mean() < 0.1
+
+    def errors(iterates):
+        return [np.linalg.norm(i.volume - truth) / np.linalg.norm(truth) for i in iterates]
+
+    weights = line_integral_weights(counts, 1.0)
+    integrals = np.log(500 / np.maximum(counts - 1.0, 0.5))
+    squares = errors(pwls(A, integrals, weights=weights, is_non_negative=True, n_iterations=15))
+    likely = errors(transmission(A, counts, flat=500.0, background=1.0, n_iterations=3))
+    assert likely[-1] < 0.75 * min(squares)
 
 
 def test_weights_are_one_over_the_variance_of_a_line_integral(rng):

@@ -40,8 +40,9 @@ def test_clean_views_are_left_alone(name: str) -> None:
     assert len(choice.judgements) == len(rings.CANDIDATES)
 
 
-@pytest.mark.parametrize("kind", scans.KINDS)
-@pytest.mark.parametrize("name", ["rods", "texture"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [*(("rods", kind) for kind in scans.KINDS), ("texture", "partial"), ("centred", "thin")]
+)
 def test_the_choice_leaves_nearly_as_little_as_the_best_would(name: str, kind: str) -> None:
     values = scans.striped(noisy(name), kind, 0.02, np.random.default_rng(5))
     choice = rings.choose(values, ANGLES, SCAN)
@@ -55,7 +56,7 @@ def test_the_choice_leaves_nearly_as_little_as_the_best_would(name: str, kind: s
 
 def test_the_judged_gain_is_the_true_one_on_average() -> None:
     """For a method that suits, and one that eats the object: one scan tells it to a fifth, many to a few per cent."""
-    candidates = (rings.Candidate("mean-profile"), rings.Candidate("regularised", {"strength": 0.03}))
+    candidates = (rings.Candidate("mean-profile"), rings.Candidate("regularised", {"strength": 0.003, "n_blocks": 24}))
     unit = scans.ring_energy(noisy("rods", seed=4) - exact("rods"))
     judged, true = [], []
     for seed in range(10):
@@ -80,6 +81,17 @@ def test_the_order_of_views_and_their_start_do_not_matter() -> None:
     moved = rings.choose(values[:, shuffle], ANGLES[shuffle] + 2 * np.pi, SCAN, candidates=candidates)
     assert moved.candidate == plain.candidate
     assert moved.judgements[0].gain_ratio == pytest.approx(plain.judgements[0].gain_ratio, rel=1e-3)
+
+
+def test_a_helix_is_judged_by_the_rows_beside_and_of_two_turns_the_first() -> None:
+    values = scans.striped(noisy("rods"), "thin", 0.02, np.random.default_rng(5))
+    twice = np.concatenate([values, values[:, ::-1]], axis=1)
+    angles = np.concatenate([ANGLES, ANGLES + 2 * np.pi])
+    candidates = rings.CANDIDATES[:2]
+    plain = rings.choose(values, ANGLES, SCAN, candidates=candidates)
+    assert rings.choose(twice, angles, SCAN, candidates=candidates).words == plain.words
+    helix = rings.choose(twice, angles, SCAN, lifts_mm=0.1 * angles, candidates=candidates)
+    assert "rows beside" in helix.words
 
 
 def test_views_are_not_changed_by_the_choice() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +20,14 @@ from calibration.geometry import Geometry
 from firmware_iface.errors import BadFile, MpxctError, WrongUsage
 from reconstruction import budget, slabs, volume_writer
 from reconstruction.fdk import fdk
-from reconstruction.slabs import Job
+from reconstruction.pipeline import reconstruct_scan
+from reconstruction.recipe import Recipe
+from reconstruction.scan_source import open_source
+from reconstruction.slabs import Job, ScanOpener
 from reconstruction.volume import Grid, Provenance, Volume, load_volume
 from reconstruction.volume_writer import partial_volume_path
 from tests.slab_source import Ellipsoids
+from tests.test_pipeline import write_scan
 
 ROOT = Path(__file__).resolve().parent.parent
 GEOMETRY = Geometry(source_to_detector_mm=150.0, source_to_object_mm=100.0, pitch_mm=0.3, rows=64, cols=40)
@@ -57,7 +63,8 @@ def make(path: Path, memory_bytes: int = TIGHT, job: Job = JOB, recipe: str = "a
 def in_one_piece(job: Job = JOB) -> np.ndarray:
     source = job.open_source()
     values, _ = source.read(np.s_[:], np.s_[:])
-    return run(fdk(values, source.angles_rad, source.geometry, job.grid, window=job.window))
+    lifts_mm = source.lifts_mm
+    return run(fdk(values, source.angles_rad, source.geometry, job.grid, window=job.window, lifts_mm=lifts_mm))
 
 
 def test_slab_by_slab_is_the_same_volume(tmp_path):
@@ -213,3 +220,56 @@ def test_a_tilted_detector_is_levelled_before_its_rows_are_cut(tmp_path):
     loaded = load_volume(run(make(tmp_path / "v.h5", TIGHT + 10**7, job=job)))
     expected = in_one_piece(job)
     np.testing.assert_allclose(loaded.values, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+def test_a_helix_is_the_same_in_slabs_and_views_that_see_nothing_of_one_are_not_read(tmp_path):
+    flat = replace(GEOMETRY, rows=16)
+    helix = replace(SOURCE, geometry=flat, n_views=160, turns=5.0, lift_mm=14.0, n_bins=2, reads=[])
+    job = replace(JOB, open_source=helix)
+    loaded = load_volume(run(make(tmp_path / "v.h5", job=job)))
+    assert 0 < len(helix.reads) < 0.7 * 5 * helix.n_views
+    expected = in_one_piece(replace(JOB, open_source=helix))
+    np.testing.assert_allclose(loaded.values, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+def test_a_long_work_tells_its_time_from_a_trial_and_a_resumed_one_what_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(slabs, "TRIAL_UPDATES", 0)
+    told = []
+    work = slabs.reconstruct(JOB, PLANNED, tmp_path / "v.h5", memory_bytes=TIGHT, recipe="a", tell=told.append)
+    for step in work:
+        if step.stage.startswith("slab 3"):
+            work.close()
+    run(slabs.reconstruct(JOB, PLANNED, tmp_path / "v.h5", memory_bytes=TIGHT, recipe="a", tell=told.append))
+    assert told[0].startswith("in 5 slabs of up to")
+    assert told[1].startswith("going on, 2 slabs are done; in 5 slabs")
+    assert all("of memory, about" in text for text in told)
+
+
+def test_costs_are_those_of_a_source_that_takes_its_time(tmp_path):
+    class Slow(Ellipsoids):
+        def read(self, views, rows):
+            n_rows = len(range(self.geometry.rows)[rows])
+            time.sleep(0.05 + 0.004 * n_rows)
+            return super().read(views, rows)
+
+    source = Slow(geometry=GEOMETRY, n_views=20, solids=SOLIDS)
+    costs = slabs.measure_costs(JOB, source, tmp_path / "v.h5")
+    n_lines = 5 * GEOMETRY.cols
+    assert costs.prepare_s > 0.004 / n_lines * 0.9
+    assert costs.unpack_s * n_lines * GEOMETRY.rows + costs.prepare_s * n_lines > 0.04
+    assert min(costs.filter_s, costs.write_s) > 0
+
+
+def test_a_scan_file_is_reconstructed_in_slabs_as_in_one_piece(tmp_path):
+    scan = write_scan(tmp_path / "scan.h5", lost=(5, 6, 7))
+    whole = run(reconstruct_scan(scan, Recipe(window="hann", truncation="none")))
+    opener = ScanOpener.of(open_source(scan), (2, 0))
+    assert len(pickle.dumps(opener)) < 2000  # it travels to workers
+    job = Job(open_source=opener, grid=whole.grid, window="hann", options={"is_continued": False})
+    problem = slabs.problem_of(opener(), whole.grid)
+    memory_bytes = budget.layout_of(problem, budget.cut(whole.grid.shape[0], 3), 1, uses_device=False).peak_bytes
+    planned = Volume.planned(2, whole.grid, channels=("c", "a"), unit="1/mm")
+    work = slabs.reconstruct(job, planned, tmp_path / "v.h5", memory_bytes=memory_bytes, recipe="r")
+    loaded = load_volume(run(work))
+    assert loaded.provenance.steps[-1] == "3 slabs along z"
+    np.testing.assert_allclose(loaded.values, whole.values[[2, 0]], rtol=0, atol=2e-6 * np.abs(whole.values).max())

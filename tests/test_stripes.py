@@ -131,17 +131,17 @@ def test_it_works_in_place_and_none_does_nothing() -> None:
 
 
 FACTORS = {
-    ("mean-profile", "thin"): 3.5,
-    ("regularised", "thin"): 2.5,
-    ("wavelet-fourier", "thin"): 3.5,
-    ("sorting", "thin"): 3.5,
-    ("filtering", "thin"): 3.5,
-    ("filtering", "partial"): 1.6,
-    ("combined", "thin"): 3.5,
-    ("dead", "fluctuating"): 6.0,
-    ("dead", "dead"): 40.0,
-    ("combined", "dead"): 15.0,
-    ("large", "wide"): 1.5,
+    ("mean-profile", "thin"): 5.0,
+    ("regularised", "thin"): 3.5,
+    ("wavelet-fourier", "thin"): 8.0,
+    ("sorting", "thin"): 5.0,
+    ("filtering", "thin"): 5.0,
+    ("filtering", "partial"): 1.7,
+    ("combined", "thin"): 5.0,
+    ("dead", "fluctuating"): 7.0,
+    ("dead", "dead"): 50.0,
+    ("combined", "dead"): 30.0,
+    ("large", "wide"): 2.0,
 }
 
 
@@ -158,4 +158,25 @@ def test_the_energy_of_rings_falls_by_a_factor(method: str, kind: str) -> None:
 def test_views_without_stripes_hardly_change(method: str, name: str) -> None:
     values = noisy(name)
     changed, _ = rings.suppress(values.copy(), method=method)
-    assert scans.ring_energy(changed - values) < 0.03**2 * np.mean(values**2)
+    assert scans.ring_energy(changed - values) < 0.015**2 * np.mean(values**2)
+
+
+@pytest.mark.slow
+def test_published_code_does_the_same() -> None:
+    """Against Algotom, by the author of sorting: the same bits where the algorithm is one, else near what it takes."""
+    removal = pytest.importorskip("algotom.prep.removal")
+    sinogram = noisy()[0, :, 1]
+    sinogram[:, 40] += 0.05
+    sinogram[:, 100:106] -= 0.04
+    sinogram[:, 70] = 0.3
+    np.testing.assert_array_equal(
+        stripes.sorting(sinogram, width_px=21), removal.remove_stripe_based_sorting(sinogram, 21, 1)
+    )
+    ours = stripes.dead(sinogram, width_px=51, ratio=3.0)
+    theirs = removal.remove_dead_stripe(sinogram, 3.0, 51, residual=False)
+    np.testing.assert_allclose(ours[:, 60:80], theirs[:, 60:80], atol=1e-5)
+    ours = stripes.wavelet_fourier(sinogram, n_levels=3, n_moments=9, damping_orders=1.0)
+    theirs = removal.remove_stripe_based_wavelet_fft(sinogram, 3, 1, "db9", "gaussian")
+    middle = np.s_[:, 20:-20]  # the two pad differently
+    taken_by_both = np.corrcoef((sinogram - ours)[middle].ravel(), (sinogram - theirs)[middle].ravel())[0, 1]
+    assert taken_by_both > 0.9

@@ -71,7 +71,7 @@ static __device__ __forceinline__ void narrow(float foot, float slope, int n, fl
 // volume      : CHANNELS side by side, voxel (i, a, b) at i * stride_i + a * stride_a + b * stride_b
 // projections : (n_channels, n_views, rows, cols), of which the rays of this axis are filled
 // scale       : what the stored values are to be multiplied by
-extern "C" __global__ void __launch_bounds__(256) forward(
+extern "C" __global__ void __launch_bounds__(256, 3) forward(
     float *__restrict__ projections, const Pixel *__restrict__ volume, const float *__restrict__ scale,
     int n_channels, int n_views, int rows, int cols, int n_i, int n_a, int n_b, int stride_i, int stride_a, int stride_b,
     int is_after_a, int is_after_b, float step_mm)
@@ -135,7 +135,7 @@ extern "C" __global__ void __launch_bounds__(256) forward(
 
 // Lay the projections of a launch out for `adjoint`: times the length of a step, and 0 for the rays of other axes.
 // packed : (views of the launch, rows, cols, CHANNELS)
-extern "C" __global__ void __launch_bounds__(256) pack(
+extern "C" __global__ void __launch_bounds__(256, 3) pack(
     Pixel *__restrict__ packed, const float *__restrict__ projections, const float *__restrict__ scale,
     int n_channels, int n_views, int rows, int cols, int is_after_a, int is_after_b)
 {
@@ -283,35 +283,35 @@ static __device__ __forceinline__ void adjoint_upright(
                     step_mm * *scale * sums[k][channel];
 }
 
-extern "C" __global__ void __launch_bounds__(256) adjoint_z(
+extern "C" __global__ void __launch_bounds__(256, 3) adjoint_z(
     float *volume, const Pixel *packed, const float *scale, int n_launched, int n_channels, int rows, int cols, int n_z,
     int n_y, int n_x, float step_mm)
 {
     adjoint_general<0>(volume, packed, scale, n_launched, n_channels, rows, cols, n_z, n_y, n_x, step_mm);
 }
 
-extern "C" __global__ void __launch_bounds__(256) adjoint_y(
+extern "C" __global__ void __launch_bounds__(256, 3) adjoint_y(
     float *volume, const Pixel *packed, const float *scale, int n_launched, int n_channels, int rows, int cols, int n_z,
     int n_y, int n_x, float step_mm)
 {
     adjoint_general<1>(volume, packed, scale, n_launched, n_channels, rows, cols, n_z, n_y, n_x, step_mm);
 }
 
-extern "C" __global__ void __launch_bounds__(256) adjoint_x(
+extern "C" __global__ void __launch_bounds__(256, 3) adjoint_x(
     float *volume, const Pixel *packed, const float *scale, int n_launched, int n_channels, int rows, int cols, int n_z,
     int n_y, int n_x, float step_mm)
 {
     adjoint_general<2>(volume, packed, scale, n_launched, n_channels, rows, cols, n_z, n_y, n_x, step_mm);
 }
 
-extern "C" __global__ void __launch_bounds__(256) adjoint_upright_y(
+extern "C" __global__ void __launch_bounds__(256, 3) adjoint_upright_y(
     float *volume, const Pixel *packed, const float *scale, int n_launched, int n_channels, int rows, int cols, int n_z,
     int n_y, int n_x, float step_mm)
 {
     adjoint_upright<1>(volume, packed, scale, n_launched, n_channels, rows, cols, n_z, n_y, n_x, step_mm);
 }
 
-extern "C" __global__ void __launch_bounds__(256) adjoint_upright_x(
+extern "C" __global__ void __launch_bounds__(256, 3) adjoint_upright_x(
     float *volume, const Pixel *packed, const float *scale, int n_launched, int n_channels, int rows, int cols, int n_z,
     int n_y, int n_x, float step_mm)
 {

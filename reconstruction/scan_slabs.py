@@ -1,0 +1,175 @@
+"""A scan's volume straight into a file, slab by slab or on a cluster, where memory does not hold it all.
+
+What is asked for is the same as of `pipeline.reconstruct_scan`; corrections that look at all views at once are not to be
+had.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.geometry import Geometry
+from calibration.progress import Progress
+from calibration.store import Calibration
+from firmware_iface.errors import WrongUsage
+from reconstruction import backend, budget, cluster, rings, slabs
+from reconstruction.pipeline import chosen_bins, grid_of
+from reconstruction.projections import LineIntegralReader
+from reconstruction.recipe import Recipe
+from reconstruction.scan_source import ScanSource, open_source
+from reconstruction.volume import LINEAR_ATTENUATION, Volume
+
+DATUM_BYTES = 24
+"""What a line integral takes at the most while a scan is held whole: counts, their corrections, values and masks."""
+VOXEL_BYTES = 8
+"""What a voxel of a bin takes: the sum, and its turned copy."""
+ITERATED_VOXEL_BYTES = 24
+"""What it takes of an iterative method: the volume, its update, momentum and normalisation."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenBins:
+    """How to open some bins of a source, in any process."""
+
+    whole: Callable[[], slabs.Source]
+    bins: tuple[int, ...]
+
+    def __call__(self) -> slabs.Source:
+        """Open it."""
+        return _SomeBins(self.whole(), np.array(self.bins, np.intp))
+
+
+class _SomeBins:
+    """Some bins of a source; a `slabs.Source`."""
+
+    def __init__(self, whole: slabs.Source, bins: NDArray[np.intp]) -> None:
+        self._whole, self._bins = whole, bins
+        self.shape: tuple[int, int, int, int] = (len(bins), *whole.shape[1:])
+        self.angles_rad, self.lifts_mm = whole.angles_rad, whole.lifts_mm
+        self.geometry: Geometry = whole.geometry
+
+    def read(self, views: slice, rows: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return some views and rows, and which values are estimated."""
+        values, is_estimated = self._whole.read(views, rows)
+        return values[self._bins], is_estimated[self._bins]
+
+
+def whole_bytes(source: ScanSource, recipe: Recipe) -> int:
+    """Return about how much memory `pipeline.reconstruct_scan` takes."""
+    reader = _reader(source)
+    n_bins = len(chosen_bins(source, recipe))
+    n_data = int(np.prod(reader.shape[1:], dtype=np.int64)) * reader.shape[0]
+    n_voxels = int(np.prod(grid_of(reader, recipe).shape, dtype=np.int64)) * n_bins
+    return DATUM_BYTES * n_data + (ITERATED_VOXEL_BYTES if recipe.is_iterative else VOXEL_BYTES) * n_voxels
+
+
+def reconstruct_to_file(
+    path: str | Path,
+    output: str | Path,
+    recipe: Recipe,
+    *,
+    calibration: Calibration | None = None,
+    allow_partial: bool = False,
+    memory_bytes: int,
+    address: str | None = None,
+    tell: Callable[[str], object] | None = None,
+) -> Generator[Progress, None, Path]:
+    """Reconstruct by filtered back-projection into a file, within a memory; a part that was broken off is gone on with.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Of method "fdk", without corrections that need the whole scan.
+    memory_bytes : int
+        Of this process, or of each worker.
+    address : str, optional
+        Of a Dask scheduler, or "local:N": N processes on this machine.
+    tell : callable, optional
+        Takes words on what is about to happen.
+    """
+    _refuse_what_needs_all(recipe)
+    source = open_source(
+        path,
+        calibration=calibration,
+        pass_number=recipe.pass_number,
+        linearise=recipe.linearise,
+        allow_partial=allow_partial,
+    )
+    opener = slabs.ScanSource(
+        path=Path(path).absolute(),
+        geometry=source.geometry,
+        pass_index=source.pass_index,
+        allow_partial=allow_partial,
+        corrects_count_rate=source.count_rate is not None,
+        is_linearised=source.thickness is not None,
+    )
+    reader = _reader(source)
+    bins = chosen_bins(source, recipe)
+    is_whole = len(bins) == source.scan.shape[1]
+    grid = grid_of(reader, recipe)
+    steps = (
+        f"{len(reader.angles_rad)} views, {source.scan.n_lost} frames lost",
+        *((f"{reader.n_tiles} tiles joined",) if reader.n_tiles > 1 else ()),
+        *source.words,
+        f"FDK, window {recipe.window}, grid {json.dumps(asdict(grid))}",
+    )
+    planned = Volume.planned(
+        len(bins),
+        grid,
+        channels=tuple(source.channels[index] for index in bins),
+        unit=LINEAR_ATTENUATION,
+        thresholds_kev=source.thresholds_kev if is_whole else (),
+        basis=source.basis if is_whole else None,
+        provenance=source.provenance(steps),
+    )
+    job = slabs.Job(
+        open_source=opener if is_whole else ChosenBins(opener, tuple(bins.tolist())),
+        grid=grid,
+        window=recipe.window,
+        use_gpu=recipe.use_gpu,
+        options={"is_continued": recipe.truncation != "none"},
+    )
+    limits: dict[str, Any] = {
+        "memory_bytes": memory_bytes,
+        "device_bytes": backend.free_bytes() if recipe.use_gpu else None,
+        "recipe": json.dumps([str(path), source.scan.calibration_identity, *steps]),
+    }
+    if address is not None:
+        return (yield from cluster.reconstruct(job, planned, output, address=address, tell=tell, **limits))
+    if tell is not None:
+        problem = slabs.problem_of(job.open_source(), grid)
+        tell(budget.plan_fdk(problem, memory_bytes, device_bytes=limits["device_bytes"]).words())
+    return (yield from slabs.reconstruct(job, planned, output, **limits))
+
+
+def _reader(source: ScanSource) -> LineIntegralReader:
+    return LineIntegralReader(
+        source.scan,
+        source.geometry,
+        pass_index=source.pass_index,
+        count_rate=source.count_rate,
+        thickness=source.thickness,
+    )
+
+
+def _refuse_what_needs_all(recipe: Recipe) -> None:
+    needs_all = {
+        "--method": recipe.is_iterative,
+        "--preview": recipe.is_preview,
+        "--rings": recipe.rings != rings.NONE,
+        "--scatter": recipe.scatter is not None,
+        "--metal-per-mm": recipe.metal_per_mm is not None,
+    }
+    if named := [option for option, is_asked in needs_all.items() if is_asked]:
+        raise WrongUsage(
+            f"{', '.join(named)} cannot be had slab by slab: the whole scan must be in memory for it; "
+            "allowed with --memory and --cluster: fdk without corrections of the views",
+            hint="leave out --memory and --cluster, or take fewer bins and larger voxels",
+        )
