@@ -4,7 +4,7 @@ A line through a voxel is measured once a turn from either end, for as long as i
 these measurements counts less towards the lowest and the highest row, where it is about to be lost, and all of them
 together count one.
 
-# Ref: Stierstorfer et al. 2004, Phys. Med. Biol. 49, 2209, section 2.2: weights by the detector's row, normalised over
+# Ref: Stierstorfer et al. 2004, Phys. Med. Biol. 49, 2209: weights by the detector's row, normalised over
 #      the views along one line. There the rays are parallel in each plane; here they are those of the fan.
 """
 
