@@ -60,6 +60,7 @@ def test_a_launch_that_does_not_match_its_kernel_fails(monkeypatch, source, chan
             backend.cuda_kernel(source, "scaled")((1, 1, 1), (32, 64, 1), arguments)
 
 
+@pytest.mark.timeout(300)  # five compilations with the sanitizer: long on a loaded machine
 def test_the_kernels_stay_inside_their_arrays(source):
     """Any geometry, every access checked; rays and shadows that miss everything are among them. Then one too many."""
     script = """
