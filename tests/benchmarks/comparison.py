@@ -189,7 +189,7 @@ def _line(problem: str, operation: str, figures: Mapping[str, Any], *, is_head: 
     names = ("ours_s", "peer_s", "ratio", "rmse_ours", "rmse_peer", "gups", "rss_mb")
     cells = names if is_head else ["" if figures[name] is None else f"{figures[name]:.4g}" for name in names]
     peer = "peer" if is_head else figures["peer"] or ""
-    return f"{problem:<3} {operation:<34}" + "".join(f"{cell:>10}" for cell in cells) + f"  {peer}"
+    return f"{problem:<3} {operation:<48}" + "".join(f"{cell:>10}" for cell in cells) + f"  {peer}"
 
 
 def begin(description: str) -> Table:

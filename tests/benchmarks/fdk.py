@@ -99,7 +99,8 @@ def main() -> None:
     table = begin(__doc__ or "")
     compare_slice(table, p1(is_half=table.options.quick))
     compare_volume(table, p2(is_half=table.options.quick))
-    table.add_first_calls("P2", "FDK", first_call_s("tests.benchmarks.fdk", "first_reconstruction"))
+    if not table.options.quick:
+        table.add_first_calls("P2", "FDK", first_call_s("tests.benchmarks.fdk", "first_reconstruction"))
     table.close()
 
 

@@ -79,7 +79,8 @@ def main() -> None:
     table = begin(__doc__ or "")
     for problem in (p1(is_half=table.options.quick), p2(is_half=table.options.quick)):
         compare(table, problem)
-    table.add_first_calls("P2", "the pair", first_call_s("tests.benchmarks.projectors", "first_pair"))
+    if not table.options.quick:
+        table.add_first_calls("P2", "the pair", first_call_s("tests.benchmarks.projectors", "first_pair"))
     table.close()
 
 
