@@ -112,7 +112,7 @@ class Layout:
     views_per_block : int
     peak_bytes, device_bytes : int
         Predicted, of the process and of the GPU.
-    seconds : float or None
+    predicted_s : float or None
         Predicted; None where the costs were not measured.
     """
 
@@ -120,14 +120,14 @@ class Layout:
     views_per_block: int
     peak_bytes: int
     device_bytes: int = 0
-    seconds: float | None = None
+    predicted_s: float | None = None
 
     def words(self) -> str:
         """Say it for people."""
         thickest = max(slab.stop - slab.start for slab in self.slabs)
         parts = "in one piece" if len(self.slabs) == 1 else f"in {len(self.slabs)} slabs of up to {thickest} slices"
         on_device = f", {self.device_bytes / 1e9:.2g} GB on the GPU" if self.device_bytes else ""
-        time = "" if self.seconds is None else f", about {duration(self.seconds)}"
+        time = "" if self.predicted_s is None else f", about {duration(self.predicted_s)}"
         return (
             f"{parts}, {self.views_per_block} views at a time: up to {self.peak_bytes / 1e9:.2g} GB of memory"
             f"{on_device}{time}"
@@ -170,9 +170,11 @@ def plan_fdk(
         n_slabs = _fewest_slabs(problem, views_per_block, memory_bytes, device_bytes)
         if n_slabs is not None:
             layout = _layout(problem, n_slabs, views_per_block, device_bytes is not None)
-            timed.append(replace(layout, seconds=predict_s(problem, layout.slabs, views_per_block, costs or NOMINAL)))
-    fastest = min(timed, key=lambda layout: layout.seconds or 0.0)
-    return fastest if costs else replace(fastest, seconds=None)
+            timed.append(
+                replace(layout, predicted_s=predict_s(problem, layout.slabs, views_per_block, costs or NOMINAL))
+            )
+    fastest = min(timed, key=lambda layout: layout.predicted_s or 0.0)
+    return fastest if costs else replace(fastest, predicted_s=None)
 
 
 def predict_s(problem: Problem, slabs: Sequence[slice], views_per_block: int, costs: Costs) -> float:

@@ -222,7 +222,7 @@ def reconstruct(
         if problem.n_updates > TRIAL_UPDATES and left:
             costs = measure_costs(job, source, writer.partial)
             seconds = predict_s(problem, [writer.slab(number) for number in left], layout.views_per_block, costs)
-            layout = replace(layout, seconds=seconds)
+            layout = replace(layout, predicted_s=seconds)
         tell((f"going on, {n_slabs - len(left)} slabs are done; " if writer.is_resumed else "") + layout.words())
     yield Progress("reading", 1, 1)
     for number in left:

@@ -168,7 +168,7 @@ def test_time_grows_with_the_work_and_with_the_cut():
     assert predict_s(two, whole, 32, NOMINAL) == pytest.approx(2 * predict_s(one, whole, 32, NOMINAL))
     assert predict_s(one, halves, 32, NOMINAL) > predict_s(one, whole, 32, NOMINAL)
     layout = plan_fdk(one, 10**9, costs=NOMINAL)
-    assert f"about {duration(layout.seconds or 0)}" in layout.words()
+    assert f"about {duration(layout.predicted_s or 0)}" in layout.words()
     assert f"in {len(layout.slabs)} slabs of up to" in layout.words()
     assert "in one piece" in plan_fdk(one, 10**11).words()
 
@@ -204,4 +204,4 @@ def test_a_real_process_stays_below_what_was_predicted(tmp_path):
     for told in (small, large):
         assert told["predicted"] <= told["limit"]
         assert told["peak"] <= MEASURED_FACTOR * told["predicted"], told
-    assert large["peak"] > small["peak"] + 0.5 * (large["predicted"] - small["predicted"])  # and it is no loose bound
+    assert large["peak"] > 0.6 * large["predicted"]  # and it is no loose bound

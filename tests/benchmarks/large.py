@@ -170,9 +170,9 @@ def measure(size: int, memory_bytes: int, folder: Path) -> dict[str, object]:
         path.unlink(missing_ok=True)
         partial_volume_path(path).unlink(missing_ok=True)
     return {
-        "predicted_s": layout.seconds,
+        "predicted_s": layout.predicted_s,
         "measured_s": seconds,
-        "measured_over_predicted": seconds / (layout.seconds or float("nan")),
+        "measured_over_predicted": seconds / (layout.predicted_s or float("nan")),
         "predicted_peak_gb": layout.peak_bytes / 1e9,
         "peak_rss_gb": peak_bytes / 1e9,
         "memory_gb": memory_bytes / 1e9,
