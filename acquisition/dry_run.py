@@ -19,7 +19,6 @@ from acquisition.scan_plan import (
     ScanPlan,
     ThresholdScanPlan,
     Turning,
-    beyond_one_circle,
 )
 from acquisition.steps import Cost, Tally, check, cost, passes_kev, tally, unchecked
 
@@ -49,7 +48,7 @@ def figures(plan: Plan, limits: Limits = UNKNOWN) -> dict[str, object]:
         "voxel_mm": geometry.pitch_mm / geometry.magnification,
         "is_endless": scan.is_endless,
         "wrong": check(plan, limits, total),
-        "not_reconstructed_yet": list(beyond_one_circle(scan)),
+        "is_reconstructed": isinstance(scan, Turning),
         "not_checked": list(unchecked(plan, limits, total)),
         "not_timed": list(costs.untimed),
     }
@@ -86,8 +85,6 @@ def describe(plan: Plan, limits: Limits = UNKNOWN) -> str:
         rows += _turning(plan, scan)
     rows += [("total", "frames until it is stopped, nothing written")] if scan.is_endless else _totals(plan, costs)
     rows += [("WRONG", fault) for fault in check(plan, limits, total)]
-    if beyond := beyond_one_circle(scan):
-        rows.append(("cannot yet", f"mpxct reconstruct: {'; '.join(beyond)}"))
     if unknown := unchecked(plan, limits, total):
         rows.append(("not checked", ", ".join(unknown)))
     return "\n".join(f"{name:<12}{text}" for name, text in rows)
@@ -168,7 +165,7 @@ def _arc(scan: Turning, seen: Coverage) -> str:
     if arc_deg >= 360 - CLOSE_DEG:
         return f"{arc_deg:g} degrees, {'a whole circle' if arc_deg < 360 + CLOSE_DEG else 'more than a circle'}"
     enough = "a short scan" if arc_deg >= short_deg else "TOO SHORT to see all from all sides"
-    return f"{arc_deg:g} degrees, {enough} ({short_deg:.1f} are needed); mpxct reconstruct takes whole circles"
+    return f"{arc_deg:g} degrees, {enough} ({short_deg:.1f} are needed)"
 
 
 def _is_arc_enough(scan: Turning, seen: Coverage) -> bool:

@@ -154,7 +154,7 @@ def reconstruct(
             spools = spool.path.exists() or (len(left) >= SPOOL_FROM_SLABS and spool.n_bytes < room)
         if spools and left:
             if not spool.path.exists():
-                yield from _fill(client, job, spool, layout.views_per_block)
+                yield from _fill(client, job, spool, layout.views_per_block, n_workers)
             job = replace(job, open_source=spool)
         tasks = [(number, job, writer.file, writer.slab(number), layout.views_per_block) for number in left]
         for done, (number, checksum, n_values, n_estimated) in enumerate(_results(client, slab_task, tasks), 1):
@@ -198,16 +198,14 @@ def _spool_of(source: Source, path: Path, recipe: str, views_per_block: int) -> 
     )
 
 
-def _fill(client: Any, job: Job, spool: Spool, views_per_block: int) -> Generator[Progress, None, None]:
+def _fill(client: Any, job: Job, spool: Spool, views_per_block: int, n_workers: int) -> Generator[Progress, None, None]:
     """Have all views spooled; the file gets its name when it is whole."""
     filling = replace(spool, path=spool.path.with_name(spool.path.name + ".partial"))
     with filling.path.open("wb") as file:
         file.truncate(spool.n_bytes)
     n_views = spool.shape[1]
-    tasks = [
-        (job, filling, slice(first, min(first + views_per_block, n_views)))
-        for first in range(0, n_views, views_per_block)
-    ]
+    step = max(min(views_per_block, n_views // (SLABS_PER_WORKER * n_workers)), 1)
+    tasks = [(job, filling, slice(first, min(first + step, n_views))) for first in range(0, n_views, step)]
     n_done = 0
     yield Progress("views", 0, n_views)
     for n_more in _results(client, view_task, tasks):
@@ -261,7 +259,7 @@ def _client(address: str) -> Iterator[Any]:
             n_workers=int(count),
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,  # pyright: ignore[reportArgumentType] - none, and it takes that
+            dashboard_address="127.0.0.1:0",  # there is always one; here, and on any free port
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -158,8 +158,8 @@ class Bilateral:
     """
 
     noise_per_mm: float = 0.0
-    width_px: float = 1.5
-    range_relative: float = 2.5
+    width_px: float = 1.0
+    range_relative: float = 2.0
 
     def __post_init__(self) -> None:
         _check_level(self)

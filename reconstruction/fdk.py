@@ -152,6 +152,7 @@ class _Stream:
         self._use_gpu = use_gpu
         cosines = ray_cosines(orbit.scan)
         self._cosines = backend.to_device(cosines) if use_gpu else cosines
+        self._upload: Any = backend.Upload() if use_gpu else None
         self._matrices = _in_voxels(orbit.scan, grid)
         self._matrices[:, 0] += orbit.beyond[0] * self._matrices[:, 2]
         self._is_added = np.zeros(self.n_views, np.bool_)
@@ -221,7 +222,7 @@ class _Stream:
         shares = self._orbit.ray_shares[views][:, None, None]
         cosines = self._cosines if len(self._cosines) == 1 else self._cosines[views]
         if self._use_gpu:
-            sent = backend.to_device(np.asarray(images, np.float32)).swapaxes(0, 1) * cosines[:, None]
+            sent = self._upload(np.asarray(images, np.float32)).swapaxes(0, 1) * cosines[:, None]
             return backend.namespace(sent).ascontiguousarray(self._filter(sent, backend.to_device(shares)))
         n_rows, n_cols = images.shape[-2], sum(self._orbit.beyond) + images.shape[-1]
         filtered = np.empty((len(views), len(images), n_rows, n_cols), np.float32)

@@ -135,6 +135,7 @@ PRIORS: Mapping[str, str] = {
     "tv": "priors:TotalVariation",
     "huber": "priors:Huber",
     "quadratic": "priors:Quadratic",
+    "gibbs": "priors:Gibbs",
     "vectorial-tv": "priors:VectorialTotalVariation",
     "directional-tv": "priors:DirectionalTotalVariation",
     "tv-denoiser": "denoisers:TotalVariationDenoiser",

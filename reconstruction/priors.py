@@ -14,13 +14,16 @@ weights and the voxels' size. A prox alone takes them as they are.
 #      Biol. 60, 1741; all of them: Duran, Moeller, Sbert and Cremers 2016, SIAM J. Imaging Sci. 9, 116.
 # Ref: directional total variation: Ehrhardt and Betcke 2016, SIAM J. Imaging Sci. 9, 1084; with a reference channel for
 #      spectral CT: Kazantsev et al. 2018, Inverse Probl. 34, 064001.
-# Ref: Huber 1964, Ann. Math. Stat. 35, 73.
+# Ref: Huber 1964, Ann. Math. Stat. 35, 73. Gibbs priors: Geman and Geman 1984, IEEE Trans. Pattern Anal. Mach. Intell.
+#      6, 721; the hyperbola: Charbonnier et al. 1997, IEEE Trans. Image Process. 6, 298.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, Protocol
@@ -38,9 +41,11 @@ PROX_ITERATIONS = 200
 
 
 def _kernels(like: Array) -> ModuleType:
-    """Return the fast steps where there are some for this array, otherwise the plain ones."""
+    """Return the fast steps for where this array is; they load what they need when they are needed."""
     if namespace(like) is not np:
-        return tv_plain
+        from reconstruction.kernels import tv_gpu
+
+        return tv_gpu
     from reconstruction.kernels import tv_cpu
 
     return tv_cpu
@@ -184,12 +189,7 @@ class DifferencePrior(Prior):
 
     def channel_weights(self, n_channels: int) -> NDArray[np.float64]:
         """Return what each channel's differences are multiplied by: the mean noise over its own."""
-        if not self.noise_per_mm:
-            return np.ones(n_channels)
-        noise = np.asarray(self.noise_per_mm, np.float64)
-        if noise.shape != (n_channels,):
-            raise WrongUsage(f"noise_per_mm has {noise.size} values for a volume of {n_channels} channels")
-        return noise.mean() / noise
+        return _channel_weights(self.noise_per_mm, n_channels)
 
     def value(self, u: Array) -> float:
         """Return strength * R(u)."""
@@ -210,6 +210,16 @@ class DifferencePrior(Prior):
     def prepare(self, like: Array) -> Dual:
         """Return the dual variable for volumes like this one, at zero."""
         return Dual(self, like)
+
+
+def _channel_weights(noise_per_mm: tuple[float, ...], n_channels: int) -> NDArray[np.float64]:
+    """Return the mean noise over that of each channel."""
+    if not noise_per_mm:
+        return np.ones(n_channels)
+    noise = np.asarray(noise_per_mm, np.float64)
+    if noise.shape != (n_channels,):
+        raise WrongUsage(f"noise_per_mm has {noise.size} values for a volume of {n_channels} channels")
+    return noise.mean() / noise
 
 
 def _check_positive(prior: Any, *names: str) -> None:
@@ -403,3 +413,98 @@ class DirectionalTotalVariation(DifferencePrior):
         length2 = (slope * slope).sum(0)
         edge2 = max(float(self.edge_share**2 * length2.max()), float(xp.finfo(slope.dtype).tiny))
         return slope / xp.sqrt(length2 + edge2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gibbs(Prior):
+    """A Markov random field over all 26 neighbours, with a potential that is a hyperbola of each difference.
+
+    Potentials are quadratic below the corner and rise by 1 above it. Neighbours count by the reciprocal of their
+    distance, and all of them together as much as the three differences of total variation.
+
+    Attributes
+    ----------
+    strength_per_mm : float
+    corner_per_mm : float
+        Difference from which on neighbours count as parted by an edge.
+    noise_per_mm : tuple of float
+        Of each channel, where they differ.
+    """
+
+    strength_per_mm: float
+    corner_per_mm: float
+    noise_per_mm: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "strength_per_mm", "corner_per_mm")
+
+    def value(self, u: Array) -> float:
+        """Return strength * R(u)."""
+        xp, corner, total = namespace(u), self.corner_per_mm, 0.0
+        scaled = self._scaled(u)
+        for near, far, weight in _neighbours(scaled):
+            difference = far.astype(xp.float64) - near
+            total += weight * float((xp.hypot(difference, corner) - corner).sum())
+        return self.strength_per_mm * total
+
+    def gradient(self, u: Array) -> Array:
+        """Return the gradient of strength * R, (n_channels, z, y, x)."""
+        xp = namespace(u)
+        scaled = self._scaled(u)
+        out = xp.zeros_like(u)
+        parts = zip(_neighbours(scaled), _neighbours(out), strict=True)
+        for (near, far, weight), (out_near, out_far, _) in parts:
+            slope = far - near
+            slope *= self.strength_per_mm * weight / xp.sqrt(slope * slope + self.corner_per_mm**2)
+            out_far += slope
+            out_near -= slope
+        return self._scaled(out)
+
+    def curvature(self, like: Array) -> float:
+        """Return a bound of the gradient's slope: four times what all neighbours count, at the corner's curvature."""
+        weight2 = float((_channel_weights(self.noise_per_mm, like.shape[0]) ** 2).max())
+        return 12 * self.strength_per_mm / self.corner_per_mm * weight2
+
+    def prepare(self, like: Array) -> _SmoothProx:
+        """Return the prox for volumes like this one."""
+        return _SmoothProx(self, like)
+
+    def _scaled(self, u: Array) -> Array:
+        """Return the channels over their noise, times its mean."""
+        weights = namespace(u).asarray(_channel_weights(self.noise_per_mm, u.shape[0]), dtype=u.dtype)
+        return u * weights[:, None, None, None]
+
+
+def _neighbours(u: Array) -> Iterator[tuple[Array, Array, float]]:
+    """Yield, for each of the 13 directions to half of the neighbours, all voxels, their neighbours, and the weight."""
+    offsets = [offset for offset in itertools.product((-1, 0, 1), repeat=3) if offset > (0, 0, 0)]
+    total = sum(1 / math.hypot(*offset) for offset in offsets)
+    for offset in offsets:
+        lengths = u.shape[1:]
+        near = tuple(slice(max(-o, 0), n - max(o, 0)) for o, n in zip(offset, lengths, strict=True))
+        far = tuple(slice(max(o, 0), n - max(-o, 0)) for o, n in zip(offset, lengths, strict=True))
+        yield u[:, *near], u[:, *far], 3 / total / math.hypot(*offset)
+
+
+class _SmoothProx:
+    """The prox of a smooth prior, by accelerated gradient steps."""
+
+    def __init__(self, prior: Gibbs, like: Array) -> None:
+        self._prior, self._curvature = prior, prior.curvature(like)
+
+    def value(self, u: Array) -> float:
+        """Return strength * R(u)."""
+        return self._prior.value(u)
+
+    def prox(self, out: Array, y: Array, step: float, *, n_iterations: int, is_non_negative: bool) -> None:
+        """Fill `out` with the prox of `y`: its objective curves by 1 at least, and by `steepest` at most."""
+        steepest = 1 + step * self._curvature
+        momentum = (math.sqrt(steepest) - 1) / (math.sqrt(steepest) + 1)
+        out[...] = namespace(y).maximum(y, 0) if is_non_negative else y
+        ahead = out.copy()
+        for _ in range(n_iterations):
+            new = ahead - (ahead - y + step * self._prior.gradient(ahead)) / steepest
+            if is_non_negative:
+                namespace(y).maximum(new, 0, out=new)
+            ahead = new + momentum * (new - out)
+            out[...] = new

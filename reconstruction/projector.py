@@ -1,7 +1,8 @@
 """line integrals through a volume, and their exact adjoint: the matched pair that iterative methods stand on.
 
-Volumes are in 1/mm, line integrals have no dimension. All channels (bins, or materials) go through one pass over the
-geometry.
+Volumes are in 1/mm, line integrals have no dimension. Which kernels compute them is chosen once, by the scan: parallel
+beams square to z go slice by slice (`joseph_slices`), upright detectors column by column (`joseph_columns`), all others
+ray by ray (`joseph_rays`), and everything on a GPU by `joseph_gpu`. All give what `joseph_plain` has as a formula.
 
 # Ref: Joseph 1982, IEEE Trans. Med. Imaging 1, 192.
 """

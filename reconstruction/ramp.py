@@ -43,7 +43,12 @@ CONTINUED_SHARE = 0.5
 EDGE_COLS = 2
 """Last columns whose mean is the edge's value, so that one column's noise is not."""
 CUT_SHARE = 0.05
-"""Of a row's highest value: an edge below is noise and not continued, one of twice as much is; between, by degrees."""
+"""Of a row's highest value: an edge below is not continued, one of twice as much is; between, by degrees."""
+NOISE_COLS, NOISE_SIGMAS = 16, 3.0
+"""Nor is an edge continued that is below so many standard errors, as the row's last columns show them."""
+
+_ERRORS_PER_SCATTER = np.float32(NOISE_SIGMAS * np.sqrt(np.pi) / 2 / (NOISE_COLS - 1) / np.sqrt(EDGE_COLS))
+"""Normal numbers differ by 2 / sqrt(pi) standard deviations on average."""
 
 
 def ramp_filter(n_cols: int, pitch_mm: float, window: str = "ram-lak") -> NDArray[np.float32]:
@@ -169,10 +174,15 @@ class RowFilter:
     def _edges(self, images: backend.Array, shares: backend.Array) -> list[tuple[backend.Array, backend.Array]]:
         """Return the first and the last columns' value, and how much of what lies beyond them counts."""
         xp = backend.namespace(images)
-        least = xp.maximum(CUT_SHARE * images.max(-1, keepdims=True), np.float32(1e-30))
-        both = ((images[..., :EDGE_COLS], shares[..., :1]), (images[..., -EDGE_COLS:], shares[..., -1:]))
-        means = [(cols.sum(-1, keepdims=True) / EDGE_COLS, share) for cols, share in both]
-        return [(edge, xp.minimum(xp.maximum(edge / least - 1, 0), 1) * share) for edge, share in means]
+        peak = CUT_SHARE * images.max(-1, keepdims=True)
+        edges = []
+        outer = images[..., :NOISE_COLS], images[..., : -NOISE_COLS - 1 : -1]
+        for cols, share in zip(outer, (shares[..., :1], shares[..., -1:]), strict=True):
+            edge = cols[..., :EDGE_COLS].sum(-1, keepdims=True) / EDGE_COLS
+            scatter = xp.abs(cols[..., 1:] - cols[..., :-1]).sum(-1, keepdims=True)
+            least = xp.maximum(peak, scatter * _ERRORS_PER_SCATTER) + np.float32(1e-30)
+            edges.append((edge, xp.minimum(xp.maximum(edge / least - 1, 0), 1) * share))
+        return edges
 
     def _continue(self, images: backend.Array, edge: backend.Array, share: backend.Array, out: backend.Array) -> None:
         """Fill what comes before the first column, outwards: the mirror image through the edge, where it is above 0."""

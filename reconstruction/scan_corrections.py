@@ -114,7 +114,7 @@ def _suppress_rings(measured: LineIntegrals, method: str) -> str:
     """Take rings out, in place; "auto" chooses the method by what the scan shows."""
     if method != "auto":
         return rings.suppress(measured.values, method=method)[1]
-    choice = rings.choose(measured.values, measured.angles_rad, measured.geometry)
+    choice = rings.choose(measured.values, measured.angles_rad, measured.geometry, lifts_mm=measured.lifts_mm)
     _, done = rings.suppress(measured.values, method=choice.candidate.method, options=choice.candidate.options)
     return f"{done}: {choice.words}"
 

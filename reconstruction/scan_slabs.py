@@ -1,25 +1,22 @@
 """A scan's volume straight into a file, slab by slab or on a cluster, where memory does not hold it all.
 
-What is asked for is the same as of `pipeline.reconstruct_scan`; corrections that look at all views at once are not to be
-had.
+What is asked for is the same as of `pipeline.reconstruct_scan`, but for corrections that look at all views at once.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calibration.geometry import Geometry
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.errors import WrongUsage
-from reconstruction import backend, budget, cluster, rings, slabs
+from reconstruction import backend, cluster, rings, slabs
 from reconstruction.pipeline import chosen_bins, grid_of
 from reconstruction.projections import LineIntegralReader
 from reconstruction.recipe import Recipe
@@ -32,33 +29,6 @@ VOXEL_BYTES = 8
 """What a voxel of a bin takes: the sum, and its turned copy."""
 ITERATED_VOXEL_BYTES = 24
 """What it takes of an iterative method: the volume, its update, momentum and normalisation."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChosenBins:
-    """How to open some bins of a source, in any process."""
-
-    whole: Callable[[], slabs.Source]
-    bins: tuple[int, ...]
-
-    def __call__(self) -> slabs.Source:
-        """Open it."""
-        return _SomeBins(self.whole(), np.array(self.bins, np.intp))
-
-
-class _SomeBins:
-    """Some bins of a source; a `slabs.Source`."""
-
-    def __init__(self, whole: slabs.Source, bins: NDArray[np.intp]) -> None:
-        self._whole, self._bins = whole, bins
-        self.shape: tuple[int, int, int, int] = (len(bins), *whole.shape[1:])
-        self.angles_rad, self.lifts_mm = whole.angles_rad, whole.lifts_mm
-        self.geometry: Geometry = whole.geometry
-
-    def read(self, views: slice, rows: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Return some views and rows, and which values are estimated."""
-        values, is_estimated = self._whole.read(views, rows)
-        return values[self._bins], is_estimated[self._bins]
 
 
 def whole_bytes(source: ScanSource, recipe: Recipe) -> int:
@@ -102,14 +72,6 @@ def reconstruct_to_file(
         linearise=recipe.linearise,
         allow_partial=allow_partial,
     )
-    opener = slabs.ScanSource(
-        path=Path(path).absolute(),
-        geometry=source.geometry,
-        pass_index=source.pass_index,
-        allow_partial=allow_partial,
-        corrects_count_rate=source.count_rate is not None,
-        is_linearised=source.thickness is not None,
-    )
     reader = _reader(source)
     bins = chosen_bins(source, recipe)
     is_whole = len(bins) == source.scan.shape[1]
@@ -130,7 +92,7 @@ def reconstruct_to_file(
         provenance=source.provenance(steps),
     )
     job = slabs.Job(
-        open_source=opener if is_whole else ChosenBins(opener, tuple(bins.tolist())),
+        open_source=slabs.ScanOpener.of(source, bins.tolist()),
         grid=grid,
         window=recipe.window,
         use_gpu=recipe.use_gpu,
@@ -139,13 +101,11 @@ def reconstruct_to_file(
     limits: dict[str, Any] = {
         "memory_bytes": memory_bytes,
         "device_bytes": backend.free_bytes() if recipe.use_gpu else None,
+        "tell": tell,
         "recipe": json.dumps([str(path), source.scan.calibration_identity, *steps]),
     }
     if address is not None:
-        return (yield from cluster.reconstruct(job, planned, output, address=address, tell=tell, **limits))
-    if tell is not None:
-        problem = slabs.problem_of(job.open_source(), grid)
-        tell(budget.plan_fdk(problem, memory_bytes, device_bytes=limits["device_bytes"]).words())
+        return (yield from cluster.reconstruct(job, planned, output, address=address, **limits))
     return (yield from slabs.reconstruct(job, planned, output, **limits))
 
 

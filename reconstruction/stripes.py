@@ -32,6 +32,8 @@ _fft: Any = scipy.fft
 
 NOISE_SHARE = 0.25
 """Of the sorted profile, the share at either end that may be stripes and does not tell the noise."""
+LEAST_COLUMNS = 8
+"""Of fewer columns none can be told to stand out."""
 ENDS_SHARE = 0.1
 """Of a column's sorted values, the share at either end that does not tell how bright the column is."""
 FLUCTUATION_VIEWS = 11
@@ -197,6 +199,8 @@ def find_stripes(profile: NDArray[np.floating], *, ratio: float) -> NDArray[np.b
     farthest column does not reach `ratio` times the rise.
     """
     n = len(profile)
+    if n < LEAST_COLUMNS:
+        return np.zeros(n, dtype=np.bool_)
     ranked = np.sort(profile)
     n_left_out = int(NOISE_SHARE * n)
     place = np.arange(n)

@@ -145,6 +145,13 @@ class ndarray(np.ndarray):  # noqa: N801 - the name that cupy has
     def __new__(cls, shape, dtype=float, memptr=None):
         return super().__new__(cls, shape, dtype, memptr)
 
+    def set(self, values, stream=None) -> None:
+        assert type(values) is np.ndarray
+        assert (values.shape, values.dtype) == (self.shape, self.dtype)
+        assert self.flags.c_contiguous
+        assert values.flags.c_contiguous
+        np.copyto(np.asarray(self), values)
+
     def __array_finalize__(self, other) -> None:
         """Nothing to carry over."""
 
@@ -185,6 +192,34 @@ def _asarray(values, dtype=None):
     return np.array(values, dtype, order="C").view(ndarray) if type(values) is not ndarray else values
 
 
+class _Event:
+    """Everything is done when it is asked for, so nobody has to wait."""
+
+    def __init__(self, *, disable_timing: bool = False) -> None:
+        """Take what CuPy's takes."""
+
+    def synchronize(self) -> None:
+        """Do nothing."""
+
+    def record(self, stream: _Stream | None = None) -> None:
+        """Do nothing."""
+
+
+class _Stream:
+    def __init__(self, *, non_blocking: bool = False) -> None:
+        """Take what CuPy's takes."""
+
+    def synchronize(self) -> None:
+        """Do nothing."""
+
+    def record(self) -> _Event:
+        """Return an event."""
+        return _Event()
+
+    def wait_event(self, event: _Event) -> None:
+        """Do nothing."""
+
+
 def fake_cupy() -> ModuleType:
     """Return a module that stands for cupy: NumPy's functions over `ndarray`, and kernels that run on the CPU."""
     module = ModuleType("cupy")
@@ -204,8 +239,14 @@ def fake_cupy() -> ModuleType:
         memGetInfo=lambda: (6 * 2**30, 8 * 2**30),
         getDeviceProperties=lambda _: {"name": b"a stand-in"},
     )
-    stream = SimpleNamespace(synchronize=lambda: None)
-    module.cuda = SimpleNamespace(runtime=runtime, get_current_stream=lambda: stream)
+    stream = _Stream()
+    module.cuda = SimpleNamespace(
+        runtime=runtime,
+        get_current_stream=lambda: stream,
+        Stream=_Stream,
+        Event=_Event,
+        alloc_pinned_memory=bytearray,
+    )
     rng = np.random.default_rng(0)
     module.random = SimpleNamespace(standard_normal=_on_device(rng.standard_normal))
     module.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 2**20, free_all_blocks=lambda: None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reconstruction import backend
-from reconstruction.kernels import backproject_gpu, joseph_gpu
+from reconstruction.kernels import backproject_gpu, joseph_gpu, tv_gpu
 from tests.benchmarks import gpu
 from tests.cuda_shim import kernel_names
 from tests.nvrtc import assembled, compile_cuda
@@ -25,6 +25,7 @@ MOST_REGISTERS = 65536 // 3 // 256
 
 WIDTHS = tuple((f"CHANNELS {n}", f"STORED {kind}") for n, kind in product(CHANNELS, ("float", "half_bits")))
 SOURCES = [(path, defines) for path in (backproject_gpu.SOURCE, joseph_gpu.SOURCE) for defines in WIDTHS] + [
+    (tv_gpu.SOURCE, ()),
     (gpu.RATES, gpu.SINGLE),
     (gpu.TEXTURE, ()),
 ]

@@ -10,11 +10,12 @@ from scipy import optimize, stats
 
 from calibration.geometry import Geometry
 from firmware_iface.errors import WrongUsage
-from reconstruction.least_squares import cgls
+from reconstruction.least_squares import cgls, os_sart
 from reconstruction.poisson import line_integral_weights, osem, pwls, transmission
 from reconstruction.projector import Projector
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.stopping import Discrepancy
+from reconstruction.surrogates import RUNAWAY
 from reconstruction.volume import Grid
 from tests.matrix_operator import random_operator
 from tests.test_least_squares import last, volumes
@@ -147,8 +148,8 @@ def test_the_likelihood_is_right_where_logarithms_are_biased(rng):
     assert np.abs(by_log - truth).mean() > 0.1
 
 
-def test_behind_metal_the_likelihood_is_nearer_than_weighted_squares(rng):
-    """Where no photon comes through, a logarithm says nothing and its weight is 0; a count of 0 says: much."""
+def behind_metal(rng):
+    """A scan of two metal pins in plastic, some of whose rays no photon came along: operator, truth, counts."""
     geometry = Geometry(source_to_detector_mm=150, source_to_object_mm=100, pitch_mm=1.0, rows=4, cols=64)
     scan = ScanGeometry.circular(geometry, np.arange(60) * 2 * np.pi / 60)
     A = Projector(scan, Grid(shape=(3, 40, 40), voxel_mm=1.0), dtype=np.float64)
@@ -157,15 +158,29 @@ def test_behind_metal_the_likelihood_is_nearer_than_weighted_squares(rng):
     truth = truth + np.where(np.hypot(y[:, None] + 6, x + 4) < 3, 0.8, 0) + np.zeros(A.domain_shape)
     counts = rng.poisson(500 * np.exp(-A.forward(truth)) + 1.0).astype(np.float64)
     assert 0.01 < (counts == 0).mean() < 0.1
+    return A, truth, counts, np.log(500 / np.maximum(counts - 1.0, 0.5)), line_integral_weights(counts, 1.0)
+
+
+def test_behind_metal_the_likelihood_is_nearer_than_weighted_squares(rng):
+    """Where no photon comes through, a logarithm says nothing and its weight is 0; a count of 0 says: much."""
+    A, truth, counts, integrals, weights = behind_metal(rng)
 
     def errors(iterates):
         return [np.linalg.norm(i.volume - truth) / np.linalg.norm(truth) for i in iterates]
 
-    weights = line_integral_weights(counts, 1.0)
-    integrals = np.log(500 / np.maximum(counts - 1.0, 0.5))
     squares = errors(pwls(A, integrals, weights=weights, is_non_negative=True, n_iterations=15))
     likely = errors(transmission(A, counts, flat=500.0, background=1.0, n_iterations=3))
     assert likely[-1] < 0.75 * min(squares)
+
+
+def test_steps_that_run_away_are_caught(rng):
+    """One view at a time, with momentum and weights from 0 to hundreds: nothing holds such a descent but its brakes."""
+    A, _, _, integrals, weights = behind_metal(rng)
+    nothing = os_sart(A, integrals, weights=weights, start=np.zeros(A.domain_shape), n_subsets=1)
+    at_first = next(nothing).objective
+    told = [i.objective for i in os_sart(A, integrals, weights=weights, n_subsets=60, n_iterations=6)]
+    assert max(told) < RUNAWAY * at_first
+    assert all(later < earlier for earlier, later in pairwise(told))
 
 
 def test_weights_are_one_over_the_variance_of_a_line_integral(rng):

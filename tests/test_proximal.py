@@ -192,8 +192,12 @@ def test_priors_and_denoisers_run_by_name(problem, name: str) -> None:
     if name == "wavelet":
         pytest.importorskip("pywt")
     A, b, _ = problem
-    options = {"strength_per_mm": "0.02"} if "tv" in name or name == "huber" else {}
-    options |= {"huber": {"corner_per_mm": "0.1"}, "quadratic": {"stiffness_relative": "0.1"}}.get(name, {})
+    options = {"strength_per_mm": "0.02"} if "tv" in name or name in ("huber", "gibbs") else {}
+    options |= {
+        "huber": {"corner_per_mm": "0.1"},
+        "gibbs": {"corner_per_mm": "0.1"},
+        "quadratic": {"stiffness_relative": "0.1"},
+    }.get(name, {})
     is_denoiser = PRIORS[name].startswith("denoisers")
     options = {} if is_denoiser else options
     reference = np.ones(SHAPE) if name == "directional-tv" else None

@@ -94,6 +94,14 @@ def test_columns_that_stand_out_are_found_and_no_others() -> None:
     np.testing.assert_array_equal(np.flatnonzero(stripes.find_stripes(profile, ratio=3.0)), [7, 60])
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 2, 1, 3), (2, 7, 2, 17), (1, 30, 1, 9)])
+@pytest.mark.parametrize("method", rings.METHODS)
+def test_small_views_and_empty_ones_come_back_whole(method: str, shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).random(shape, dtype=np.float32)
+    assert np.isfinite(rings.suppress(values, method=method)[0]).all()
+    np.testing.assert_array_equal(rings.suppress(np.zeros_like(values), method=method)[0], 0)
+
+
 def test_filled_columns_lie_on_the_line_between_good_ones() -> None:
     sinogram = np.outer(np.arange(4.0), np.ones(9)) + np.arange(9.0)
     bad = np.isin(np.arange(9), [3, 4, 5])

@@ -46,7 +46,7 @@ TILE_Y, TILE_X = 4, 32
 COARSE_STEP = 1.5
 """Rows per voxel from which voxels are looked up one by one."""
 VIEWS_TOGETHER = 4
-"""Views that a column takes from in turn, while it is in the cache."""
+"""Views that a column of one bin takes from in turn, while it is in the cache; of several bins, fewer."""
 MOST_Z = 512
 """Voxels of a column that are summed together, for the same reason."""
 
@@ -80,9 +80,7 @@ def backproject(
         return
     columns = _with_margins(projections)
     rows = projections.shape[2]
-    # A tile of all bins fills no more of the cache than one of one bin.
-    tile_y = max(TILE_Y // n_bins, 1)
-    tile_x = max(TILE_X * TILE_Y // (tile_y * n_bins), LANES)
+    tile_y, tile_x = TILE_Y, max(4 * TILE_X // max(n_bins, 4), LANES)
     n_tiles_x = -(-n_x // tile_x)
 
     def of_tile(tile: int) -> None:
@@ -342,13 +340,14 @@ def _add_columns(
     n_columns = (y_end - y_first) * n_x
     n_chunks = (n_z + LANES - 1) // LANES + 1  # one more, lest all columns fall on the same lines of the cache
     n_z_padded = n_chunks * LANES
-    blended = np.zeros((VIEWS_TOGETHER, n_bins, n_padded), np.float32)
-    bases, above = np.zeros((VIEWS_TOGETHER, n_chunks), np.int32), np.zeros((VIEWS_TOGETHER, n_chunks), np.float32)
-    shadows = np.zeros((VIEWS_TOGETHER, 5, n_columns))
-    spans = np.zeros((VIEWS_TOGETHER, 2), np.int64)
+    most_together = max(VIEWS_TOGETHER // n_bins, 1)
+    blended = np.zeros((most_together, n_bins, n_padded), np.float32)
+    bases, above = np.zeros((most_together, n_chunks), np.int32), np.zeros((most_together, n_chunks), np.float32)
+    shadows = np.zeros((most_together, 5, n_columns))
+    spans = np.zeros((most_together, 2), np.int64)
     sums = np.zeros((n_columns, n_bins, n_z_padded), np.float32)
-    for first_view in range(0, n_views, VIEWS_TOGETHER):
-        n_together = min(VIEWS_TOGETHER, n_views - first_view)
+    for first_view in range(0, n_views, most_together):
+        n_together = min(most_together, n_views - first_view)
         for i in range(n_together):
             _cast_shadows(shadows[i], matrices[first_view + i], z_first, y_first, y_end, x_first, x_end)
         for column in range(n_columns):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,5 +21,9 @@ def in_threads(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -
         for task in tasks:
             function(*task)
         return
-    with ThreadPoolExecutor(min(n_threads(), len(tasks))) as pool:
-        list(pool.map(lambda task: function(*task), tasks))
+    list(_pool(n_threads(), os.getpid()).map(lambda task: function(*task), tasks))
+
+
+@functools.cache
+def _pool(n: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked process has none of its parent's threads
+    return ThreadPoolExecutor(n, thread_name_prefix="projector")

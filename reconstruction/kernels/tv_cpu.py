@@ -22,10 +22,9 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
-from reconstruction.kernels.tv_plain import ANYWHERE, FROBENIUS, NUCLEAR, PER_CHANNEL, PER_COMPONENT, SPECTRAL
+from reconstruction.kernels.tv_plain import ANYWHERE, NUCLEAR, PER_CHANNEL, PER_COMPONENT, SPECTRAL
 
 N_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 ROWS_PER_TASK = 256
@@ -34,13 +33,9 @@ NEARLY_RANK_ONE = 1e-3
 POWERS = 5
 """Multiplications that make the largest eigenvalue's vector right to rounding, where it dominates so."""
 TINY = 1e-300
-THIRD_OF_ANGLE = tuple(
-    chebyshev.cheb2poly(
-        chebyshev.chebinterpolate(lambda v: np.cos(np.arccos(np.clip((v + 1) ** 2 / 2 - 1, -1, 1)) / 3), 12)
-    )[::-1].tolist()
-)
+_NODES = np.cos((np.arange(13) + 0.5) * math.pi / 13)
+THIRD_OF_ANGLE = tuple(np.polyfit(_NODES, np.cos(np.arccos((_NODES + 1) ** 2 / 2 - 1) / 3), 12).tolist())
 """cos(acos(r) / 3), the largest root of 4 t^3 - 3 t = r, as a polynomial of sqrt(2 (1 + r)) - 1: right to 2e-12."""
-NO_TANGENT = np.zeros((0, 0, 0, 0), np.float32)
 _pool = ThreadPoolExecutor(max(N_CORES - 1, 1), thread_name_prefix="tv")
 
 Volume = NDArray[np.floating[Any]]
@@ -57,7 +52,7 @@ def primal(
 ) -> None:
     """Fill `out` with base - step K^T dual, or with 0 where that is negative and must not be."""
     floor = base.dtype.type(0 if is_non_negative else -np.inf)
-    arguments = base, dual, base.dtype.type(step), floor, weights, _or_none(tangent, base)
+    arguments = base, dual, base.dtype.type(step), floor, weights, tangent
     _over_rows(lambda first, end: _primal(out, *arguments, first, end), out.shape)
 
 
@@ -75,18 +70,22 @@ def dual(
 ) -> None:
     """Step from `q` along K u, shrink, project: the new `p`. Then `q` goes past it by `momentum` times its change."""
     scalar = u.dtype.type
-    arguments = u, scalar(step), scalar(shrink), scalar(momentum), ball, scalar(radius), weights, _or_none(tangent, u)
-    _over_rows(lambda first, end: _dual(p, q, *arguments, first, end), u.shape)
+    arguments = u, scalar(step), scalar(shrink), scalar(momentum), ball, scalar(radius), weights, tangent
+    _over_rows(lambda first, end: _dual(p, q, *arguments, _scratch(ball, u), first, end), u.shape)
 
 
 def value(u: Volume, ball: int, corner: float, weights: Volume, tangent: Volume | None) -> float:
     """Return the sum over the voxels of the norm of K u whose dual ball is given, rounded off below `corner`."""
-    arguments = u, ball, float(corner), weights, _or_none(tangent, u)
-    return math.fsum(_over_rows(lambda first, end: _value(*arguments, first, end), u.shape))
+    arguments = u, ball, float(corner), weights, tangent
+    return math.fsum(_over_rows(lambda first, end: _value(*arguments, _scratch(ball, u), first, end), u.shape))
 
 
-def _or_none(tangent: Volume | None, like: Volume) -> Volume:
-    return NO_TANGENT.astype(like.dtype) if tangent is None else tangent
+def _scratch(ball: int, u: Volume) -> Volume | None:
+    """Return a row's room for Gram matrices and singular values, where the norm needs them.
+
+    Kernels are compiled apart for None, here and for the tangent: most need neither, and compile faster.
+    """
+    return np.empty((9, u.shape[-1])) if ball in (SPECTRAL, NUCLEAR) else None
 
 
 def _over_rows(work: Callable[[int, int], Any], shape: tuple[int, ...]) -> list[Any]:
@@ -114,14 +113,13 @@ def _across_component(dual, tangent, channel, direction, z, y, out):  # noqa: AN
 def _primal(out, base, dual, step, floor, weights, tangent, first, end):  # noqa: ANN001, ANN202
     """Do rows `first` to `end` of `primal`."""
     n_channels, n_z, n_y, n_x = base.shape
-    is_tangential = tangent.shape[0] > 0
     buffers = np.empty((5, n_x), base.dtype)
     sums = np.empty(n_x, base.dtype)
     for channel in range(n_channels):
         scale = step * weights[channel]
         for row in range(first, end):
             z, y = row // n_y, row % n_y
-            if is_tangential:
+            if tangent is not None:
                 along_x, here_y, before_y, here_z, before_z = buffers[0], buffers[1], buffers[2], buffers[3], buffers[4]
                 _across_component(dual, tangent, channel, 2, z, y, along_x)
                 _across_component(dual, tangent, channel, 1, z, y, here_y)
@@ -166,7 +164,7 @@ def _gradient_row(u, weights, tangent, z, y, rows):  # noqa: ANN001, ANN202
         for x in range(n_x - 1):
             rows[channel, 2, x] = weight * (here[x + 1] - here[x])
         rows[channel, 2, n_x - 1] = 0
-        if tangent.shape[0] > 0:
+        if tangent is not None:
             for x in range(n_x):
                 along = (
                     tangent[0, z, y, x] * rows[channel, 0, x]
@@ -178,12 +176,11 @@ def _gradient_row(u, weights, tangent, z, y, rows):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
-def _dual(p, q, u, step, shrink, momentum, ball, radius, weights, tangent, first, end):  # noqa: ANN001, ANN202
+def _dual(p, q, u, step, shrink, momentum, ball, radius, weights, tangent, scratch, first, end):  # noqa: ANN001, ANN202
     """Do rows `first` to `end` of `dual`."""
     n_channels, _, n_y, n_x = u.shape
     rows = np.empty((n_channels, 3, n_x), u.dtype)
     norms = np.empty(n_x, u.dtype)
-    gram, singular = np.empty((6, n_x)), np.empty((3, n_x))
     stride = step * shrink
     for row in range(first, end):
         z, y = row // n_y, row % n_y
@@ -193,18 +190,17 @@ def _dual(p, q, u, step, shrink, momentum, ball, radius, weights, tangent, first
                 past = q[channel, direction, z, y]
                 for x in range(n_x):
                     rows[channel, direction, x] = shrink * past[x] + stride * rows[channel, direction, x]
-        if ball == PER_COMPONENT:
+        if scratch is not None:
+            _project_singular(rows, scratch[:6], scratch[6:], ball, np.float64(radius))
+        elif ball == PER_COMPONENT:
             for channel in range(n_channels):
                 for direction in range(3):
                     for x in range(n_x):
                         rows[channel, direction, x] = max(min(rows[channel, direction, x], radius), -radius)
-        elif ball == PER_CHANNEL:
-            for channel in range(n_channels):
-                _scale_to_ball(rows[channel : channel + 1], norms, radius)
-        elif ball == FROBENIUS:
-            _scale_to_ball(rows, norms, radius)
         elif ball != ANYWHERE:
-            _project_singular(rows, gram, singular, ball, np.float64(radius))
+            n_together = 1 if ball == PER_CHANNEL else n_channels
+            for channel in range(0, n_channels, n_together):
+                _scale_to_ball(rows[channel : channel + n_together], norms, radius)
         for channel in range(n_channels):
             for direction in range(3):
                 old, past = p[channel, direction, z, y], q[channel, direction, z, y]
@@ -349,15 +345,16 @@ def _projector_row(gram, singular, ball, radius):  # noqa: ANN001, ANN202
         apart = (a + b + c) * limit / max(a_out * b_out * c_out * (a + b) * (b + c) * (a + c), TINY)
         third = apart if c >= limit else (second - behind) / max(a * a - c * c, TINY)
         # f(G) = first I + second (G - a^2 I) + third (G - a^2 I) (G - b^2 I)
-        g0, g1, g2, g01, g02, g12 = gram[0, x], gram[1, x], gram[2, x], gram[3, x], gram[4, x], gram[5, x]
-        aa, bb = a * a, b * b
-        linear, constant = second - third * (aa + bb), first - second * aa + third * aa * bb
-        m0 = constant + linear * g0 + third * (g0 * g0 + g01 * g01 + g02 * g02)
-        m1 = constant + linear * g1 + third * (g1 * g1 + g01 * g01 + g12 * g12)
-        m2 = constant + linear * g2 + third * (g2 * g2 + g02 * g02 + g12 * g12)
-        m01 = linear * g01 + third * (g0 * g01 + g01 * g1 + g02 * g12)
-        m02 = linear * g02 + third * (g0 * g02 + g01 * g12 + g02 * g2)
-        m12 = linear * g12 + third * (g01 * g02 + g1 * g12 + g12 * g2)
+        # as it stands: multiplied out it would cancel where eigenvalues coincide
+        g01, g02, g12 = gram[3, x], gram[4, x], gram[5, x]
+        a0, a1, a2 = gram[0, x] - a * a, gram[1, x] - a * a, gram[2, x] - a * a
+        b0, b1, b2 = gram[0, x] - b * b, gram[1, x] - b * b, gram[2, x] - b * b
+        m0 = first + second * a0 + third * (a0 * b0 + g01 * g01 + g02 * g02)
+        m1 = first + second * a1 + third * (a1 * b1 + g01 * g01 + g12 * g12)
+        m2 = first + second * a2 + third * (a2 * b2 + g02 * g02 + g12 * g12)
+        m01 = second * g01 + third * (a0 * g01 + g01 * b1 + g02 * g12)
+        m02 = second * g02 + third * (a0 * g02 + g01 * g12 + g02 * b2)
+        m12 = second * g12 + third * (g01 * g02 + a1 * g12 + g12 * b2)
         is_inside = ball == NUCLEAR and shift <= 0
         sign, one = (-1.0, 1.0) if ball == NUCLEAR else (1.0, 0.0)
         gram[0, x] = 1.0 if is_inside else one + sign * m0
@@ -374,11 +371,10 @@ def _rounded(norm, corner):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _value(u, ball, corner, weights, tangent, first, end):  # noqa: ANN001, ANN202
+def _value(u, ball, corner, weights, tangent, scratch, first, end):  # noqa: ANN001, ANN202
     """Do rows `first` to `end` of `value`."""
     n_channels, _, n_y, n_x = u.shape
     rows = np.empty((n_channels, 3, n_x), u.dtype)
-    gram, singular = np.empty((6, n_x)), np.empty((3, n_x))
     total = 0.0
     for row in range(first, end):
         _gradient_row(u, weights, tangent, row // n_y, row % n_y, rows)
@@ -388,16 +384,20 @@ def _value(u, ball, corner, weights, tangent, first, end):  # noqa: ANN001, ANN2
                     for x in range(n_x):
                         total += _rounded(abs(np.float64(rows[channel, direction, x])), corner)
             continue
-        n_alone = n_channels if ball == PER_CHANNEL else 1
-        for alone in range(n_alone):
-            _gram_row(rows[alone : alone + 1] if ball == PER_CHANNEL else rows, gram)
-            if ball in (SPECTRAL, NUCLEAR):
-                _singular_row(gram, singular, ball == SPECTRAL)
-                for x in range(n_x):
-                    others = singular[1, x] + singular[2, x] if ball == SPECTRAL else 0.0
-                    total += _rounded(singular[0, x] + others, corner)
-            else:
-                for x in range(n_x):
-                    square = gram[0, x] + gram[1, x] + gram[2, x]
-                    total += square / (2 * corner) if ball == ANYWHERE else _rounded(math.sqrt(square), corner)
+        if scratch is not None:
+            gram, singular = scratch[:6], scratch[6:]
+            _gram_row(rows, gram)
+            _singular_row(gram, singular, ball == SPECTRAL)
+            for x in range(n_x):
+                others = singular[1, x] + singular[2, x] if ball == SPECTRAL else 0.0
+                total += _rounded(singular[0, x] + others, corner)
+            continue
+        n_together = 1 if ball == PER_CHANNEL else n_channels
+        for channel in range(0, n_channels, n_together):
+            for x in range(n_x):
+                square = 0.0
+                for other in range(channel, channel + n_together):
+                    for direction in range(3):
+                        square += np.float64(rows[other, direction, x]) ** 2
+                total += square / (2 * corner) if ball == ANYWHERE else _rounded(np.sqrt(square), corner)
     return total

@@ -3,15 +3,15 @@
     python tests/benchmarks/scaling.py --size 2048
 
 Measured here: what each kind of work costs (`slabs.measure_costs`, on a scan file of one counter that is made for it),
-and what Dask's scheduler takes for a task, with workers that have nothing to do. Assumed, and printed: how fast a worker and all
-of them together reach the shared file system. A worker is a machine like this one.
+and what Dask's scheduler takes for a task that does nothing. Assumed, and printed: how fast a worker and all of them
+together reach the shared file system. A worker is a machine like this one.
 
 The model (times in s; P workers, V blocks of views, S slabs):
-    views    ceil(V / P) x (unpack, prepare and spool a block), or the bytes through the file system, whichever is longer
-    slabs    ceil(S / P) x (read the rows it sees, filter, back-project, write), or their bytes, whichever is longer
+    views    ceil(V / P) x (unpack, prepare, spool a block), or their bytes through the file system, if that is longer
+    slabs    ceil(S / P) x (read the rows it sees, filter, back-project, write), or their bytes, if that is longer
     serial   the scheduler's time for V + S tasks, and one synchronised record for each slab
 Thinner slabs keep more workers busy, but the rows that a slab sees overlap those of its neighbours, the more the wider
-the cone; the model takes the number of slabs that is fastest. Amdahl's share is what stays for an endless number of workers.
+the cone; the model takes the number of slabs that is fastest. Amdahl's share is what stays for any number of workers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import math
 import sys
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from acquisition.plan import DetectorPlan, Plan, ScanPlan
-from acquisition.scan import ImageKey, readout_of
+from acquisition.scan import ImageKey, Readout
 from acquisition.scan_writer import ScanWriter
 from acquisition.steps import Pose
 from calibration.geometry import Geometry
 from firmware_iface.frame import Frame
 from reconstruction import budget, slabs
 from reconstruction.budget import Costs
+from reconstruction.cluster import SLABS_PER_WORKER
 from reconstruction.slabs import Job, ScanOpener
 from reconstruction.volume import Grid
 
@@ -66,12 +66,9 @@ def grid_of(size: int) -> Grid:
 def costs_here(folder: Path, size: int) -> Costs:
     """Measure on a scan file of Poisson counts."""
     geometry = geometry_of(size)
-    plan = Plan(
-        detector=DetectorPlan(thresholds=(1,), thresholds_kev=(20.0,)),
-        geometry=geometry,
-        scan=ScanPlan(n_views=TRIAL_VIEWS),
+    readout = Readout(
+        shape=(1, size, size), depth_bits=12, thresholds=(1,), thresholds_kev=(20.0,), pitch_mm=geometry.pitch_mm
     )
-    readout = replace(readout_of(plan), shape=(1, size, size))
     rng = np.random.default_rng(0)
     images = rng.poisson(400, (8, 1, size, size)).astype(readout.dtype)
     with ScanWriter(folder / "scan.h5", readout, n_frames=TRIAL_VIEWS + 2) as writer:
@@ -99,7 +96,7 @@ def scheduler_s_per_task() -> float:
     from distributed import Client, LocalCluster, wait
 
     with (
-        LocalCluster(n_workers=1, threads_per_worker=4, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=4, processes=True, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         wait(client.map(abs, range(20), pure=False))
@@ -135,8 +132,9 @@ def _predict(
     size: int, n_workers: int, n_slabs: int, costs: Costs, scheduler_s: float, assumed: dict[str, float]
 ) -> dict[str, float | int]:
     one, all_ = assumed["worker_bytes_per_s"], assumed["file_system_bytes_per_s"]
-    n_blocks = math.ceil(size / VIEWS_PER_BLOCK)
-    block = VIEWS_PER_BLOCK * size * size
+    views_per_task = max(min(VIEWS_PER_BLOCK, size // (SLABS_PER_WORKER * n_workers)), 1)
+    n_blocks = math.ceil(size / views_per_task)
+    block = views_per_task * size * size
     view_task_s = block * (costs.unpack_s + costs.prepare_s + 5 / one)
     views_s = max(math.ceil(n_blocks / n_workers) * view_task_s, n_blocks * block * (2 + 5) / all_)
     n_slabs, most_rows, rows = rows_of_slabs(size, n_slabs)
@@ -198,9 +196,8 @@ def main() -> None:
     print(f"{told['size']}^3 from {told['size']} views of {told['size']}^2")
     print("costs, s:", ", ".join(f"{name} {value:.2g}" for name, value in told["costs"].items()))
     print(f"scheduler: {told['scheduler_ms_per_task']:.2f} ms a task; assumed: {told['assumed']}")
-    print(
-        f"{'workers':>8} {'time':>10} {'speed-up':>9} {'share':>6} {'slabs':>6} {'views s':>9} {'slabs s':>9} {'serial s':>9}"
-    )
+    heads = ("workers", "time", "speed-up", "share", "slabs", "views s", "slabs s", "serial s")
+    print(" ".join(head.rjust(width) for head, width in zip(heads, (8, 10, 9, 6, 6, 9, 9, 9), strict=True)))
     for n, row in told["workers"].items():
         print(
             f"{n:>8} {budget.duration(row['seconds']):>10} {row['speedup']:>9.1f} {row['efficiency']:>6.0%} "
