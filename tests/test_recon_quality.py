@@ -272,7 +272,8 @@ def noise_reconstructed(sigma: float, n_views: int, *, window: str = "ram-lak", 
     far = replace(GEOMETRY, source_to_detector_mm=1.5e5, source_to_object_mm=1e5, rows=N_SLICES, cols=n + 15)
     noise = rng.normal(0, sigma, (1, n_views, far.rows, far.cols)).astype(np.float32)
     grid = Grid(shape=(2 * N_SLICES - 1, n, n), voxel_mm=SAMPLING_MM / 2)
-    return run(fdk(noise, full_turn(n_views), far, grid, window=window))[0, ::2]
+    # Noise at the detector's edge is no object that is cut there: nothing is to be continued.
+    return run(fdk(noise, full_turn(n_views), far, grid, window=window, is_continued=False))[0, ::2]
 
 
 def filtered_spectrum(frequency: NDArray, window: str) -> NDArray[np.float64]:
