@@ -25,7 +25,7 @@ class Recipe:
     method : str
         "fdk", or one of `reconstruction.iterative.METHODS`.
     window : str
-        Of the filter, one of `reconstruction.fdk.WINDOWS`; for "fdk", and for the volume that iterations start from.
+        Of the filter, one of `reconstruction.ramp.WINDOWS`; for "fdk", and for the volume that iterations start from.
     options : mapping of str to number or str
         Of an iterative method, by their names in `reconstruction.iterative`.
     n_iterations : int, optional

@@ -150,7 +150,7 @@ class Job:
         Returns a `Source`; `ScanOpener` is one.
     grid : Grid
     window : str
-        One of `reconstruction.fdk.WINDOWS`.
+        One of `reconstruction.ramp.WINDOWS`.
     use_gpu : bool
     options : dict
         What else `FdkStream` is to know.
