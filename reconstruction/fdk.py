@@ -52,6 +52,7 @@ def fdk(
     lifts_mm: ArrayLike = 0.0,
     shifts_mm: ArrayLike = 0.0,
     is_continued: bool = True,
+    is_one_sided: bool | None = None,
 ) -> Generator[Progress, None, NDArray[np.float32]]:
     """Reconstruct every bin in one pass over the geometry.
 
@@ -73,6 +74,8 @@ def fdk(
         How far the camera stands along its rows at each view.
     is_continued : bool
         Continue rows smoothly beyond the detector. It changes nothing where the object ends inside.
+    is_one_sided : bool, optional
+        Whether rays are shared out for a camera that stands to one side; None: as `orbits.plan_orbit` tells.
 
     Returns
     -------
@@ -89,6 +92,7 @@ def fdk(
         lifts_mm=lifts_mm,
         shifts_mm=shifts_mm,
         is_continued=is_continued,
+        is_one_sided=is_one_sided,
     )
     return (yield from _in_blocks(stream, line_integrals))
 
@@ -259,7 +263,7 @@ class FdkStream(_Stream):
 
     Parameters
     ----------
-    angles_rad, geometry, grid, window, use_gpu, lifts_mm, shifts_mm, is_continued
+    angles_rad, geometry, grid, window, use_gpu, lifts_mm, shifts_mm, is_continued, is_one_sided
         As of `fdk`: of all planned views.
     n_bins : int
     """
@@ -276,6 +280,7 @@ class FdkStream(_Stream):
         lifts_mm: ArrayLike = 0.0,
         shifts_mm: ArrayLike = 0.0,
         is_continued: bool = True,
+        is_one_sided: bool | None = None,
     ) -> None:
         _, y, x = grid.axes_mm()
         reach_mm = float(np.hypot(np.abs(x).max(), np.abs(y).max()))
@@ -285,7 +290,9 @@ class FdkStream(_Stream):
                 f"{geometry.source_to_object_mm:.3g} mm; allowed: less",
                 hint="ask for fewer or smaller voxels",
             )
-        orbit = plan_orbit(angles_rad, upright(geometry), grid, lifts_mm=lifts_mm, shifts_mm=shifts_mm)
+        orbit = plan_orbit(
+            angles_rad, upright(geometry), grid, lifts_mm=lifts_mm, shifts_mm=shifts_mm, is_one_sided=is_one_sided
+        )
         super().__init__(orbit, grid, n_bins, window=window, use_gpu=use_gpu, is_continued=is_continued)
         self._geometry = geometry
 

@@ -167,6 +167,7 @@ def plan_orbit(
     *,
     lifts_mm: ArrayLike = 0.0,
     shifts_mm: ArrayLike = 0.0,
+    is_one_sided: bool | None = None,
 ) -> Orbit:
     """Tell what kind of cone-beam scan the views make, and what its rays count.
 
@@ -179,6 +180,8 @@ def plan_orbit(
     ----------
     geometry : Geometry
         Without tilts.
+    is_one_sided : bool, optional
+        Whether the camera stands to one side; None: as above.
 
     Raises
     ------
@@ -201,7 +204,8 @@ def plan_orbit(
     short_rad, long_rad = (np.arctan(side_mm / geometry.source_to_detector_mm) for side_mm in (short_mm, long_mm))
     _, y, x = grid.axes_mm()
     reach_rad = np.arcsin(min(max(np.abs(x).max(), np.abs(y).max()) / geometry.source_to_object_mm, 1.0))
-    is_one_sided = bool(short_mm < ONE_SIDED_SHARE * long_mm or short_rad < min(reach_rad, long_rad - 1e-9))
+    if is_one_sided is None:
+        is_one_sided = bool(short_mm < ONE_SIDED_SHARE * long_mm or short_rad < min(reach_rad, long_rad - 1e-9))
     to_long = np.copysign(1.0, high_mm + low_mm)
     helix, arc = _helix(angles, lifts, geometry, is_one_sided=is_one_sided), None
     if helix is not None:

@@ -100,7 +100,8 @@ def _contrast(
     grid = Grid(shape=(1, n, n), voxel_mm=geometry.pitch_mm / geometry.magnification)
     across = np.arange(n) - (n - 1) / 2
     is_seen = np.hypot(*np.meshgrid(across, across)) < SEEN_SHARE * n / 2
-    work = fdk(integrals, angles, moved, grid, window=WINDOW)
+    # The same sum for every shift: no rule that a shift could trip may change what is compared.
+    work = fdk(integrals, angles, moved, grid, window=WINDOW, is_continued=False, is_one_sided=False)
     while True:
         try:
             next(work)
