@@ -37,8 +37,9 @@ from reconstruction.volume import Grid
 
 VIEWS_PER_BLOCK = 48
 """Views that are filtered, and then back-projected together."""
-BYTES_TOGETHER = 100_000
-"""Of rows that are filtered together: less than what an allocator gives back, to be asked for again page by page."""
+BYTES_TOGETHER = 1_000_000
+"""Of rows that are filtered together: few enough to stay in the cache, and so many that threads do not wait for the
+interpreter."""
 
 
 def fdk(
@@ -232,13 +233,15 @@ class _Stream:
         filtered = np.empty((len(views), len(images), n_rows, n_cols), np.float32)
         together = max(BYTES_TOGETHER // (4 * len(images) * self._filter.n_padded), 1)
 
-        def of_view(i: int) -> None:
+        def of_views(start: int, stop: int) -> None:
+            some = slice(start, stop)
             for first in range(0, n_rows, together):
                 rows = slice(first, first + together)
-                weighted = images[:, i, rows] * cosines[min(i, len(cosines) - 1), rows]
-                filtered[i, :, rows] = self._filter(weighted, shares[i])
+                weighted = images[:, some, rows] * (cosines if len(cosines) == 1 else cosines[some])[:, rows]
+                filtered[some, :, rows] = self._filter(weighted, shares[some, 0]).swapaxes(0, 1)
 
-        in_threads(of_view, [(i,) for i in range(len(views))])
+        n_views = max(together // n_rows, 1)
+        in_threads(of_views, [(start, min(start + n_views, len(views))) for start in range(0, len(views), n_views)])
         return filtered
 
     def _backproject(self, filtered: backend.Array, views: NDArray[np.intp]) -> None:
