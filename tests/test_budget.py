@@ -196,7 +196,7 @@ for limit in (400_000_000, 900_000_000):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is in kB on Linux only")
 def test_a_real_process_stays_below_what_was_predicted(tmp_path):
-    # Compiling the kernels, the first time on a machine, takes some 0.7 GB of its own: they are in the cache the second.
+    # Compiling the kernels, the first time on a machine, takes some 0.7 GB: the second run finds them made.
     for name in ("first.h5", "v.h5"):
         command = [sys.executable, "-c", PEAK, str(tmp_path / name)]
         ended = subprocess.run(command, cwd=ROOT, timeout=110, capture_output=True, text=True)
