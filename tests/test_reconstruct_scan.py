@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
 import reconstruction.cli
+from acquisition.scan import ImageKey, readout_of
+from acquisition.scan_plan import HelicalPlan, ScanPlan
+from acquisition.scan_writer import ScanWriter
+from acquisition.steps import Pose
 from firmware_iface.errors import BadFile, WrongUsage
+from firmware_iface.frame import Frame
 from reconstruction.convergence import ConvergenceLog
 from reconstruction.field_of_view import reached
 from reconstruction.pipeline import reconstruct_scan
 from reconstruction.recipe import Recipe
 from reconstruction.scan_iteration import resampled
 from reconstruction.volume import Grid, Volume, load_volume, save_volume
-from tests.test_pipeline import BASIS, GEOMETRY, VIALS, run, write_scan
+from tests.test_pipeline import BASIS, GEOMETRY, PLAN, VIALS, calibration, counts, run, write_scan
 
 WATER = 1.0
 MIDDLE = np.s_[:, 3:8]
@@ -307,3 +313,42 @@ def test_scatter_is_taken_off_by_kernels_of_every_bin(scan, by_fdk, tmp_path):
     kernels.write_text("[[bin]]\nsize = 3\n")
     with pytest.raises(BadFile, match="no scatter kernels"):
         run(reconstruct_scan(scan, Recipe(scatter=kernels)))
+
+
+def write_orbit(path, plan, poses):
+    """A scan of two flats and one frame at each pose; its pillars are so long that lifts do not show."""
+    keys = [(ImageKey.FLAT, poses[0])] * 2 + [(ImageKey.PROJECTION, pose) for pose in poses]
+    with ScanWriter(path, readout_of(plan), n_frames=len(keys), plan=plan, calibration=calibration()) as writer:
+        for sequence, (key, pose) in enumerate(keys):
+            values = counts(None if key is ImageKey.FLAT else pose.angle_rad, sequence)
+            frame = Frame(
+                counts=values,
+                thresholds=PLAN.detector.thresholds,
+                sequence=sequence,
+                timestamp_ns=sequence,
+                exposure_ns=10**9,
+                run_id=1,
+            )
+            writer.write(frame, key, pose)
+        writer.finish()
+    return path
+
+
+def test_a_short_scan_reads_the_same(tmp_path):
+    views = np.deg2rad(np.arange(0, 206, 4))
+    plan = msgspec.structs.replace(PLAN, scan=ScanPlan(n_views=len(views), arc_deg=206))
+    path = write_orbit(tmp_path / "short.h5", plan, [Pose(angle_rad=angle) for angle in views])
+    volume = run(reconstruct_scan(path, Recipe(window="ram-lak")))
+    np.testing.assert_allclose(reads(volume), truth(), rtol=0.08, atol=2e-3)
+
+
+def test_a_helix_reads_the_same_along_all_of_its_length(tmp_path):
+    turns = np.arange(150) / 50
+    plan = msgspec.structs.replace(PLAN, scan=HelicalPlan(length_mm=4.0, pitch_mm=2.0, views_per_turn=50))
+    poses = [Pose(angle_rad=2 * np.pi * turn, lift_mm=2.0 * turn - 3.0) for turn in turns]
+    volume = run(reconstruct_scan(write_orbit(tmp_path / "helix.h5", plan, poses), Recipe(window="ram-lak")))
+    z, _, _ = volume.grid.axes_mm()
+    assert z[-1] - z[0] + volume.grid.voxel_mm == pytest.approx(4.0, abs=0.3)
+    np.testing.assert_allclose(reads(volume), truth(), rtol=0.08, atol=2e-3)
+    middle = volume.values[:, :, 20:26, 20:26].mean(axis=(2, 3))
+    np.testing.assert_allclose(middle, middle.mean(axis=1, keepdims=True) * np.ones_like(middle), rtol=0.05)

@@ -192,13 +192,15 @@ def _line(problem: str, operation: str, figures: Mapping[str, Any], *, is_head: 
     return f"{problem:<3} {operation:<48}" + "".join(f"{cell:>10}" for cell in cells) + f"  {peer}"
 
 
-def begin(description: str) -> Table:
-    """Read the options that all benchmarks of the reconstruction have."""
+def begin(description: str, *, names_rows: bool = False) -> Table:
+    """Read the options that all benchmarks of the reconstruction have, and `--only` where rows have names."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="half of every dimension, once")
     parser.add_argument("--peers", choices=("all", "none"), default="all", help="none: ours alone")
     parser.add_argument("--repeats", type=int, help="take the median of so many runs (3, or 1 with --quick)")
+    if names_rows:
+        parser.add_argument("--only", default="", metavar="ROW", help='rows that begin so, as "P3 OS-SART"')
     options = parser.parse_args()
     options.repeats = options.repeats or (1 if options.quick else 3)
     if options.peers == "all":

@@ -102,7 +102,10 @@ def first_run() -> None:
 def compare(table: Table, problem: Problem) -> None:
     """Add each method beside its peer, and our choice at the peer's error."""
     answers: dict[str, dict[str, Answer]] = {}
-    truth, rows, n_iterations = problem.truth(), ROWS[problem.name], 10 if table.options.quick else 20
+    rows = [row for row in ROWS[problem.name] if f"{problem.name} {row.label}".startswith(table.options.only)]
+    if not rows:
+        return
+    truth, n_iterations = problem.truth(), 10 if table.options.quick else 20
     if table.with_peers:
         for peer in dict.fromkeys(row.peer for row in rows):
             operations = [row.operation for row in rows if row.peer == peer]
@@ -134,11 +137,11 @@ def compare(table: Table, problem: Problem) -> None:
 
 
 def main() -> None:
-    table = begin(__doc__ or "")
+    table = begin(__doc__ or "", names_rows=True)
     first_run()
     for problem in (p1(is_half=table.options.quick), p3(is_half=table.options.quick)):
         compare(table, problem)
-    if not table.options.quick:
+    if not (table.options.quick or table.options.only):
         table.add_first_calls("P3", "the methods", first_call_s("tests.benchmarks.iterative", "first_run"))
     table.close()
 
