@@ -23,15 +23,13 @@ from reconstruction.convergence import ConvergenceLog
 from reconstruction.fdk import fdk
 from reconstruction.field_of_view import cut_out, reached
 from reconstruction.iterative import COUNTS, LINE_INTEGRALS, NON_NEGATIVE, method_named, reconstruct
+from reconstruction.metal import weights as noise_weights
 from reconstruction.projections import LineIntegrals
 from reconstruction.projector import Projector
 from reconstruction.recipe import FDK, Recipe
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.stopping import Discrepancy
 from reconstruction.volume import Grid, Volume, load_volume
-
-LEAST_COUNTS = 0.5
-"""What a datum with fewer counts weighs as: no ray is quite without light."""
 
 
 def iterate_scan(
@@ -55,20 +53,25 @@ def iterate_scan(
     scan = ScanGeometry.circular(measured.geometry, measured.angles_rad, lifts_mm=measured.lifts_mm)
     projector = Projector(scan, whole, n_channels=n_bins, use_gpu=recipe.use_gpu)
     send: Any = backend.to_device if recipe.use_gpu else np.asarray
-    counts = measured.open_counts.astype(np.float32)[:, None, None, None] * np.exp(-measured.values)
+    open_counts = measured.open_counts.astype(np.float32)[:, None, None, None]
     is_known = ~measured.is_estimated
     arrays: dict[str, Any] = {}
     data = measured.values
     if method.takes == NON_NEGATIVE:
         data = np.maximum(data, 0)
     if method.takes == COUNTS:
-        arrays["flat"] = send(np.broadcast_to(measured.open_counts.astype(np.float32)[:, None, None, None], data.shape))
-        data = counts
+        arrays["flat"] = send(np.broadcast_to(open_counts, data.shape))
+        data = open_counts * np.exp(-measured.values)
+    if recipe.weights == "noise" and method.takes != LINE_INTEGRALS:
+        raise WrongUsage(f"--weights noise is of line integrals; {recipe.method} takes {method.takes}")
     weighs_noise = recipe.weights == "noise" or (recipe.stops_at_noise and method.takes == LINE_INTEGRALS)
     if recipe.weights == "auto":
         weighs_noise |= method.is_statistical
-    weights = np.maximum(counts, LEAST_COUNTS) if weighs_noise else np.ones_like(counts)
-    arrays["weights"] = send(np.where(is_known, weights, 0).astype(np.float32))
+    if weighs_noise:
+        weights = noise_weights(measured.values, open_counts, is_estimated=measured.is_estimated)
+    else:
+        weights = is_known.astype(np.float32)
+    arrays["weights"] = send(weights)
     for name, origin in (("start", recipe.start), ("reference", recipe.reference)):
         if origin is not None:
             arrays[name] = send((yield from _volume_from(origin, measured, whole, recipe)))

@@ -231,6 +231,7 @@ def test_the_command_writes_the_volume_the_plot_and_what_it_did(scan, tmp_path):
         (("--method", "sirt", "--set", "n_subsets"), "allowed: NAME=VALUE"),
         (("--method", "sirt", "--set", "speed=3"), "no option 'speed'"),
         (("--method", "fista"), "needs a prior"),
+        (("--method", "transmission", "--weights", "noise"), "--weights noise is of line integrals"),
         (("--prior", "tv"), "the method fdk has no iterations"),
         (("--method", "fista", "--prior", "tv"), "the prior tv needs strength_per_mm"),
         (("--method", "fista", "--prior", "magic"), "no prior is called 'magic'"),
