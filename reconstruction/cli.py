@@ -290,9 +290,9 @@ def _memory_limit(
     scan: Path, recipe: Recipe, memory: str, cluster: str | None, known: Calibration | None, allow_partial: bool
 ) -> int | None:
     """Return below what the work must stay; None: the scan fits into memory whole, and nobody asks for less."""
-    from reconstruction.budget import available_bytes, parse_bytes
     from reconstruction.scan_slabs import whole_bytes
     from reconstruction.scan_source import open_source
+    from reconstruction.size.budget import available_bytes, parse_bytes
 
     if memory:
         return parse_bytes(memory)
@@ -327,7 +327,7 @@ def _tell_methods() -> None:
 
 def _plot_convergence(volume: Volume, output: Path) -> Path | None:
     """Draw how the iterations went, beside the volume."""
-    from reconstruction.convergence import ConvergenceLog
+    from reconstruction.methods.convergence import ConvergenceLog
 
     if not volume.provenance.convergence_json:
         return None

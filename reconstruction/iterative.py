@@ -21,10 +21,10 @@ import numpy as np
 from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
 from reconstruction.backend import Array
-from reconstruction.convergence import ConvergenceLog, Step, timed
-from reconstruction.iterates import Iterate
+from reconstruction.methods.convergence import ConvergenceLog, Step, timed
+from reconstruction.methods.iterates import Iterate
+from reconstruction.methods.stopping import Rule
 from reconstruction.operators import Operator
-from reconstruction.stopping import Rule
 
 Data = Literal["line integrals", "line integrals of at least 0", "counts"]
 LINE_INTEGRALS: Data = "line integrals"

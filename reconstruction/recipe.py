@@ -54,8 +54,9 @@ class Recipe:
     scatter : path, optional
         TOML file of the scatter kernels of all chosen bins: one table [[bin]] each.
     rings, metal_per_mm, truncation
-        How rings are taken out (a method of `reconstruction.rings`, "auto" or "none"), from which attenuation on a
-        voxel is metal (None: nothing is), and whether views that the object overlaps are extended ("auto" or "none").
+        How rings are taken out (a method of `reconstruction.artefacts.rings`, "auto" or "none"), from which attenuation
+        on a voxel is metal (None: nothing is), and whether views that the object overlaps are extended ("auto" or
+        "none").
     linearise : bool
         Take out the hardening of the beam by the step wedge that the scan's calibration holds.
     pass_number : int, optional

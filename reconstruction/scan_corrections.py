@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from calibration.progress import Progress
 from firmware_iface.errors import BadFile
-from reconstruction import metal, rings, scatter
+from reconstruction.artefacts import metal, rings, scatter
 from reconstruction.fdk import fdk
 from reconstruction.field_of_view import cut_out, reached
 from reconstruction.projections import LineIntegrals
@@ -97,7 +97,7 @@ def read_kernels(path: Path) -> list[scatter.Kernel]:
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         raise BadFile(
             f"{path} holds no scatter kernels: {error}",
-            hint="one table [[bin]] per bin, with the fields of reconstruction.scatter.Kernel",
+            hint="one table [[bin]] per bin, with the fields of reconstruction.artefacts.scatter.Kernel",
         ) from error
 
 

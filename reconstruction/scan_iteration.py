@@ -19,16 +19,16 @@ from scipy import ndimage
 from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
 from reconstruction import backend
-from reconstruction.convergence import ConvergenceLog
+from reconstruction.artefacts.metal import weights as noise_weights
 from reconstruction.fdk import fdk
 from reconstruction.field_of_view import cut_out, reached
 from reconstruction.iterative import COUNTS, LINE_INTEGRALS, NON_NEGATIVE, method_named, reconstruct
-from reconstruction.metal import weights as noise_weights
+from reconstruction.methods.convergence import ConvergenceLog
+from reconstruction.methods.stopping import Discrepancy
 from reconstruction.projections import LineIntegrals
 from reconstruction.projector import Projector
 from reconstruction.recipe import FDK, Recipe
 from reconstruction.scan_geometry import ScanGeometry
-from reconstruction.stopping import Discrepancy
 from reconstruction.volume import Grid, Volume, load_volume
 
 

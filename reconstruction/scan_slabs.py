@@ -16,11 +16,13 @@ import numpy as np
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.errors import WrongUsage
-from reconstruction import backend, cluster, rings, slabs
+from reconstruction import backend
+from reconstruction.artefacts import rings
 from reconstruction.pipeline import chosen_bins, grid_of
 from reconstruction.projections import LineIntegralReader
 from reconstruction.recipe import Recipe
 from reconstruction.scan_source import ScanSource, open_source
+from reconstruction.size import cluster, slabs
 from reconstruction.volume import LINEAR_ATTENUATION, Volume
 
 DATUM_BYTES = 24

@@ -4,7 +4,7 @@ One record serves both, because both are channels on one grid; it carries the ma
 can be decomposed from its file alone.
 
 The values stand in the file in one piece, uncompressed, so that a file of any size is read by mapping it into memory,
-and written slab by slab, by several processes if need be, without HDF5 (`reconstruction.volume_writer`).
+and written slab by slab, by several processes if need be, without HDF5 (`reconstruction.size.volume_writer`).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Grid:
 class Provenance:
     """Where a volume came from, in words that survive the files it was made of.
 
-    `convergence_json` holds the columns of `reconstruction.convergence.ConvergenceLog` where it was iterated.
+    `convergence_json` holds the columns of `reconstruction.methods.convergence.ConvergenceLog` where it was iterated.
     """
 
     source_file: str = ""

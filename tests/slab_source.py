@@ -15,7 +15,7 @@ from calibration.geometry import Geometry
 
 @dataclass(frozen=True, kw_only=True)
 class Ellipsoids:
-    """A `reconstruction.slabs.Source` that opens itself.
+    """A `reconstruction.size.slabs.Source` that opens itself.
 
     `solids` are rows of centre (x, y, z) and half axes along x, y and z in mm, and attenuation in 1/mm. Bins after the
     first attenuate 0.7 times as much as the one before.

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from firmware_iface.errors import MpxctError, WrongUsage
-from reconstruction import cluster, slabs
+from reconstruction.size import cluster, slabs
+from reconstruction.size.volume_writer import partial_volume_path
 from reconstruction.volume import load_volume
-from reconstruction.volume_writer import partial_volume_path
 from tests.slab_source import Deadly
 from tests.test_slabs import GEOMETRY, JOB, PLANNED, SOLIDS, TIGHT, make, run
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from firmware_iface.errors import WrongUsage
-from reconstruction.denoisers import Bilateral, ByPrior, NonLocalMeans, TotalVariationDenoiser, Wavelet, noise_level
+from reconstruction.methods.denoisers import (
+    Bilateral,
+    ByPrior,
+    NonLocalMeans,
+    TotalVariationDenoiser,
+    Wavelet,
+    noise_level,
+)
 from reconstruction.priors import TotalVariation
 
 LEVEL_PER_MM = 1.25e-3

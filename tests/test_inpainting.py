@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from calibration import pixels
 from firmware_iface.errors import WrongUsage
-from reconstruction import inpainting
+from reconstruction.artefacts import inpainting
 from tests import striped_scans as scans
 
 SCAN = scans.geometry(rows=14, cols=160)

@@ -10,12 +10,12 @@ import pytest
 from calibration.geometry import Geometry
 from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
-from reconstruction.convergence import Step
 from reconstruction.iterative import COUNTS, METHODS, PRIORS, method_named, prior_options, reconstruct
-from reconstruction.least_squares import cgls, os_sart
+from reconstruction.methods.convergence import Step
+from reconstruction.methods.least_squares import cgls, os_sart
+from reconstruction.methods.stopping import Discrepancy, Iterations, RelativeChange
 from reconstruction.projector import Projector
 from reconstruction.scan_geometry import ScanGeometry
-from reconstruction.stopping import Discrepancy, Iterations, RelativeChange
 from reconstruction.volume import Grid
 from tests.matrix_operator import random_operator
 

@@ -9,9 +9,9 @@ import pytest
 from scipy.sparse.linalg import lsqr as scipy_lsqr
 
 from firmware_iface.errors import WrongUsage
-from reconstruction.least_squares import cgls, lsqr, os_sart, sirt
-from reconstruction.poisson import pwls
-from reconstruction.subsets import ORDERS, ordered_subsets, size_of
+from reconstruction.methods.least_squares import cgls, lsqr, os_sart, sirt
+from reconstruction.methods.poisson import pwls
+from reconstruction.methods.subsets import ORDERS, ordered_subsets, size_of
 from tests.matrix_operator import MatrixOperator, random_operator
 
 SURROGATES = (sirt, os_sart, pwls)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from firmware_iface.errors import WrongUsage
-from reconstruction import metal
+from reconstruction.artefacts import metal
 from reconstruction.fdk import fdk
 from reconstruction.projector import Projector
 from reconstruction.scan_geometry import ScanGeometry

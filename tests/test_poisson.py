@@ -10,12 +10,12 @@ from scipy import optimize, stats
 
 from calibration.geometry import Geometry
 from firmware_iface.errors import WrongUsage
-from reconstruction.least_squares import cgls, os_sart
-from reconstruction.poisson import line_integral_weights, osem, pwls, transmission
+from reconstruction.methods.least_squares import cgls, os_sart
+from reconstruction.methods.poisson import line_integral_weights, osem, pwls, transmission
+from reconstruction.methods.stopping import Discrepancy
+from reconstruction.methods.surrogates import RUNAWAY
 from reconstruction.projector import Projector
 from reconstruction.scan_geometry import ScanGeometry
-from reconstruction.stopping import Discrepancy
-from reconstruction.surrogates import RUNAWAY
 from reconstruction.volume import Grid
 from tests.matrix_operator import random_operator
 from tests.test_least_squares import last, volumes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from reconstruction import polar
+from reconstruction.artefacts import polar
 from reconstruction.volume import Grid
 
 N = 121

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from firmware_iface.errors import WrongUsage
-from reconstruction.denoisers import ByPrior
 from reconstruction.iterative import METHODS, PRIORS, reconstruct
+from reconstruction.methods.denoisers import ByPrior
+from reconstruction.methods.proximal import data_curvature, fista, largest_curvature, pdhg, plug_and_play
 from reconstruction.operators import Operator
 from reconstruction.priors import Huber, Quadratic, TotalVariation, VectorialTotalVariation
-from reconstruction.proximal import data_curvature, fista, largest_curvature, pdhg, plug_and_play
 
 SHAPE = (2, 3, 5, 4)
 N_VIEWS = 20

@@ -17,8 +17,8 @@ from acquisition.scan_writer import ScanWriter
 from acquisition.steps import Pose
 from firmware_iface.errors import BadFile, WrongUsage
 from firmware_iface.frame import Frame
-from reconstruction.convergence import ConvergenceLog
 from reconstruction.field_of_view import reached
+from reconstruction.methods.convergence import ConvergenceLog
 from reconstruction.pipeline import reconstruct_scan
 from reconstruction.recipe import Recipe
 from reconstruction.scan_iteration import resampled

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reconstruction import rings
-from reconstruction.opposing_rays import OpposingRays
+from reconstruction.artefacts import rings
+from reconstruction.artefacts.opposing_rays import OpposingRays
 from tests import striped_scans as scans
 
 NOISE = 0.01

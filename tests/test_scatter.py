@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from firmware_iface.errors import WrongUsage
-from reconstruction import scatter
-from reconstruction.scatter import Kernel
+from reconstruction.artefacts import scatter
+from reconstruction.artefacts.scatter import Kernel
 
 PITCH_MM = 0.3
 HIDDEN = Kernel(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from reconstruction.methods.proximal import fista
 from reconstruction.priors import DirectionalTotalVariation, TotalVariation, VectorialTotalVariation
 from reconstruction.projector import Projector
-from reconstruction.proximal import fista
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.volume import Grid
 

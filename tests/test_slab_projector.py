@@ -10,7 +10,7 @@ import pytest
 from calibration.geometry import Geometry
 from reconstruction.projector import Projector
 from reconstruction.scan_geometry import ScanGeometry
-from reconstruction.slab_projector import SlabProjector
+from reconstruction.size.slab_projector import SlabProjector
 from reconstruction.volume import Grid
 
 GEOMETRY = Geometry(source_to_detector_mm=60.0, source_to_object_mm=40.0, pitch_mm=0.5, rows=22, cols=18)

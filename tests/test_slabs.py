@@ -18,14 +18,14 @@ import pytest
 
 from calibration.geometry import Geometry
 from firmware_iface.errors import BadFile, MpxctError, WrongUsage
-from reconstruction import budget, slabs, volume_writer
 from reconstruction.fdk import fdk
 from reconstruction.pipeline import reconstruct_scan
 from reconstruction.recipe import Recipe
 from reconstruction.scan_source import open_source
-from reconstruction.slabs import Job, ScanOpener
+from reconstruction.size import budget, slabs, volume_writer
+from reconstruction.size.slabs import Job, ScanOpener
+from reconstruction.size.volume_writer import partial_volume_path
 from reconstruction.volume import Grid, Provenance, Volume, load_volume
-from reconstruction.volume_writer import partial_volume_path
 from tests.slab_source import Ellipsoids
 from tests.test_pipeline import write_scan
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from firmware_iface.errors import WrongUsage
-from reconstruction import rings, stripes
+from reconstruction.artefacts import rings, stripes
 from reconstruction.kernels import stripes_cpu
 from tests import striped_scans as scans
 

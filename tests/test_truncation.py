@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calibration.geometry import Geometry
 from firmware_iface.errors import WrongUsage
-from reconstruction import truncation
+from reconstruction.artefacts import truncation
 from reconstruction.fdk import fdk
 from reconstruction.volume import Grid
 from tests import striped_scans as scans

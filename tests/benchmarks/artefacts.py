@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from calibration.geometry import Geometry
-from reconstruction import inpainting, metal, rings, truncation
+from reconstruction.artefacts import inpainting, metal, rings, truncation
 from reconstruction.fdk import fdk
 from reconstruction.projector import Projector
 from reconstruction.scan_geometry import ScanGeometry

@@ -32,7 +32,7 @@ from calibration.geometry import Geometry
 from firmware_iface.errors import WrongUsage
 from reconstruction import backend
 from reconstruction.kernels import backproject_gpu
-from reconstruction.least_squares import os_sart
+from reconstruction.methods.least_squares import os_sart
 from reconstruction.priors import TotalVariation
 from reconstruction.projector import Projector
 from reconstruction.scan_geometry import ScanGeometry

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -25,10 +24,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from calibration.geometry import Geometry
-from reconstruction import budget, slabs
 from reconstruction.kernels.threads import in_threads
+from reconstruction.size import budget, slabs
+from reconstruction.size.volume_writer import partial_volume_path
 from reconstruction.volume import Grid, Volume, load_volume
-from reconstruction.volume_writer import partial_volume_path
+from tests.benchmarks.peers_work import peak_mb
 
 SOURCE_TO_OBJECT, SOURCE_TO_DETECTOR = 1000.0, 1500.0
 WIDTH_MM = 100.0
@@ -158,7 +158,7 @@ def measure(size: int, memory_bytes: int, folder: Path) -> dict[str, object]:
                 at_s = time.perf_counter()
                 print(f"{step.stage}: {step.done} of {step.total}, {at_s - began_s:.0f} s", file=sys.stderr)
         seconds = time.perf_counter() - began_s
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak_bytes = 1e6 * peak_mb()
         loaded = load_volume(path)
         errors = {}
         for share in (0.25, 0.5, 0.75):

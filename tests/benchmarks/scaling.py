@@ -35,10 +35,10 @@ from acquisition.scan_writer import ScanWriter
 from acquisition.steps import Pose
 from calibration.geometry import Geometry
 from firmware_iface.frame import Frame
-from reconstruction import budget, slabs
-from reconstruction.budget import Costs
-from reconstruction.cluster import SLABS_PER_WORKER
-from reconstruction.slabs import Job, ScanOpener
+from reconstruction.size import budget, slabs
+from reconstruction.size.budget import Costs
+from reconstruction.size.cluster import SLABS_PER_WORKER
+from reconstruction.size.slabs import Job, ScanOpener
 from reconstruction.volume import Grid
 
 WORKERS = (1, 2, 4, 10, 30, 100, 300, 1000)

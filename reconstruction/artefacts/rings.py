@@ -1,7 +1,7 @@
 """Ring suppression in projections by published methods, and a choice among them by measurement.
 
-`suppress` applies one method of `reconstruction.stripes` to the sinogram of every row and bin. `choose` tries all on a
-few rows and keeps the one that leaves the least error, or none.
+`suppress` applies one method of `reconstruction.artefacts.stripes` to the sinogram of every row and bin. `choose` tries
+all on a few rows and keeps the one that leaves the least error, or none.
 
 How an error is measured without knowing the truth: two rays that run against each other see the same object through
 different pixels. What they differ by is stripes and noise, whatever the object is; so it tells the stripes that a
@@ -9,7 +9,7 @@ method has left. What a method takes off from both alike is not stripes, which k
 so the product of what it takes off on opposing rays tells its damage. The sum of both is the expected squared error.
 Where the scan has no opposing rays, rows beside each other stand for them.
 
-# Ref: the methods: `reconstruction.stripes`. The estimate of the error is our own.
+# Ref: the methods: `reconstruction.artefacts.stripes`. The estimate of the error is our own.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from scipy import ndimage
 
 from calibration.geometry import Geometry
 from firmware_iface.errors import WrongUsage
-from reconstruction import stripes
-from reconstruction.opposing_rays import OpposingRays
+from reconstruction.artefacts import stripes
+from reconstruction.artefacts.opposing_rays import OpposingRays
 
 METHODS: Mapping[str, Callable[..., stripes.Sinogram]] = MappingProxyType(
     {
@@ -109,7 +109,7 @@ def suppress(
     method : str
         One of `METHODS`, or "none".
     options : mapping
-        Arguments of the method's function in `reconstruction.stripes` that differ from its defaults.
+        Arguments of the method's function in `reconstruction.artefacts.stripes` that differ from its defaults.
     n_threads : int, optional
         As many as the machine has cores unless told.
 

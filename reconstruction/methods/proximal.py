@@ -26,12 +26,12 @@ import numpy as np
 
 from firmware_iface.errors import WrongUsage
 from reconstruction.backend import Array, namespace
-from reconstruction.denoisers import Denoiser
-from reconstruction.iterates import Iterate
-from reconstruction.least_squares import as_data, as_start
+from reconstruction.methods.denoisers import Denoiser
+from reconstruction.methods.iterates import Iterate
+from reconstruction.methods.least_squares import as_data, as_start
+from reconstruction.methods.subsets import ordered_subsets, size_of
 from reconstruction.operators import Operator, inner_products
 from reconstruction.priors import Prior
-from reconstruction.subsets import ordered_subsets, size_of
 
 POWER_ITERATIONS = 3
 MARGIN = 1.05
@@ -138,8 +138,8 @@ def plug_and_play(
     A, b, weights, start, is_non_negative, n_subsets, has_momentum
         As `fista` has them.
     denoiser : Denoiser
-        Of `reconstruction.denoisers`. It is told the noise that it is to take away from each step: its own level, over
-        the root of how much steeper the data term's steepest slope is than its mean one.
+        Of `reconstruction.methods.denoisers`. It is told the noise that it is to take away from each step: its own
+        level, over the root of how much steeper the data term's steepest slope is than its mean one.
     """
     if isinstance(denoiser, Prior) or not callable(denoiser):
         raise WrongUsage(f"plug-and-play takes a denoiser, not {denoiser}", hint="fista and pdhg take priors")

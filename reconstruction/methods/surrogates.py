@@ -22,10 +22,10 @@ import numpy as np
 from firmware_iface.errors import WrongUsage
 from reconstruction import backend
 from reconstruction.backend import Array
-from reconstruction.iterates import Iterate
 from reconstruction.kernels import descent_cpu
+from reconstruction.methods.iterates import Iterate
+from reconstruction.methods.subsets import Order, ordered_subsets, size_of
 from reconstruction.operators import Operator, inner_products
-from reconstruction.subsets import Order, ordered_subsets, size_of
 
 ALL_VIEWS = slice(None)
 RUNAWAY = 4.0
@@ -85,8 +85,8 @@ def descend(
     is_start_zero : bool
         Spares the projection of the start.
     n_subsets, order
-        See `reconstruction.subsets`. Where the objective rises over a pass, or runs away within one, momentum begins
-        anew and the subsets are halved, so that the end is that of one subset.
+        See `reconstruction.methods.subsets`. Where the objective rises over a pass, or runs away within one, momentum
+        begins anew and the subsets are halved, so that the end is that of one subset.
     relaxation : float
         Share of each step, above 0 and below 2; at most 1 with momentum.
     renews_curvature : bool

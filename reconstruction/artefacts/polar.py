@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from reconstruction.stripes import running_median
+from reconstruction.artefacts.stripes import running_median
 from reconstruction.volume import Grid
 
 WIDTH_PX = 15

@@ -1,7 +1,7 @@
 """Volumes and scans larger than memory: made slab by slab from blocks of views, and gone on with after a break.
 
 A slab is some slices along z. It is made from all views, of which only the rows that see it are read, a block at a
-time; then it is written to its place in the volume file (`reconstruction.volume_writer`), and forgotten.
+time; then it is written to its place in the volume file (`reconstruction.size.volume_writer`), and forgotten.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from calibration.geometry import Geometry
 from calibration.levelling import level, upright
 from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
-from reconstruction.budget import (
+from reconstruction.fdk import FdkStream
+from reconstruction.projections import LineIntegralReader
+from reconstruction.scan_source import ScanSource
+from reconstruction.size.budget import (
     Costs,
     Layout,
     Problem,
@@ -36,11 +39,8 @@ from reconstruction.budget import (
     sub_grid,
     through_memory,
 )
-from reconstruction.fdk import FdkStream
-from reconstruction.projections import LineIntegralReader
-from reconstruction.scan_source import ScanSource
+from reconstruction.size.volume_writer import VolumeWriter
 from reconstruction.volume import Grid, Volume
-from reconstruction.volume_writer import VolumeWriter
 
 TRIAL_SLICES = 16
 TRIAL_VIEWS = 16

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reconstruction.convergence import Step
+from reconstruction.methods.convergence import Step
 
 
 class Rule(ABC):

@@ -20,11 +20,11 @@ import numpy as np
 from firmware_iface.errors import WrongUsage
 from reconstruction import backend
 from reconstruction.backend import Array
-from reconstruction.iterates import Iterate
 from reconstruction.kernels import descent_cpu
+from reconstruction.methods.iterates import Iterate
+from reconstruction.methods.subsets import Order
+from reconstruction.methods.surrogates import Loss, descend, of_views
 from reconstruction.operators import Operator, inner_products
-from reconstruction.subsets import Order
-from reconstruction.surrogates import Loss, descend, of_views
 
 
 class SquaredError(Loss):

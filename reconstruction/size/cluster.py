@@ -29,9 +29,9 @@ from calibration.geometry import Geometry
 from calibration.levelling import upright
 from calibration.progress import Progress
 from firmware_iface.errors import MpxctError, WrongUsage
-from reconstruction.slabs import Job, Slab, Source, make_slab, open_writer, read_upright, words_of
+from reconstruction.size.slabs import Job, Slab, Source, make_slab, open_writer, read_upright, words_of
+from reconstruction.size.volume_writer import SlabFile
 from reconstruction.volume import Volume
-from reconstruction.volume_writer import SlabFile
 
 SLABS_PER_WORKER = 2
 """At least so many, lest all wait for the last one."""

@@ -46,7 +46,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Seconds that each kind of work takes on this machine; `reconstruction.slabs.measure_costs` measures them.
+    """Seconds that each kind of work takes on this machine; `reconstruction.size.slabs.measure_costs` measures them.
 
     Attributes
     ----------

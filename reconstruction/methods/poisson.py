@@ -26,11 +26,11 @@ import numpy as np
 from firmware_iface.errors import WrongUsage
 from reconstruction import backend
 from reconstruction.backend import Array
-from reconstruction.iterates import Iterate
-from reconstruction.least_squares import SquaredError, as_data, as_start
+from reconstruction.methods.iterates import Iterate
+from reconstruction.methods.least_squares import SquaredError, as_data, as_start
+from reconstruction.methods.subsets import Order, ordered_subsets, size_of
+from reconstruction.methods.surrogates import ALL_VIEWS, Loss, descend, of_views
 from reconstruction.operators import Operator, inner_products
-from reconstruction.subsets import Order, ordered_subsets, size_of
-from reconstruction.surrogates import ALL_VIEWS, Loss, descend, of_views
 
 LEAST_FACTOR = 0.1
 """By subsets no voxel falls to less of itself in one step, so that none becomes 0 for ever."""

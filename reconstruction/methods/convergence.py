@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reconstruction.iterates import Iterate
+from reconstruction.methods.iterates import Iterate
 
 
 class Step(NamedTuple):

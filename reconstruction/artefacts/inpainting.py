@@ -7,7 +7,7 @@ saw is put in first, and only the difference to it is continued.
 
 # Ref: the smoothest surface: thin plate, Duchon 1977, Lecture Notes in Mathematics 571, 85; its equation is the
 #      biharmonic one, so polynomials of third degree are continued exactly.
-# Ref: opposing rays: `reconstruction.opposing_rays`. Neighbours: `calibration.pixels`.
+# Ref: opposing rays: `reconstruction.artefacts.opposing_rays`. Neighbours: `calibration.pixels`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy.sparse.linalg import splu
 from calibration import pixels
 from calibration.geometry import Geometry
 from firmware_iface.errors import WrongUsage
-from reconstruction.opposing_rays import OpposingRays
+from reconstruction.artefacts.opposing_rays import OpposingRays
 
 METHODS = ("auto", "neighbours", "smooth", "opposing")
 MEMBRANE = 1e-9

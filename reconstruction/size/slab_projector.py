@@ -17,10 +17,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from reconstruction import backend
 from reconstruction.backend import Array
-from reconstruction.budget import cut, sub_grid
 from reconstruction.operators import Operator
 from reconstruction.projector import Projector
 from reconstruction.scan_geometry import ScanGeometry
+from reconstruction.size.budget import cut, sub_grid
 from reconstruction.volume import Grid
 
 

@@ -1,0 +1,1 @@
+"""What scans and volumes suffer from, and how it is taken out: rings, bad pixels, scatter, metal, truncation."""

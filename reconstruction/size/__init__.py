@@ -1,0 +1,1 @@
+"""What is larger than memory, or than a machine: budgets, slabs, clusters."""

@@ -1,0 +1,143 @@
+"""What each bin counts behind materials: a sum over energies, for whichever detector, tube and materials.
+
+    counts[bin] = open[bin] * sum over e of weights[bin, e] * exp(-sum over k of attenuation[e, k] * path[k])
+
+The nodes `e` are energies in keV where the spectrum and the response are known, fewer of them where they were
+compressed, and mere exponentials where only a calibration is known; the form is the same, and so are all methods.
+Paths are lengths times concentrations: 1 mm of 1 g/cm3 is one unit, `mm g/cm3`.
+
+# Ref: polychromatic forward model: Alvarez and Macovski 1976, Phys. Med. Biol. 21, 733; Fisher information of Poisson
+#      counts: Roessl and Herrmann 2009, Phys. Med. Biol. 54, 1307.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from calibration.attenuation import Material, mass_attenuation_cm2_g
+from calibration.response import Response
+from firmware_iface.errors import WrongUsage
+
+PER_MM_OF_CM2_G = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SpectralModel:
+    """The expected counts of every bin behind any path through the materials.
+
+    Attributes
+    ----------
+    materials : tuple of str
+    bins : tuple of str
+    weights : (n_bins, n_nodes) float64
+        Share of the open beam's counts in a bin that each node stands for; a row's sum is 1.
+    attenuation_per_mm_per_g_cm3 : (n_nodes, n_materials) float64
+    energies_kev : (n_nodes,) float64
+        Mean energy of each node; NaN where it stands for none.
+    """
+
+    materials: tuple[str, ...]
+    bins: tuple[str, ...]
+    weights: NDArray[np.float64]
+    attenuation_per_mm_per_g_cm3: NDArray[np.float64]
+    energies_kev: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        n_nodes = self.weights.shape[-1]
+        if self.weights.shape != (len(self.bins), n_nodes) or self.energies_kev.shape != (n_nodes,):
+            raise ValueError(
+                f"weights {self.weights.shape} and energies {self.energies_kev.shape} of {len(self.bins)} bins; "
+                "allowed: (n_bins, n_nodes) and (n_nodes,)"
+            )
+        if self.attenuation_per_mm_per_g_cm3.shape != (n_nodes, len(self.materials)):
+            raise ValueError(
+                f"attenuation {self.attenuation_per_mm_per_g_cm3.shape} of {len(self.materials)} materials; "
+                f"allowed: ({n_nodes}, {len(self.materials)})"
+            )
+        if (self.weights < 0).any() or not np.allclose(self.weights.sum(axis=1), 1):
+            raise ValueError(f"the weights sum to {self.weights.sum(axis=1)}; allowed: none below 0, 1 in every bin")
+
+    @classmethod
+    def of_response(
+        cls,
+        response: Response,
+        materials: Sequence[Material | str],
+        *,
+        thresholds_kev: ArrayLike | None = None,
+        step_kev: float = 1.0,
+    ) -> SpectralModel:
+        """Take spectrum and response from what was fitted to this detector.
+
+        Parameters
+        ----------
+        materials : sequence of Material or name
+            A name is one that `calibration.attenuation.material` knows.
+        thresholds_kev : (n_bins,) float, optional
+            As set, rising. None: those that the response was fitted at.
+        """
+        thresholds = np.asarray(response.thresholds_kev if thresholds_kev is None else thresholds_kev, float)
+        energies_kev = np.arange(thresholds.min() / 2, response.tube_kvp * 1.1, step_kev)
+        seen = response.matrix(thresholds, energies_kev) * response.spectrum(energies_kev)
+        return cls.of_spectrum(seen, energies_kev, materials, bins=tuple(f"{low:g} keV" for low in thresholds))
+
+    @classmethod
+    def of_spectrum(
+        cls,
+        seen: NDArray[np.floating],
+        energies_kev: NDArray[np.floating],
+        materials: Sequence[Material | str],
+        *,
+        bins: Sequence[str] = (),
+    ) -> SpectralModel:
+        """Take what each bin counts of the open beam by photons of each energy: (n_bins, n_energies), in any unit."""
+        total = seen.sum(axis=1)
+        if not (total > 0).all():
+            raise WrongUsage(f"bin {1 + int(np.argmin(total))} counts nothing of the open beam; allowed: all count")
+        energies_kev = np.asarray(energies_kev, dtype=np.float64)
+        is_seen = seen.any(axis=0)
+        attenuation = [PER_MM_OF_CM2_G * mass_attenuation_cm2_g(m, energies_kev[is_seen]) for m in materials]
+        return cls(
+            materials=tuple(m if isinstance(m, str) else m.name for m in materials),
+            bins=tuple(bins) or tuple(f"bin {k + 1}" for k in range(len(seen))),
+            weights=seen[:, is_seen] / total[:, None],
+            attenuation_per_mm_per_g_cm3=np.stack(attenuation, axis=1),
+            energies_kev=energies_kev[is_seen],
+        )
+
+    def transmission(self, paths: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return the share of the open beam's counts that each bin keeps.
+
+        Parameters
+        ----------
+        paths : (n_materials, ...) float, mm g/cm3
+
+        Returns
+        -------
+        share : (n_bins, ...) float64
+        """
+        return np.tensordot(self.weights, self._kept(paths), axes=1)
+
+    def slopes(self, paths: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return how the transmission changes with each path: (n_bins, n_materials, ...) float64, per mm g/cm3."""
+        by_node = self.weights[:, None, :] * self.attenuation_per_mm_per_g_cm3.T
+        return -np.tensordot(by_node, self._kept(paths), axes=1)
+
+    def fisher(self, paths: NDArray[np.floating], open_counts: ArrayLike) -> NDArray[np.float64]:
+        """Return what independent Poisson counts tell of the paths: (n_materials, n_materials, ...) float64.
+
+        Parameters
+        ----------
+        open_counts : (n_bins, ...) or (n_bins,) float
+        """
+        paths = np.asarray(paths, dtype=np.float64)
+        counts = np.asarray(open_counts, dtype=np.float64)
+        counts = counts.reshape(counts.shape + (1,) * (paths.ndim - counts.ndim))
+        share, slopes = self.transmission(paths), self.slopes(paths)
+        return np.einsum("bk...,bl...,b...->kl...", slopes, slopes, counts / share)
+
+    def _kept(self, paths: NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.exp(-np.tensordot(self.attenuation_per_mm_per_g_cm3, np.asarray(paths, dtype=np.float64), axes=1))
