@@ -6,6 +6,7 @@ time; then it is written to its place in the volume file (`reconstruction.size.v
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -42,11 +43,10 @@ from reconstruction.size.budget import (
 from reconstruction.size.volume_writer import VolumeWriter
 from reconstruction.volume import Grid, Volume
 
-TRIAL_SLICES = 16
 TRIAL_VIEWS = 16
 TRIAL_REPEATS = 3
 TRIAL_SLAB_UPDATES = 2 * 10**8
-"""A trial takes as many slices more as it needs for so many updates: some tenths of a second."""
+"""A trial takes a strip of the slab that is as wide as it needs for so many updates: some tenths of a second."""
 TRIAL_BYTES = 1 << 25
 TRIAL_UPDATES = 2 * 10**10
 """Work of more updates than this is long enough that its time is predicted first."""
@@ -220,7 +220,7 @@ def reconstruct(
     if tell is not None:
         problem = problem_of(source, job.grid)
         if problem.n_updates > TRIAL_UPDATES and left:
-            costs = measure_costs(job, source, writer.partial)
+            costs = measure_costs(job, source, writer.partial, writer.slab(left[0]))
             seconds = predict_s(problem, [writer.slab(number) for number in left], layout.views_per_block, costs)
             layout = replace(layout, predicted_s=seconds)
         tell((f"going on, {n_slabs - len(left)} slabs are done; " if writer.is_resumed else "") + layout.words())
@@ -270,21 +270,24 @@ def open_writer(
     return writer, layout
 
 
-def measure_costs(job: Job, source: Source, file: Path) -> Costs:
-    """Measure on the job itself what its kinds of work cost here: some views into some slices in the middle.
+def measure_costs(job: Job, source: Source, file: Path, slab: slice) -> Costs:
+    """Measure on the job itself what its kinds of work cost here: some views into a strip of one slab.
 
     Parameters
     ----------
     file : path
-        Of the volume, which must exist: what writing costs is measured beside it.
+        Of the volume: what writing costs is measured beside it.
+    slab : slice
+        One of those that the work is cut into. An update costs the more the fewer slices a slab has: what is the same
+        for a whole column of voxels is reckoned once for each slab.
     """
     n_bins, n_views, _, n_cols = source.shape
     n = max(min(TRIAL_VIEWS, n_views // (TRIAL_REPEATS + 1)), 1)
     blocks = [slice(first, first + n) for first in range(0, min((TRIAL_REPEATS + 1) * n, n_views - n + 1), n)]
-    n_z, n_y, n_x = job.grid.shape
-    n_slices = min(max(TRIAL_SLICES, TRIAL_SLAB_UPDATES // (n_bins * n * n_y * n_x)), n_z)
-    slab = sub_grid(job.grid, slice((n_z - n_slices) // 2, (n_z + n_slices) // 2))
-    rows = rows_seen(upright(source.geometry), slab, source.lifts_mm)
+    whole = sub_grid(job.grid, slab)
+    n_slices, n_y, n_x = whole.shape
+    strip = replace(whole, shape=(n_slices, min(max(TRIAL_SLAB_UPDATES // (n_bins * n * n_slices * n_x), 1), n_y), n_x))
+    rows = rows_seen(upright(source.geometry), whole, source.lifts_mm)
     values, _ = read_upright(source, blocks[0], rows)
 
     def added_s(grid: Grid) -> float:
@@ -297,8 +300,8 @@ def measure_costs(job: Job, source: Source, file: Path) -> Costs:
     line, n_rows = n_bins * n * n_cols, rows.stop - rows.start
     prepare_s = max(seconds_rows - seconds_one, 0.0) / (line * max(n_rows - 1, 1))
     unpack_s = max(seconds_one - prepare_s * line, 0.0) / (line * source.geometry.rows)
-    filter_s = added_s(replace(slab, shape=(n_slices, 1, 1))) / (line * n_rows)
-    update_s = max(added_s(slab) - filter_s * line * n_rows, 0.0) / (n_bins * n * n_slices * n_y * n_x)
+    filter_s = added_s(replace(strip, shape=(n_slices, 1, 1))) / (line * n_rows)
+    update_s = max(added_s(strip) - filter_s * line * n_rows, 0.0) / (n_bins * n * math.prod(strip.shape))
     with tempfile.TemporaryFile(dir=file.absolute().parent) as trial_file:
 
         def write(_: slice) -> None:

@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -83,6 +83,7 @@ class Phantom:
     """The scan; a `slabs.Source` that opens itself."""
 
     size: int
+    n_views: int
 
     def __call__(self) -> Phantom:
         return self
@@ -104,15 +105,15 @@ class Phantom:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return 1, self.size, self.size, self.size
+        return 1, self.n_views, self.size, self.size
 
     @property
     def angles_rad(self) -> NDArray[np.float64]:
-        return np.arange(self.size) * 2 * np.pi / self.size
+        return np.arange(self.n_views) * 2 * np.pi / self.n_views
 
     @property
     def lifts_mm(self) -> NDArray[np.float64]:
-        return np.zeros(self.size)
+        return np.zeros(self.n_views)
 
     def read(self, views: slice, rows: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         geometry = self.geometry
@@ -140,15 +141,17 @@ class Phantom:
         return total
 
 
-def measure(size: int, memory_bytes: int, folder: Path) -> dict[str, object]:
+def measure(size: int, n_views: int, memory_bytes: int, folder: Path) -> dict[str, object]:
     """Reconstruct, and say how it went."""
-    source = Phantom(size)
+    source = Phantom(size, n_views)
     job = slabs.Job(open_source=source, grid=source.grid)
     problem = slabs.problem_of(source, source.grid)
     path = folder / f"large_{size}.h5"
     _warm_up(folder)
-    costs = slabs.measure_costs(job, source, path)
-    layout = budget.plan_fdk(problem, memory_bytes, costs=costs)
+    layout = budget.plan_fdk(problem, memory_bytes)
+    costs = slabs.measure_costs(job, source, path, layout.slabs[0])
+    seconds = budget.predict_s(problem, layout.slabs, layout.views_per_block, costs)
+    layout = replace(layout, predicted_s=seconds)
     print(layout.words(), file=sys.stderr)
     planned = Volume.planned(1, source.grid, channels=("phantom",), unit="1/mm")
     began_s, at_s = time.perf_counter(), 0.0
@@ -187,7 +190,7 @@ def measure(size: int, memory_bytes: int, folder: Path) -> dict[str, object]:
 
 def _warm_up(folder: Path) -> None:
     """Compile."""
-    small = Phantom(32)
+    small = Phantom(32, 32)
     job = slabs.Job(open_source=small, grid=small.grid)
     planned = Volume.planned(1, small.grid, channels=("phantom",), unit="1/mm")
     path = folder / "warm.h5"
@@ -199,6 +202,7 @@ def _warm_up(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, action="append", help="voxels along an edge; may be given several times")
+    parser.add_argument("--views", type=int, help="as many as voxels along an edge, unless told")
     parser.add_argument("--memory", help="for the process; default: a share of what is free")
     parser.add_argument("--folder", type=Path, help="where the volume is written; default: the temporary folder")
     parser.add_argument("--quick", action="store_true", help="128^3 only")
@@ -209,12 +213,12 @@ def main() -> None:
     )
     sizes = [128] if options.quick else options.size or [512]
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        results = {str(size): measure(size, memory_bytes, Path(folder)) for size in sizes}
+        results = {str(size): measure(size, options.views or size, memory_bytes, Path(folder)) for size in sizes}
     if options.json:
         print(json.dumps(results))
         return
     for size, told in results.items():
-        print(f"{size}^3 from {size} views")
+        print(f"{size}^3 from {options.views or size} views")
         for name, value in told.items():
             print(f"  {name:<24} {value:.4g}" if isinstance(value, float) else f"  {name:<24} {value}")
 

@@ -63,8 +63,8 @@ def grid_of(size: int) -> Grid:
     return Grid(shape=(size, size, size), voxel_mm=100.0 / size)
 
 
-def costs_here(folder: Path, size: int) -> Costs:
-    """Measure on a scan file of Poisson counts."""
+def costs_here(folder: Path, size: int) -> dict[int, Costs]:
+    """Measure on a scan file of Poisson counts, for slabs of each thickness: thin ones cost more for each voxel."""
     geometry = geometry_of(size)
     readout = Readout(
         shape=(1, size, size), depth_bits=12, thresholds=(1,), thresholds_kev=(20.0,), pitch_mm=geometry.pitch_mm
@@ -87,8 +87,14 @@ def costs_here(folder: Path, size: int) -> Costs:
     job = Job(
         open_source=ScanOpener(path=folder / "scan.h5", geometry=geometry, pass_index=0, bins=(0,)), grid=grid_of(size)
     )
-    slabs.measure_costs(job, job.open_source(), folder / "volume.h5")  # compiles
-    return slabs.measure_costs(job, job.open_source(), folder / "volume.h5")
+    thicknesses = [size // n for n in _cuts(size)]
+    slabs.measure_costs(job, job.open_source(), folder / "volume.h5", np.s_[0:size])  # compiles
+    return {
+        thickness: slabs.measure_costs(
+            job, job.open_source(), folder / "volume.h5", np.s_[(size - thickness) // 2 : (size + thickness) // 2]
+        )
+        for thickness in thicknesses
+    }
 
 
 def scheduler_s_per_task() -> float:
@@ -115,11 +121,14 @@ def rows_of_slabs(size: int, n_slabs: int) -> tuple[int, int, int]:
 
 
 def predict(
-    size: int, n_workers: int, costs: Costs, scheduler_s: float, assumed: dict[str, float]
+    size: int, n_workers: int, costs: dict[int, Costs], scheduler_s: float, assumed: dict[str, float]
 ) -> dict[str, float | int]:
     """Return the times of the fastest cut for so many workers."""
     return min(
-        (_predict(size, n_workers, n_slabs, costs, scheduler_s, assumed) for n_slabs in _cuts(size)),
+        (
+            _predict(size, n_workers, n_slabs, costs[min(size // n_slabs, max(costs))], scheduler_s, assumed)
+            for n_slabs in _cuts(size)
+        ),
         key=lambda told: told["seconds"],
     )
 
@@ -167,7 +176,7 @@ def measure(size: int, assumed: dict[str, float]) -> dict[str, Any]:
         told["efficiency"] = alone_s / told["seconds"] / n
     return {
         "size": size,
-        "costs": asdict(costs),
+        "costs": {f"slabs of {thickness}": asdict(told) for thickness, told in costs.items()},
         "scheduler_ms_per_task": 1e3 * scheduler_s,
         "assumed": assumed,
         "amdahl_share": endless_s / alone_s,
@@ -194,7 +203,8 @@ def main() -> None:
         print(json.dumps(told))
         return
     print(f"{told['size']}^3 from {told['size']} views of {told['size']}^2")
-    print("costs, s:", ", ".join(f"{name} {value:.2g}" for name, value in told["costs"].items()))
+    for slab, costs in told["costs"].items():
+        print(f"costs in {slab}, s:", ", ".join(f"{name} {value:.2g}" for name, value in costs.items()))
     print(f"scheduler: {told['scheduler_ms_per_task']:.2f} ms a task; assumed: {told['assumed']}")
     heads = ("workers", "time", "speed-up", "share", "slabs", "views s", "slabs s", "serial s")
     print(" ".join(head.rjust(width) for head, width in zip(heads, (8, 10, 9, 6, 6, 9, 9, 9), strict=True)))
