@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.scan_plan import Turning, passes_kev
+from acquisition.plan import passes_kev
+from acquisition.scan_plan import Turning
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.errors import CalibrationMissing, WrongUsage
