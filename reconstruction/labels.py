@@ -1,8 +1,8 @@
 """labels: `(z, y, x)` whole numbers, from materials: which tissue each voxel is, and how sure that is.
 
 Each tissue is a cloud in the space of concentrations: where its composition puts it, spread by the noise of the
-scan and by how much tissues of one name differ. Bayes' rule gives the probability of each; what none explains has
-the label 0. With the compositions beside them, labels are a voxel phantom for simulations.
+scan and by how much tissues of one name differ; contrast agents may be in any. Bayes' rule gives the probability of
+each; what none explains has the label 0. With the compositions beside them, labels are a voxel phantom for simulations.
 
 # Ref: Gaussian classes with priors (quadratic discriminant): R. A. Fisher's idea as in T. Hastie, R. Tibshirani,
 #      J. Friedman 2009, The Elements of Statistical Learning, section 4.3; rejection by the chi-square law of the
@@ -24,7 +24,7 @@ from calibration.progress import Progress
 from calibration.store import software_version
 from calibration.whole_file import whole_file
 from firmware_iface.errors import WrongUsage
-from reconstruction.spectral.stoichiometry import as_seen
+from reconstruction.spectral.stoichiometry import as_seen, is_agent
 from reconstruction.volume import MASS_CONCENTRATION, PURE_NUMBER, Provenance, Volume
 
 UNKNOWN = "unknown"
@@ -32,6 +32,8 @@ AIR = "air"
 SPREAD = 0.03
 """How much tissues of one name differ, relative to their concentrations; a choice."""
 AIR_SPREAD_G_CM3 = 0.02
+AGENT_SPREAD_G_CM3 = 0.05
+"""How much contrast agent any tissue may have taken up: it does not tell tissues apart."""
 REJECTED_BELOW = 1e-4
 """Chance of being so far from a tissue and yet of it, below which a voxel is none."""
 
@@ -86,8 +88,9 @@ def tissue_classes(
     found = []
     for matter, mean, prior in zip(known, as_seen(known, basis), priors or [1.0] * len(names), strict=True):
         along = np.outer(mean, mean) + np.diag(mean**2)  # density moves all alike, composition each
-        floor = AIR_SPREAD_G_CM3**2 if matter.name == AIR else 0.0
-        covariance = spread**2 / 2 * along + floor * np.eye(len(mean))
+        floor = AIR_SPREAD_G_CM3 if matter.name == AIR else 0.0
+        uptake = [AGENT_SPREAD_G_CM3 if is_agent(m) else floor for m in basis]
+        covariance = spread**2 / 2 * along + np.diag(np.square(uptake))
         found.append(Tissue(matter=matter, mean_g_cm3=mean, covariance=covariance, prior_weight=prior))
     return tuple(found)
 

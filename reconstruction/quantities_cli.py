@@ -209,14 +209,11 @@ def _electrons(
     asked: list[Quantity] = [electron_density(known)] if is_density else []
     asked += [effective_z(known)] if is_z else []
     for beam in beams:
-        ion, at, energy = beam.partition("@")
+        ion, _, energy = beam.partition("@")
         try:
-            mev = float(energy)
-        except ValueError:
-            at = ""
-        if not at:
-            raise WrongUsage(f"--spr is {beam!r}; allowed: ION@MEV, as proton@150 or carbon@300")
-        asked.append(stopping_power_ratio(known, mev, ion.strip(), water_ev=water_ev))
+            asked.append(stopping_power_ratio(known, float(energy), ion.strip(), water_ev=water_ev))
+        except ValueError as error:
+            raise WrongUsage(f"--spr is {beam!r}; allowed: ION@MEV, as proton@150 or carbon@300") from error
     return asked
 
 

@@ -37,6 +37,8 @@ LEAST_DENSITY_G_CM3 = 0.5
 """Lung counts by its deflated kind only: of the same composition, a lighter one tells nothing more."""
 LEAST_ELECTRONS = 0.05
 """Electron density relative to water's below which there is no telling which tissue it is."""
+WATER_COUNTS = 10.0
+"""All is relative to water, and it is what users look at first: so many times smaller shall its errors be."""
 N_KNOTS = 4
 """The lightest tissue, water, the densest bone, and half-way from water to it."""
 
@@ -199,21 +201,27 @@ def calibrate(
         )
     if not exponent > 0:
         raise WrongUsage(f"the exponent is {exponent}; allowed: above 0")
-    is_fixed = np.array([is_agent(m) or not is_fitted for m in basis])
+    is_tissue = np.array([0.0 if is_agent(m) else 1.0 for m in basis])
+    if is_fitted and is_tissue.sum() < 2:
+        raise WrongUsage(
+            f"besides contrast agents there is {int(is_tissue.sum())} material; allowed: at least 2",
+            hint="decompose into water and hydroxyapatite as well, or take matter for a mixture (--additive)",
+        )
+    is_fixed = (is_tissue == 0) | (not is_fitted)
     density = np.array([m.density_g_cm3 * relative_electrons(m) for m in known])
     per_gram = np.array([relative_electrons(m) for m in basis])
     of_known, of_basis = _per_electron(known, exponent), _per_electron(basis, exponent)
-    # Errors of electron density and binding count relative to the density, those of Z relative to Z.
-    scales = (density, density * of_known[1], density)
+    # Errors of electron density and binding count relative to the density, those of Z relative to Z, and water's more.
+    worth = np.array([WATER_COUNTS if m == material("water") else 1.0 for m in known])
+    scales = tuple(density * factor / worth for factor in (1.0, of_known[1], 1.0))
     sums = [
         _fit_sum(seen, density * wanted, per_gram * own, is_fixed, scale)
         for wanted, own, scale in zip(of_known, of_basis, scales, strict=True)
     ]
-    is_tissue = np.array([0.0 if is_agent(m) else 1.0 for m in basis])
     z = ((seen @ (is_tissue * sums[1])) / (seen @ (is_tissue * sums[0]))) ** (1 / exponent)
     water = effective_z(material("water"), exponent)
     knots = np.array([z.min(), water, (water + z.max()) / 2, z.max()])
-    if (np.diff(knots) <= 0).any():
+    if is_fitted and (np.diff(knots) <= 0).any():
         raise WrongUsage(f"the tissues have Z from {z.min():.2f} to {z.max():.2f}; allowed: fat, water and bone")
     place = TissueZ(electrons=is_tissue * sums[0], powers=is_tissue * sums[1], exponent=exponent, knots=knots)
     curves = [np.zeros(N_KNOTS)] * 3
