@@ -51,8 +51,9 @@ class ScanSource:
 
     @property
     def basis(self) -> MaterialBasis | None:
-        """How each bin attenuates per material, where it was calibrated."""
-        return self.scan.calibration.basis if self.scan.calibration else None
+        """How each bin of this pass attenuates per material, where it was calibrated."""
+        basis = self.scan.calibration.basis if self.scan.calibration else None
+        return basis.of_pass(self.thresholds_kev) if basis else None
 
     @property
     def channels(self) -> tuple[str, ...]:
