@@ -169,7 +169,7 @@ class LineIntegralReader:
         for others in poses[1:]:  # a view that one tile has lost is none of the wide camera's
             is_seen &= np.isin(poses[0], others)
         wanted = poses[0][is_seen]
-        places = [np.arange(len(wanted)), *(_places(others, wanted) for others in poses[1:])]
+        places = [np.arange(len(wanted)), *(places_of(others, wanted) for others in poses[1:])]
         places[0] = np.flatnonzero(is_seen)
         self._tiles = [
             self._prepare(shift_mm, of_tile, place, pass_index)
@@ -308,7 +308,7 @@ def join_pixels(measured: LineIntegrals, factor: int) -> LineIntegrals:
     )
 
 
-def _places(of_all: NDArray[np.complex128], wanted: NDArray[np.complex128]) -> NDArray[np.intp]:
-    """Return where each wanted pose is among others, in whatever order these are."""
+def places_of(of_all: NDArray[np.complex128], wanted: NDArray[np.complex128]) -> NDArray[np.intp]:
+    """Return where each wanted pose, an angle and a lift as a complex number, is among others in whatever order."""
     order = np.argsort(of_all, kind="stable")
     return order[np.searchsorted(of_all, wanted, sorter=order)]
