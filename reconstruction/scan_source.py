@@ -128,6 +128,12 @@ def open_source(
     )
 
 
+def count_passes(path: str | Path, *, allow_partial: bool = False) -> int:
+    """Return how many passes with other thresholds a scan has made over its sample."""
+    plan = read_scan(path, allow_partial=allow_partial).plan
+    return len(passes_kev(plan)) if plan is not None and isinstance(plan.scan, Turning) else 1
+
+
 def plan_and_geometry(scan: Scan, calibration: Calibration | None) -> tuple[Plan, Geometry, str]:
     """Return the scan's plan, and where source and detector were: as given, else as calibrated, else as planned."""
     if scan.plan is None or scan.geometry is None:

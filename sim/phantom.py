@@ -322,6 +322,22 @@ def vials_in_pmma(inserts: Sequence[Insert], *, radius_mm: float, height_mm: flo
     return Phantom(solids=(body,), inserts=tuple(inserts))
 
 
+def described(name: str, inserts: Sequence[Insert]) -> str:
+    """Write what labels state as TOML: a table [[vial]] each."""
+    lines = [f'name = "{name}"', 'solvent = "water"']
+    for insert in inserts:
+        lines += [
+            "",
+            "[[vial]]",
+            f'material = "{insert.material}"',
+            f"concentration_mg_ml = {insert.concentration_mg_ml}",
+            f"x_mm = {insert.x_mm:.4f}",
+            f"y_mm = {insert.y_mm:.4f}",
+            f"radius_mm = {insert.radius_mm}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
 def beads_phantom() -> Phantom:
     """Return steel beads on a helix in a PMMA cylinder, by which the scanner's geometry is found."""
     steps = np.linspace(0, 1, N_BEADS)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
+import sim.cli
 from calibration.attenuation import linear_attenuation_per_mm, material
+from mpxct import Terminal
 from sim.gantry import Gantry
 from sim.mars import multi_contrast_phantom, raja_phantom
-from sim.phantom import THICK_CELL_MM, THICK_CELLS_MG_ML, Phantom, path_lengths_mm
+from sim.phantom import THICK_CELL_MM, THICK_CELLS_MG_ML, Phantom, described, path_lengths_mm
 
 PHANTOMS = {"mars-multi": multi_contrast_phantom(), "mars-raja": raja_phantom()}
 
@@ -84,3 +90,32 @@ def test_the_sample_changer_holds_them_and_their_cells() -> None:
     for name, phantom in PHANTOMS.items():
         assert gantry.line(f"SAMP {name}") == "OK"
         assert gantry.inserts == phantom.inserts
+
+
+def test_a_description_states_every_label_as_toml() -> None:
+    phantom = PHANTOMS["mars-raja"]
+    told = tomllib.loads(described("mars-raja", phantom.inserts))
+    assert [(vial["material"], vial["concentration_mg_ml"]) for vial in told["vial"]] == [
+        (insert.material, insert.concentration_mg_ml) for insert in phantom.inserts
+    ]
+    for vial, insert in zip(told["vial"], phantom.inserts, strict=True):
+        assert (vial["x_mm"], vial["y_mm"]) == pytest.approx((insert.x_mm, insert.y_mm), abs=1e-4)
+        assert vial["radius_mm"] == insert.radius_mm
+    assert told["solvent"] == "water"
+
+
+def test_the_command_writes_the_description_of_some_vials(tmp_path: Path) -> None:
+    path = tmp_path / "raja.toml"
+    app = typer.Typer()
+
+    @app.callback()
+    def prepare(ctx: typer.Context) -> None:
+        ctx.obj = Terminal()
+
+    sim.cli.register(app)
+    done = CliRunner().invoke(app, ["sim", "phantom", "mars-raja", "--materials", "gadolinium", "-o", str(path)])
+    assert done.exit_code == 0, done.output
+    materials = [vial["material"] for vial in tomllib.loads(path.read_text())["vial"]]
+    assert materials == ["gadolinium", "gadolinium", "gadolinium", "water", "gadolinium"]
+    refused = CliRunner().invoke(app, ["sim", "phantom", "beads"])
+    assert "no labelled vials" in str(refused.exception)

@@ -7,15 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calibration.attenuation import mass_attenuation_cm2_g, material
+from calibration.attenuation import mass_attenuation_cm2_g
 from calibration.geometry import Geometry
 from calibration.material_basis import MaterialBasis
 from calibration.material_basis import joined as joined_bases
-from calibration.response import PARAMETERS, Response, SensorModel
 from firmware_iface.errors import WrongUsage
 from reconstruction.decomposition import decompose
 from reconstruction.projections import LineIntegrals, join_pixels
-from reconstruction.spectral.passes import joined, model_of_passes
+from reconstruction.spectral.passes import joined
 from reconstruction.volume import LINEAR_ATTENUATION, MASS_CONCENTRATION, Grid, Volume
 
 MATERIALS = ("water", "iodine", "gadolinium", "gold", "hydroxyapatite")
@@ -87,32 +86,6 @@ def test_only_bins_on_one_grid_are_joined() -> None:
     with pytest.raises(WrongUsage, match="bins in 1/mm"):
         joined([first, replace(second, unit=MASS_CONCENTRATION)])
     assert joined([first, replace(second, basis=None)]).basis is None
-
-
-def test_the_model_of_passes_is_that_of_each() -> None:
-    names = [name for name in PARAMETERS if not name.startswith("cloud")]
-    starts = [PARAMETERS[name][0] for name in names]
-    n = len(names) + 4
-    response = Response(
-        sensor=SensorModel(),
-        tube_kvp=118.0,
-        parameter_names=(*names, *(f"threshold_{k}_kev" for k in range(4))),
-        parameters=np.array([*starts, 0.3, -0.2, 0.1, 0.4]),
-        covariance=np.eye(n),
-        chi_square_ratio=1.0,
-        n_degrees=1,
-        thresholds_kev=PASSES_KEV[0],
-        plates=(),
-        n_checks=0,
-        measured=np.zeros((0, 4)),
-        predicted=np.zeros((0, 4)),
-    )
-    both = model_of_passes(response, MATERIALS, PASSES_KEV)
-    layers_mm = {"water": 30.0, material("iodine", 0.004): 6.0, material("gold", 0.008): 6.0}
-    paths = np.array([30.0, 0.024, 0.0, 0.048, 0.0])
-    apart = [response.transmission(layers_mm, thresholds_kev) for thresholds_kev in PASSES_KEV]
-    assert both.weights.shape[0] == 8
-    np.testing.assert_allclose(both.transmission(paths), np.concatenate(apart), rtol=1e-6)
 
 
 def test_joined_pixels_keep_the_mean_transmission_of_those_that_measured() -> None:

@@ -1,8 +1,7 @@
 """Bins of several passes over one sample as the bins of one scan: a chip of four thresholds then tells eight energies.
 
 Passes are measured one after the other, so that their noise is independent; that their bins overlap in energy does no
-harm, for each has a row of its own in the matrix or the model. Both passes see the same rays, and stand on the same
-grid. What moved or changed between them is not told apart from material.
+harm, for each has a row of its own in the matrix. What moved or changed between passes is not told apart from material.
 """
 
 from __future__ import annotations
@@ -12,15 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from calibration.attenuation import Material
 from calibration.material_basis import joined as joined_bases
-from calibration.response import Response
 from firmware_iface.errors import WrongUsage
-from reconstruction.spectral.model import SpectralModel
 from reconstruction.volume import LINEAR_ATTENUATION, Volume
-
-LOWEST_KEV, STEP_KEV = 8.25, 0.5
-"""The grid on which responses are fitted: half as fine, a bin between two edges reads 0.3 % off."""
 
 
 def joined(volumes: Sequence[Volume]) -> Volume:
@@ -52,21 +45,3 @@ def joined(volumes: Sequence[Volume]) -> Volume:
             steps=(*first.provenance.steps, f"bins of {len(volumes)} passes joined"),
         ),
     )
-
-
-def model_of_passes(
-    response: Response,
-    materials: Sequence[Material | str],
-    passes_kev: Sequence[Sequence[float]],
-) -> SpectralModel:
-    """Return what the bins of all passes count behind materials, by one fitted response.
-
-    Parameters
-    ----------
-    passes_kev : sequence of (n_bins,) float
-        Thresholds of each pass, as set. The measured error of each counter's threshold is taken to be the same in all.
-    """
-    energies_kev = np.arange(LOWEST_KEV, response.tube_kvp * 1.03, STEP_KEV)
-    seen = np.concatenate([response.matrix(thresholds, energies_kev) for thresholds in passes_kev])
-    names = tuple(f"{low:g} keV" for thresholds in passes_kev for low in thresholds)
-    return SpectralModel.of_spectrum(seen * response.spectrum(energies_kev), energies_kev, materials, bins=names)

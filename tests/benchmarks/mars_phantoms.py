@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,19 +40,18 @@ from acquisition.plan import (
     EqualisationPlan,
     Plan,
     SourcePlan,
-    passes_kev,
 )
 from acquisition.runner import run_scan
 from acquisition.scan_plan import ScanPlan
 from calibration import store
+from calibration.material_basis import joined
 from calibration.store import Calibration
 from reconstruction.decomposition import bin_covariance, decompose
 from reconstruction.fdk import fdk
-from reconstruction.projections import LineIntegrals, join_pixels, measure_line_integrals
+from reconstruction.projections import join_pixels
 from reconstruction.quality import Vial, regression, vial_statistics
-from reconstruction.scan_source import open_source
-from reconstruction.spectral.passes import joined, model_of_passes
-from reconstruction.volume import LINEAR_ATTENUATION, MASS_CONCENTRATION, Grid, Volume
+from reconstruction.scan_materials import ScanRays, read_rays
+from reconstruction.volume import MASS_CONCENTRATION, Grid, Volume
 from sim.mars import multi_contrast_phantom, raja_phantom
 from sim.phantom import THICK_CELL_MM, THICK_CELLS_MG_ML, Insert
 
@@ -156,17 +155,10 @@ def scanned(plan: Plan, calibration: Calibration, path: Path) -> Path:
         return run(run_scan(instrument, plan, calibration, path, overwrite=True)).path
 
 
-def rays_of(path: Path) -> list[tuple[LineIntegrals, Any]]:
-    """Return the line integrals of each pass, pixels joined, each with what its scan tells."""
-    passes = []
-    n_passes = len(passes_kev(open_source(path, pass_number=1).plan))
-    for number in range(1, n_passes + 1):
-        source = open_source(path, pass_number=number)
-        measured = measure_line_integrals(
-            source.scan, source.geometry, pass_index=source.pass_index, count_rate=source.count_rate
-        )
-        passes.append((join_pixels(measured, JOINED_PIXELS), source))
-    return passes
+def rays_of(path: Path) -> ScanRays:
+    """Return the line integrals of all passes, pixels joined, and what its bins count behind materials."""
+    rays = run(read_rays(path, MATERIALS))
+    return replace(rays, measured=join_pixels(rays.measured, JOINED_PIXELS))
 
 
 def grid_of(radius_mm: float) -> Grid:
@@ -176,39 +168,23 @@ def grid_of(radius_mm: float) -> Grid:
     return Grid(shape=(along, across, across), voxel_mm=VOXEL_MM)
 
 
-def by_image(passes: Sequence[tuple[LineIntegrals, Any]], grid: Grid) -> Volume:
+def by_image(rays: ScanRays, grid: Grid) -> Volume:
     """Reconstruct every bin, and decompose voxels by the basis that was measured behind cells."""
-    bins = joined(
-        [
-            Volume(
-                values=run(fdk(measured.values, measured.angles_rad, measured.geometry, grid, window="hann")),
-                channels=source.channels,
-                unit=LINEAR_ATTENUATION,
-                grid=grid,
-                thresholds_kev=source.thresholds_kev,
-                basis=source.basis,
-            )
-            for measured, source in passes
-        ]
-    )
-    assert bins.basis is not None
-    values = decompose(bins.values, bins.basis.attenuation_per_mm_per_g_cm3, covariance=bin_covariance(bins.values))
-    return Volume(values=values, channels=bins.basis.materials, unit=MASS_CONCENTRATION, grid=grid)
+    measured = rays.measured
+    values = run(fdk(measured.values, measured.angles_rad, measured.geometry, grid, window="hann"))
+    basis = joined([source.basis for source in rays.sources if source.basis is not None])
+    found = decompose(values, basis.attenuation_per_mm_per_g_cm3, covariance=bin_covariance(values))
+    return Volume(values=found, channels=basis.materials, unit=MASS_CONCENTRATION, grid=grid)
 
 
-def by_projection(passes: Sequence[tuple[LineIntegrals, Any]], grid: Grid) -> Volume:
+def by_projection(rays: ScanRays, grid: Grid) -> Volume:
     """Decompose every ray by the fitted response, and reconstruct each material."""
     from reconstruction.spectral.ray_fit import fit_rays
 
-    first, source = passes[0]
-    response = source.scan.calibration.response
-    model = model_of_passes(response, MATERIALS, [each.thresholds_kev for _, each in passes])
-    open_counts = np.concatenate([measured.open_counts for measured, _ in passes])
-    values = np.concatenate([measured.values for measured, _ in passes])
-    counts = open_counts[:, None, None, None].astype(np.float32) * np.exp(-values)
-    fitted = fit_rays(counts, open_counts, model)
-    volume = run(fdk(fitted.paths, first.angles_rad, first.geometry, grid, window="hann"))
-    return Volume(values=volume, channels=MATERIALS, unit=MASS_CONCENTRATION, grid=grid)
+    measured = rays.measured
+    fitted = fit_rays(rays.counts(), rays.open_counts, rays.model)
+    values = run(fdk(fitted.paths, measured.angles_rad, measured.geometry, grid, window="hann"))
+    return Volume(values=values, channels=rays.model.materials, unit=MASS_CONCENTRATION, grid=grid)
 
 
 def vials_of(inserts: Sequence[Insert]) -> list[Vial]:
@@ -291,11 +267,11 @@ def measure(
     seconds["acquire"] = time.monotonic() - began
     phantom = PHANTOMS[sample]()
     grid = grid_of(phantom.solids[0].half_mm[0])
-    passes = rays_of(scan_path)
+    rays = rays_of(scan_path)
     found: dict[str, Any] = {"seconds": seconds}
     for tier in tiers:
         began = time.monotonic()
-        volume = by_image(passes, grid) if tier == "image" else by_projection(passes, grid)
+        volume = by_image(rays, grid) if tier == "image" else by_projection(rays, grid)
         seconds[tier] = time.monotonic() - began
         found[tier] = figures_of(volume, phantom.inserts)
     return found
