@@ -28,9 +28,10 @@ FORMAT = "mpxct volume"
 FORMAT_VERSION = 1
 LINEAR_ATTENUATION = "1/mm"
 MASS_CONCENTRATION = "g/cm3"
+DIMENSIONLESS = "1"
 H5 = Any
 """A file, group or dataset of h5py, whose types cannot be told before they are read."""
-UNITS = (LINEAR_ATTENUATION, MASS_CONCENTRATION)
+UNITS = (LINEAR_ATTENUATION, MASS_CONCENTRATION, DIMENSIONLESS)
 PROVENANCE = ("source_file", "plan_json", "calibration_identity", "software", "convergence_json")
 PAGE_BYTES = 4096
 """Large datasets begin at multiples of it, so that they can be mapped into memory."""
@@ -98,7 +99,7 @@ class Volume:
     channels : tuple of str
         What each channel is: the name of a bin or of a material.
     unit : str
-        "1/mm" for linear attenuation, "g/cm3" for materials.
+        "1/mm" for linear attenuation, "g/cm3" for materials, "1" for labels and the like.
     thresholds_kev : tuple of float
         Lower edges of the bins the volume came from; empty when unknown.
     basis : MaterialBasis or None

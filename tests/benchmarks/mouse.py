@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from reconstruction.cli import vial_figures, vial_table
+from reconstruction.decompose_cli import vial_figures, vial_table
 from reconstruction.decomposition import read_matrix_csv
 from reconstruction.materials import decompose_volume, read_image_folder
 from reconstruction.quality import find_vials, k_edge_materials, vial_statistics
