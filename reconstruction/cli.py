@@ -13,6 +13,7 @@ import typer
 
 from calibration.progress import Console
 from firmware_iface.errors import CalibrationMissing, WrongUsage
+from reconstruction import quantities_cli
 
 if TYPE_CHECKING:
     from calibration.alignment import Alignment
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
     app.command("align")(_align)
     app.command("reconstruct")(_reconstruct)
     app.command("decompose")(_decompose)
+    quantities_cli.register(app)
 
 
 def _align(
@@ -147,7 +149,9 @@ def _reconstruct(
     pass_number: Annotated[
         int | None,
         typer.Option(
-            "--pass", help="Which pass, from 1, of a scan with several sets of thresholds.", rich_help_panel=VOLUME
+            "--pass",
+            help="Which pass, from 1, of a scan with several sets of thresholds; all unless told.",
+            rich_help_panel=VOLUME,
         ),
     ] = None,
     scatter: Annotated[
@@ -302,7 +306,7 @@ def _memory_limit(
     source = open_source(
         scan,
         calibration=known,
-        pass_number=recipe.pass_number,
+        pass_number=recipe.pass_number or 1,
         linearise=recipe.linearise,
         allow_partial=allow_partial,
     )
