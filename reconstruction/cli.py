@@ -13,7 +13,7 @@ import typer
 
 from calibration.progress import Console
 from firmware_iface.errors import CalibrationMissing, WrongUsage
-from reconstruction import quantities_cli
+from reconstruction import denoise_cli, design_cli, quantities_cli
 from reconstruction.decompose_cli import decompose
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ def register(app: typer.Typer) -> None:
     app.command("align")(_align)
     app.command("reconstruct")(_reconstruct)
     app.command("decompose")(decompose)
+    denoise_cli.register(app)
     quantities_cli.register(app)
+    design_cli.register(app)
 
 
 def _align(

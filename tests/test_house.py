@@ -20,9 +20,9 @@ FORBIDDEN_NAMES = {"utils.py", "util.py", "common.py", "helpers.py", "base.py", 
 UNITS = {
     "kev", "ev", "mm", "um", "cm", "m", "s", "ms", "us", "ns", "rad", "deg", "mrad", "per_mm", "per_cm", "g_cm3",
     "mg_ml", "g_mol", "cm2_g", "dac", "kvp", "ma", "mas", "v", "mv", "e", "per_s", "hz", "mhz", "mk", "k", "c",
-    "per_kev", "w", "per_mm_per_g_cm3", "dac_per_kev", "mm2", "ff", "kcps", "px", "na", "na_per_code",
+    "per_kev", "w", "per_mm_per_g_cm3", "dac_per_kev", "mm2", "ff", "mgy", "kcps", "px", "na", "na_per_code",
 }  # fmt: skip
-PURE_NUMBER = {
+DIMENSIONLESS = {
     "fraction", "fractions", "fluorescence_yield", "slope", "r2", "fano", "weight", "magnification", "ratio",
     "relative", "share", "exponent",
 }  # fmt: skip
@@ -72,7 +72,7 @@ def test_every_float_field_carries_its_unit() -> None:
         f"{record}.{field}"
         for record, field in float_fields()
         if not any(field.endswith(f"_{unit}") or field == unit for unit in UNITS)
-        and not any(field == word or field.endswith(f"_{word}") for word in PURE_NUMBER)
+        and not any(field == word or field.endswith(f"_{word}") for word in DIMENSIONLESS)
     ]
     assert not unnamed, f"float fields without a unit suffix: {', '.join(unnamed)}"
 
