@@ -17,9 +17,9 @@ from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction import decomposition
 from reconstruction.spectral.exclusive import Rule, separate
 from reconstruction.volume import (
-    PURE_NUMBER,
     LINEAR_ATTENUATION,
     MASS_CONCENTRATION,
+    PURE_NUMBER,
     Grid,
     Provenance,
     Volume,

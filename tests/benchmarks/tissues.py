@@ -29,7 +29,6 @@ from calibration.shelf import tissues
 from calibration.spectrum import tube_spectrum
 from reconstruction import quantities
 from reconstruction.fdk import fdk
-from reconstruction.spectral.compression import compress
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.spectral.ray_fit import fit_rays
 from reconstruction.spectral.stoichiometry import calibrate, reference_tissues
