@@ -232,6 +232,8 @@ def decompose(
         raise WrongUsage(f"--tier {tier} is of scans: {source} has no counts of rays", hint="give the scan file")
     _refuse_no_size(voxel_mm)
     _refuse_two_sources(matrix, vials, response)
+    if flatten and vials is None:
+        raise WrongUsage("--flatten was given without --vials; allowed: with them, whose body shows the cupping")
     began_s = time.monotonic()
     if source.is_dir():
         volume = read_image_folder(source, scale=scale, voxel_mm=voxel_mm)
