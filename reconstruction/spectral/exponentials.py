@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 
-SPREADS = (1.3, 2.0, 3.5)
+SPREADS = (1.5, 3.0)
 """Ratios of the strongest to the weakest exponential that a fit starts from; the best end is taken."""
 LOGIT_SIGMA = 3.0
 LOG_SIGMA = 1.0
@@ -79,7 +79,7 @@ def _fit_bin(
     for spread in SPREADS if n > 1 else (1.0,):
         factors = np.geomspace(np.sqrt(spread), 1 / np.sqrt(spread), n)
         start = np.concatenate([np.zeros(n - 1), np.log(factors[:, None] * mean).ravel()])
-        fit = least_squares(deviation, start, jac=slopes, method="lm")  # type: ignore[arg-type]
+        fit = least_squares(deviation, start, jac=slopes, method="lm", xtol=1e-6, max_nfev=60)  # type: ignore[arg-type]
         if best is None or fit.cost < best.cost:
             best = fit
     assert best is not None
