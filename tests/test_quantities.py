@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import optimize, special
 
 import mpxct
 from calibration.attenuation import linear_attenuation_per_mm, mass_attenuation_cm2_g, material, solution
 from calibration.electrons import effective_z as z_of
 from calibration.electrons import relative_electrons
 from calibration.electrons import stopping_power_ratio as spr_of
+from calibration.spectrum import tube_spectrum
 from firmware_iface.errors import WrongUsage
 from reconstruction import quantities
-from reconstruction.spectral.stoichiometry import as_seen, calibrate, is_agent, left_out_errors, reference_tissues
+from reconstruction.spectral.model import SpectralModel
+from reconstruction.spectral.stoichiometry import (
+    as_decomposed,
+    as_seen,
+    calibrate,
+    is_agent,
+    left_out_errors,
+    reference_tissues,
+)
 from reconstruction.volume import Grid, Provenance, Volume, load_volume, save_volume
 
 BASES = [("water", "hydroxyapatite"), ("water", "hydroxyapatite", "iodine"), ("pmma", "aluminium")]
@@ -213,6 +224,60 @@ def test_a_volume_of_quantities_goes_to_its_file_and_back(tmp_path):
     np.testing.assert_allclose(finish(quantities.evaluate(source, asked, each)).values, found.values, rtol=1e-5)
     one = finish(quantities.evaluate(source, asked[:1]))
     assert (one.unit, one.channel_units) == ("HU", ())
+
+
+TUBE_KEV, EDGES_KEV = np.arange(20.5, 121.0, 2.0), (20.0, 38.0, 51.0, 65.0, 80.0)
+
+
+def five_bins(basis: tuple[str, ...]) -> SpectralModel:
+    """Bins that overlap, as those of a detector whose charge is shared."""
+    photons = tube_spectrum(120.0, TUBE_KEV, {"aluminium": 6.0, "copper": 0.2})
+    above = np.array([special.ndtr((TUBE_KEV - low) / 5.0) * 0.8 + 0.2 * (2 * low < TUBE_KEV) for low in EDGES_KEV])
+    return SpectralModel.of_spectrum((above - np.vstack([above[1:], 0 * above[:1]])) * photons, TUBE_KEV, basis)
+
+
+@pytest.mark.parametrize("thickness_mm", [10.0, 80.0])
+@pytest.mark.parametrize("basis", [BASES[0], BASES[2]])
+def test_tissues_behind_a_whole_response_are_told_within_the_aims(basis, thickness_mm):
+    """A slab of each tissue, no mixture of the basis; the paths of most likelihood; calibrated by other tissues."""
+    model = five_bins(basis)
+    judged = reference_tissues()[1::4]
+    others = [m for m in reference_tissues() if m not in judged]
+    matter = [material(name) for name in basis]
+    known = calibrate(basis, others, as_decomposed(others, matter, model, thickness_mm))
+    read = []
+    for tissue in judged:
+        truth = five_bins_of(tissue).transmission(np.array([tissue.density_g_cm3 * thickness_mm]))
+
+        def misfit(paths, truth=truth):
+            return (np.log(model.transmission(paths)) - np.log(truth)) * np.sqrt(truth)
+
+        start = as_seen([tissue], known.basis)[0] * thickness_mm
+        read.append(optimize.least_squares(misfit, start, x_scale=np.abs(start) + 1, xtol=1e-12, ftol=1e-14).x)
+    concentrations = np.array(read).T / thickness_mm
+    told = (
+        (quantities.electron_density(known), [m.density_g_cm3 * relative_electrons(m) for m in judged], 0.005),
+        (quantities.effective_z(known), [z_of(m) for m in judged], 0.01),
+        (quantities.stopping_power_ratio(known, 150), [spr_of(m, 150) for m in judged], 0.01),
+        (quantities.stopping_power_ratio(known, 300, "carbon"), [spr_of(m, 300, "carbon") for m in judged], 0.01),
+    )
+    for quantity, truth, aim in told:
+        assert np.abs(quantity.value(concentrations) / np.array(truth) - 1).max() < aim, quantity.name
+
+
+def test_what_the_bins_see_of_the_basis_is_the_basis():
+    basis = [material(name) for name in BASES[1]]
+    seen = as_decomposed(basis, basis, five_bins(BASES[1]), 5.0)
+    np.testing.assert_allclose(seen, np.diag([m.density_g_cm3 for m in basis]), atol=1e-6)
+
+
+def five_bins_of(tissue) -> SpectralModel:
+    model = five_bins(("water",))
+    return replace(
+        model,
+        materials=(tissue.name,),
+        attenuation_per_mm_per_g_cm3=0.1 * mass_attenuation_cm2_g(tissue, model.energies_kev)[:, None],
+    )
 
 
 def test_what_cannot_be_is_refused():
