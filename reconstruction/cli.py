@@ -149,7 +149,9 @@ def _reconstruct(
     pass_number: Annotated[
         int | None,
         typer.Option(
-            "--pass", help="Which pass, from 1, of a scan with several sets of thresholds.", rich_help_panel=VOLUME
+            "--pass",
+            help="Which pass, from 1, of a scan with several sets of thresholds; all unless told.",
+            rich_help_panel=VOLUME,
         ),
     ] = None,
     scatter: Annotated[
@@ -304,7 +306,7 @@ def _memory_limit(
     source = open_source(
         scan,
         calibration=known,
-        pass_number=recipe.pass_number,
+        pass_number=recipe.pass_number or 1,
         linearise=recipe.linearise,
         allow_partial=allow_partial,
     )
