@@ -15,7 +15,10 @@ from calibration.electrons import effective_z as z_of
 from calibration.electrons import relative_electrons
 from calibration.electrons import stopping_power_ratio as spr_of
 from calibration.spectrum import tube_spectrum
+from calibration.store import save
 from firmware_iface.errors import WrongUsage
+from gui.descriptions import describe
+from gui.picture import bins_figure
 from reconstruction import quantities
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.spectral.stoichiometry import (
@@ -27,6 +30,7 @@ from reconstruction.spectral.stoichiometry import (
     reference_tissues,
 )
 from reconstruction.volume import Grid, Provenance, Volume, load_volume, save_volume
+from tests.calibration_records import everything
 
 BASES = [("water", "hydroxyapatite"), ("water", "hydroxyapatite", "iodine"), ("pmma", "aluminium")]
 KNOWN = {basis: calibrate(basis) for basis in BASES}
@@ -327,6 +331,33 @@ def test_the_command_writes_quantities_and_labels(tmp_path, capsys, monkeypatch)
     assert (labels.channel("label")[:, 12:, 22:29] == 4).mean() > 0.99
     assert (tmp_path / "q-labels.mhd").is_file()
     assert figures["voxels"]["muscle"] > 590  # with iodine in a tenth of it
+
+
+def test_the_command_takes_a_detector_from_its_calibration(tmp_path, capsys, monkeypatch):
+    path = save_volume(volume(np.ones((2, 1, 3, 4)), BASES[0]), tmp_path / "materials.h5")
+    told = {}
+    for name, calibration in (("with", everything()), ("without", replace(everything(), response=None))):
+        save(calibration, tmp_path / f"{name}.h5")
+        arguments = f"mpxct quantities {path} -o {tmp_path}/q.h5 --electron-density --json"
+        arguments += f" --calibration {tmp_path}/{name}.h5"
+        monkeypatch.setattr("sys.argv", arguments.split())
+        with pytest.raises(SystemExit) as end:
+            mpxct.main()
+        told[name] = (end.value.code, *capsys.readouterr())
+    assert not told["with"][0]
+    assert json.loads(told["with"][1])["error_percent"]["electron density"] < 0.2
+    assert "holds no response of the detector" in told["without"][2]
+
+
+def test_pictures_and_descriptions_give_each_channel_its_unit():
+    asked = every_quantity(KNOWN[BASES[0]])[:3]
+    source = volume(np.random.default_rng(0).random((2, 2, 8, 9)), BASES[0])
+    found = finish(quantities.evaluate(source, asked))
+    described = describe("volume", found)
+    assert [channel["unit"] for channel in described["channels"]] == ["HU", "1", "1"]
+    bars = [bar for axes in bins_figure(found).axes for bar in axes.child_axes]
+    written = [bar.get_xlabel() + bar.get_ylabel() for bar in bars]
+    assert [label for label in written if label] == ["HU", "1", "1"]
 
 
 @pytest.mark.parametrize(
