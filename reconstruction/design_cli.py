@@ -269,7 +269,7 @@ def _base(plan: Plan | None, mode: str) -> Plan:
     if not mode or mode == plan.detector.mode:
         return plan
     try:
-        refuse_unlisted("--mode", mode, [name for name in MODES if name.startswith("colour")])
+        refuse_unlisted("--mode", mode, tuple(name for name in MODES if name.startswith("colour")))
     except ValueError as error:
         raise WrongUsage(str(error)) from error
     n = len(MODES[mode].thresholds)
