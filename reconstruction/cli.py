@@ -13,6 +13,7 @@ import typer
 
 from calibration.progress import Console
 from firmware_iface.errors import CalibrationMissing, WrongUsage
+from reconstruction import quantities_cli
 
 if TYPE_CHECKING:
     from calibration.alignment import Alignment
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
     app.command("align")(_align)
     app.command("reconstruct")(_reconstruct)
     app.command("decompose")(_decompose)
+    quantities_cli.register(app)
 
 
 def _align(
