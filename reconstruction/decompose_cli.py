@@ -150,7 +150,7 @@ def decompose(
     prior: Annotated[
         str | None,
         typer.Option(
-            help="What is likely, in units of the noise: none, tv, huber, vtv, tnv. Default: tnv for onestep, none else.",
+            help="What is likely: none, tv, huber, vtv, tnv, … Default: tnv for onestep, none for projection.",
             rich_help_panel=SCANS,
         ),
     ] = None,
