@@ -13,6 +13,7 @@ import typer
 
 from calibration.progress import Console
 from firmware_iface.errors import CalibrationMissing, WrongUsage
+from reconstruction import denoise_cli, design_cli, quantities_cli
 from reconstruction.decompose_cli import decompose
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def register(app: typer.Typer) -> None:
     app.command("align")(_align)
     app.command("reconstruct")(_reconstruct)
     app.command("decompose")(decompose)
+    denoise_cli.register(app)
+    quantities_cli.register(app)
+    design_cli.register(app)
 
 
 def _align(
@@ -147,7 +151,9 @@ def _reconstruct(
     pass_number: Annotated[
         int | None,
         typer.Option(
-            "--pass", help="Which pass, from 1, of a scan with several sets of thresholds.", rich_help_panel=VOLUME
+            "--pass",
+            help="Which pass, from 1, of a scan with several sets of thresholds; all unless told.",
+            rich_help_panel=VOLUME,
         ),
     ] = None,
     scatter: Annotated[
@@ -302,7 +308,7 @@ def _memory_limit(
     source = open_source(
         scan,
         calibration=known,
-        pass_number=recipe.pass_number,
+        pass_number=recipe.pass_number or 1,
         linearise=recipe.linearise,
         allow_partial=allow_partial,
     )

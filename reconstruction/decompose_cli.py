@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from reconstruction.vials import VialFit
     from reconstruction.volume import Volume
 
-BY, RULE, IMAGES = "Attenuation of the materials", "Rule", "Images"
+BY, RULE, IMAGES, SCANS = "Attenuation of the materials", "Rule", "Images", "Scans"
+TIERS = ("image", "projection", "onestep")
 RULES = ("least-squares", "non-negative", "fractions", "exclusive", "min-residual")
 
 
 def decompose(
     ctx: typer.Context,
-    source: Annotated[Path, typer.Argument(metavar="VOLUME|FOLDER", help="A volume file, or one TIFF per energy bin.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SCAN|VOLUME|FOLDER", help="A scan or volume file, or one TIFF per energy bin.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("materials.h5"),
     matrix: Annotated[
         Path | None,
@@ -131,21 +134,102 @@ def decompose(
     agents: Annotated[
         str, typer.Option(help="Contrast agents whose cuvettes to look for, a,b,… Default: those with a K edge.")
     ] = "",
+    tier: Annotated[
+        str,
+        typer.Option(
+            help="image: reconstruct the bins first; projection: fit every ray; onestep: fit the volume to all counts.",
+            rich_help_panel=SCANS,
+        ),
+    ] = TIERS[0],
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the response, for projection and onestep. Default: the scan's own.", rich_help_panel=SCANS
+        ),
+    ] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="What is likely, in units of the noise: none, tv, huber, vtv, tnv. Default: tnv for onestep, none else.",
+            rich_help_panel=SCANS,
+        ),
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Of the prior. Default: its own.", rich_help_panel=SCANS)
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Of onestep, and of a prior. Default: the tier's own.", rich_help_panel=SCANS)
+    ] = None,
+    window: Annotated[
+        str, typer.Option(help="Filter of back-projection, from ram-lak to hann.", rich_help_panel=SCANS)
+    ] = "hann",
+    roi: Annotated[
+        str, typer.Option(help="Keep a region only, in mm: x=-2:2,y=:1,z=0:1.5.", rich_help_panel=SCANS)
+    ] = "",
+    preview: Annotated[
+        bool, typer.Option("--preview", help="A quick look: every fourth view, pixels and voxels four times the size.")
+    ] = False,
+    pass_number: Annotated[
+        int | None, typer.Option("--pass", help="Which pass of several. Default: all.", rich_help_panel=SCANS)
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Take an interrupted scan too.", rich_help_panel=SCANS)
+    ] = False,
+    gpu: Annotated[
+        bool | None, typer.Option("--gpu/--cpu", help="Default: the GPU when there is one.", rich_help_panel=SCANS)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
-    """Separate the bins of a volume, or of a folder of images, into materials, and draw them in colour.
+    """Separate the bins of a scan, a volume, or a folder of images, into materials, and draw them in colour.
+
+    By every ray: mpxct decompose scan.h5 --tier projection --calibration calibration.h5 -o materials.h5
 
     Example: mpxct decompose slices/ --matrix matrix.csv --scale 0.0453 --voxel-mm 0.045 -o materials.h5
 
     Labels: mpxct decompose volume.h5 --rule exclusive --field 0.5 writes materials.h5 and materials-labels.h5
     """
+    from calibration.store import load
+    from reconstruction import backend
     from reconstruction.decomposition import read_matrix_csv
     from reconstruction.materials import read_image_folder
+    from reconstruction.pipeline import reconstruct_scan
     from reconstruction.quality import find_vials, k_edge_materials, vial_statistics
+    from reconstruction.recipe import Recipe, region_of
+    from reconstruction.scan_materials_cli import decompose_counts
     from reconstruction.vials import fit_vials, flattened, read_vials
-    from reconstruction.volume import load_volume, save_volume
+    from reconstruction.volume import is_volume, load_volume, save_volume
 
     console: Console = ctx.obj
+    if tier not in TIERS:
+        raise WrongUsage(f"--tier is {tier!r}; allowed: {', '.join(TIERS)}")
+    is_scan = not source.is_dir() and not is_volume(source)
+    if is_scan:
+        recipe = Recipe(
+            window=window,
+            voxel_mm=voxel_mm,
+            region_mm=region_of(roi),
+            is_preview=preview,
+            pass_number=pass_number,
+            use_gpu=backend.has_gpu() if gpu is None else gpu,
+        )
+        if tier != TIERS[0]:
+            decompose_counts(
+                console,
+                source,
+                output,
+                recipe,
+                _names(materials),
+                tier=tier,
+                calibration=calibration or response,
+                prior={None: "tnv" if tier == "onestep" else None, "none": None}.get(prior, prior),
+                strength=strength,
+                n_iterations=iterations,
+                allow_partial=allow_partial,
+                as_json=as_json,
+            )
+            return
+    elif tier != TIERS[0]:
+        raise WrongUsage(f"--tier {tier} is of scans: {source} has no counts of rays", hint="give the scan file")
     _refuse_no_size(voxel_mm)
     _refuse_two_sources(matrix, vials, response)
     if flatten and vials is None:
@@ -153,6 +237,9 @@ def decompose(
     began_s = time.monotonic()
     if source.is_dir():
         volume = read_image_folder(source, scale=scale, voxel_mm=voxel_mm)
+    elif is_scan:
+        known = load(calibration) if calibration else None
+        volume = console.track(reconstruct_scan(source, recipe, calibration=known, allow_partial=allow_partial))
     else:
         _refuse_for_files(scale, voxel_mm)
         volume = load_volume(source)

@@ -17,9 +17,9 @@ from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction import decomposition
 from reconstruction.spectral.exclusive import Rule, separate
 from reconstruction.volume import (
-    DIMENSIONLESS,
     LINEAR_ATTENUATION,
     MASS_CONCENTRATION,
+    PURE_NUMBER,
     Grid,
     Provenance,
     Volume,
@@ -138,7 +138,7 @@ def separate_volume(
         materials,
         values=np.stack([found.labels.astype(np.float32), found.chi_square]),
         channels=("label", "chi-square"),
-        unit=DIMENSIONLESS,
+        unit=PURE_NUMBER,
         provenance=replace(materials.provenance, steps=(*materials.provenance.steps, share, legend)),
     )
     return materials, labels

@@ -20,9 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from calibration.attenuation import Material, mass_attenuation_cm2_g
 from calibration.response import Response
-from firmware_iface.errors import WrongUsage
+from firmware_iface.errors import CalibrationMissing, WrongUsage
+from reconstruction.spectral.exponentials import fit_exponentials
 
 PER_MM_OF_CM2_G = 0.1
+LOWEST_KEV = 4.0
+"""Softer photons pass no tube's window and count nowhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,7 +83,7 @@ class SpectralModel:
             As set, rising. None: those that the response was fitted at.
         """
         thresholds = np.asarray(response.thresholds_kev if thresholds_kev is None else thresholds_kev, float)
-        energies_kev = np.arange(thresholds.min() / 2, response.tube_kvp * 1.1, step_kev)
+        energies_kev = np.arange(LOWEST_KEV, response.tube_kvp * 1.1, step_kev)
         seen = response.matrix(thresholds, energies_kev) * response.spectrum(energies_kev)
         return cls.of_spectrum(seen, energies_kev, materials, bins=tuple(f"{low:g} keV" for low in thresholds))
 
@@ -106,6 +109,80 @@ class SpectralModel:
             weights=seen[:, is_seen] / total[:, None],
             attenuation_per_mm_per_g_cm3=np.stack(attenuation, axis=1),
             energies_kev=energies_kev[is_seen],
+        )
+
+    @classmethod
+    def joined(cls, models: Sequence[SpectralModel]) -> SpectralModel:
+        """Return one model of the bins of several passes over the same materials."""
+        if any(model.materials != models[0].materials for model in models):
+            raise WrongUsage("the passes tell of different materials; allowed: the same in all")
+        nodes = [
+            np.concatenate([model.energies_kev[:, None], model.attenuation_per_mm_per_g_cm3], axis=1)
+            for model in models
+        ]
+        # Nodes of the same energy and attenuation stand for the same photons, in whichever pass.
+        all_nodes, places = np.unique(np.concatenate(nodes), axis=0, return_inverse=True)
+        n_bins = [len(model.bins) for model in models]
+        weights = np.zeros((sum(n_bins), len(all_nodes)))
+        ends, stops = np.cumsum([len(of_pass) for of_pass in nodes]), np.cumsum(n_bins)
+        for model, of_pass, end, stop in zip(models, nodes, ends, stops, strict=True):
+            here = places.ravel()[end - len(of_pass) : end]
+            weights[stop - len(model.bins) : stop, here] = model.weights
+        return cls(
+            materials=models[0].materials,
+            bins=tuple(name for model in models for name in model.bins),
+            weights=weights,
+            attenuation_per_mm_per_g_cm3=all_nodes[:, 1:],
+            energies_kev=all_nodes[:, 0],
+        )
+
+    @classmethod
+    def fitted_to_wedge(
+        cls,
+        paths: ArrayLike,
+        transmissions: ArrayLike,
+        sigma_relative: ArrayLike,
+        *,
+        materials: Sequence[str],
+        bins: Sequence[str] = (),
+        n_exponentials: int = 2,
+    ) -> SpectralModel:
+        """Take a few exponentials per bin from what it keeps behind known plates: no spectrum, no response is needed.
+
+        Parameters
+        ----------
+        paths : (n_materials, n_plates) float, mm g/cm3
+        transmissions : (n_bins, n_plates) float
+        sigma_relative : (n_bins, n_plates) float
+            Their relative standard errors, those of the plates' thickness among them.
+        n_exponentials : int
+            Per bin; each has ``n_materials`` attenuations and a weight to be told by the plates.
+
+        Raises
+        ------
+        CalibrationMissing
+            There are fewer plates than unknowns of a bin, or nothing came through one.
+        """
+        layers, shares = np.asarray(paths, dtype=np.float64), np.asarray(transmissions, dtype=np.float64)
+        sigma = np.broadcast_to(np.asarray(sigma_relative, dtype=np.float64), shares.shape)
+        n_unknown = n_exponentials * (len(materials) + 1) - 1
+        if shares.shape[1] < n_unknown:
+            raise CalibrationMissing(
+                f"{n_exponentials} exponentials per bin have {n_unknown} unknowns; there are {shares.shape[1]} plates",
+                hint="measure more plates, or take fewer exponentials",
+            )
+        if not ((shares > 0).all() and (sigma > 0).all()):
+            raise CalibrationMissing("nothing came through a plate", hint="use thinner plates or more frames")
+        weights, attenuation = fit_exponentials(layers, shares, sigma, n_exponentials)
+        n_bins = len(shares)
+        blocks = np.zeros((n_bins, n_bins, n_exponentials))
+        blocks[np.arange(n_bins), np.arange(n_bins)] = weights
+        return cls(
+            materials=tuple(materials),
+            bins=tuple(bins) or tuple(f"bin {k + 1}" for k in range(n_bins)),
+            weights=blocks.reshape(n_bins, -1),
+            attenuation_per_mm_per_g_cm3=attenuation.reshape(-1, len(materials)),
+            energies_kev=np.full(n_bins * n_exponentials, np.nan),
         )
 
     def transmission(self, paths: NDArray[np.floating]) -> NDArray[np.float64]:
