@@ -5,34 +5,9 @@ the solute m. All vials of a scan are fitted at once, bin by bin, so that the so
 what no solvent is in (a rod of plastic, a fat) reads c m. The vials hang in the same sample, behind the same
 matter, as what is to be measured with them: that is what a cell on a bench cannot offer.
 
-A vial description is a TOML file:
-
-    solvent = "water"                # the default
-    z_range_mm = [-4.0, 4.0]         # optional: the slices that count
-    [densities_g_cm3]                # optional: of solutes that the shelf does not know, or others than its
-    iodine = 4.93
-    [[vial]]                         # one of solvent, and any number of others
-    material = "water"
-    x_mm = 3.0
-    y_mm = 0.0
-    radius_mm = 1.0
-    [[vial]]
-    material = "iodine"
-    concentration_mg_ml = 9.0
-    x_mm = 0.0
-    y_mm = 3.0
-    radius_mm = 1.0
-    [[vial]]
-    material = "adipose"
-    is_pure = true                   # no solvent in it; its concentration is then the density, if not stated
-    x_mm = -3.0
-    y_mm = 0.0
-    radius_mm = 1.0
-    [body]                           # optional: uniform matter round the vials, from which cupping is learnt
-    material = "pmma"
-    x_mm = 0.0
-    y_mm = 0.0
-    radius_mm = 5.0
+Which vials a sample holds is told by a TOML file, the same that quality is measured by:
+`reconstruction.phantom_file` shows its keys. One vial at least is of pure solvent; `is_pure`, `[densities_g_cm3]` and
+`[body]` count here only. The concentration of a pure material is its density, if not stated. Mixtures are left out.
 
 # Ref: slope of attenuation over concentration with the solvent as intercept: reference on spectral CT, section 3.1;
 #      volumes add up: `calibration.material_basis`.
@@ -57,7 +32,8 @@ from calibration.material_basis import SOLVENT, MaterialBasis
 from firmware_iface.errors import BadFile, CalibrationMissing, WrongUsage
 from reconstruction.decomposition import Matrix
 from reconstruction.materials import densities_of
-from reconstruction.quality import Vial, cylinder_mask
+from reconstruction.phantom_file import Vial, load_phantom
+from reconstruction.quality import cylinder_mask
 from reconstruction.volume import LINEAR_ATTENUATION, Volume
 
 SHARED_VOXELS = (1, 3, 3)
@@ -115,59 +91,31 @@ class VialPlan:
         return tuple(sorted(names, key=lambda name: name != self.solvent))
 
 
-class _VialTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    material: str
-    x_mm: float
-    y_mm: float
-    radius_mm: float
-    concentration_mg_ml: float | None = None
-    is_pure: bool = False
-
-
-class _BodyTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    x_mm: float
-    y_mm: float
-    radius_mm: float
-    material: str = "body"
-
-
-class _File(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    vial: list[_VialTable]
-    solvent: str = SOLVENT
-    densities_g_cm3: dict[str, float] = {}
-    z_range_mm: tuple[float, float] | None = None
-    body: _BodyTable | None = None
-
-
 def read_vials(path: str | Path) -> VialPlan:
-    """Read a vial description."""
-    path = Path(path)
+    """Read which vials a sample holds."""
+    phantom = load_phantom(path)
+    vials = [vial for vial in phantom.vials if not vial.mixture_mg_ml]
     try:
-        file = msgspec.toml.decode(path.read_bytes(), type=_File)
-        vials = []
-        for table in file.vial:
-            stated = table.concentration_mg_ml
-            if stated is None and table.is_pure:
-                stated = MG_ML_PER_G_CM3 * float(densities_of([table.material], file.densities_g_cm3)[0])
-            vials.append(
-                Vial(
-                    material=table.material,
-                    x_mm=table.x_mm,
-                    y_mm=table.y_mm,
-                    radius_mm=table.radius_mm,
-                    concentration_mg_ml=stated,
-                )
-            )
         return VialPlan(
-            vials=tuple(vials),
-            is_pure=tuple(table.is_pure for table in file.vial),
-            solvent=file.solvent,
-            densities_g_cm3=file.densities_g_cm3,
-            z_range_mm=file.z_range_mm,
-            body=Vial(**msgspec.structs.asdict(file.body)) if file.body else None,
+            vials=tuple(_with_density(vial, phantom.densities_g_cm3) for vial in vials),
+            is_pure=tuple(vial.is_pure for vial in vials),
+            solvent=phantom.solvent,
+            densities_g_cm3=phantom.densities_g_cm3,
+            z_range_mm=phantom.z_range_mm,
+            body=Vial(**msgspec.structs.asdict(phantom.body)) if phantom.body else None,
         )
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
-        raise BadFile(f"{path} is no vial description: {error}", hint="reconstruction/vials.py shows one") from error
+    except ValueError as error:
+        raise BadFile(
+            f"{path} is no vial description: {error}", hint="reconstruction/vials.py tells what is"
+        ) from error
+
+
+def _with_density(vial: Vial, densities_g_cm3: Mapping[str, float]) -> Vial:
+    """State of a pure material how much of it there is."""
+    if not vial.is_pure or vial.concentration_mg_ml is not None:
+        return vial
+    density_g_cm3 = float(densities_of([vial.material], densities_g_cm3)[0])
+    return msgspec.structs.replace(vial, concentration_mg_ml=MG_ML_PER_G_CM3 * density_g_cm3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -114,7 +115,7 @@ def test_the_slopes_decompose_the_vials_they_came_from():
 
 
 def test_a_vial_that_does_not_fit_shows_in_chi_square_and_errors():
-    wrong = replace(PLAN.vials[3], concentration_mg_ml=24.0)
+    wrong = msgspec.structs.replace(PLAN.vials[3], concentration_mg_ml=24.0)
     good = fit_vials(phantom(noise_per_mm=1e-3), PLAN)
     bad = fit_vials(phantom(noise_per_mm=1e-3), replace(PLAN, vials=(*PLAN.vials[:3], wrong, *PLAN.vials[4:])))
     assert (bad.chi_square > 20 * bad.n_degrees).all()
@@ -183,7 +184,10 @@ radius_mm = 4.8
 
 def test_a_vial_description_is_read(tmp_path):
     path = tmp_path / "vials.toml"
-    path.write_text(VIALS_TOML)
+    mixture = (
+        '[[vial]]\nmaterial = "mystery"\nmixture_mg_ml = { iodine = 3.0 }\nx_mm = 1.0\ny_mm = 0.0\nradius_mm = 0.9\n'
+    )
+    path.write_text(VIALS_TOML + mixture)
     plan = read_vials(path)
     assert plan.materials == ("water", "mystery", "adipose")
     assert plan.vials[2].concentration_mg_ml == pytest.approx(950)
@@ -200,7 +204,7 @@ def test_a_vial_description_is_read(tmp_path):
         ("concentration_mg_ml = 5.0", "concentration_mgml = 5.0", "unknown field `concentration_mgml`"),
         ('material = "water"', 'material = "iodine"\nconcentration_mg_ml = 1.0', "no vial holds pure water"),
         ('material = "adipose"', 'material = "unheard of"', "density of unheard of is not known"),
-        ("[body]", "[body", "no vial description"),
+        ("[body]", "[body", "describes no phantom"),
     ],
 )
 def test_a_wrong_vial_description_is_refused(tmp_path, old, new, match):
