@@ -29,7 +29,7 @@ peers: $(PEERS)/libertem/.installed $(PEERS)/nexus/.installed $(PEERS)/reconstru
 test-peers: .venv/.installed-test peers
 	MPXCT_LIBERTEM_PYTHON=$(PEERS)/libertem/bin/python MPXCT_NEXUS_PYTHON=$(PEERS)/nexus/bin/python \
 	  MPXCT_RECON_PEERS_PYTHON=$(PEERS)/reconstruction/bin/python \
-	  $(BIN)/pytest -m slow tests/test_libertem.py tests/test_nexus_peers.py tests/test_recon_peers.py
+	  $(BIN)/pytest -n 2 --dist loadfile -m slow tests/test_libertem.py tests/test_nexus_peers.py tests/test_recon_peers.py
 
 $(PEERS)/libertem/.installed: | .venv/bin/uv
 	$(BIN)/uv venv --quiet --clear --python "$(PYTHON)" $(PEERS)/libertem

@@ -106,7 +106,7 @@ class Method:
 def _method(where: str, summary: str, *, takes: Data = LINE_INTEGRALS, has_prior: bool = False, **fixed: Any) -> Method:
     module, function = where.split(":")
     return Method(
-        module=f"reconstruction.{module}",
+        module=f"reconstruction.methods.{module}",
         function=function,
         summary=summary,
         takes=takes,
@@ -138,12 +138,18 @@ PRIORS: Mapping[str, str] = {
     "gibbs": "priors:Gibbs",
     "vectorial-tv": "priors:VectorialTotalVariation",
     "directional-tv": "priors:DirectionalTotalVariation",
-    "tv-denoiser": "denoisers:TotalVariationDenoiser",
-    "nl-means": "denoisers:NonLocalMeans",
-    "bilateral": "denoisers:Bilateral",
-    "wavelet": "denoisers:Wavelet",
+    "tv-denoiser": "methods.denoisers:TotalVariationDenoiser",
+    "nl-means": "methods.denoisers:NonLocalMeans",
+    "bilateral": "methods.denoisers:Bilateral",
+    "wavelet": "methods.denoisers:Wavelet",
+    "rank-sparse": "spectral.rank_sparse:RankSparse",
 }
 """Priors by name, as module:class; what can be set of them are the fields of their classes."""
+IN_NOISE: Mapping[str, str] = {"tv": "tv", "huber": "huber", "gibbs": "gibbs", "directional-tv": "dtv"}
+"""Priors whose strength may be told in units of the noise, and their names in `spectral.strength`; beside them
+vectorial ones by the names of their norms."""
+STRENGTH, AUTOMATIC = "strength", "auto"
+"""Option of those priors, and its value for what is usual."""
 
 
 def prior_class(name: str) -> Callable[..., Any]:
@@ -259,6 +265,8 @@ def reconstruct(
     given = {name: array for name, array in arrays.items() if array is not None}
     options = dict(options or {})
     if isinstance(prior, str):
+        if STRENGTH in options:
+            _scale_by_noise(prior, options, given, projector, data)
         prior = _make_prior(prior, options, given)
     _refuse_unfit(method, row, given, parameters, prior)
     chosen = {**row.fixed, **row.parse(options), **given}
@@ -302,6 +310,34 @@ def _make_prior(name: str, options: dict[str, Any], given: dict[str, Any]) -> An
         return prior_class(name)(**own)
     except ValueError as error:
         raise WrongUsage(f"the prior {name} cannot be: {error}") from error
+
+
+def _scale_by_noise(
+    name: str, options: dict[str, Any], given: Mapping[str, Any], projector: Operator, data: Array
+) -> None:
+    """Replace the option `strength`, in units of the noise that the weights tell, by those that it means."""
+    from reconstruction.spectral import strength
+
+    norm = str(options.get("norm", "nuclear"))
+    called = {"nuclear": "tnv", "frobenius": "vtv"}.get(norm, "") if name == "vectorial-tv" else IN_NOISE.get(name, "")
+    if not called:
+        raise WrongUsage(
+            f"the strength of {name} cannot be told in noise; allowed: {', '.join(IN_NOISE)}, vectorial-tv"
+        )
+    weights = given.get("weights")
+    if weights is None:
+        raise WrongUsage("a strength in units of the noise needs weights of 1 / variance", hint="--weights noise")
+    text = options.pop(STRENGTH)
+    own = strength.scaled_options(called, None if text == AUTOMATIC else _number(text), projector, data, weights)
+    for option, value in own.items():
+        options.setdefault(option, value)
+
+
+def _number(text: Any) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError) as error:
+        raise WrongUsage(f"the strength is {text!r}; allowed: a number above 0, or {AUTOMATIC}") from error
 
 
 def _refuse_unfit(

@@ -24,6 +24,8 @@ from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction.spectral.exponentials import fit_exponentials
 
 PER_MM_OF_CM2_G = 0.1
+LOWEST_KEV = 4.0
+"""Softer photons pass no tube's window and count nowhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -95,7 +97,7 @@ class SpectralModel:
             As set, rising. None: those that the response was fitted at.
         """
         thresholds = np.asarray(response.thresholds_kev if thresholds_kev is None else thresholds_kev, float)
-        energies_kev = np.arange(thresholds.min() / 2, response.tube_kvp * 1.1, step_kev)
+        energies_kev = np.arange(LOWEST_KEV, response.tube_kvp * 1.1, step_kev)
         seen = response.matrix(thresholds, energies_kev) * response.spectrum(energies_kev)
         return cls.of_spectrum(seen, energies_kev, materials, bins=tuple(f"{low:g} keV" for low in thresholds))
 
@@ -121,6 +123,31 @@ class SpectralModel:
             weights=seen[:, is_seen] / total[:, None],
             attenuation_per_mm_per_g_cm3=np.stack(attenuation, axis=1),
             energies_kev=energies_kev[is_seen],
+        )
+
+    @classmethod
+    def joined(cls, models: Sequence[SpectralModel]) -> SpectralModel:
+        """Return one model of the bins of several passes over the same materials."""
+        if any(model.materials != models[0].materials for model in models):
+            raise WrongUsage("the passes tell of different materials; allowed: the same in all")
+        nodes = [
+            np.concatenate([model.energies_kev[:, None], model.attenuation_per_mm_per_g_cm3], axis=1)
+            for model in models
+        ]
+        # Nodes of the same energy and attenuation stand for the same photons, in whichever pass.
+        all_nodes, places = np.unique(np.concatenate(nodes), axis=0, return_inverse=True)
+        n_bins = [len(model.bins) for model in models]
+        weights = np.zeros((sum(n_bins), len(all_nodes)))
+        ends, stops = np.cumsum([len(of_pass) for of_pass in nodes]), np.cumsum(n_bins)
+        for model, of_pass, end, stop in zip(models, nodes, ends, stops, strict=True):
+            here = places.ravel()[end - len(of_pass) : end]
+            weights[stop - len(model.bins) : stop, here] = model.weights
+        return cls(
+            materials=models[0].materials,
+            bins=tuple(name for model in models for name in model.bins),
+            weights=weights,
+            attenuation_per_mm_per_g_cm3=all_nodes[:, 1:],
+            energies_kev=all_nodes[:, 0],
         )
 
     @classmethod
