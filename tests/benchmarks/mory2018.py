@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def read_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="half of every dimension")
     parser.add_argument("--peers", choices=("all", "none"), default="all", help="none: ours alone")
@@ -195,7 +195,7 @@ def figures(problem: MoryProblem, volume: Volume) -> dict[str, Any]:
 
 
 def edges(problem: MoryProblem, tier: str, volume: Volume) -> dict[str, float]:
-    """Return how blurred each material's square is; of the tiers that back-project, by their filter and without noise."""
+    """Return how blurred each material's square is; of tiers that back-project, by their filter and without noise."""
     volume = volume if tier == "onestep" else back_projected(problem, problem.paths)
     return by_material([problem.edge_sd_mm(volume, k) for k in range(3)])
 

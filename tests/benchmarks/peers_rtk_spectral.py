@@ -45,7 +45,7 @@ def spectrum_image(data: dict[str, Any], cols: int, rows: int) -> Any:
 
 
 def thresholds(data: dict[str, Any]) -> Any:
-    edges = [*data["thresholds_kev"].tolist(), float(len(data["spectrum"]) + 1)]  # RTK takes no higher one
+    edges = [*data["thresholds_kev"].tolist(), float(len(data["spectrum"]))]  # RTK takes no higher one
     made = itk.VariableLengthVector[itk.D](len(edges))
     for k, edge in enumerate(edges):
         made[k] = edge
