@@ -150,7 +150,8 @@ def decompose(
     prior: Annotated[
         str | None,
         typer.Option(
-            help="What is likely, in units of the noise: tv, huber, vtv, tnv. Default: none.", rich_help_panel=SCANS
+            help="What is likely, in units of the noise: none, tv, huber, vtv, tnv. Default: tnv for onestep, none else.",
+            rich_help_panel=SCANS,
         ),
     ] = None,
     strength: Annotated[
@@ -220,7 +221,7 @@ def decompose(
                 _names(materials),
                 tier=tier,
                 calibration=calibration or response,
-                prior=prior,
+                prior={None: "tnv" if tier == "onestep" else None, "none": None}.get(prior, prior),
                 strength=strength,
                 n_iterations=iterations,
                 allow_partial=allow_partial,
@@ -231,6 +232,8 @@ def decompose(
         raise WrongUsage(f"--tier {tier} is of scans: {source} has no counts of rays", hint="give the scan file")
     _refuse_no_size(voxel_mm)
     _refuse_two_sources(matrix, vials, response)
+    if flatten and vials is None:
+        raise WrongUsage("--flatten was given without --vials; allowed: with them, whose body shows the cupping")
     began_s = time.monotonic()
     if source.is_dir():
         volume = read_image_folder(source, scale=scale, voxel_mm=voxel_mm)

@@ -264,7 +264,7 @@ def _solver(
         if is_non_negative:
             supports = active_sets.Supports.non_negative(problem.columns)
             return lambda projected: active_sets.solve(projected, supports)
-        inverse = np.linalg.inv(problem.columns.T @ problem.columns)
+        inverse = np.asarray(np.linalg.inv(problem.columns.T @ problem.columns), dtype=np.float64)
         return lambda projected: active_sets.multiplied(inverse, projected)
     densities = np.asarray(densities_g_cm3, dtype=np.float64)
     if densities.shape != problem.scale.shape or not ((densities > 0) & np.isfinite(densities)).all():
@@ -301,7 +301,7 @@ def _whitener(covariance: NDArray[np.floating], n_bins: int) -> NDArray[np.float
         raise WrongUsage(
             "the covariance of the bins is not positive definite; allowed: every bin has noise of its own"
         ) from error
-    return np.linalg.inv(lower)
+    return np.asarray(np.linalg.inv(lower), dtype=np.float64)
 
 
 def bin_covariance(values: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -91,6 +91,17 @@ def _design(
             rich_help_panel=DETECTOR,
         ),
     ] = None,
+    mode: Annotated[
+        str, typer.Option(help="Of the chip, instead of the plan's: colour-csm or colour-spm.", rich_help_panel=CHOICES)
+    ] = "",
+    passes: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Scans of the same views, each with thresholds of its own. Default: the plan's.",
+            rich_help_panel=CHOICES,
+        ),
+    ] = 0,
     keep: Annotated[
         bool, typer.Option("--keep", help="Judge the plan as it is; look for nothing better.", rich_help_panel=CHOICES)
     ] = False,
@@ -125,7 +136,7 @@ def _design(
 
     Example: mpxct design --agent iodine=2 --agent gadolinium=2 --diameter-mm 30 --dose-mgy 50 --write plan.toml
     """
-    from acquisition.plan import Plan, load_plan
+    from acquisition.plan import load_plan, passes_kev
     from calibration.store import load
     from reconstruction.spectral.design import Designer, Limits, beams_of
     from reconstruction.spectral.design_picture import draw_design
@@ -135,13 +146,13 @@ def _design(
 
     console: Console = ctx.obj
     began_s = time.monotonic()
-    base = load_plan(plan) if plan else Plan()
+    base = _base(load_plan(plan) if plan else None, mode)
     seen = _sample(sample, agent or [], diameter_mm, body)
     detector = _detector(base, load(calibration) if calibration else None, ideal, dead_time_us, loss)
     inherent_mm = _thicknesses(inherent) if inherent else detector.inherent_mm
     per_fluence = console.track(dose_mgy_per_fluence(seen, base.geometry, ENERGIES_KEV))
     own_beam = beams_of([base.source.kvp], inherent_mm, {"aluminium": [detector.added_mm]})[0]
-    own_kev = base.detector.thresholds_kev
+    own_kev = passes_kev(base)
 
     def designer_of(dose_mgy: float | None) -> Designer:
         return Designer(
@@ -167,7 +178,9 @@ def _design(
     if not keep:
         kvps = [_number("--kvp", text) for text in kvp.split(",")] if kvp else KVPS
         beams = beams_of(kvps, inherent_mm, _choices(filters or list(FILTERS)))
-        best = console.track(designer.search(beams, len(own_kev), [own_kev]))
+        best = console.track(
+            designer.search(beams, len(own_kev[0]), n_passes=passes or len(own_kev), starts=[own_kev[0]])
+        )
     on_axis = best.beam.photons(base.geometry.source_to_object_mm)
     thrown = dose_by_photons(seen, base.geometry, on_axis, ENERGIES_KEV, n_photons=photons)
     fluence_per_mm2 = float(on_axis.sum()) * best.forecast.mas * n_views(base)
@@ -245,6 +258,27 @@ def _detector(
     )
 
 
+def _base(plan: Plan | None, mode: str) -> Plan:
+    """Return the plan to start from; in another mode its thresholds are spread out evenly."""
+    import msgspec
+
+    from acquisition.plan import MODES, Plan
+    from acquisition.refusals import refuse_unlisted
+
+    plan = plan or Plan()
+    if not mode or mode == plan.detector.mode:
+        return plan
+    try:
+        refuse_unlisted("--mode", mode, tuple(name for name in MODES if name.startswith("colour")))
+    except ValueError as error:
+        raise WrongUsage(str(error)) from error
+    n = len(MODES[mode].thresholds)
+    low_kev, high_kev = plan.detector.thresholds_kev[0], plan.detector.thresholds_kev[-1]
+    thresholds_kev = tuple(round(low_kev + i * (high_kev - low_kev) / (n - 1), 1) for i in range(n))
+    detector = msgspec.structs.replace(plan.detector, mode=mode, thresholds_kev=thresholds_kev)
+    return msgspec.structs.replace(plan, detector=detector)
+
+
 def _sample(path: Path | None, agents: Sequence[str], diameter_mm: float, body: str) -> Sample:
     from reconstruction.spectral.sample import read_sample, ring_of
 
@@ -293,7 +327,7 @@ def _figures(design: Design, sample: Sample) -> dict[str, object]:
     return {
         "kvp": design.beam.kvp,
         "filters_mm": dict(design.beam.filters_mm),
-        "thresholds_kev": list(design.thresholds_kev),
+        "passes_kev": [list(one) for one in design.passes_kev],
         "mas_per_view": told.mas,
         "current_ma": design.current_ma,
         "s_per_view": design.view_s,
@@ -330,7 +364,7 @@ def _text(designs: Mapping[str, Design], sample: Sample, detector: str) -> str:
         ("", names),
         ("voltage, kVp", [f"{d.beam.kvp:g}" for d in told]),
         ("filters", [of_filters(d) for d in told]),
-        ("thresholds, keV", [" ".join(f"{kev:g}" for kev in d.thresholds_kev) for d in told]),
+        ("thresholds, keV", [" | ".join(" ".join(f"{kev:g}" for kev in one) for one in d.passes_kev) for d in told]),
         ("charge of a view, mAs", [f"{d.forecast.mas:.4g}" for d in told]),
         ("current, mA; beam of a view, s", [f"{d.current_ma:.3g}; {d.view_s:.3g}" for d in told]),
         ("open beam, counts/s in a pixel", [f"{d.open_rate_per_s:.3g}" for d in told]),

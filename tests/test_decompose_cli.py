@@ -14,11 +14,13 @@ import reconstruction.decompose_cli
 from calibration.attenuation import linear_attenuation_per_mm, material
 from calibration.material_basis import MaterialBasis
 from calibration.response import Response, SensorModel
-from firmware_iface.errors import WrongUsage
+from calibration.store import save
+from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction.materials import decompose_volume
 from reconstruction.spectral.effective import effective_attenuation
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.volume import load_volume, save_volume
+from tests.test_picture import calibration
 from tests.test_vials import ENERGIES_KEV, PLACES, PLAN, phantom
 
 MATERIALS = ("water", "iodine", "gadolinium", "hydroxyapatite")
@@ -173,9 +175,31 @@ def test_behind_water_the_effective_attenuation_is_what_little_more_shows():
         effective_attenuation(SpectralModel.of_response(response(), ("iodine",)), 1.0)
 
 
+def test_a_fitted_response_stands_for_measured_cells(bins, tmp_path):
+    known, thresholds = tmp_path / "calibration.h5", (18.0, 33.0, 50.0, 75.0)
+    save(replace(calibration(), response=response()), known)
+    truth = np.array([0.7, 0.01, 0.005, 0.1])
+    seen = SpectralModel.of_response(response(), MATERIALS, thresholds_kev=thresholds)
+    values = effective_attenuation(seen, 8.0) @ truth
+    volume = replace(phantom(noise_per_mm=1e-9), thresholds_kev=thresholds)
+    volume = replace(
+        volume, values=np.broadcast_to(values[:, None, None, None], volume.values.shape).astype(np.float32)
+    )
+    file = save_volume(volume, tmp_path / "volume.h5")
+    options = ("--response", known, "--water-mm", 8, "--unweighted")
+    command(file, *options, "--materials", ",".join(MATERIALS), "-o", tmp_path / "m.h5")
+    np.testing.assert_allclose(load_volume(tmp_path / "m.h5").values[:, 3, 5, 5], truth, rtol=2e-3, atol=1e-4)
+    with pytest.raises(WrongUsage, match="allowed: name them with --materials"):
+        command(file, *options, "-o", tmp_path / "m.h5")
+    save(calibration(), known)
+    with pytest.raises(CalibrationMissing, match="holds no response"):
+        command(file, *options, "-o", tmp_path / "m.h5")
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
+        (("--flatten",), "allowed: with them, whose body"),
         (("--rule", "best"), "--rule is 'best'; allowed: least-squares"),
         (("--full",), "allowed: with --rule fractions"),
         (("--rule", "fractions", "--densities", "water"), "allowed: NAME=NUMBER"),

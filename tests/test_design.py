@@ -16,7 +16,7 @@ import typer
 import reconstruction.design_cli
 from acquisition.dry_run import figures
 from acquisition.limits import Limits as InstrumentLimits
-from acquisition.plan import Plan, load_plan, plan_from_toml
+from acquisition.plan import Plan, load_plan, passes_kev, plan_from_toml
 from acquisition.scan_plan import SnapPlan
 from calibration.attenuation import k_shell
 from calibration.response import SensorModel
@@ -68,7 +68,7 @@ def test_an_ideal_detectors_threshold_stands_at_the_k_edge(agent: str, lowest_ke
     beam = replace(BEAM, kvp=120.0)
     limits = replace(LIMITS, lowest_kev=lowest_kev)
     found = run(designer_of(sample, limits, is_ideal=True).search([beam], 3))
-    assert np.abs(np.array(found.thresholds_kev) - edge_kev).min() <= 0.5
+    assert np.abs(np.array(found.passes_kev[0]) - edge_kev).min() <= 0.5
 
 
 def test_edges_are_those_of_the_heavy_elements() -> None:
@@ -83,8 +83,8 @@ def test_the_search_finds_the_best_of_all_triples(is_ideal: bool) -> None:
     found = run(designer.search([BEAM], 3))
     table = designer._forecaster.table(BEAM)
     sets = np.array(list(itertools.combinations(places_of(np.arange(10.0, 98.0, 2.0)), 3)))
-    merit = designer._merit(table, BEAM, sets)
-    best = designer._merit(table, BEAM, places_of(found.forecast.thresholds_kev)[None])[0]
+    merit = designer._merit(table, sets[:, None])
+    best = designer._merit(table, places_of(found.forecast.thresholds_kev)[None])[0]
     assert best >= 0.999 * merit.max()
 
 
@@ -92,12 +92,12 @@ def test_moving_any_threshold_makes_it_worse() -> None:
     designer = designer_of()
     found = run(designer.search([BEAM], 4))
     thresholds_kev, cnr = designer.landscape(found)
-    assert cnr.shape == (4, len(thresholds_kev), 2)
-    for i, at_kev in enumerate(found.thresholds_kev):
-        here = cnr[i, np.flatnonzero(thresholds_kev == at_kev)[0]]
+    assert cnr.shape == (1, 4, len(thresholds_kev), 2)
+    for i, at_kev in enumerate(found.passes_kev[0]):
+        here = cnr[0, i, np.flatnonzero(thresholds_kev == at_kev)[0]]
         np.testing.assert_allclose(here, found.forecast.cnr, rtol=1e-9)
         # The mean over agents is ruled by the worst, and not quite the same as it.
-        assert np.nanmax(cnr[i].min(axis=-1)) <= 1.05 * here.min()
+        assert np.nanmax(cnr[0, i].min(axis=-1)) <= 1.05 * here.min()
 
 
 def test_the_best_beam_is_the_best_of_those_tried_alone() -> None:
@@ -122,8 +122,8 @@ def test_dose_and_time_and_rate_are_kept() -> None:
     poor = run(designer_of(limits=replace(LIMITS, highest_w=0.5)).search([BEAM], 4))
     assert poor.current_ma * poor.beam.kvp == pytest.approx(0.5)
     high = run(designer_of(limits=replace(LIMITS, lowest_kev=25.0, gap_kev=8.0)).search([BEAM], 4))
-    assert high.thresholds_kev[0] >= 25.0
-    assert np.diff(high.thresholds_kev).min() >= 8.0
+    assert high.passes_kev[0][0] >= 25.0
+    assert np.diff(high.passes_kev[0]).min() >= 8.0
 
 
 def test_more_dose_tells_more_by_its_root() -> None:
@@ -138,7 +138,7 @@ def test_the_least_dose_is_what_the_limits_take() -> None:
     designer = designer_of(limits=replace(LIMITS, dose_mgy=None))
     found = run(designer.search([BEAM], 4))
     assert found.forecast.cnr.min() == pytest.approx(5.0, rel=1e-9)
-    there = designer_of(limits=replace(LIMITS, dose_mgy=found.dose_mgy)).judge(found.beam, found.thresholds_kev)
+    there = designer_of(limits=replace(LIMITS, dose_mgy=found.dose_mgy)).judge(found.beam, found.passes_kev[0])
     assert there.forecast.cnr.min() == pytest.approx(5.0, rel=1e-9)
 
 
@@ -165,11 +165,24 @@ def test_a_plan_of_a_design_is_accepted_and_says_the_same() -> None:
     plan = plan_from_toml(design_to_toml(found, Plan()))
     assert plan == plan_of(found, Plan())
     assert charge_mas(plan) == pytest.approx(360 * found.forecast.mas, rel=1e-3)
-    assert plan.detector.thresholds_kev == found.thresholds_kev
+    assert plan.detector.thresholds_kev == found.passes_kev[0]
     assert plan.detector.exposure_s * found.open_rate_per_s <= 0.76 * 4095
     assert figures(plan, InstrumentLimits(kvp=(20.0, 120.0), current_ma=(0.0, 10.0)))["wrong"] == []
     again = designer.judge(BEAM, plan.detector.thresholds_kev, charge_mas(plan), plan.source.current_ma)
     np.testing.assert_allclose(again.forecast.cnr, found.forecast.cnr, rtol=1e-3)
+
+
+def test_two_passes_tell_no_less_than_one_and_a_plan_can_make_them() -> None:
+    designer = designer_of()
+    one, two = (run(designer.search([BEAM], 4, n_passes=n)) for n in (1, 2))
+    assert two.dose_mgy == pytest.approx(one.dose_mgy)
+    assert two.forecast.cnr.min() >= 0.999 * one.forecast.cnr.min()
+    twice = designer.judge(BEAM, [one.passes_kev[0]] * 2)
+    np.testing.assert_allclose(twice.forecast.cnr, one.forecast.cnr, rtol=1e-9)
+    assert twice.forecast.bin_counts.sum() == pytest.approx(one.forecast.bin_counts.sum())
+    plan = plan_from_toml(design_to_toml(two, Plan()))
+    assert passes_kev(plan) == two.passes_kev
+    assert charge_mas(plan) == pytest.approx(360 * two.forecast.mas, rel=1e-3)
 
 
 def test_a_plan_without_views_is_refused() -> None:
@@ -240,7 +253,7 @@ def test_the_command_writes_plan_and_picture(tmp_path: Path, capsys: pytest.Capt
     best = found["best"]
     assert best["dose_mgy"] == pytest.approx(found["planned"]["dose_mgy"], rel=1e-6)
     assert found["dose_by_photons_mgy"] == pytest.approx(best["dose_mgy"], rel=0.06)
-    assert load_plan(plan).detector.thresholds_kev == tuple(best["thresholds_kev"])
+    assert load_plan(plan).detector.thresholds_kev == tuple(best["passes_kev"][0])
     worst = [min(rod["cnr"] for rod in found[name]["rods"]) for name in ("planned", "best")]
     assert worst[1] > worst[0]
     assert picture.stat().st_size > 10_000

@@ -99,7 +99,7 @@ def test_counts_of_bins_add_up_to_the_lowest_counter() -> None:
     found = forecast(table, ONE_ROD, places, 0.02, 1.0)
     assert found.open_bin_counts.sum() == pytest.approx(0.02 * table.open_counts[places[0]], rel=1e-12)
     assert found.bin_counts.sum() < found.open_bin_counts.sum()
-    assert list(found.thresholds_kev) == [18.0, 33.0, 50.0, 75.0]
+    assert found.thresholds_kev.tolist() == [[18.0, 33.0, 50.0, 75.0]]
 
 
 def test_fitted_rays_scatter_as_foretold() -> None:

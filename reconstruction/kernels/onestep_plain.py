@@ -1,7 +1,7 @@
 """One step from counts to materials, ray by ray and voxel by voxel, in expressions that both NumPy and CuPy compute.
 
 The fast kernels of `onestep_cpu` take the same arguments and are held against these. Symmetric K x K matrices are
-packed: entry (i, j), j <= i, stands at i (i + 1) / 2 + j.
+packed: the rows of the upper triangle one after another.
 
 # Ref: gradient and Fisher information of Poisson counts behind materials: Roessl and Herrmann 2009, Phys. Med. Biol.
 #      54, 1307. One K x K system per voxel: Weidinger et al. 2016, Int. J. Biomed. Imaging, 5871604.
@@ -52,6 +52,12 @@ def packed_size(n: int) -> int:
     return n * (n + 1) // 2
 
 
+def place(i: int, j: int, n: int) -> int:
+    """Return where entry (i, j) of a symmetric n x n matrix stands."""
+    low, high = min(i, j), max(i, j)
+    return low * n - low * (low - 1) // 2 + high - low
+
+
 def slopes(paths: Array, rays: Rays, nodes: Nodes, views: slice) -> tuple[float, float]:
     """Overwrite paths by the slopes of minus the log likelihood; return that, less its least, and Pearson's chi square.
 
@@ -89,7 +95,7 @@ def curvature(out: Array, paths: Array, rays: Rays, nodes: Nodes) -> None:
     columns = [xp.tensordot(nodes.weights * mu, kept, axes=1) for mu in nodes.attenuation.T]
     entry = 0
     for i, column in enumerate(columns):
-        for other in columns[: i + 1]:
+        for other in columns[i:]:
             out[entry] = (scale * column * other).sum(axis=0)
             entry += 1
 
@@ -114,8 +120,7 @@ def quadratic_slopes(paths: Array, fitted: Array, information: Array) -> float:
     for i in range(n):
         paths[i] = 0
         for j in range(n):
-            low, high = min(i, j), max(i, j)
-            paths[i] += information[high * (high + 1) // 2 + low] * away[j]
+            paths[i] += information[place(i, j, n)] * away[j]
     return float((paths * away).sum(dtype=xp.float64))
 
 
@@ -143,7 +148,7 @@ def step(
     """
     xp = namespace(x)
     n = len(x)
-    matrix = [[stiffness * hessian[i * (i + 1) // 2 + j].astype(xp.float64) for j in range(i + 1)] for i in range(n)]
+    matrix = [[stiffness * hessian[place(i, j, n)].astype(xp.float64) for j in range(i + 1)] for i in range(n)]
     for i in range(n):
         matrix[i][i] += floor[i]
     away = _solve(matrix, gradient.astype(xp.float64))

@@ -17,7 +17,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from calibration.attenuation import k_shell, material
 from calibration.geometry import Geometry
@@ -122,9 +122,9 @@ class Design:
     forecast: Forecast
 
     @property
-    def thresholds_kev(self) -> tuple[float, ...]:
-        """Of the bins."""
-        return tuple(float(kev) for kev in self.forecast.thresholds_kev)
+    def passes_kev(self) -> tuple[tuple[float, ...], ...]:
+        """Thresholds of each pass."""
+        return tuple(tuple(one) for one in self.forecast.thresholds_kev.tolist())
 
 
 def rate_at_loss_per_s(loss_share: float, dead_time_s: float) -> float:
@@ -170,22 +170,23 @@ class Designer:
         return self._forecaster.geometry
 
     def judge(
-        self, beam: Beam, thresholds_kev: Sequence[float], mas: float | None = None, current_ma: float | None = None
+        self, beam: Beam, passes_kev: ArrayLike, mas: float | None = None, current_ma: float | None = None
     ) -> Design:
         """Say what settings will tell.
 
         Parameters
         ----------
+        passes_kev : (n_passes, n_thresholds) or (n_thresholds,) float
         mas : float, optional
             Of all views. None: as much as the limits allow, or as the detection limits take.
         current_ma : float, optional
             None: as high as the limits allow.
         """
-        places = places_of(np.asarray(thresholds_kev))
-        return self._design(self._forecaster.table(beam), beam, places, mas, current_ma)
+        places = np.atleast_2d(places_of(np.asarray(passes_kev)))
+        return self._design(self._forecaster.table(beam), places, mas, current_ma)
 
     def search(
-        self, beams: Sequence[Beam], n_thresholds: int, starts: Sequence[Sequence[float]] = ()
+        self, beams: Sequence[Beam], n_thresholds: int, *, n_passes: int = 1, starts: Sequence[ArrayLike] = ()
     ) -> Generator[Progress, None, Design]:
         """Return the best settings in any of the beams.
 
@@ -193,28 +194,31 @@ class Designer:
         ----------
         beams : sequence of Beam
         n_thresholds : int
-        starts : sequence of thresholds in keV
-            To begin the search from, beside those that are made up here.
+            In each pass.
+        n_passes : int
+            Over the same views, each with an equal share of the charge.
+        starts : sequence of (n_passes, n_thresholds) or (n_thresholds,) float
+            Thresholds in keV to begin the search from, beside those that are made up here.
         """
-        if n_thresholds < len(self.sample.basis):
+        if n_passes * (n_thresholds - 1) + 1 < len(self.sample.basis):
             raise WrongUsage(
-                f"{len(self.sample.basis)} materials cannot be told apart with {n_thresholds} thresholds",
+                f"{len(self.sample.basis)} materials cannot be told apart with {n_thresholds} thresholds, {n_passes} x",
                 hint="name fewer agents, or take a mode with more thresholds",
             )
-        best: tuple[float, Beam, NDArray[np.int64]] | None = None
+        best: tuple[float, Table, NDArray[np.int64]] | None = None
         for done, beam in enumerate(beams):
             yield Progress("beams", done, len(beams))
             table = self._forecaster.table(beam)
-            merit, places = self._best_places(table, beam, n_thresholds, starts if best is None else (), best)
+            tried = self._starts(table, (n_passes, n_thresholds), starts, None if best is None else best[2])
+            merit, places = max((self._polished(table, at, COARSE) for at in tried), key=lambda one: one[0])
             if best is None or merit > best[0]:
-                best = merit, beam, places
+                best = merit, table, places
         yield Progress("beams", len(beams), len(beams))
         if best is None or best[0] <= 0:
             raise WrongUsage("no beam is left to try", hint="offer voltages above the thresholds")
-        _, beam, places = best
-        table = self._forecaster.table(beam)
-        places = self._polished(table, beam, places, FINE)[1]
-        return self._design(table, beam, places)
+        _, table, places = best
+        places = self._polished(table, places, FINE)[1]
+        return self._design(table, places)
 
     def landscape(self, design: Design) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return contrast to noise where one threshold is moved and the others stay.
@@ -222,116 +226,118 @@ class Designer:
         Returns
         -------
         thresholds_kev : (n_steps,) float64
-        cnr : (n_bins, n_steps, n_targets) float64
+        cnr : (n_passes, n_bins, n_steps, n_targets) float64
             NaN where thresholds would come too close.
         """
         table = self._forecaster.table(design.beam)
         places = places_of(design.forecast.thresholds_kev)
         steps = np.flatnonzero((self.limits.lowest_kev <= THRESHOLDS_KEV) & (design.beam.kvp > THRESHOLDS_KEV))
-        cnr = np.full((len(places), len(steps), len(self.sample.targets)), np.nan)
-        for i in range(len(places)):
-            sets = self._moved(places, i, 1, design.beam.kvp)
+        cnr = np.full((*places.shape, len(steps), len(self.sample.targets)), np.nan)
+        for which in np.ndindex(*places.shape):
+            sets = self._moved(places, which, 1, design.beam.kvp)
             variance = table.variances(sets) / design.forecast.mas * self._gain_per_mm2
-            cnr[i, np.searchsorted(steps, sets[:, i])] = self._wanted_g_cm3 / np.sqrt(variance)
+            cnr[which][np.searchsorted(steps, sets[(..., *which)])] = self._wanted_g_cm3 / np.sqrt(variance)
         return THRESHOLDS_KEV[steps], cnr
 
     def _design(
         self,
         table: Table,
-        beam: Beam,
         places: NDArray[np.int64],
         mas: float | None = None,
         current_ma: float | None = None,
     ) -> Design:
         limits = self.limits
-        photons = beam.photons(self.geometry.source_to_object_mm)
-        used_ma = current_ma or float(self._highest_ma(table, beam)[places[0]])
-        dose_per_mas = float(photons @ self._dose)
+        lowest = int(places[:, 0].min())
+        used_ma = current_ma or float(self._highest_ma(table)[lowest])
+        dose_per_mas = float(table.on_axis @ self._dose)
         if mas is None and limits.dose_mgy is None:
             at_one = forecast(table, self.sample, places, 1.0, self._gain_per_mm2)
             mas = limits.n_views * float((ROSE_CNR / at_one.cnr).max()) ** 2
         elif mas is None:
-            mas = float(self._mas(table, beam)[places[0]])
+            mas = float(self._mas(table)[lowest])
         view_mas = mas / limits.n_views
         return Design(
-            beam=beam,
+            beam=table.beam,
             current_ma=used_ma,
             view_s=view_mas / used_ma,
             dose_mgy=mas * dose_per_mas,
-            kerma_mgy=mas * air_kerma_mgy(photons, ENERGIES_KEV),
-            half_value_mm=half_value_layer_mm(photons, ENERGIES_KEV),
-            open_rate_per_s=float(table.open_counts[places[0]] * used_ma),
+            kerma_mgy=mas * air_kerma_mgy(table.on_axis, ENERGIES_KEV),
+            half_value_mm=half_value_layer_mm(table.on_axis, ENERGIES_KEV),
+            open_rate_per_s=float(table.open_counts[lowest] * used_ma),
             forecast=forecast(table, self.sample, places, view_mas, self._gain_per_mm2),
         )
 
-    def _highest_ma(self, table: Table, beam: Beam) -> NDArray[np.float64]:
+    def _highest_ma(self, table: Table) -> NDArray[np.float64]:
         """Return the highest current by where the lowest threshold stands."""
         by_rate = self.limits.rate_per_s / np.maximum(table.open_counts, 1e-30)
-        return np.minimum(by_rate, min(self.limits.highest_ma, self.limits.highest_w / beam.kvp))
+        return np.minimum(by_rate, min(self.limits.highest_ma, self.limits.highest_w / table.beam.kvp))
 
-    def _mas(self, table: Table, beam: Beam) -> NDArray[np.float64]:
+    def _mas(self, table: Table) -> NDArray[np.float64]:
         """Return the charge of all views that dose and time allow, by where the lowest threshold stands."""
-        dose_per_mas = float(beam.photons(self.geometry.source_to_object_mm) @ self._dose)
+        dose_per_mas = float(table.on_axis @ self._dose)
         if self.limits.dose_mgy is None:
             return np.full(len(THRESHOLDS_KEV), 1.0 / dose_per_mas)
-        return np.minimum(self.limits.dose_mgy / dose_per_mas, self._highest_ma(table, beam) * self.limits.longest_s)
+        return np.minimum(self.limits.dose_mgy / dose_per_mas, self._highest_ma(table) * self.limits.longest_s)
 
-    def _merit(self, table: Table, beam: Beam, sets: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _merit(self, table: Table, sets: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return, for each set of thresholds, a mean contrast to noise that the worst agent rules."""
         noise = np.sqrt(table.variances(sets)) / self._wanted_g_cm3
         worst = noise.max(axis=-1)
         others = np.where(np.isfinite(worst)[:, None], noise, 1.0) / np.where(np.isfinite(worst), worst, 1.0)[:, None]
         merit = 1 / (worst * (others**RULES_BY).mean(axis=-1) ** (1 / RULES_BY))
-        return merit * np.sqrt(self._mas(table, beam)[sets[:, 0]] / self.limits.n_views / self._gain_per_mm2)
+        return merit * np.sqrt(self._mas(table)[sets[..., 0].min(axis=-1)] / self.limits.n_views / self._gain_per_mm2)
 
-    def _best_places(
+    def _starts(
         self,
         table: Table,
-        beam: Beam,
-        n: int,
-        starts: Sequence[Sequence[float]],
-        best: tuple[float, Beam, NDArray[np.int64]] | None,
-    ) -> tuple[float, NDArray[np.int64]]:
-        tried = [self._spread(table, beam, (), n), self._spread(table, beam, k_edges_kev(self.sample), n)]
-        tried += [places_of(np.asarray(start)) for start in starts if len(start) == n and max(start) < beam.kvp]
-        if best is not None and THRESHOLDS_KEV[best[2][-1]] < beam.kvp - self.limits.gap_kev:
-            tried = [best[2], tried[-1]]
-        found = [self._polished(table, beam, places, COARSE) for places in tried]
-        return max(found, key=lambda one: one[0])
+        shape: tuple[int, int],
+        given: Sequence[ArrayLike],
+        best: NDArray[np.int64] | None,
+    ) -> list[NDArray[np.int64]]:
+        """Return where to begin: the best of the beams before, what is given, and what the edges and counts tell."""
+        edges = np.tile(self._spread(table, k_edges_kev(self.sample), shape[1]), (shape[0], 1))
+        even = self._spread(table, (), shape[1])
+        if shape[0] > 1:  # one pass made several times is the least to improve on
+            edges[:] = self._polished(table, edges[:1], COARSE)[1]
+        fits = (places_of(np.broadcast_to(np.asarray(kev, dtype=np.float64), shape)) for kev in given)
+        before = [best] if best is not None else [np.tile(even, (shape[0], 1)), *fits]
+        return [
+            edges,
+            *(places for places in before if THRESHOLDS_KEV[places.max()] < table.beam.kvp - self.limits.gap_kev),
+        ]
 
-    def _polished(
-        self, table: Table, beam: Beam, places: NDArray[np.int64], step: int
-    ) -> tuple[float, NDArray[np.int64]]:
+    def _polished(self, table: Table, places: NDArray[np.int64], step: int) -> tuple[float, NDArray[np.int64]]:
         """Move one threshold at a time to where it is best, until none moves."""
-        merit = float(self._merit(table, beam, places[None])[0])
+        merit = float(self._merit(table, places[None])[0])
         for _ in range(MOST_SWEEPS):
             before = merit
-            for i in range(len(places)):
-                sets = self._moved(places, i, step, beam.kvp)
-                merits = self._merit(table, beam, sets)
+            for which in np.ndindex(*places.shape):
+                sets = self._moved(places, which, step, table.beam.kvp)
+                merits = self._merit(table, sets)
                 if len(sets) and merits.max() > merit:
                     merit, places = float(merits.max()), sets[int(merits.argmax())]
             if merit <= before * (1 + 1e-6):
                 break
         return merit, places
 
-    def _moved(self, places: NDArray[np.int64], i: int, step: int, kvp: float) -> NDArray[np.int64]:
-        """Return sets in which threshold `i` stands anywhere that its neighbours allow: (n_sets, n)."""
-        gap = self._gap
-        first = places[i - 1] + gap if i else int(np.searchsorted(THRESHOLDS_KEV, self.limits.lowest_kev))
-        last = places[i + 1] - gap if i + 1 < len(places) else int(np.searchsorted(THRESHOLDS_KEV, kvp - 0.5)) - 1
-        offset = (places[i] - first) % step
-        sets = np.tile(places, (max(len(range(first + offset, last + 1, step)), 0), 1))
-        sets[:, i] = np.arange(first + offset, last + 1, step)
+    def _moved(self, places: NDArray[np.int64], which: tuple[int, ...], step: int, kvp: float) -> NDArray[np.int64]:
+        """Return sets in which one threshold stands anywhere that its neighbours allow: (n_sets, n_passes, n)."""
+        of_pass, i = which
+        mine, gap = places[of_pass], self._gap
+        first = mine[i - 1] + gap if i else int(np.searchsorted(THRESHOLDS_KEV, self.limits.lowest_kev))
+        last = mine[i + 1] - gap if i + 1 < len(mine) else int(np.searchsorted(THRESHOLDS_KEV, kvp - 0.5)) - 1
+        stands = np.arange(first + (mine[i] - first) % step, last + 1, step)
+        sets = np.tile(places, (len(stands), 1, 1))
+        sets[:, of_pass, i] = stands
         return sets
 
-    def _spread(self, table: Table, beam: Beam, edges_kev: Sequence[float], n: int) -> NDArray[np.int64]:
+    def _spread(self, table: Table, edges_kev: Sequence[float], n: int) -> NDArray[np.int64]:
         """Return thresholds at the edges, as many as there are, and others that share out the counts."""
         low = int(np.searchsorted(THRESHOLDS_KEV, self.limits.lowest_kev))
-        high = int(np.searchsorted(THRESHOLDS_KEV, beam.kvp - 0.5)) - 1
+        high = int(np.searchsorted(THRESHOLDS_KEV, table.beam.kvp - 0.5)) - 1
         if high - low < (n - 1) * self._gap:
             raise WrongUsage(
-                f"{n} thresholds do not fit between {self.limits.lowest_kev:g} and {beam.kvp:g} keV",
+                f"{n} thresholds do not fit between {self.limits.lowest_kev:g} and {table.beam.kvp:g} keV",
                 hint="offer higher voltages, a lower lowest threshold or a smaller gap",
             )
         counts = table.counts[low : high + 1, :, 0].mean(axis=1)

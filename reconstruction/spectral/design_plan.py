@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from acquisition.plan import Plan, plan_to_toml, refuse_foreign_pixels
+from acquisition.plan import Plan, passes_kev, plan_to_toml, refuse_foreign_pixels
 from acquisition.scan_plan import Turning
 from firmware_iface.errors import WrongUsage
 from reconstruction.spectral.design import Design
@@ -22,10 +22,10 @@ def n_views(plan: Plan) -> int:
 
 
 def charge_mas(plan: Plan) -> float:
-    """Return the charge of all views of a plan."""
+    """Return the charge of all views of a plan, in all its passes."""
     scan = _turning(plan)
     exposures_s = plan.detector.exposure_s * plan.detector.accumulate * scan.frames_of_view
-    return scan.views * exposures_s * plan.source.current_ma
+    return scan.views * len(passes_kev(plan)) * exposures_s * plan.source.current_ma
 
 
 def plan_of(design: Design, base: Plan) -> Plan:
@@ -34,20 +34,21 @@ def plan_of(design: Design, base: Plan) -> Plan:
     Each frame is a sum of exposures, each as long as fills the lowest counter to FILLED_SHARE by the open beam.
     """
     scan = _turning(base)
-    frame_s = design.view_s / scan.frames_of_view
+    frame_s = design.view_s / len(design.passes_kev) / scan.frames_of_view
+    lowest_kev = min(one[0] for one in design.passes_kev)
     longest_s = FILLED_SHARE * (2**base.detector.depth_bits - 1) / design.open_rate_per_s
     accumulate = max(math.ceil(frame_s / longest_s), 1)
     plan = msgspec.structs.replace(
         base,
         detector=msgspec.structs.replace(
             base.detector,
-            thresholds_kev=design.thresholds_kev,
-            arbitration_kev=min(base.detector.arbitration_kev, design.thresholds_kev[0]),
+            thresholds_kev=design.passes_kev[0],
+            arbitration_kev=min(base.detector.arbitration_kev, lowest_kev),
             exposure_s=_rounded(frame_s / accumulate),
             accumulate=accumulate,
         ),
         source=msgspec.structs.replace(base.source, kvp=design.beam.kvp, current_ma=_rounded(design.current_ma)),
-        scan=msgspec.structs.replace(scan, passes_kev=()),
+        scan=msgspec.structs.replace(scan, passes_kev=design.passes_kev if len(design.passes_kev) > 1 else ()),
     )
     refuse_foreign_pixels(plan)
     return plan

@@ -29,7 +29,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,8 +208,11 @@ def parse_sub_problems(text: str) -> tuple[SubProblem, ...]:
                 f"{part.strip()!r} is no sub-problem; allowed: air, or materials joined by +, "
                 "or one material with a bound as in water<2.1"
             )
-        bound = {"most_g_cm3" if term[2] == "<" else "least_g_cm3": float(term[3]) for term in bounded}
-        found.append(SubProblem(materials=tuple(term[1] for term in terms if term), **bound))
+        sub = SubProblem(materials=tuple(term[1] for term in terms if term))
+        for term in bounded:
+            value = float(term[3])
+            sub = replace(sub, most_g_cm3=value) if term[2] == "<" else replace(sub, least_g_cm3=value)
+        found.append(sub)
     return tuple(found)
 
 
@@ -315,7 +318,7 @@ class _Tables:
         return cls(sizes=np.array([len(of) for of in indices]), members=members, slopes=slopes, bounds=bounds)
 
     @property
-    def arguments(self) -> tuple[NDArray, ...]:
+    def arguments(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
         return self.sizes, self.members, self.slopes, self.bounds
 
 
@@ -351,7 +354,7 @@ class _Judge:
         if rule.most_angle_deg is not None:
             is_something = (self._tables.sizes > 0)[:, None]  # nothing has no angle
             is_out |= is_something & (chi_square > np.sin(np.deg2rad(rule.most_angle_deg)) ** 2 * squares)
-        is_rejected = is_out.all(axis=0)
+        is_rejected = np.logical_and.reduce(is_out)
         costs = chi_square + self._prices
         labels = np.where(is_out & ~is_rejected, np.inf, costs).argmin(axis=0).astype(np.uint8)
         is_air = np.zeros(len(labels), bool)

@@ -99,7 +99,9 @@ class Table:
         Which of the sample's targets the line runs through, and which of the materials is its agent.
     open_counts : (n_thresholds,) float64
         Of the open beam.
-    kvp : float
+    beam : Beam
+    on_axis : (n_energies,) float64
+        Photons per mm2 on the axis, without the sample.
     """
 
     materials: tuple[str, ...]
@@ -107,27 +109,29 @@ class Table:
     rod: NDArray[np.int64]
     own: NDArray[np.int64]
     open_counts: NDArray[np.float64]
-    kvp: float
+    beam: Beam
+    on_axis: NDArray[np.float64]
 
     def covariance(self, places: NDArray[np.integer]) -> NDArray[np.float64]:
         """Return the Cramer-Rao covariance of the paths along each line, for sets of thresholds.
 
         Parameters
         ----------
-        places : (..., n_bins) int
-            Rising, into THRESHOLDS_KEV.
+        places : (..., n_passes, n_bins) or (n_bins,) int
+            Rising in each pass, into THRESHOLDS_KEV.
 
         Returns
         -------
         (..., n_lines, n_materials, n_materials) float64
-            (mm g/cm3)^2 at 1 mAs a view; infinite where the bins cannot tell the materials apart.
+            (mm g/cm3)^2 at 1 mAs a view, of all passes together; infinite where the bins cannot tell the materials
+            apart.
         """
-        above = self.counts[places]
+        above = self.counts[np.atleast_2d(places)]
         bins = above.copy()
         bins[..., :-1, :, :] -= above[..., 1:, :, :]
         counts = np.maximum(bins[..., :1], 1e-30)
         scaled = bins[..., 1:] / np.sqrt(counts)
-        fisher = np.einsum("...blk,...blm->...lkm", scaled, scaled)
+        fisher = np.einsum("...pblk,...pblm->...lkm", scaled, scaled) / bins.shape[-4]
         size = np.sqrt(np.einsum("...kk->...k", fisher))
         size = np.where(size > 0, size, 1.0)
         unit = fisher / (size[..., :, None] * size[..., None, :])
@@ -179,7 +183,8 @@ class Forecaster:
             counts=counts.reshape(-1, n_lines, n_columns),
             rod=self._rod,
             open_counts=self._above @ photons,
-            kvp=beam.kvp,
+            beam=beam,
+            on_axis=beam.photons(self.geometry.source_to_object_mm),
             own=own[self._rod],
         )
 
@@ -237,11 +242,11 @@ class Forecast:
     Attributes
     ----------
     materials : tuple of str
-    thresholds_kev : (n_bins,) float64
+    thresholds_kev : (n_passes, n_bins) float64
     mas : float
-        Charge of each view.
-    bin_counts, open_bin_counts : (n_bins,) float64
-        In a pixel and view: the mean of the lines through the rods, and of the open beam.
+        Charge of each view, of all passes together.
+    bin_counts, open_bin_counts : (n_passes, n_bins) float64
+        In a pixel and view of one pass: the mean of the lines through the rods, and of the open beam.
     ray_sd : (n_targets, n_materials) float64
         Of the paths along a ray through each target, mm g/cm3: the root of the mean over its lines of the Cramer-Rao
         variance.
@@ -267,14 +272,14 @@ def forecast(table: Table, sample: Sample, places: NDArray[np.integer], mas: flo
 
     Parameters
     ----------
-    places : (n_bins,) int
-        Rising, into THRESHOLDS_KEV.
+    places : (n_passes, n_bins) or (n_bins,) int
+        Rising in each pass, into THRESHOLDS_KEV.
     mas : float
-        Charge of each view.
+        Charge of each view, of all passes together.
     gain_per_mm2 : float
         As `voxel_gain_per_mm2` gives it.
     """
-    n_targets = len(sample.targets)
+    n_targets, places = len(sample.targets), np.atleast_2d(places)
     by_line = table.covariance(places) / mas
     covariance = by_line.reshape(n_targets, -1, *by_line.shape[-2:]).mean(axis=1)
     if not np.isfinite(covariance).all():
@@ -288,13 +293,13 @@ def forecast(table: Table, sample: Sample, places: NDArray[np.integer], mas: flo
     stated_mg_ml = np.array([rod.concentration_mg_ml for rod in sample.targets])
 
     def in_bins(above: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mas * (above - np.append(above[1:], 0.0))
+        return mas / len(places) * (above - np.append(above[:, 1:], np.zeros((len(places), 1)), axis=1))
 
     return Forecast(
         materials=table.materials,
         thresholds_kev=THRESHOLDS_KEV[places],
         mas=mas,
-        bin_counts=in_bins(table.counts[places, :, 0].mean(axis=1)),
+        bin_counts=in_bins(table.counts[places, :, 0].mean(axis=-1)),
         open_bin_counts=in_bins(table.open_counts[places]),
         ray_sd=ray_sd,
         voxel_sd_mg_ml=voxel_sd_mg_ml,
@@ -304,5 +309,5 @@ def forecast(table: Table, sample: Sample, places: NDArray[np.integer], mas: flo
 
 
 def places_of(thresholds_kev: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return where the nearest thresholds stand in THRESHOLDS_KEV."""
-    return np.abs(np.asarray(thresholds_kev, dtype=np.float64)[:, None] - THRESHOLDS_KEV).argmin(axis=1)
+    """Return where the nearest thresholds stand in THRESHOLDS_KEV: int, in the shape of (..., n_bins) float."""
+    return np.abs(np.asarray(thresholds_kev, dtype=np.float64)[..., None] - THRESHOLDS_KEV).argmin(axis=-1)
