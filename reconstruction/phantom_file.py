@@ -30,7 +30,7 @@
     x_mm = 0.0
     y_mm = 4.0
     angle_deg = 3.0
-    reach_mm = 0.5                   # how far from the edge voxels count
+    reach_mm = 0.5                   # how far from the edge voxels count; a disc's default: its radius
 
     [threshold_mg_ml]                # from where on a voxel shows a material; default: half the weakest vial
     iodine = 2.0

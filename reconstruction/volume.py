@@ -226,6 +226,15 @@ def load_volume(path: str | Path) -> Volume:
 _HOW_TO_MAKE = "a volume file is made by mpxct reconstruct or mpxct decompose"
 
 
+def is_volume(path: str | Path) -> bool:
+    """Whether a file calls itself a volume, whole or damaged."""
+    try:
+        with h5py.File(path) as file:
+            return file.attrs.get("format") == FORMAT
+    except OSError:
+        return False
+
+
 def check_format(path: Path, file: H5) -> None:
     """Refuse what is no volume of ours."""
     if file.attrs.get("format") != FORMAT:

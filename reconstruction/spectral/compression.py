@@ -21,13 +21,14 @@ from scipy.optimize import nnls
 from firmware_iface.errors import WrongUsage
 from reconstruction.spectral.model import SpectralModel
 
-TOLERANCE = 1e-5
+TOLERANCE = 1e-4
 SLOPES_PER_TRANSMISSION = 10.0
 """How many times larger the relative error of a slope may be than that of a transmission."""
 DARKEST = 1e-5
 """Paths that let less through in the mean of all bins are not looked at."""
 FEWEST_NODES = 4
 N_SAMPLES = 400
+NNLS_ITERATIONS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -114,7 +115,8 @@ def _on_nodes(model: SpectralModel, chosen: NDArray[np.intp], paths: NDArray[np.
         targets = [np.full(len(kept), 1.0)]
         targets += [np.full(len(kept), 1 / SLOPES_PER_TRANSMISSION)] * len(model.materials)
         whole = len(kept) * np.ones((1, len(chosen)))  # nothing in the beam: all counts, far more than any other row
-        weights[b], _ = nnls(np.concatenate([*rows, whole]), np.concatenate([*targets, [float(len(kept))]]))
+        matrix, target = np.concatenate([*rows, whole]), np.concatenate([*targets, [float(len(kept))]])
+        weights[b], _ = nnls(matrix, target, maxiter=NNLS_ITERATIONS)
     is_needed = weights.any(axis=0)
     weights = weights[:, is_needed]
     return replace(

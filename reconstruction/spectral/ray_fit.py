@@ -299,12 +299,13 @@ def _starts(rays: _Rays, model: SpectralModel, start: NDArray[np.floating] | Non
     y0 = np.where(is_used, rays.opened, 0).sum(axis=0, dtype=np.float64)
     signal = -np.log(np.maximum(y, 0.5) / np.maximum(y0, 0.5))
     shares = np.where(is_used, rays.opened, 0).mean(axis=1, dtype=np.float64)
-    singles = [np.interp(signal, *_single_material(model, k, shares)) for k in range(n_materials)]
     sampled = np.arange(0, len(signal), max(1, len(signal) // _N_SAMPLED))
-    misfits = [_misfit(rays.only(sampled), model, k, singles[k][sampled]) for k in range(n_materials)]
+    some = rays.only(sampled)
+    tables = [_single_material(model, k, shares) for k in range(n_materials)]
+    misfits = [_misfit(some, model, k, np.interp(signal[sampled], *table)) for k, table in enumerate(tables)]
     best = int(np.argmin(misfits))
     starts[:, open_ended] = 0
-    starts[best, open_ended] = singles[best]
+    starts[best, open_ended] = np.interp(signal, *tables[best])
     return starts
 
 
