@@ -51,7 +51,9 @@ Only `[[vial]]` is needed. Positions are those of the volume, or differ from the
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -223,6 +225,33 @@ class Phantom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             uniform=None if self.uniform is None else place(self.uniform),
             edges=tuple(edges),
         )
+
+
+def phantom_to_toml(phantom: Phantom) -> str:
+    """Write a description as the TOML file that `load_phantom` reads; what is as by default is left out."""
+    plain = msgspec.to_builtins(phantom)
+    lines = [
+        f"{key} = {_toml(value)}"
+        for key, value in plain.items()
+        if isinstance(value, str | float | list | tuple) and key not in ("vial", "edge")
+    ]
+    for key in ("blank", "uniform", "body", "threshold_mg_ml", "densities_g_cm3"):
+        if plain[key]:
+            lines += ["", f"[{key}]", *_table(plain[key])]
+    for key in ("vial", "edge"):
+        for table in plain[key]:
+            lines += ["", f"[[{key}]]", *_table(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(table: Mapping[str, object]) -> list[str]:
+    return [f"{key} = {_toml(value)}" for key, value in table.items() if value is not None and value != {}]
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(part)}" for key, part in value.items()) + " }"
+    return json.dumps(value)
 
 
 def load_phantom(path: str | Path) -> Phantom:
