@@ -205,33 +205,32 @@ def decompose(
     if tier not in TIERS:
         raise WrongUsage(f"--tier is {tier!r}; allowed: {', '.join(TIERS)}")
     is_scan = not source.is_dir() and not is_volume(source)
-    if is_scan:
-        recipe = Recipe(
-            window=window,
-            voxel_mm=voxel_mm,
-            region_mm=region_of(roi),
-            is_preview=preview,
-            pass_number=pass_number,
-            use_gpu=backend.has_gpu() if gpu is None else gpu,
+    recipe = Recipe(
+        window=window,
+        voxel_mm=voxel_mm,
+        region_mm=region_of(roi),
+        is_preview=preview,
+        pass_number=pass_number,
+        use_gpu=backend.has_gpu() if gpu is None else gpu,
+    )
+    if tier != TIERS[0]:
+        if not is_scan:
+            raise WrongUsage(f"--tier {tier} is of scans: {source} has no counts of rays", hint="give the scan file")
+        decompose_counts(
+            console,
+            source,
+            output,
+            recipe,
+            _names(materials),
+            tier=tier,
+            calibration=calibration or response,
+            prior={None: "tnv" if tier == "onestep" else None, "none": None}.get(prior, prior),
+            strength=strength,
+            n_iterations=iterations,
+            allow_partial=allow_partial,
+            as_json=as_json,
         )
-        if tier != TIERS[0]:
-            decompose_counts(
-                console,
-                source,
-                output,
-                recipe,
-                _names(materials),
-                tier=tier,
-                calibration=calibration or response,
-                prior={None: "tnv" if tier == "onestep" else None, "none": None}.get(prior, prior),
-                strength=strength,
-                n_iterations=iterations,
-                allow_partial=allow_partial,
-                as_json=as_json,
-            )
-            return
-    elif tier != TIERS[0]:
-        raise WrongUsage(f"--tier {tier} is of scans: {source} has no counts of rays", hint="give the scan file")
+        return
     _refuse_no_size(voxel_mm)
     _refuse_two_sources(matrix, vials, response)
     if flatten and vials is None:

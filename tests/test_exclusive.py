@@ -10,7 +10,15 @@ from scipy.optimize import lsq_linear, nnls
 from scipy.stats import binom
 
 from firmware_iface.errors import WrongUsage
-from reconstruction.decomposition import Matrix
+from reconstruction.decomposition import Matrix, read_matrix_csv
+from reconstruction.materials import decompose_volume, read_image_folder, separate_volume
+from reconstruction.quality import (
+    cylinder_mask,
+    find_vials,
+    k_edge_materials,
+    total_cross_talk_mg_ml,
+    vial_statistics,
+)
 from reconstruction.spectral.exclusive import (
     Rule,
     SubProblem,
@@ -275,6 +283,22 @@ def cost_of(bins: np.ndarray, sub: SubProblem) -> np.ndarray:
     flat = white @ bins.reshape(6, -1)
     residual = [nnls(white @ M[:, columns], u)[1] ** 2 if columns else u @ u for u in flat.T]
     return (np.reshape(residual, bins.shape[1:]) + len(columns) * np.log(6)) / 2
+
+
+def test_the_cuvettes_of_a_real_scan_are_called_what_they_hold(test_data):
+    matrix = read_matrix_csv(test_data / "mr-bmd" / "decomposition_matrix.csv")
+    bins = read_image_folder(test_data / "mr-bmd", scale=0.0453, voxel_mm=0.045)
+    agents = k_edge_materials(matrix)
+    vials = find_vials(decompose_volume(bins, matrix), agents)
+    rules = exclusive_rule(matrix.materials, dissolved=agents), min_residual_rule(matrix.materials, dissolved=agents)
+    for rule in rules:
+        materials, labels = separate_volume(bins, rule, matrix)
+        for vial in vials:
+            inside = cylinder_mask(bins.grid, vial)
+            label = rule.labels.index(f"water+{vial.material}")
+            assert np.mean(labels.channel("label")[inside] == label) > 0.995
+            assert 0.027 < materials.channel(vial.material)[inside].mean() < 0.042
+        assert total_cross_talk_mg_ml(vial_statistics(materials, vials)) < 0.1
 
 
 def test_more_materials_than_bins_are_no_hindrance():
