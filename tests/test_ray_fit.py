@@ -158,6 +158,21 @@ def test_what_does_not_fit_is_refused() -> None:
         fit_rays(np.ones((4, 5)), OPEN, many)
 
 
+def test_a_background_is_no_object() -> None:
+    model, background = made_up_model(), np.array([400.0, 300.0, 200.0, 100.0])
+    counts = expected(model, truth_for(5), OPEN) + background[:, None]
+    fit = fit_rays(counts, OPEN, model, background=background)
+    assert fit.paths == pytest.approx(truth_for(5), rel=1e-3)
+    assert (fit_rays(counts, OPEN, model).paths[0] < 29).all()
+    with_more = model.fisher(TRUTH, OPEN)
+    assert (np.diag(unpacked(fit.information)[0]) < np.diag(with_more)).all()  # it only adds noise
+
+
+def test_a_volume_of_no_rays_is_no_error() -> None:
+    fit = fit_rays(np.empty((4, 0)), OPEN, made_up_model())
+    assert fit.paths.shape == (2, 0)
+
+
 def test_packed_matrices() -> None:
     rng = np.random.default_rng(7)
     full = rng.normal(size=(6, 3, 5))
@@ -184,19 +199,38 @@ def test_the_kernels_logarithm_is_exact() -> None:
     assert logs == pytest.approx(np.log(values), rel=1e-10, abs=1e-10)
 
 
-def test_the_published_scanner(test_data: Path) -> None:
-    # the problem of Mory 2018: 87,429 photons a ray, 130-190 mm of water with up to 0.1 mm of iodine and gadolinium
+@pytest.fixture(scope="module")
+def published(test_data: Path) -> tuple[SpectralModel, np.ndarray, np.ndarray, np.ndarray]:
+    """The scanner of Mory 2018, its open beam, and rays: to 270 mm of water, some with iodine or gadolinium."""
     model, opened = mory_model(test_data)
-    rng = np.random.default_rng(8)
-    n = 20_000
-    truth = np.stack([rng.uniform(0, 0.065, n), rng.uniform(0, 0.04, n), rng.uniform(130, 192, n)])
-    counts = rng.poisson(expected(model, truth, opened))
+    rng, n = np.random.default_rng(8), 20_000
+    contrast = rng.uniform(0, 0.065, (2, n)) * (rng.random((2, n)) < 0.3)
+    truth = np.concatenate([contrast, rng.uniform(0, 270, (1, n))])
+    return model, opened, truth, rng.poisson(expected(model, truth, opened)).astype(np.float32)
+
+
+def test_the_published_scanner_reaches_its_bound(published) -> None:
+    model, opened, truth, counts = published
     fit = fit_rays(counts, opened, model, prior_sd=[0.3, 0.3, np.inf])
-    information = np.moveaxis(model.fisher(truth, opened), -1, 0)
-    information[:, [0, 1], [0, 1]] += 0
-    bound = np.sqrt(np.einsum("...kk->...k", np.linalg.inv(information))).T
+    bound = np.sqrt(np.einsum("...kk->...k", np.linalg.inv(np.moveaxis(model.fisher(truth, opened), -1, 0)))).T
     off = (fit.paths - truth) / bound
     spread = off.std(axis=1)
-    assert ((spread > 0.95) & (spread < 1.05)).all()
-    assert (np.abs(off) > 6).any(axis=0).mean() < 1e-4
-    assert fit.is_converged.all()
+    assert ((spread > 0.97) & (spread < 1.05)).all()
+    assert (np.abs(off) > 6).any(axis=0).sum() <= 2  # of 20,000
+    assert fit.is_converged.mean() > 0.9999
+    assert fit.chi_square.mean() == pytest.approx(2, abs=0.06)
+
+
+def test_no_start_ends_in_a_worse_minimum(published) -> None:
+    model, opened, truth, counts = published
+    sd = np.array([0.3, 0.3, np.inf])
+    away = truth + np.random.default_rng(9).normal(size=truth.shape) * [[0.2], [0.2], [10.0]]
+    fits = [fit_rays(counts, opened, model, prior_sd=sd, start=start) for start in (None, 0 * truth, truth, away)]
+    rates = [expected(model, fit.paths.astype(float), opened) for fit in fits]
+    objectives = np.stack(
+        [
+            (rate - counts * np.log(rate)).sum(axis=0) + 0.5 * ((fit.paths / sd[:, None]) ** 2).sum(axis=0)
+            for fit, rate in zip(fits, rates, strict=True)
+        ]
+    )
+    assert (objectives - objectives.min(axis=0)).max() < 1e-3
