@@ -175,7 +175,7 @@ def fit_rays(
             hint="leave materials out, or state prior_sd",
         )
     rays = _Rays(
-        measured=np.array(counts, dtype=np.float32, order="C").reshape(n_bins, -1),
+        measured=np.array(counts, dtype=np.float32, order="C").reshape(n_bins, math.prod(shape)),
         opened=_of_rays(open_counts, n_bins, shape, "open_counts"),
         added=_of_rays(0.0 if background is None else background, n_bins, shape, "background"),
     )
@@ -197,7 +197,7 @@ def fit_rays(
         in_threads(_refine, [(model, information, *task) for task in each])
     return RayFit(
         paths=paths.reshape(n_materials, *shape),
-        information=packed.reshape(-1, *shape),
+        information=packed.reshape(len(packed), *shape),
         chi_square=chi_square.reshape(shape),
         n_degrees=n_degrees.reshape(shape),
         n_iterations=rounds.reshape(shape),
@@ -265,7 +265,7 @@ def _of_rays(values: ArrayLike, n: int, shape: tuple[int, ...], name: str) -> ND
     if given.shape == (n,):
         return given[:, None].copy()
     try:
-        return np.array(np.broadcast_to(given, (n, *shape)), order="C").reshape(n, -1)
+        return np.array(np.broadcast_to(given, (n, *shape)), order="C").reshape(n, math.prod(shape))
     except ValueError:
         raise WrongUsage(f"{name} of shape {given.shape}; allowed: ({n},) or {(n, *shape)}") from None
 
@@ -318,7 +318,8 @@ def _single_material(model: SpectralModel, k: int, open_counts: NDArray[np.float
     grid = np.concatenate([[0], np.geomspace(1e-3, -math.log(_DARKEST), 200)]) / max(weakest, 1e-12)
     paths = np.zeros((len(model.materials), len(grid)))
     paths[k] = grid
-    share = open_counts @ model.transmission(paths) / max(open_counts.sum(), 1e-30)
+    weights = open_counts if open_counts.any() else np.ones_like(open_counts)  # nothing measured: any guess will do
+    share = weights @ model.transmission(paths) / weights.sum()
     is_seen = share > _DARKEST
     signals = np.arange(0, -math.log(_DARKEST), 1 / ray_fit_cpu.GUESSES_PER_SIGNAL)
     return np.interp(signals, -np.log(np.maximum(share[is_seen], _DARKEST)), grid[is_seen])
