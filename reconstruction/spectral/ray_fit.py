@@ -31,6 +31,8 @@ N_ITERATIONS = 60
 TOLERANCE = 1e-4
 """A ray ends when its next step promises to gain less log-likelihood: then it is within 0.014 standard errors."""
 RAYS_PER_TASK = 8192
+SMALLEST_PIVOT = 1e-5
+"""Packed in single precision, a matrix whose correlations leave less than this free has no inverse to speak of."""
 _N_SAMPLED = 256
 _DARKEST = 1e-7
 
@@ -108,20 +110,31 @@ def unpacked(packed: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def inverse_packed(packed: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return the packed inverse of packed symmetric matrices; infinite where one has none."""
-    full = unpacked(packed)
-    n = full.shape[-1]
-    scale = np.sqrt(np.einsum("...kk->...k", full))
-    is_sound = np.isfinite(full).all(axis=(-1, -2)) & (scale > 0).all(axis=-1)
-    whole = np.where(is_sound[..., None], scale, 1)
-    scaled = np.where(is_sound[..., None, None], full / (whole[..., :, None] * whole[..., None, :]), np.eye(n))
-    eigenvalues = np.linalg.eigvalsh(scaled)
-    is_sound &= eigenvalues[..., 0] > 1e-6 * eigenvalues[..., -1]  # packed in single precision
-    inverse = np.linalg.inv(np.where(is_sound[..., None, None], scaled, np.eye(n)))
-    inverse /= whole[..., :, None] * whole[..., None, :]
-    rows, columns = np.triu_indices(n)
-    result = np.moveaxis(inverse[..., rows, columns], -1, 0)
-    return np.where(is_sound, result, np.inf).astype(np.float32)
+    """Return the packed inverse of packed positive matrices, by Cholesky; infinite where one has none."""
+    n = (math.isqrt(8 * len(packed) + 1) - 1) // 2
+    diagonal = np.stack([packed[pair(k, k, n)] for k in range(n)]).astype(np.float64)
+    is_sound = np.isfinite(packed).all(axis=0) & (diagonal > 0).all(axis=0)
+    scale = 1 / np.sqrt(np.where(is_sound, diagonal, 1))
+    lower: dict[tuple[int, int], NDArray[np.float64]] = {}
+    for k in range(n):
+        for i in range(k, n):
+            value = np.where(is_sound, packed[pair(i, k, n)] * scale[i] * scale[k], float(i == k))
+            value = value - sum(lower[i, j] * lower[k, j] for j in range(k))
+            if i == k:
+                is_sound = is_sound & (value > SMALLEST_PIVOT)
+                value = np.sqrt(np.where(value > SMALLEST_PIVOT, value, 1))
+            lower[i, k] = value if i == k else value / lower[k, k]
+    inverse: dict[tuple[int, int], NDArray[np.float64]] = {}  # of the factor
+    for k in range(n):
+        inverse[k, k] = 1 / lower[k, k]
+        for i in range(k + 1, n):
+            inverse[i, k] = -sum(lower[i, j] * inverse[j, k] for j in range(k, i)) / lower[i, i]
+    result = np.empty(packed.shape, dtype=np.float32)
+    for k in range(n):
+        for i in range(k, n):
+            value = scale[k] * scale[i] * sum(inverse[j, k] * inverse[j, i] for j in range(i, n))
+            result[pair(i, k, n)] = np.where(is_sound, value, np.inf)
+    return result
 
 
 def fit_rays(
