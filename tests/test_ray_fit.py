@@ -82,6 +82,27 @@ def test_spread_is_the_cramer_rao_bound_and_chi_square_its_law() -> None:
     assert deciles == pytest.approx(0.1, abs=0.01)
 
 
+def test_five_materials_in_eight_bins() -> None:
+    model = made_up_model(
+        ("water", "iodine", "gadolinium", "gold", "calcium"), (18.0, 28.0, 33.2, 42.0, 50.2, 60.0, 70.0, 81.0)
+    )
+    truth, opened = np.array([30, 0.1, 0.1, 0.1, 0.5]), np.full(8, 2e5)
+    rate = opened * model.transmission(truth)
+    fit = fit_rays(np.random.default_rng(10).poisson(np.full((8, 10_000), rate[:, None])), opened, model)
+    bound = np.sqrt(np.diag(np.linalg.inv(model.fisher(truth, opened))))
+    assert fit.paths.std(axis=1) / bound == pytest.approx(1, abs=0.03)
+    assert np.abs(fit.paths.mean(axis=1) - truth) / bound == pytest.approx(0, abs=0.04)
+    assert fit.chi_square.mean() == pytest.approx(3, abs=4 * np.sqrt(6 / 10_000))
+
+
+def test_a_weak_prior_is_some_times_the_bound_and_none_of_the_bulk() -> None:
+    model = made_up_model()
+    bound = np.sqrt(np.diag(np.linalg.inv(model.fisher(TRUTH, OPEN))))
+    assert weak_prior_sd(model, OPEN, TRUTH, times=4) == pytest.approx([np.inf, 4 * bound[1]], rel=1e-4)
+    with pytest.raises(WrongUsage, match="apart"):
+        weak_prior_sd(made_up_model(("water", "water")), OPEN, TRUTH)
+
+
 def test_a_wrong_model_shows_in_chi_square() -> None:
     model = made_up_model()
     counts = np.random.default_rng(4).poisson(expected(model, truth_for(500), OPEN) * np.array([[1.05], [1], [1], [1]]))

@@ -231,9 +231,20 @@ def weak_prior_sd(
         Of a typical pixel.
     typical_paths : (n_materials,) float, mm g/cm3
         Of a ray through the middle of the object.
+
+    Raises
+    ------
+    WrongUsage
+        The bins do not tell the materials apart.
     """
     paths = np.asarray(typical_paths, dtype=np.float64)
-    bound = np.linalg.inv(model.fisher(paths, open_counts))
+    rows, columns = np.triu_indices(len(paths))
+    bound = unpacked(inverse_packed(model.fisher(paths, open_counts)[rows, columns]))
+    if not np.isfinite(bound).all():
+        raise WrongUsage(
+            f"{len(model.bins)} bins do not tell {', '.join(model.materials)} apart",
+            hint="leave a material out, or set other thresholds",
+        )
     sd = times * np.sqrt(np.diag(bound))
     sd[np.argmax(paths * (model.attenuation_per_mm_per_g_cm3.T @ model.weights.mean(axis=0)))] = np.inf
     return sd
