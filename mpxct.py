@@ -20,7 +20,6 @@ import typer
 import acquisition.cli
 import gui.cli
 import reconstruction.cli
-import reconstruction.denoise_cli
 import sim.cli
 from calibration.progress import Console, Progress
 from firmware_iface.errors import DataLost, MpxctError
@@ -325,7 +324,6 @@ def _demo_text(figures: Mapping[str, object], out: Path) -> str:
 
 acquisition.cli.register(app)
 reconstruction.cli.register(app)
-reconstruction.denoise_cli.register(app)
 gui.cli.register(app)
 sim.cli.register(app)
 

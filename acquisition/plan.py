@@ -319,6 +319,13 @@ def passes_kev(plan: Plan) -> tuple[tuple[float, ...], ...]:
     return tuple((*own_kev[:place], at_kev, *own_kev[place + 1 :]) for at_kev in scan.positions_kev)
 
 
+def at_thresholds(plan: Plan, energies_kev: tuple[float, ...]) -> Plan:
+    """Return the plan with the thresholds of one of its passes, and without passes."""
+    scan = msgspec.structs.replace(plan.scan, passes_kev=()) if isinstance(plan.scan, Turning) else plan.scan
+    detector = msgspec.structs.replace(plan.detector, thresholds_kev=energies_kev)
+    return msgspec.structs.replace(plan, detector=detector, scan=scan)
+
+
 def refuse_foreign_pixels(plan: Plan) -> None:
     """Refuse a plan whose geometry has not the pixels of the chip in the plan's mode."""
     detector, geometry = plan.detector, plan.geometry

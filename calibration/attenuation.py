@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from calibration.shelf import FORMULAS, MIXTURES
+from calibration.shelf import FORMULAS, MIXTURES, tissues
 from firmware_iface.errors import WrongUsage
 
 Process = Literal["photo", "coherent", "incoherent", "total"]
@@ -102,6 +102,16 @@ def atomic_number(element: str) -> int:
     return z
 
 
+def molar_mass_g(z: int) -> float:
+    """Return the mass of a mole of atoms of element `z` (1-92)."""
+    return float(_table()["molar_mass_g"][z - 1])
+
+
+def symbol(z: int) -> str:
+    """Return the symbol of element `z` (1-92)."""
+    return str(_table()["symbol"][z - 1])
+
+
 def material(name: str, density_g_cm3: float | None = None) -> Material:
     """Return a material from the shelf, an element, or a chemical formula of stated density.
 
@@ -110,6 +120,8 @@ def material(name: str, density_g_cm3: float | None = None) -> Material:
     """
     if name.lower() in MIXTURES:
         masses, shelf_g_cm3 = MIXTURES[name.lower()]
+    elif name.lower() in (body := {tissue.lower(): known for tissue, known in tissues().items()}):
+        masses, shelf_g_cm3, _ = body[name.lower()]
     else:
         formula, shelf_g_cm3 = FORMULAS.get(name.lower()) or _element(name) or (name, None)
         masses = {z: count * _table()["molar_mass_g"][z - 1] for z, count in _atoms(formula).items()}

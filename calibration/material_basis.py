@@ -18,7 +18,7 @@ hydroxyapatite read some per cent too much.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ class MaterialBasis:
     materials : tuple of str
     attenuation_per_mm_per_g_cm3 : (n_bins, n_materials) float64
     thresholds_kev : tuple of float
-        Lower edge of each bin, rising; the last bin is open.
+        Lower edge of each bin, rising within a pass; the last bin of each pass is open.
     tube_kvp : float, optional
         Of the beam it was measured in; None: it is not known.
     """
@@ -62,8 +62,34 @@ class MaterialBasis:
             raise ValueError("the attenuation of a basis holds values that are not finite; allowed: numbers")
         if len(set(self.materials)) != len(self.materials):
             raise ValueError(f"a material stands twice in {', '.join(self.materials)}; allowed: each once")
-        if list(self.thresholds_kev) != sorted(self.thresholds_kev):
-            raise ValueError(f"the thresholds are {self.thresholds_kev} keV; allowed: rising")
+        starts = 1 + np.flatnonzero(np.diff(self.thresholds_kev) <= 0)
+        lengths = np.diff([0, *starts, len(self.thresholds_kev)])
+        if (lengths != lengths[0]).any() or (lengths[0] < 2 and len(starts)):
+            raise ValueError(
+                f"the thresholds are {self.thresholds_kev} keV; allowed: rising, or as many that rise in every pass"
+            )
+
+    def of_pass(self, thresholds_kev: Sequence[float], *, tolerance_kev: float = 0.5) -> MaterialBasis:
+        """Return what belongs to the bins of one pass; all of it where no pass has these thresholds."""
+        n_bins = len(thresholds_kev)
+        for first in range(0, len(self.thresholds_kev), n_bins):
+            own_kev = self.thresholds_kev[first : first + n_bins]
+            if len(own_kev) == n_bins and np.allclose(own_kev, thresholds_kev, atol=tolerance_kev):
+                rows = self.attenuation_per_mm_per_g_cm3[first : first + n_bins]
+                return replace(self, attenuation_per_mm_per_g_cm3=rows, thresholds_kev=own_kev)
+        return self
+
+
+def joined(bases: Sequence[MaterialBasis]) -> MaterialBasis:
+    """Return one basis for the bins of several passes, one after the other."""
+    first = bases[0]
+    if any(other.materials != first.materials or other.tube_kvp != first.tube_kvp for other in bases):
+        raise ValueError("the bases are of other materials or voltages; allowed: passes of one beam, the same cells")
+    return replace(
+        first,
+        attenuation_per_mm_per_g_cm3=np.concatenate([each.attenuation_per_mm_per_g_cm3 for each in bases]),
+        thresholds_kev=tuple(kev for each in bases for kev in each.thresholds_kev),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

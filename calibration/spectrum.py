@@ -31,6 +31,7 @@ from firmware_iface.errors import WrongUsage
 ELECTRON_REST_KEV = 510.99895
 ELECTRON_RADIUS_CM = 2.8179403e-13
 AIR_ELECTRONS_PER_G = 0.49919 * 6.0221408e23
+MGY_PER_KEV_PER_G, MM2_PER_CM2 = 1.602176634e-10, 100.0
 REFERENCE_MM = 1000.0
 """Where the baked spectra are stated."""
 ANODE_DEG = 12.0
@@ -181,13 +182,30 @@ def half_value_layer_mm(spectrum: ArrayLike, energies_kev: ArrayLike, material: 
     return thickness_mm
 
 
+def air_kerma_mgy(spectrum: ArrayLike, energies_kev: ArrayLike) -> float:
+    """Return the kerma in air, free of what would scatter, of photons per mm2 in each energy bin."""
+    photons, energies = np.asarray(spectrum, dtype=np.float64), np.asarray(energies_kev, dtype=np.float64)
+    return float(photons @ (energies * _energy_transfer_cm2_g(energies)) * MM2_PER_CM2 * MGY_PER_KEV_PER_G)
+
+
+def klein_nishina_cm2(energies_kev: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the cross section of a free electron for scattering, and of it what the electron takes of the energy.
+
+    Returns
+    -------
+    total, transferred : (n,) float64, cm2
+    """
+    cosine, weight = np.polynomial.legendre.leggauss(32)
+    left = 1 / (1 + np.asarray(energies_kev, dtype=np.float64)[:, None] / ELECTRON_REST_KEV * (1 - cosine))
+    scattered = weight * left**2 * (left + 1 / left - 1 + cosine**2)
+    area_cm2 = np.pi * ELECTRON_RADIUS_CM**2
+    return area_cm2 * scattered.sum(axis=1), area_cm2 * (scattered * (1 - left)).sum(axis=1)
+
+
 def _energy_transfer_cm2_g(energies_kev: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mass energy-transfer coefficient of air: all of a photo-absorption, the electron's share of a scattering.
 
     Electrons scatter as if free: binding spares them the small transfers only, which hardly count.
     """
-    cosine, weight = np.polynomial.legendre.leggauss(32)
-    left = 1 / (1 + energies_kev[:, None] / ELECTRON_REST_KEV * (1 - cosine))
-    transferred = (weight * left**2 * (left + 1 / left - 1 + cosine**2) * (1 - left)).sum(axis=1)
-    scattering = np.pi * ELECTRON_RADIUS_CM**2 * AIR_ELECTRONS_PER_G * transferred
-    return mass_attenuation_cm2_g("air", energies_kev, "photo") + scattering
+    _, transferred = klein_nishina_cm2(energies_kev)
+    return mass_attenuation_cm2_g("air", energies_kev, "photo") + AIR_ELECTRONS_PER_G * transferred

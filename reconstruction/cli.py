@@ -1,4 +1,4 @@
-"""The commands ``mpxct reconstruct`` and ``mpxct decompose``."""
+"""The commands ``mpxct align`` and ``mpxct reconstruct``; the others of this package have files of their own."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import typer
 
 from calibration.progress import Console
 from firmware_iface.errors import CalibrationMissing, WrongUsage
+from reconstruction import denoise_cli, design_cli, quantities_cli
+from reconstruction.decompose_cli import decompose
 
 if TYPE_CHECKING:
     from calibration.alignment import Alignment
     from calibration.store import Calibration
     from reconstruction.iterative import Option
-    from reconstruction.quality import VialStatistics
     from reconstruction.recipe import Recipe
     from reconstruction.volume import Volume
 
@@ -32,7 +33,10 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this package to the command line."""
     app.command("align")(_align)
     app.command("reconstruct")(_reconstruct)
-    app.command("decompose")(_decompose)
+    app.command("decompose")(decompose)
+    denoise_cli.register(app)
+    quantities_cli.register(app)
+    design_cli.register(app)
 
 
 def _align(
@@ -147,7 +151,9 @@ def _reconstruct(
     pass_number: Annotated[
         int | None,
         typer.Option(
-            "--pass", help="Which pass, from 1, of a scan with several sets of thresholds.", rich_help_panel=VOLUME
+            "--pass",
+            help="Which pass, from 1, of a scan with several sets of thresholds; all unless told.",
+            rich_help_panel=VOLUME,
         ),
     ] = None,
     scatter: Annotated[
@@ -302,7 +308,7 @@ def _memory_limit(
     source = open_source(
         scan,
         calibration=known,
-        pass_number=recipe.pass_number,
+        pass_number=recipe.pass_number or 1,
         linearise=recipe.linearise,
         allow_partial=allow_partial,
     )
@@ -347,122 +353,3 @@ def _options(pairs: Sequence[str]) -> dict[str, float | str]:
         except ValueError:
             options[name.strip()] = value.strip()
     return options
-
-
-def _decompose(
-    ctx: typer.Context,
-    source: Annotated[Path, typer.Argument(metavar="VOLUME|FOLDER", help="A volume file, or one TIFF per energy bin.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("materials.h5"),
-    matrix: Annotated[
-        Path | None,
-        typer.Option(help="CSV of mass attenuation, cm2/g: material,bin1,bin2,… Default: the volume's own basis."),
-    ] = None,
-    scale: Annotated[float, typer.Option(help="For images: the grey value that means 1 per cm.")] = 1.0,
-    voxel_mm: Annotated[
-        float | None,
-        typer.Option(help="For images: the edge of a pixel in mm. Default: unknown; lengths count pixels."),
-    ] = None,
-    non_negative: Annotated[bool, typer.Option("--non-negative", help="Allow no concentration below 0.")] = False,
-    weighted: Annotated[
-        bool | None,
-        typer.Option(
-            "--weighted/--unweighted",
-            help="Let quiet bins count more. Default: weighted with the volume's own basis, unweighted with --matrix, "
-            "whose errors are not those of noise.",
-        ),
-    ] = None,
-    agents: Annotated[
-        str, typer.Option(help="Contrast agents whose cuvettes to look for, a,b,… Default: those with a K edge.")
-    ] = "",
-    as_json: AS_JSON = False,
-) -> None:
-    """Separate the bins of a volume, or of a folder of images, into materials, and draw them in colour.
-
-    Example: mpxct decompose slices/ --matrix matrix.csv --scale 0.0453 --voxel-mm 0.045 -o materials.h5
-    """
-    from reconstruction.decomposition import read_matrix_csv
-    from reconstruction.materials import decompose_volume, read_image_folder
-    from reconstruction.quality import find_vials, k_edge_materials, vial_statistics
-    from reconstruction.volume import load_volume, save_volume
-
-    console: Console = ctx.obj
-    _refuse_no_size(voxel_mm)
-    began_s = time.monotonic()
-    if source.is_dir():
-        volume = read_image_folder(source, scale=scale, voxel_mm=voxel_mm)
-    else:
-        _refuse_for_files(scale, voxel_mm)
-        volume = load_volume(source)
-    attenuation = volume.basis if matrix is None else read_matrix_csv(matrix).in_order_of(volume.channels)
-    materials = decompose_volume(
-        volume,
-        attenuation,
-        is_weighted=matrix is None if weighted is None else weighted,
-        is_non_negative=non_negative,
-    )
-    named = tuple(name.strip() for name in agents.split(",") if name.strip())
-    if unknown := [name for name in named if name not in materials.channels]:
-        raise WrongUsage(f"--agents names {', '.join(unknown)}; allowed: {', '.join(materials.channels)}")
-    save_volume(materials, output)
-    picture = console.picture(output)
-    looked_for = named or (k_edge_materials(attenuation) if attenuation else ())
-    statistics = vial_statistics(materials, find_vials(materials, looked_for))
-    seconds = time.monotonic() - began_s
-    table = vial_table(statistics, looked_for)
-    text = f"{output}, {picture}: {', '.join(materials.channels)}, {seconds:.1f} s\n{table}"
-    figures = {"file": str(output), "picture": str(picture), "seconds": seconds, **vial_figures(statistics)}
-    console.emit(figures, text, as_json=as_json)
-
-
-def _refuse_no_size(voxel_mm: float | None) -> None:
-    if voxel_mm is not None and not 0 < voxel_mm < float("inf"):
-        raise WrongUsage(f"--voxel-mm is {voxel_mm}; allowed: more than 0")
-
-
-def _refuse_for_files(scale: float, voxel_mm: float | None) -> None:
-    if scale != 1.0 or voxel_mm is not None:
-        raise WrongUsage("--scale and --voxel-mm are for folders of images; a volume file knows its own")
-
-
-def vial_figures(statistics: Sequence[VialStatistics]) -> dict[str, object]:
-    """Return what was found in each cuvette, for a script."""
-    from reconstruction.quality import MG_ML_PER_G_CM3, cross_talk_mg_ml, total_cross_talk_mg_ml
-
-    return {
-        "cuvettes": {
-            s.vial.material: {
-                "x_mm": s.vial.x_mm,
-                "y_mm": s.vial.y_mm,
-                "radius_mm": s.vial.radius_mm,
-                "mean_g_cm3": dict(zip(s.materials, s.mean_g_cm3.tolist(), strict=True)),
-                "sd_g_cm3": dict(zip(s.materials, s.sd_g_cm3.tolist(), strict=True)),
-            }
-            for s in statistics
-        },
-        "cross_talk_g_cm3": {name: value / MG_ML_PER_G_CM3 for name, value in cross_talk_mg_ml(statistics).items()},
-        "cross_talk_rmse_g_cm3": total_cross_talk_mg_ml(statistics) / MG_ML_PER_G_CM3 if len(statistics) > 1 else None,
-    }
-
-
-def vial_table(statistics: Sequence[VialStatistics], looked_for: Sequence[str]) -> str:
-    """Return what was found in each cuvette, for a person: one line a cuvette, and one of cross-talk."""
-    from reconstruction.quality import cross_talk_mg_ml, total_cross_talk_mg_ml
-
-    if not statistics:
-        return f"no round cuvette of {', '.join(looked_for) or 'a contrast agent'} stands out"
-    materials = statistics[0].materials
-    widths = [max(len(name), 14) for name in materials]
-    header = ["cuvette".ljust(14), *(name.rjust(width) for name, width in zip(materials, widths, strict=True))]
-    lines = ["mean and spread, mg/mL", "  ".join(header)]
-    for s in statistics:
-        cells = [f"{s.mean_mg_ml(name):.1f} ± {s.sd_mg_ml(name):.1f}" for name in materials]
-        padded = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        lines.append("  ".join([s.vial.material.ljust(14), *padded]))
-    if cross_talk := cross_talk_mg_ml(statistics):
-        cells = [f"{cross_talk[name]:.1f}" if name in cross_talk else "" for name in materials]
-        padded = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        lines.append("  ".join(["cross-talk".ljust(14), *padded]).rstrip())
-        lines.append(f"cross-talk of all agents together: {total_cross_talk_mg_ml(statistics):.1f} mg/mL")
-    if missing := [name for name in looked_for if name not in {s.vial.material for s in statistics}]:
-        lines.append(f"no round cuvette of {', '.join(missing)} stands out")
-    return "\n".join(lines)

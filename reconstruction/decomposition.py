@@ -3,36 +3,35 @@
 In each voxel the bins are u = M c, with the attenuation M of one g/cm3 of each material; c is found by least squares,
 weighted by the inverse of the bins' noise covariance, which neighbouring bins of one detector share in part.
 
-# Ref: weighted least squares in the image domain, and non-negative least squares by going through the supports:
-#      Bateman et al. 2018, JINST 13, P05020 (MARS-MD solves subset by subset); Lawson and Hanson 1974, Solving Least
-#      Squares Problems, chapter 23: the non-negative solution is the plain one on the materials it keeps.
+# Ref: weighted least squares in the image domain: reference on spectral CT, section 3.1; volume fractions that sum to
+#      1: P. Mendonca, P. Lamb, D. Sahani 2014, IEEE Trans. Med. Imaging 33, 99.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from firmware_iface.errors import BadFile, WrongUsage
-from reconstruction import backend
+from reconstruction import active_sets, backend
+from reconstruction.kernels.threads import in_threads
 
 CM_PER_MM = 0.1
-CHUNK_VOXELS = 1 << 17
-MOST_MATERIALS = 10
-"""With non-negative concentrations every subset of the materials is tried: 1023 of them here."""
-SINGULAR_BELOW = 1e-10
+CHUNK_VOXELS = 1 << 15
+SINGULAR_BELOW = 1e-6
 """Ratio of the smallest to the largest singular value under which two materials cannot be told apart."""
 FLAT_FRACTION = 0.5
 EDGE_SCALE_VOXELS = 2.0
+SHARED_VOXELS = 4
+"""Noise of voxels that stand so far apart counts as independent."""
 
 
 class Attenuation(Protocol):
@@ -145,12 +144,77 @@ def _positive(text: str, where: str) -> float:
     return value
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Problem:
+    """Least squares of one matrix: bins weighted by their noise, and columns brought to norm 1.
+
+    Attributes
+    ----------
+    whitener : (n_bins, n_bins) float64
+        Bins times this have noise of one size each, independent of the others.
+    columns : (n_bins, n_materials) float64
+        Attenuation of the materials in these, of norm 1.
+    scale : (n_materials,) float64
+        Norm that they had.
+    """
+
+    whitener: NDArray[np.float64]
+    columns: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        values: backend.Array,
+        attenuation: NDArray[np.floating],
+        covariance: NDArray[np.floating] | None,
+        *,
+        is_any_number: bool = False,
+    ) -> Problem:
+        """Check that the values can be decomposed by the matrix.
+
+        Parameters
+        ----------
+        values : (n_bins, ...) float
+        attenuation : (n_bins, n_materials) float
+        covariance : (n_bins, n_bins) float, optional
+            None: all bins count the same.
+        is_any_number : bool
+            More materials than bins are allowed, for they will not all be asked for at once.
+        """
+        matrix = np.asarray(attenuation, dtype=np.float64)
+        _check(values, matrix, is_any_number)
+        whitener = np.eye(len(matrix)) if covariance is None else _whitener(covariance, len(matrix))
+        whitened = whitener @ matrix
+        scale = np.linalg.norm(whitened, axis=0)
+        problem = cls(whitener=whitener, columns=whitened / np.where(scale > 0, scale, 1), scale=scale)
+        if (scale == 0).any() or not is_any_number:
+            problem.refuse_alike(range(matrix.shape[1]))
+        return problem
+
+    def refuse_alike(self, members: Sequence[int]) -> None:
+        """Refuse materials that depend on each other."""
+        columns = self.columns[:, list(members)]
+        if not columns.any(axis=0).all() or np.linalg.cond(columns) > 1 / SINGULAR_BELOW:
+            raise WrongUsage(
+                "the matrix cannot tell its materials apart in these bins: its columns depend on each other",
+                hint="name fewer materials, or scan with thresholds at their K edges",
+            )
+
+    @property
+    def projector(self) -> NDArray[np.float64]:
+        """(n_materials, n_bins): the scaled columns' products with the bins."""
+        return self.columns.T @ self.whitener
+
+
 def decompose(
     values: backend.Array,
     attenuation: NDArray[np.floating],
     *,
     covariance: NDArray[np.floating] | None = None,
     is_non_negative: bool = False,
+    densities_g_cm3: NDArray[np.floating] | None = None,
+    is_full: bool = False,
 ) -> backend.Array:
     """Find the concentrations whose attenuation comes nearest to the bins.
 
@@ -163,39 +227,63 @@ def decompose(
     covariance : (n_bins, n_bins) float, optional
         Noise of the bins; only its shape matters, not its scale. None: all bins count the same.
     is_non_negative : bool
-        Refuse concentrations below 0: of all subsets of the materials with none, the best-fitting one.
+        Allow no concentration below 0.
+    densities_g_cm3 : (n_materials,) float, optional
+        Of the pure materials: volume fractions, concentration over density, are not below 0 and sum to 1 at most.
+    is_full : bool
+        Volume fractions sum to 1 exactly: there is no air.
 
     Returns
     -------
     concentrations : (n_materials, ...) float32, g/cm3
     """
-    matrix = np.asarray(attenuation, dtype=np.float64)
-    _check(values, matrix)
-    whitener = np.eye(len(matrix)) if covariance is None else _whitener(covariance, len(matrix))
-    whitened = whitener @ matrix
-    scale = np.linalg.norm(whitened, axis=0)
-    if (scale == 0).any() or np.linalg.cond(whitened / scale) > 1 / SINGULAR_BELOW:
-        raise WrongUsage(
-            "the matrix cannot tell its materials apart in these bins: its columns depend on each other",
-            hint="name fewer materials, or scan with thresholds at their K edges",
-        )
-    solve = _non_negative_solver if is_non_negative else _plain_solver
-    operators = solve(whitened / scale)
+    problem = Problem.of(values, attenuation, covariance)
+    solve = _solver(problem, is_non_negative, densities_g_cm3, is_full)
     xp = backend.namespace(values)
-    flat = values.reshape(len(matrix), -1)
-    result = xp.empty((matrix.shape[1], flat.shape[1]), np.float32)
-    for first in range(0, flat.shape[1], CHUNK_VOXELS):
-        part = slice(first, first + CHUNK_VOXELS)
-        bins = xp.asarray(whitener) @ flat[:, part].astype(np.float64)
-        result[:, part] = operators(bins) / xp.asarray(scale)[:, None]
-    return result.reshape(matrix.shape[1], *values.shape[1:])
+    projector, scale = problem.projector, xp.asarray(problem.scale)[:, None]
+    flat = values.reshape(len(values), -1)
+    result = xp.empty((len(problem.scale), flat.shape[1]), np.float32)
+
+    def work(part: slice) -> None:
+        result[:, part] = solve(active_sets.multiplied(projector, flat[:, part].astype(np.float64))) / scale
+
+    parts = [(slice(first, first + CHUNK_VOXELS),) for first in range(0, flat.shape[1], CHUNK_VOXELS)]
+    if xp is np:
+        in_threads(work, parts)
+    else:
+        for (part,) in parts:
+            work(part)
+    return result.reshape(len(result), *values.shape[1:])
 
 
-def _check(values: backend.Array, matrix: NDArray[np.float64]) -> None:
+def _solver(
+    problem: Problem, is_non_negative: bool, densities_g_cm3: NDArray[np.floating] | None, is_full: bool
+) -> Callable[[backend.Array], backend.Array]:
+    """Return what makes scaled concentrations of projected bins."""
+    if densities_g_cm3 is None:
+        if is_full:
+            raise WrongUsage("volume fractions that sum to 1 were asked for; allowed: with the materials' densities")
+        if is_non_negative:
+            supports = active_sets.Supports.non_negative(problem.columns)
+            return lambda projected: active_sets.solve(projected, supports)
+        inverse = np.asarray(np.linalg.inv(problem.columns.T @ problem.columns), dtype=np.float64)
+        return lambda projected: active_sets.multiplied(inverse, projected)
+    densities = np.asarray(densities_g_cm3, dtype=np.float64)
+    if densities.shape != problem.scale.shape or not ((densities > 0) & np.isfinite(densities)).all():
+        raise WrongUsage(f"the densities are {densities.tolist()} g/cm3; allowed: one above 0 for each material")
+    shares = 1 / (problem.scale * densities)
+    whole = active_sets.Supports.full(problem.columns, shares)
+    if is_full:
+        return lambda projected: active_sets.solve(projected, whole)
+    supports = active_sets.Supports.non_negative(problem.columns)
+    return lambda projected: active_sets.solve(projected, supports, shares=shares, full=whole)
+
+
+def _check(values: backend.Array, matrix: NDArray[np.float64], is_any_number: bool) -> None:
     if matrix.ndim != 2 or values.ndim < 1 or len(values) != len(matrix):
         raise WrongUsage(f"{len(values)} bins came for a matrix of {len(matrix)}; allowed: one row per bin")
     n_bins, n_materials = matrix.shape
-    if n_bins < n_materials:
+    if n_bins < n_materials and not is_any_number:
         raise WrongUsage(
             f"{n_materials} materials cannot be told apart with {n_bins} bins; allowed: at most {n_bins} materials",
             hint="name fewer materials, or scan with more thresholds",
@@ -205,58 +293,25 @@ def _check(values: backend.Array, matrix: NDArray[np.float64]) -> None:
 
 
 def _whitener(covariance: NDArray[np.floating], n_bins: int) -> NDArray[np.float64]:
-    """Return W with W' W the inverse of the covariance, scaled to leave the magnitude of the bins as it is."""
+    """Return W with W' W the inverse of the covariance."""
     covariance = np.asarray(covariance, dtype=np.float64)
     if covariance.shape != (n_bins, n_bins) or not np.isfinite(covariance).all():
         raise WrongUsage(f"the covariance has shape {covariance.shape}; allowed: finite, ({n_bins}, {n_bins})")
     try:
-        lower = np.linalg.cholesky(covariance / np.trace(covariance) * n_bins)
+        lower = np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError as error:
         raise WrongUsage(
             "the covariance of the bins is not positive definite; allowed: every bin has noise of its own"
         ) from error
-    return np.linalg.inv(lower)
-
-
-def _plain_solver(matrix: NDArray[np.float64]) -> Any:
-    inverse = np.linalg.pinv(matrix)
-    return lambda bins: backend.namespace(bins).asarray(inverse) @ bins
-
-
-def _non_negative_solver(matrix: NDArray[np.float64]) -> Any:
-    """All voxels at once, subset by subset: a subset explains c . M'u of u . u; the feasible one with most wins."""
-    n_materials = matrix.shape[1]
-    if n_materials > MOST_MATERIALS:
-        raise WrongUsage(
-            f"{n_materials} materials with none below 0; allowed: up to {MOST_MATERIALS}", hint="name fewer materials"
-        )
-    supports = [list(s) for size in range(1, n_materials + 1) for s in combinations(range(n_materials), size)]
-    inverses = [np.linalg.pinv(matrix[:, support]) for support in supports]
-
-    def solve(bins: backend.Array) -> backend.Array:
-        xp = backend.namespace(bins)
-        best = xp.zeros((n_materials, bins.shape[1]))
-        best_explained = xp.zeros(bins.shape[1])
-        projected = xp.asarray(matrix.T) @ bins
-        for support, inverse in zip(supports, inverses, strict=True):
-            concentrations = xp.asarray(inverse) @ bins
-            explained = (concentrations * projected[support]).sum(axis=0)
-            is_better = (concentrations >= 0).all(axis=0) & (explained > best_explained)
-            best_explained = xp.where(is_better, explained, best_explained)
-            candidate = xp.zeros_like(best)
-            candidate[support] = concentrations
-            best = xp.where(is_better, candidate, best)
-        return best
-
-    return solve
+    return np.asarray(np.linalg.inv(lower), dtype=np.float64)
 
 
 def bin_covariance(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Estimate the noise covariance of the bins from the volume itself.
 
-    What differs between neighbours along x is noise where the object is flat. Flat is the half of the volume
-    with the smallest slopes along y (and z) of the mean of all bins, smoothed: other directions and another scale than
-    those of the differences, so that the choice does not favour small noise.
+    What differs between voxels along x is noise where the object is flat. They stand some voxels apart, because
+    neighbours share noise: a filter that smooths leaves only a part of it between them. Flat is the half of the volume
+    with the smallest slopes of the mean of all bins, smoothed over about as far, so that no edge comes between.
 
     Parameters
     ----------
@@ -269,11 +324,12 @@ def bin_covariance(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """
     if values.ndim < 3 or values.shape[-1] < 3:
         raise WrongUsage(f"the noise of values of shape {values.shape} cannot be told; allowed: images of 3 columns up")
-    second = values[..., :-2] - 2.0 * values[..., 1:-1] + values[..., 2:]
+    apart = min(SHARED_VOXELS, (values.shape[-1] - 1) // 2)
+    second = values[..., : -2 * apart] - 2.0 * values[..., apart:-apart] + values[..., 2 * apart :]
     second /= np.sqrt(6.0)  # the variance of a - 2 b + c is six times that of one voxel
     slope = ndimage.gaussian_gradient_magnitude(
         values.mean(axis=0, dtype=np.float64), EDGE_SCALE_VOXELS, mode="nearest"
-    )[..., 1:-1]
+    )[..., apart:-apart]
     is_measured = np.any(second != 0, axis=0)  # outside the field of view all bins are 0
     is_flat = is_measured & (slope <= np.quantile(slope[is_measured], FLAT_FRACTION) if is_measured.any() else False)
     if is_flat.sum() < 2 * len(values):

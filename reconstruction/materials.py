@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from calibration.attenuation import material
 from calibration.material_basis import MaterialBasis
 from calibration.store import software_version
 from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction import decomposition
+from reconstruction.spectral.exclusive import Rule, separate
 from reconstruction.volume import (
     LINEAR_ATTENUATION,
     MASS_CONCENTRATION,
+    PURE_NUMBER,
     Grid,
     Provenance,
     Volume,
@@ -55,6 +61,8 @@ def decompose_volume(
     *,
     is_weighted: bool = False,
     is_non_negative: bool = False,
+    densities_g_cm3: Mapping[str, float] | None = None,
+    is_full: bool = False,
 ) -> Volume:
     """Turn bins into materials.
 
@@ -67,32 +75,101 @@ def decompose_volume(
         to weigh.
     is_non_negative : bool
         Allow no concentration below 0.
+    densities_g_cm3 : mapping of str to float, optional
+        Of the pure materials; those that are missing are taken from the shelf. With it, volume fractions are not below
+        0 and sum to 1 at most.
+    is_full : bool
+        Volume fractions sum to 1 exactly.
 
     Returns
     -------
     volume : Volume
         In g/cm3, one channel per material.
     """
+    attenuation = _attenuation_of(volume, attenuation)
+    densities = None if densities_g_cm3 is None else densities_of(attenuation.materials, densities_g_cm3)
+    values = decomposition.decompose(
+        volume.values,
+        attenuation.attenuation_per_mm_per_g_cm3,
+        covariance=decomposition.bin_covariance(volume.values) if is_weighted else None,
+        is_non_negative=is_non_negative,
+        densities_g_cm3=densities,
+        is_full=is_full,
+    )
+    n_bins, n_materials = np.shape(attenuation.attenuation_per_mm_per_g_cm3)
+    weights = "as many as bins" if n_materials == n_bins else "weighted by noise" if is_weighted else "unweighted"
+    sum_ = "" if densities is None else f", fractions sum to 1{'' if is_full else ' at most'}"
+    signs = ", none below 0" if is_non_negative or densities is not None else ""
+    return _materials(volume, attenuation, values, f"least squares, {weights}{signs}{sum_}")
+
+
+def separate_volume(
+    volume: Volume, rule: Rule, attenuation: decomposition.Attenuation | None = None, *, is_weighted: bool = False
+) -> tuple[Volume, Volume]:
+    """Turn bins into materials, in each voxel those of one sub-problem.
+
+    Parameters
+    ----------
+    attenuation : MaterialBasis or Matrix, optional
+        None: the basis that the volume carries.
+    is_weighted : bool
+        Weigh the bins by noise even where the least residual chooses.
+
+    Returns
+    -------
+    materials : Volume
+        In g/cm3, one channel per material.
+    labels : Volume
+        Which sub-problem holds ("label", numbers as its last step tells), and how well ("chi-square").
+    """
+    attenuation = _attenuation_of(volume, attenuation)
+    covariance = decomposition.bin_covariance(volume.values) if is_weighted or rule.asks_for_noise else None
+    found = separate(volume.values, attenuation, rule, covariance=covariance)
+    tests = [f"chi square at {rule.rejected_fraction:g}"] if rule.rejected_fraction else []
+    tests += [] if rule.most_angle_deg is None else [f"angles up to {rule.most_angle_deg:g} degrees"]
+    tests += [] if rule.air_below_per_mm is None else [f"air below {rule.air_below_per_mm:g} per mm"]
+    tests += [f"field of weight {rule.field_weight:g}"] if rule.field_weight else []
+    choice = "the likeliest" if rule.is_sparse else "the least residual"
+    how = f"one of {len(rule.labels)} sub-problems a voxel, {', '.join([choice, *tests])}"
+    materials = _materials(volume, attenuation, found.concentrations, how)
+    legend = f"labels: {', '.join(f'{k} {name}' for k, name in enumerate(rule.labels))}"
+    share = f"{100 * found.is_rejected.mean():.3g} % of the voxels stood no test"
+    labels = replace(
+        materials,
+        values=np.stack([found.labels.astype(np.float32), found.chi_square]),
+        channels=("label", "chi-square"),
+        unit=PURE_NUMBER,
+        provenance=replace(materials.provenance, steps=(*materials.provenance.steps, share, legend)),
+    )
+    return materials, labels
+
+
+def densities_of(names: Sequence[str], stated_g_cm3: Mapping[str, float]) -> NDArray[np.float64]:
+    """Return the densities of pure materials, those stated, then those of the shelf: (n_materials,) float64."""
+    found = []
+    for name in names:
+        try:
+            found.append(stated_g_cm3.get(name) or material(name).density_g_cm3)
+        except WrongUsage as error:
+            raise WrongUsage(f"the density of {name} is not known", hint=f"state it: {name}=…, in g/cm3") from error
+    return np.array(found)
+
+
+def _attenuation_of(volume: Volume, attenuation: decomposition.Attenuation | None) -> decomposition.Attenuation:
+    """Return the attenuation that fits the volume's bins, or refuse."""
     if volume.unit != LINEAR_ATTENUATION:
         raise WrongUsage(f"the volume holds {', '.join(volume.channels)} in {volume.unit}; allowed: bins in 1/mm")
     attenuation = attenuation or volume.basis
     if attenuation is None:
         raise CalibrationMissing(
             "the volume carries no material basis",
-            hint="run mpxct calibrate materials and scan again, or give --matrix",
+            hint="run mpxct calibrate materials and scan again, or give --matrix, --vials or --response",
         )
     _check_bins(volume, attenuation)
-    if isinstance(attenuation, decomposition.Matrix):
-        attenuation = attenuation.in_order_of(volume.channels)
-    values = decomposition.decompose(
-        volume.values,
-        attenuation.attenuation_per_mm_per_g_cm3,
-        covariance=decomposition.bin_covariance(volume.values) if is_weighted else None,
-        is_non_negative=is_non_negative,
-    )
-    n_bins, n_materials = np.shape(attenuation.attenuation_per_mm_per_g_cm3)
-    weights = "as many as bins" if n_materials == n_bins else "weighted by noise" if is_weighted else "unweighted"
-    how = weights + (", none below 0" if is_non_negative else "")
+    return attenuation.in_order_of(volume.channels) if isinstance(attenuation, decomposition.Matrix) else attenuation
+
+
+def _materials(volume: Volume, attenuation: decomposition.Attenuation, values: NDArray[np.float32], how: str) -> Volume:
     source = volume.provenance
     return Volume(
         values=values,
@@ -106,7 +183,7 @@ def decompose_volume(
             plan_json=source.plan_json,
             calibration_identity=source.calibration_identity,
             software=software_version(),
-            steps=(*source.steps, f"least squares, {how}, into {', '.join(attenuation.materials)}"),
+            steps=(*source.steps, f"{how}, into {', '.join(attenuation.materials)}"),
         ),
     )
 

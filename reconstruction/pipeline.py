@@ -29,8 +29,9 @@ from reconstruction.projections import LineIntegrals, measure_line_integrals
 from reconstruction.recipe import Recipe
 from reconstruction.scan_corrections import corrected
 from reconstruction.scan_iteration import iterate_scan
-from reconstruction.scan_source import ScanSource, open_source, plan_and_geometry
+from reconstruction.scan_source import ScanSource, count_passes, open_source, plan_and_geometry
 from reconstruction.sharpness import sharpest_axis
+from reconstruction.spectral.passes import joined
 from reconstruction.volume import LINEAR_ATTENUATION, Grid, Volume
 
 PREVIEW = 4
@@ -46,7 +47,8 @@ def reconstruct_scan(
 ) -> Generator[Progress, None, Volume]:
     """Turn a scan file into a volume of every bin.
 
-    Where the scan's calibration knows the count rate at the scan's thresholds, counts are corrected for it.
+    Where the scan's calibration knows the count rate at the scan's thresholds, counts are corrected for it. The bins of
+    a scan of several passes stand one pass after the other, unless the recipe names a pass.
 
     Parameters
     ----------
@@ -68,6 +70,9 @@ def reconstruct_scan(
         In 1/mm, one channel per bin, with the calibration's material basis.
     """
     recipe = recipe or Recipe()
+    n_passes = count_passes(path, allow_partial=allow_partial) if recipe.pass_number is None else 1
+    if n_passes > 1:
+        return (yield from _all_passes(path, n_passes, recipe, calibration, allow_partial))
     yield Progress("reading", 0, 2)
     source = open_source(
         path,
@@ -120,6 +125,16 @@ def reconstruct_scan(
             convergence_json,
         ),
     )
+
+
+def _all_passes(
+    path: str | Path, n_passes: int, recipe: Recipe, calibration: Calibration | None, allow_partial: bool
+) -> Generator[Progress, None, Volume]:
+    volumes: list[Volume] = []
+    for number in range(1, n_passes + 1):
+        one = replace(recipe, pass_number=number)
+        volumes += [(yield from reconstruct_scan(path, one, calibration=calibration, allow_partial=allow_partial))]
+    return joined(volumes)
 
 
 def _values(

@@ -6,7 +6,7 @@ views and rows of a scan without reading the others; `measure_line_integrals` gi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from calibration.geometry import Geometry
 from calibration.pixels import fill_reach
 from calibration.thickness import EquivalentThickness
 from firmware_iface.errors import BadFile
+from reconstruction.field_of_view import coarser
 from reconstruction.stitch import stitch, wide_geometry
 
 FLAT_BYTES = 1 << 27
@@ -278,6 +279,32 @@ def measure_line_integrals(
         geometry=reader.geometry,
         open_counts=reader.open_counts(),
         n_tiles=reader.n_tiles,
+    )
+
+
+def join_pixels(measured: LineIntegrals, factor: int) -> LineIntegrals:
+    """Return what a camera with pixels `factor` by `factor` times the size would have counted.
+
+    Transmissions are averaged, not their logarithms, which would be biased where counts are few; only pixels that
+    measured count, where there is one.
+    """
+    geometry = coarser(measured.geometry, factor)
+
+    def blocks(values: NDArray[np.generic]) -> NDArray[np.generic]:
+        kept = values[..., : geometry.rows * factor, : geometry.cols * factor]
+        return kept.reshape(*kept.shape[:2], geometry.rows, factor, geometry.cols, factor)
+
+    is_measured = ~blocks(measured.is_estimated)
+    n_measured = is_measured.sum(axis=(3, 5), dtype=np.float32)
+    through = blocks(np.exp(-measured.values))
+    of_all, of_measured = through.mean(axis=(3, 5)), through.sum(axis=(3, 5), where=is_measured)
+    share = np.where(n_measured > 0, of_measured / np.maximum(n_measured, 1), of_all)
+    return replace(
+        measured,
+        values=-np.log(np.maximum(share, np.finfo(np.float32).tiny)),
+        is_estimated=n_measured == 0,
+        open_counts=measured.open_counts * factor**2,
+        geometry=geometry,
     )
 
 

@@ -21,29 +21,14 @@ from calibration.attenuation import MG_ML_PER_G_CM3
 from calibration.material_basis import SOLVENT
 from firmware_iface.errors import WrongUsage
 from reconstruction.decomposition import Attenuation
+from reconstruction.merit.concentration import Regression, regress
+from reconstruction.phantom_file import KEPT_RADIUS, Vial
 from reconstruction.volume import MASS_CONCENTRATION, Grid, Volume
 
-KEPT_RADIUS = 0.8
-"""Share of a vial's radius that counts: its rim holds the wall and the blur."""
 K_EDGE_RISE = 1.1
 """Attenuation falls with energy, but for K edges: a rise by more than this from bin to bin is one, not noise."""
 LEAST_ROUNDNESS = 0.8
 SMOOTHING_VOXELS = 3.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vial:
-    """An upright cylinder of one solution; `concentration_mg_ml` is None where nobody stated it."""
-
-    material: str
-    x_mm: float
-    y_mm: float
-    radius_mm: float
-    concentration_mg_ml: float | None = None
-
-    def __post_init__(self) -> None:
-        if not self.radius_mm > 0:
-            raise ValueError(f"radius_mm of the {self.material} vial is {self.radius_mm}; allowed: more than 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,16 +56,6 @@ class VialStatistics:
         return float(self.sd_g_cm3[self.materials.index(material)]) * MG_ML_PER_G_CM3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Regression:
-    """Measured = slope * true + offset over a series of vials; `worst_mg_ml` is the largest error of any of them."""
-
-    slope: float
-    offset_mg_ml: float
-    r2: float
-    worst_mg_ml: float
-
-
 def cylinder_mask(
     grid: Grid, vial: Vial, *, z_range_mm: tuple[float, float] | None = None, kept_radius: float = KEPT_RADIUS
 ) -> NDArray[np.bool_]:
@@ -89,13 +64,13 @@ def cylinder_mask(
     Parameters
     ----------
     z_range_mm : (float, float), optional
-        Lowest and highest position along the axis; None: all slices.
+        Lowest and highest position along the axis; None: those of the vial, or else all slices.
     kept_radius : float
         Share of the vial's radius.
     """
     z, y, x = grid.axes_mm()
     disc = np.hypot(y[:, None] - vial.y_mm, x - vial.x_mm) <= kept_radius * vial.radius_mm
-    lowest, highest = z_range_mm or (-np.inf, np.inf)
+    lowest, highest = z_range_mm or vial.z_range_mm or (-np.inf, np.inf)
     mask = ((z >= lowest) & (z <= highest))[:, None, None] & disc
     if not mask.any():
         raise WrongUsage(
@@ -130,47 +105,62 @@ def vial_statistics(
     return tuple(found)
 
 
-def regression(statistics: Sequence[VialStatistics], material: str, *, solvent: str = SOLVENT) -> Regression:
-    """Fit measured on true concentration over the vials of a material and those of pure solvent, which hold none."""
-    pairs = [
-        (0.0 if s.vial.material == solvent else s.vial.concentration_mg_ml, s.mean_mg_ml(material))
+def stated_mg_ml(vial: Vial, material: str, *, solvent: str = SOLVENT) -> float | None:
+    """Return how much of an agent a vial is stated to hold: none of it in pure solvent; None where nobody knows."""
+    return 0.0 if vial.materials == (solvent,) else vial.true_mg_ml(material)
+
+
+def series_of(
+    statistics: Sequence[VialStatistics], material: str, *, solvent: str = SOLVENT
+) -> tuple[VialStatistics, ...]:
+    """Return the vials that a material's line is fitted to: all stated to hold it, mixed or not, and pure solvent."""
+    return tuple(
+        s
         for s in statistics
-        if s.vial.material in (material, solvent)
-    ]
-    known = np.array([pair for pair in pairs if pair[0] is not None], dtype=np.float64).reshape(-1, 2)
-    true, measured = known.T
-    if len(np.unique(true)) < 2:
-        raise WrongUsage(
-            f"{len(known)} vials have a known concentration of {material}, and no two differ; allowed: at least 2",
-            hint="a vial of pure solvent counts as 0",
-        )
-    slope, offset = np.polyfit(true, measured, 1)
-    residual = measured - (slope * true + offset)
-    return Regression(
-        slope=float(slope),
-        offset_mg_ml=float(offset),
-        r2=float(1 - (residual**2).sum() / ((measured - measured.mean()) ** 2).sum()),
-        worst_mg_ml=float(np.abs(measured - true).max()),
+        if (material in s.vial.materials or s.vial.materials == (solvent,))
+        and stated_mg_ml(s.vial, material, solvent=solvent) is not None
     )
 
 
-def cross_talk_mg_ml(statistics: Sequence[VialStatistics], *, solvent: str = SOLVENT) -> dict[str, float]:
-    """Return, for each material that is in some vial, the root mean square of its means in the vials without it.
+def true_and_measured_mg_ml(
+    statistics: Sequence[VialStatistics], material: str, *, solvent: str = SOLVENT
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a material's stated and measured concentrations over its series of vials: (n,) each."""
+    series = series_of(statistics, material, solvent=solvent)
+    true = [stated_mg_ml(s.vial, material, solvent=solvent) for s in series]
+    return np.array(true, dtype=np.float64), np.array([s.mean_mg_ml(material) for s in series], dtype=np.float64)
 
-    The solvent is left out: it is in all of them.
-    """
-    materials = [m for m in dict.fromkeys(s.vial.material for s in statistics) if m != solvent]
+
+def regression(statistics: Sequence[VialStatistics], material: str, *, solvent: str = SOLVENT) -> Regression:
+    """Fit measured on true concentration over the vials of a material and those of pure solvent, which hold none."""
+    true, measured = true_and_measured_mg_ml(statistics, material, solvent=solvent)
+    if len(np.unique(true)) < 2:
+        raise WrongUsage(
+            f"{len(true)} vials have a known concentration of {material}, and no two differ; allowed: at least 2",
+            hint="a vial of pure solvent counts as 0",
+        )
+    return regress(true, measured)
+
+
+def agents_of(statistics: Sequence[VialStatistics], *, solvent: str = SOLVENT) -> tuple[str, ...]:
+    """Return every material that is in some vial, but for the solvent, which is in all of them."""
+    names = dict.fromkeys(name for s in statistics for name in s.vial.materials)
+    return tuple(name for name in names if name != solvent)
+
+
+def cross_talk_mg_ml(statistics: Sequence[VialStatistics], *, solvent: str = SOLVENT) -> dict[str, float]:
+    """Return, for each agent, the root mean square of its means in the vials without it."""
     return {
         material: float(np.sqrt(np.mean(np.square(without))))
-        for material in materials
-        if (without := [s.mean_mg_ml(material) for s in statistics if s.vial.material != material])
+        for material in agents_of(statistics, solvent=solvent)
+        if (without := [s.mean_mg_ml(material) for s in statistics if material not in s.vial.materials])
     }
 
 
 def total_cross_talk_mg_ml(statistics: Sequence[VialStatistics], *, solvent: str = SOLVENT) -> float:
     """Return the root mean square over all pairs of a vial and a material that is in another vial only."""
-    materials = {s.vial.material for s in statistics} - {solvent}
-    wrong = [s.mean_mg_ml(material) for s in statistics for material in materials - {s.vial.material}]
+    agents = agents_of(statistics, solvent=solvent)
+    wrong = [s.mean_mg_ml(material) for s in statistics for material in agents if material not in s.vial.materials]
     return float(np.sqrt(np.mean(np.square(wrong)))) if wrong else float("nan")
 
 

@@ -11,23 +11,49 @@ errors drawn from the Cramer-Rao bound of the rays go the same way as the paths 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.stats import chi2
 
 from acquisition.plan import passes_kev
 from acquisition.scan_plan import Turning
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.errors import CalibrationMissing, WrongUsage
+from reconstruction import backend
+from reconstruction.fdk import fdk
+from reconstruction.field_of_view import cut_out, reached
+from reconstruction.methods.convergence import ConvergenceLog, logged
+from reconstruction.onestep import one_step
+from reconstruction.pipeline import grid_of, previewed
 from reconstruction.projections import LineIntegrals, measure_line_integrals, places_of
+from reconstruction.projector import Projector
+from reconstruction.recipe import Recipe
+from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.scan_source import ScanSource, open_source
+from reconstruction.spectral.compression import compress
 from reconstruction.spectral.model import SpectralModel
+from reconstruction.spectral.ray_fit import RayFit, fit_rays, unpacked, weak_prior_sd
+from reconstruction.spectral.weighted import weighted
+from reconstruction.volume import MASS_CONCENTRATION, Grid, Volume
 
-TIERS = ("projection", "onestep")
+PROJECTION, ONE_STEP = "projection", "onestep"
+VIEWS_AT_A_TIME = 16
+NEIGHBOURS = 3
+"""Rows and columns of pixels around a ray, among which its prior has its middle."""
+N_TYPICAL_VIEWS = 8
+RANGE_MARGIN = 0.2
+"""Paths beyond those of the typical views, as a share of their range, over which the model must hold."""
+N_ITERATIONS = {PROJECTION: 30, ONE_STEP: 20}
+N_NOISE = 2
+"""Draws of the noise from which its size is told in each voxel, with its neighbours'."""
+NOISE_REACH_VOXELS = 2.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -153,4 +179,212 @@ def _joined(parts: Sequence[LineIntegrals]) -> LineIntegrals:
         angles_rad=first.angles_rad[places[0]],
         lifts_mm=first.lifts_mm[places[0]],
         open_counts=np.concatenate([part.open_counts for part in parts]),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScanMaterials:
+    """What a scan says of its materials.
+
+    Attributes
+    ----------
+    volume : Volume
+        In g/cm3.
+    sigma : Volume or None
+        Standard error of each voxel, in g/cm3, by the Cramer-Rao bound; None where the reconstruction is not linear.
+    chi_square_ratio : float
+        Median misfit of the rays over that of noise alone: 1 where the model holds, NaN where there are none.
+    log : ConvergenceLog or None
+        Of the iterations, if there were any.
+    """
+
+    volume: Volume
+    sigma: Volume | None
+    chi_square_ratio: float
+    log: ConvergenceLog | None
+
+
+def decompose_scan(
+    rays: ScanRays,
+    recipe: Recipe,
+    *,
+    tier: str = PROJECTION,
+    prior: str | None = None,
+    strength: float | None = None,
+    n_iterations: int | None = None,
+) -> Generator[Progress, None, ScanMaterials]:
+    """Turn the counts of a scan into volumes of its materials.
+
+    Parameters
+    ----------
+    rays : ScanRays
+    recipe : Recipe
+        Voxels, window and preview; its method is that of paths without a prior.
+    tier : "projection" or "onestep"
+    prior : str, optional
+        A joint prior of `reconstruction.spectral.strength`; None: paths are back-projected, or one step goes without.
+    strength : float, optional
+        In units of the noise. None: the prior's own.
+    n_iterations : int, optional
+        None: as many as the method's default.
+    """
+    if tier not in (PROJECTION, ONE_STEP):
+        raise WrongUsage(f"the tier is {tier!r}; allowed: image, {PROJECTION}, {ONE_STEP}")
+    measured = previewed(rays.measured) if recipe.is_preview else rays.measured
+    rays = replace(rays, measured=measured)
+    grid = grid_of(measured, recipe)
+    counts = rays.counts()
+    fit, model = yield from fit_paths(rays, counts)
+    whole = reached(grid, measured.geometry, measured.lifts_mm) if prior or tier == ONE_STEP else grid
+    values = yield from _back_projected(fit.paths, measured, whole, recipe)
+    log, sigma = None, None
+    if prior or tier == ONE_STEP:
+        scan = ScanGeometry.circular(measured.geometry, measured.angles_rad, lifts_mm=measured.lifts_mm)
+        A = Projector(scan, whole, n_channels=len(model.materials), use_gpu=recipe.use_gpu)
+        send = backend.to_device if recipe.use_gpu else np.asarray
+        is_known = send(rays.is_known.astype(np.float32))
+        n_iterations = n_iterations or N_ITERATIONS[tier]
+        if tier == ONE_STEP:
+            iterates = one_step(
+                A,
+                send(counts),
+                model,
+                open_counts=rays.open_counts,
+                weights=is_known,
+                start=send(values),
+                prior=prior,
+                strength=strength,
+                n_iterations=n_iterations,
+            )
+        else:
+            information = send(np.where(fit.is_converged, fit.information, 0)) * is_known
+            iterates = weighted(
+                A,
+                send(fit.paths),
+                information,
+                prior=prior,
+                strength=strength,
+                start=send(values),
+                n_iterations=n_iterations,
+            )
+        values, log = yield from logged(iterates, tier, n_iterations)
+        values = np.ascontiguousarray(backend.to_host(values)[:, *cut_out(whole, grid)])
+    else:
+        sigma = yield from _noise_of(fit, rays, grid, recipe)
+    ratio = _misfit_ratio(fit)
+    told = f"{prior}, strength {strength if strength is not None else 'its own'}" if prior else "no prior"
+    words = (
+        f"{len(measured.angles_rad)} views, {len(model.bins)} bins of {len(rays.sources)} passes",
+        *rays.sources[0].words,
+        f"{tier} domain, {', '.join(model.materials)}: {told}, misfit {ratio:.3g} of that of noise",
+    )
+    made = _volume_of(values, rays, grid, words, log)
+    return ScanMaterials(
+        volume=made,
+        sigma=None if sigma is None else _volume_of(sigma, rays, grid, (*words, "standard error by the bound of rays")),
+        chi_square_ratio=ratio,
+        log=log,
+    )
+
+
+def fit_paths(rays: ScanRays, counts: NDArray[np.float32]) -> Generator[Progress, None, tuple[RayFit, SpectralModel]]:
+    """Fit the paths of all rays, with a prior so wide that it only keeps noisy rays from running away.
+
+    A prior some times as wide as the noise still shortens what is there by some per cent if its middle is 0; so rays
+    are fitted twice, the second time around the median of what their neighbours were the first time.
+
+    Returns
+    -------
+    fit : RayFit
+        (..., n_views, rows, cols).
+    model : SpectralModel
+        Of few nodes, over the paths of this scan.
+    """
+    n_views = counts.shape[1]
+    yield Progress("rays", 0, n_views)
+    few = np.unique(np.linspace(0, n_views - 1, N_TYPICAL_VIEWS).round().astype(int))
+    first = fit_rays(counts[:, few], rays.open_counts, rays.model).paths
+    is_thick = first.sum(axis=0) >= np.nanquantile(first.sum(axis=0), 0.75)
+    typical = np.maximum(np.nanmedian(first[:, is_thick], axis=1), 0)
+    prior_sd = weak_prior_sd(rays.model, rays.open_counts, typical)
+    sampled = fit_rays(counts[:, few], rays.open_counts, rays.model, prior_sd=prior_sd, start=first).paths
+    lowest, highest = np.nanquantile(sampled.reshape(len(sampled), -1), (0.002, 0.998), axis=1)
+    margin = RANGE_MARGIN * (highest - lowest) + 1e-6
+    model = compress(rays.model, highest + margin, lowest - margin).model
+    parts = []
+    for first in range(0, n_views, VIEWS_AT_A_TIME):
+        views = slice(first, min(first + VIEWS_AT_A_TIME, n_views))
+        first = fit_rays(counts[:, views], rays.open_counts, model, prior_sd=prior_sd).paths
+        around = ndimage.median_filter(first, (1, 1, NEIGHBOURS, NEIGHBOURS), mode="nearest")
+        parts.append(
+            fit_rays(counts[:, views], rays.open_counts, model, prior_sd=prior_sd, prior_mean=around, start=first)
+        )
+        yield Progress("rays", views.stop, n_views)
+    return _together(parts), model
+
+
+def _together(parts: Sequence[RayFit]) -> RayFit:
+    """Return one fit of the views of several."""
+    axis = {"paths": 1, "information": 1}
+    return RayFit(
+        **{
+            name: np.concatenate([getattr(part, name) for part in parts], axis=axis.get(name, 0))
+            for name in RayFit.__slots__
+        }
+    )
+
+
+def _back_projected(
+    paths: NDArray[np.float32], measured: LineIntegrals, grid: Grid, recipe: Recipe
+) -> Generator[Progress, None, NDArray[np.float32]]:
+    return fdk(
+        np.nan_to_num(paths),
+        measured.angles_rad,
+        measured.geometry,
+        grid,
+        window=recipe.window,
+        use_gpu=recipe.use_gpu,
+        lifts_mm=measured.lifts_mm,
+        is_continued=recipe.truncation != "none",
+    )
+
+
+def _noise_of(
+    fit: RayFit, rays: ScanRays, grid: Grid, recipe: Recipe
+) -> Generator[Progress, None, NDArray[np.float32]]:
+    """Return the standard error of each voxel: what errors of the rays, drawn from their bound, become there."""
+    rng = np.random.default_rng(0)
+    covariance = unpacked(np.where(np.isfinite(fit.covariance), fit.covariance, 0))
+    values, vectors = np.linalg.eigh(covariance)
+    roots = (vectors * np.sqrt(np.maximum(values, 0))[..., None, :]).astype(np.float32)
+    total = np.zeros((len(fit.paths), *grid.shape), np.float32)
+    for _ in range(N_NOISE):
+        drawn = rng.standard_normal((*fit.paths.shape[1:], len(fit.paths)), np.float32)
+        errors = np.ascontiguousarray(np.moveaxis((roots @ drawn[..., None])[..., 0], -1, 0))
+        total += (yield from _back_projected(errors, rays.measured, grid, recipe)) ** 2
+    smooth = [ndimage.gaussian_filter(channel, NOISE_REACH_VOXELS, mode="nearest") for channel in total / N_NOISE]
+    return np.sqrt(np.stack(smooth))
+
+
+def _misfit_ratio(fit: RayFit) -> float:
+    is_told = fit.n_degrees > 0
+    if not is_told.any():
+        return float("nan")
+    return float(np.median(fit.chi_square[is_told] / chi2.median(fit.n_degrees[is_told].astype(np.float64))))
+
+
+def _volume_of(
+    values: NDArray[np.float32],
+    rays: ScanRays,
+    grid: Grid,
+    words: tuple[str, ...],
+    log: ConvergenceLog | None = None,
+) -> Volume:
+    return Volume(
+        values=values.astype(np.float32, copy=False),
+        channels=rays.model.materials,
+        unit=MASS_CONCENTRATION,
+        grid=grid,
+        thresholds_kev=rays.sources[0].thresholds_kev if len(rays.sources) == 1 else (),
+        provenance=rays.sources[0].provenance(words, "" if log is None else json.dumps(log.table())),
     )

@@ -51,8 +51,9 @@ class ScanSource:
 
     @property
     def basis(self) -> MaterialBasis | None:
-        """How each bin attenuates per material, where it was calibrated."""
-        return self.scan.calibration.basis if self.scan.calibration else None
+        """How each bin of this pass attenuates per material, where it was calibrated."""
+        basis = self.scan.calibration.basis if self.scan.calibration else None
+        return basis.of_pass(self.thresholds_kev) if basis else None
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -125,6 +126,12 @@ def open_source(
         thickness=_wedge_of(scan, thresholds_kev) if linearise else None,
         words=tuple(words()),
     )
+
+
+def count_passes(path: str | Path, *, allow_partial: bool = False) -> int:
+    """Return how many passes with other thresholds a scan has made over its sample."""
+    plan = read_scan(path, allow_partial=allow_partial).plan
+    return len(passes_kev(plan)) if plan is not None and isinstance(plan.scan, Turning) else 1
 
 
 def plan_and_geometry(scan: Scan, calibration: Calibration | None) -> tuple[Plan, Geometry, str]:

@@ -28,9 +28,14 @@ FORMAT = "mpxct volume"
 FORMAT_VERSION = 1
 LINEAR_ATTENUATION = "1/mm"
 MASS_CONCENTRATION = "g/cm3"
+HOUNSFIELD = "HU"
+MG_PER_ML = "mg/mL"
+PURE_NUMBER = "1"
+MIXED = "mixed"
+"""Each channel has a unit of its own."""
 H5 = Any
 """A file, group or dataset of h5py, whose types cannot be told before they are read."""
-UNITS = (LINEAR_ATTENUATION, MASS_CONCENTRATION)
+UNITS = (LINEAR_ATTENUATION, MASS_CONCENTRATION, HOUNSFIELD, MG_PER_ML, PURE_NUMBER, MIXED)
 PROVENANCE = ("source_file", "plan_json", "calibration_identity", "software", "convergence_json")
 PAGE_BYTES = 4096
 """Large datasets begin at multiples of it, so that they can be mapped into memory."""
@@ -98,7 +103,7 @@ class Volume:
     channels : tuple of str
         What each channel is: the name of a bin or of a material.
     unit : str
-        "1/mm" for linear attenuation, "g/cm3" for materials.
+        "1/mm" for linear attenuation, "g/cm3" for materials; "mixed" where `channel_units` has one for each channel.
     thresholds_kev : tuple of float
         Lower edges of the bins the volume came from; empty when unknown.
     basis : MaterialBasis or None
@@ -112,6 +117,7 @@ class Volume:
     thresholds_kev: tuple[float, ...] = ()
     basis: MaterialBasis | None = None
     provenance: Provenance = field(default_factory=Provenance)
+    channel_units: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.channels), *self.grid.shape):
@@ -121,6 +127,12 @@ class Volume:
             )
         if self.unit not in UNITS:
             raise ValueError(f"unit is {self.unit!r}; allowed: {', '.join(UNITS)}")
+        if len(self.channel_units) != (len(self.channels) if self.unit == MIXED else 0):
+            raise ValueError(f"{len(self.channel_units)} units of channels in {self.unit}; allowed: one each if mixed")
+
+    def unit_of(self, name: str) -> str:
+        """Return the unit of one channel."""
+        return self.channel_units[self.channels.index(name)] if self.channel_units else self.unit
 
     @classmethod
     def planned(cls, n_channels: int, grid: Grid, **others: Any) -> Volume:
@@ -170,6 +182,8 @@ def write_head(file: H5, volume: Volume) -> None:
 def write_values_attributes(values: H5, volume: Volume) -> None:
     """Say what the values are."""
     values.attrs["units"] = volume.unit
+    if volume.channel_units:
+        values.attrs["channel_units"] = list(volume.channel_units)
     values.attrs["axes"] = "channel, z, y, x"
 
 
@@ -212,6 +226,15 @@ def load_volume(path: str | Path) -> Volume:
 _HOW_TO_MAKE = "a volume file is made by mpxct reconstruct or mpxct decompose"
 
 
+def is_volume(path: str | Path) -> bool:
+    """Whether a file calls itself a volume, whole or damaged."""
+    try:
+        with h5py.File(path) as file:
+            return file.attrs.get("format") == FORMAT
+    except OSError:
+        return False
+
+
 def check_format(path: Path, file: H5) -> None:
     """Refuse what is no volume of ours."""
     if file.attrs.get("format") != FORMAT:
@@ -227,6 +250,7 @@ def _read(path: Path, file: H5) -> Volume:
         values=_mapped(path, values),
         channels=_texts(file["channels"]),
         unit=str(values.attrs["units"]),
+        channel_units=tuple(map(str, values.attrs.get("channel_units", ()))),
         grid=Grid(
             shape=shape,
             voxel_mm=float(file["voxel_mm"][()]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this package, under `mpxct sim`."""
     group = typer.Typer(help="The simulated instrument: what there is, and serving it to other programs.")
     group.command("list")(list_instruments)
+    group.command("phantom")(describe_phantom)
     group.command()(serve)
     app.add_typer(group, name="sim", no_args_is_help=True)
 
@@ -52,6 +54,39 @@ def list_instruments(ctx: typer.Context, json: Json = False) -> None:
     lines.append(f"for example sim:{INSTRUMENTS[0]}?seed=2&drop=17")
     figures = {"instruments": list(INSTRUMENTS), "options": allowed, "faults": list(FAULT_KEYS)}
     console.emit(figures, "\n".join(lines), as_json=json)
+
+
+def describe_phantom(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="As the sample changer calls it.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="TOML file to write. Default: print it.")
+    ] = None,
+    volume_materials: Annotated[
+        str,
+        typer.Option("--materials", help="Only vials of these, a,b,… and of water. Default: all."),
+    ] = "",
+) -> None:
+    """Write what the labels of a phantom state, as mpxct quality and mpxct decompose --vials read it.
+
+    Example: mpxct sim phantom mars-multi -o mars-multi.toml
+    """
+    from sim.gantry import Gantry
+    from sim.phantom import described
+
+    console: Console = ctx.obj
+    gantry = Gantry()
+    answer = gantry.line(f"SAMP {name}") or ""
+    if answer.startswith("ERR") or not gantry.inserts:
+        raise WrongUsage(
+            answer.removeprefix("ERR ") if answer.startswith("ERR") else f"the sample {name} has no labelled vials",
+            hint="those with vials: vials, mars-multi, mars-raja",
+        )
+    wanted = {each.strip() for each in volume_materials.split(",") if each.strip()}
+    text = described(name, [i for i in gantry.inserts if not wanted or i.material in wanted | {"water"}])
+    if output is not None:
+        output.write_text(text, encoding="utf-8")
+    console.emit({}, text.rstrip() if output is None else str(output), as_json=False)
 
 
 def serve(

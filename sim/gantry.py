@@ -38,7 +38,18 @@ from calibration.geometry import Geometry
 from calibration.spectrum import emission, transmission, tube_spectrum
 from firmware_iface import chip
 from firmware_iface.errors import MpxctError, WrongUsage
-from sim.phantom import CELLS_MG_ML, Insert, Phantom, beads_phantom, cell, stack, vials_phantom
+from sim.mars import multi_contrast_phantom, raja_phantom
+from sim.phantom import (
+    CELLS_MG_ML,
+    THICK_CELL_MM,
+    THICK_CELLS_MG_ML,
+    Insert,
+    Phantom,
+    beads_phantom,
+    cell,
+    stack,
+    vials_phantom,
+)
 from sim.photons import expected_photons, flood
 from sim.stage import AXES, Place, Silent, Stage
 from sim.tube import HIGHEST_KVP, HIGHEST_MA, HIGHEST_W, LOWEST_KVP, Tube
@@ -111,8 +122,15 @@ class Gantry:
         """What the last exposure depended on."""
         self._seed = seed
         self._rng = np.random.default_rng(seed)
-        self._samples: dict[str, Phantom] = {"vials": vials_phantom()}
+        self._samples: dict[str, Phantom] = {
+            "vials": vials_phantom(),
+            "mars-multi": multi_contrast_phantom(),
+            "mars-raja": raja_phantom(),
+        }
         self._samples |= {f"cell-{name}": cell(name) for name in CELLS_MG_ML}
+        self._samples |= {
+            f"cell-{THICK_CELL_MM:g}-{name}": cell(name, THICK_CELL_MM, THICK_CELLS_MG_ML) for name in THICK_CELLS_MG_ML
+        }
         plates = [*({name: t} for name, thicknesses_mm in PLATES_MM.items() for t in thicknesses_mm), *STACKS_MM]
         self._samples |= {"+".join(f"{name}-{t:g}" for name, t in plate.items()): stack(plate) for plate in plates}
         self._samples["beads"] = beads_phantom()

@@ -14,7 +14,7 @@ insert's chord counts for its own material and is taken off its surrounding's.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, NamedTuple
@@ -277,12 +277,17 @@ VIALS: tuple[tuple[str, float], ...] = (
     ("hydroxyapatite", 211.7),
 )
 """The demo phantom's vials: what is dissolved in water, and how much of it in mg/mL."""
-CELLS_MG_ML = {"water": 0.0, "iodine": 4.0, "gadolinium": 4.0, "hydroxyapatite": 40.0}
+CELLS_MG_ML = {"water": 0.0, "iodine": 4.0, "gadolinium": 4.0, "gold": 4.0, "hydroxyapatite": 40.0}
 """The calibration cells: concentration of each in water, so weak that a cell hardens the beam no more than a vial."""
 CELL_THICKNESS_MM = 8.0
+THICK_CELLS_MG_ML = {"water": 0.0, "iodine": 2.0, "gadolinium": 2.0, "gold": 2.0, "hydroxyapatite": 40.0}
+THICK_CELL_MM = 30.0
+"""The same for samples of the width of a mouse: the mean chord of a cylinder of 38 mm."""
 RING_RADIUS_MM, VIAL_RADIUS_MM, BODY_RADIUS_MM, HEIGHT_MM = 3.1, 0.9, 5.0, 16.0
 N_BEADS, BEAD_RADIUS_MM, HELIX_RADIUS_MM, HELIX_TURNS, BEAD_LENGTH_MM = 12, 0.3, 4.0, 3, 8.8
 """The bead phantom; its length is from the lowest bead's centre to the highest's, which stand above each other."""
+WIDE_MM = 80.0
+"""Cells and plates: wider than the field wherever the camera stands."""
 BEAD_BODY_RADIUS_MM = 6.5
 """Wider than the field: no wall stands behind a bead's edge."""
 
@@ -299,17 +304,38 @@ def vials_phantom() -> Phantom:
         )
         for i, (name, concentration_mg_ml) in enumerate(VIALS)
     )
+    return vials_in_pmma(inserts, radius_mm=BODY_RADIUS_MM, height_mm=HEIGHT_MM)
+
+
+def vials_in_pmma(inserts: Sequence[Insert], *, radius_mm: float, height_mm: float) -> Phantom:
+    """Return a PMMA cylinder with upright vials that run through all of it."""
     vials = tuple(
         Cylinder(
             centre_mm=(insert.x_mm, insert.y_mm, 0.0),
             material=_in_water(insert.material, insert.concentration_mg_ml),
             radius_mm=insert.radius_mm,
-            height_mm=HEIGHT_MM,
+            height_mm=height_mm,
         )
         for insert in inserts
     )
-    body = Cylinder(material=material("pmma"), inserts=vials, radius_mm=BODY_RADIUS_MM, height_mm=HEIGHT_MM)
-    return Phantom(solids=(body,), inserts=inserts)
+    body = Cylinder(material=material("pmma"), inserts=vials, radius_mm=radius_mm, height_mm=height_mm)
+    return Phantom(solids=(body,), inserts=tuple(inserts))
+
+
+def described(name: str, inserts: Sequence[Insert]) -> str:
+    """Write what labels state as TOML: a table [[vial]] each."""
+    lines = [f'name = "{name}"', 'solvent = "water"']
+    for insert in inserts:
+        lines += [
+            "",
+            "[[vial]]",
+            f'material = "{insert.material}"',
+            f"concentration_mg_ml = {insert.concentration_mg_ml}",
+            f"x_mm = {insert.x_mm:.4f}",
+            f"y_mm = {insert.y_mm:.4f}",
+            f"radius_mm = {insert.radius_mm}",
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def beads_phantom() -> Phantom:
@@ -328,11 +354,14 @@ def beads_phantom() -> Phantom:
     return Phantom(solids=(body,))
 
 
-def cell(name: str, thickness_mm: float = CELL_THICKNESS_MM) -> Phantom:
+def cell(
+    name: str, thickness_mm: float = CELL_THICKNESS_MM, concentrations_mg_ml: Mapping[str, float] = CELLS_MG_ML
+) -> Phantom:
     """Return a flat calibration cell, normal to the beam at angle 0 and wider than the field; walls are left out."""
-    if name not in CELLS_MG_ML:
-        raise WrongUsage(f"no calibration cell {name!r}; known: {', '.join(CELLS_MG_ML)}")
-    return Phantom(solids=(Box(material=_in_water(name, CELLS_MG_ML[name]), size_mm=(40.0, thickness_mm, 40.0)),))
+    if name not in concentrations_mg_ml:
+        raise WrongUsage(f"no calibration cell {name!r}; known: {', '.join(concentrations_mg_ml)}")
+    matter = _in_water(name, concentrations_mg_ml[name])
+    return Phantom(solids=(Box(material=matter, size_mm=(WIDE_MM, thickness_mm, WIDE_MM)),))
 
 
 def stack(layers_mm: Mapping[str, float]) -> Phantom:
@@ -340,7 +369,7 @@ def stack(layers_mm: Mapping[str, float]) -> Phantom:
     solids, behind_mm = [], -sum(layers_mm.values()) / 2
     for name, thickness_mm in layers_mm.items():
         centre_mm = (0.0, behind_mm + thickness_mm / 2, 0.0)
-        solids.append(Box(material=material(name), centre_mm=centre_mm, size_mm=(40.0, thickness_mm, 40.0)))
+        solids.append(Box(material=material(name), centre_mm=centre_mm, size_mm=(WIDE_MM, thickness_mm, WIDE_MM)))
         behind_mm += thickness_mm
     return Phantom(solids=tuple(solids))
 

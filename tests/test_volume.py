@@ -139,11 +139,11 @@ def test_records_refuse_what_cannot_be():
             unit="1/mm",
             grid=Grid(shape=(1, 1, 1), voxel_mm=1),
         )
-    with pytest.raises(ValueError, match="unit is 'HU'"):
+    with pytest.raises(ValueError, match="unit is 'T'"):
         Volume(
             values=np.zeros((1, 1, 1, 1), np.float32),
             channels=("a",),
-            unit="HU",
+            unit="T",
             grid=Grid(shape=(1, 1, 1), voxel_mm=1),
         )
     with pytest.raises(ValueError, match="voxel_mm is 0"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,15 +17,26 @@ from acquisition.calibrate.exposures import (
     select_open_beam,
     set_up_detector,
 )
-from acquisition.plan import Cell, Plan
+from acquisition.plan import Cell, Plan, at_thresholds, passes_kev
+from acquisition.scan_plan import Turning
 from acquisition.steps import AT_ZERO
 from calibration.attenuation import material
-from calibration.material_basis import CellMeasurement, measure_basis
+from calibration.material_basis import CellMeasurement, MaterialBasis, joined, measure_basis
+from calibration.progress import Progress
 from calibration.store import Calibration
 
 
 def materials(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work:
-    """Measure the basis behind each cell, with flats before and after it against the drift of tube and sensor."""
+    """Measure the basis behind each cell, at the thresholds of each pass that the plan's scan makes."""
+    passes = passes_kev(plan) if isinstance(plan.scan, Turning) else (plan.detector.thresholds_kev,)
+    bases: list[MaterialBasis] = []
+    for energies_kev in passes:
+        bases += [(yield from _basis(instrument, at_thresholds(plan, energies_kev), calibration))]
+    return replace(calibration, basis=joined(bases), thresholds_kev=passes[0])
+
+
+def _basis(instrument: Instrument, plan: Plan, calibration: Calibration) -> Generator[Progress, None, MaterialBasis]:
+    """Measure one pass, with flats before and after each cell against the drift of tube and sensor."""
     detector, gantry = instrument.detector, instrument.gantry
     cells, rate = plan.calibration.cells, calibration.count_rate
     n_flat = max(1, round(2 * plan.calibration.n_flat_frames / (len(cells) + 1)))
@@ -51,8 +62,7 @@ def materials(instrument: Instrument, plan: Plan, calibration: Calibration) -> W
         densities_g_cm3={cell.material: material(cell.material).density_g_cm3 for cell in cells},
         is_bad=calibration.is_bad,
     )
-    basis = replace(basis, tube_kvp=plan.source.kvp)
-    return replace(calibration, basis=basis, thresholds_kev=plan.detector.thresholds_kev)
+    return replace(basis, tube_kvp=plan.source.kvp)
 
 
 def _undrifted(

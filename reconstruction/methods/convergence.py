@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from calibration.progress import Progress
 from reconstruction.methods.iterates import Iterate
 
 
@@ -99,3 +101,16 @@ def timed(iterates: Iterable[Iterate], clock_s: Callable[[], float]) -> Generato
             iterate,
             Step(iterate.number, iterate.residual, iterate.objective, iterate.channel_residuals, clock_s() - began_s),
         )
+
+
+def logged(
+    iterates: Iterable[Iterate], method: str, n_iterations: int
+) -> Generator[Progress, None, tuple[Any, ConvergenceLog]]:
+    """Go through all iterates; return the volume of the last one, and how they went."""
+    yield Progress(method, 0, n_iterations)
+    volume, steps = None, []
+    for iterate, step in timed(iterates, time.monotonic):
+        volume = iterate.volume
+        steps.append(step)
+        yield Progress(method, min(step.number, n_iterations), n_iterations)
+    return volume, ConvergenceLog(method=method, steps=tuple(steps), ended_by=f"{n_iterations} iterations")

@@ -154,7 +154,7 @@ class _Descent:
         self._has_momentum, self._t = has_momentum, 1.0
         self._extrapolated = x.copy() if has_momentum else x
         self._gradient = xp.empty_like(x)
-        self._pass = _Pass(A, n_subsets, order)
+        self._pass = Pass(A, n_subsets, order)
 
     @property
     def n_subsets(self) -> int:
@@ -195,7 +195,7 @@ class _Descent:
         if self._has_momentum:
             self._extrapolated[...] = self._x
         if self.n_subsets > 1:
-            self._pass = _Pass(self._A, -(-self.n_subsets // 2), self._order)
+            self._pass = Pass(self._A, -(-self.n_subsets // 2), self._order)
         self.evaluate(0)
 
     def evaluate(self, index: int, *, is_zero: bool = False) -> tuple[Array, float]:
@@ -220,7 +220,7 @@ class _Descent:
         return squared, objective
 
 
-class _Pass:
+class Pass:
     """The subsets of one pass: their views, operators and scratch arrays, made when first asked for."""
 
     def __init__(self, A: Operator, n_subsets: int, order: Order) -> None:

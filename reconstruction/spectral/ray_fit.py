@@ -1,0 +1,367 @@
+"""Each ray by itself: from the counts of its bins to its paths through the materials, with their Cramer-Rao bounds.
+
+The paths maximise the likelihood of Poisson counts under the whole response, times a wide normal prior where one is
+given. Without a prior the best solution of some noisy rays lies far from the truth (0.3 % of them at 100 counts per bin
+with three materials), and these alone spoil an image; a prior some times wider than the noise takes them away.
+
+Where photons count more than once, bins vary together (`SpectralModel.co_weights`). The likelihood of such counts is
+not known, but their mean and covariance are: the Poisson fit is then the start of one by `quasi_likelihood`.
+
+# Ref: maximum likelihood of spectral counts per ray: Roessl and Proksa 2007, Phys. Med. Biol. 52, 4679; Schlomka et al.
+#      2008, Phys. Med. Biol. 53, 4031; its bound: Roessl and Herrmann 2009, Phys. Med. Biol. 54, 1307.
+# Ref: Pearson's chi square: Pearson 1900, Phil. Mag. 50, 157.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import gammaincc
+
+from firmware_iface.errors import WrongUsage
+from reconstruction.kernels import ray_fit_cpu
+from reconstruction.kernels.threads import in_threads
+from reconstruction.spectral.model import SpectralModel
+from reconstruction.spectral.quasi_likelihood import refine
+
+N_ITERATIONS = 60
+TOLERANCE = 1e-4
+"""A ray ends when its next step promises to gain less log-likelihood: then it is within 0.014 standard errors."""
+RAYS_PER_TASK = 8192
+_N_SAMPLED = 256
+_DARKEST = 1e-7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RayFit:
+    """The paths of every ray, and how well its counts tell them.
+
+    Attributes
+    ----------
+    paths : (n_materials, ...) float32, mm g/cm3
+        NaN where no bin was measured.
+    information : (n_materials (n_materials + 1) / 2, ...) float32
+        Fisher information of the counts alone, without a prior, at the paths: the rows of its upper triangle one after
+        another (11, 12, 13, 22, 23, 33).
+    chi_square : (...) float32
+        Misfit of the counts; its mean is `n_degrees` where the model holds.
+    n_degrees : (...) int8
+        Bins that were measured, less the materials.
+    n_iterations : (...) uint8
+        How often the counts were evaluated.
+    is_converged : (...) bool
+    """
+
+    paths: NDArray[np.float32]
+    information: NDArray[np.float32]
+    chi_square: NDArray[np.float32]
+    n_degrees: NDArray[np.int8]
+    n_iterations: NDArray[np.uint8]
+    is_converged: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        n, shape = len(self.paths), self.paths.shape[1:]
+        if self.information.shape != (n * (n + 1) // 2, *shape) or self.chi_square.shape != shape:
+            raise ValueError(
+                f"paths {self.paths.shape}, information {self.information.shape}, chi square {self.chi_square.shape}; "
+                f"allowed: (n_materials, ...), {(n * (n + 1) // 2, *shape)} and {shape}"
+            )
+
+    @property
+    def covariance(self) -> NDArray[np.float32]:
+        """The Cramer-Rao bound, packed like `information`; infinite where the counts do not tell all paths."""
+        return inverse_packed(self.information)
+
+    @property
+    def sigma(self) -> NDArray[np.float32]:
+        """Standard error of each path by the Cramer-Rao bound: (n_materials, ...) float32, mm g/cm3."""
+        n = len(self.paths)
+        return np.sqrt(self.covariance[[pair(k, k, n) for k in range(n)]])
+
+    @property
+    def chance(self) -> NDArray[np.float64]:
+        """How often noise alone makes a misfit this large: (...) float64, NaN without degrees of freedom.
+
+        Even over 0 to 1 where the model holds and counts are some tens; near 0 where it does not.
+        """
+        degrees = np.where(self.n_degrees > 0, self.n_degrees, np.nan)
+        return gammaincc(degrees / 2, np.maximum(self.chi_square, 0) / 2)
+
+
+def pair(k: int, other: int, n_materials: int) -> int:
+    """Return where (k, other) of a symmetric matrix stands among the packed rows of its upper triangle."""
+    low, high = min(k, other), max(k, other)
+    return low * n_materials - low * (low - 1) // 2 + high - low
+
+
+def unpacked(packed: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return symmetric matrices (..., n, n) float64 of packed ones (n (n + 1) / 2, ...)."""
+    n = (math.isqrt(8 * len(packed) + 1) - 1) // 2
+    full = np.empty((*packed.shape[1:], n, n))
+    for k in range(n):
+        for other in range(n):
+            full[..., k, other] = packed[pair(k, other, n)]
+    return full
+
+
+def inverse_packed(packed: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return the packed inverse of packed symmetric matrices; infinite where one has none."""
+    full = unpacked(packed)
+    n = full.shape[-1]
+    scale = np.sqrt(np.einsum("...kk->...k", full))
+    is_sound = np.isfinite(full).all(axis=(-1, -2)) & (scale > 0).all(axis=-1)
+    whole = np.where(is_sound[..., None], scale, 1)
+    scaled = np.where(is_sound[..., None, None], full / (whole[..., :, None] * whole[..., None, :]), np.eye(n))
+    eigenvalues = np.linalg.eigvalsh(scaled)
+    is_sound &= eigenvalues[..., 0] > 1e-6 * eigenvalues[..., -1]  # packed in single precision
+    inverse = np.linalg.inv(np.where(is_sound[..., None, None], scaled, np.eye(n)))
+    inverse /= whole[..., :, None] * whole[..., None, :]
+    rows, columns = np.triu_indices(n)
+    result = np.moveaxis(inverse[..., rows, columns], -1, 0)
+    return np.where(is_sound, result, np.inf).astype(np.float32)
+
+
+def fit_rays(
+    counts: NDArray[np.floating] | NDArray[np.integer],
+    open_counts: ArrayLike,
+    model: SpectralModel,
+    *,
+    prior_sd: ArrayLike | None = None,
+    prior_mean: ArrayLike | None = None,
+    start: NDArray[np.floating] | None = None,
+    n_iterations: int = N_ITERATIONS,
+    background: ArrayLike | None = None,
+) -> RayFit:
+    """Fit the paths of every ray to its counts.
+
+    Parameters
+    ----------
+    counts : (n_bins, ...) float or int
+        NaN: this bin of this ray was not measured, or is saturated; the ray is fitted to its others.
+    open_counts : (n_bins, ...) or (n_bins,) float
+        Without an object. 0 or NaN: the bin was not measured there.
+    model : SpectralModel
+        Best a compressed one (`reconstruction.spectral.compression`): the time goes with its nodes.
+    prior_sd : (n_materials,) float, optional, mm g/cm3
+        Standard deviation of a normal prior of each path; infinite: none. None: no prior at all. `weak_prior_sd` gives
+        a good one.
+    prior_mean : (n_materials,) or (n_materials, ...) float, optional, mm g/cm3
+        Its middle. None: 0.
+    start : (n_materials, ...) float, optional, mm g/cm3
+        None: what a single material would be whose counts add up to the same; NaN: likewise for this ray.
+    n_iterations : int
+        Most evaluations of a ray.
+    background : (n_bins, ...) or (n_bins,) float, optional
+        Expected counts that no object attenuates: dark counts, scatter.
+
+    Raises
+    ------
+    WrongUsage
+        Shapes do not match the model, or there are more materials than bins without a prior.
+    """
+    n_bins, n_materials = len(model.bins), len(model.materials)
+    if np.ndim(counts) < 1 or len(counts) != n_bins:
+        raise WrongUsage(f"counts of shape {np.shape(counts)}; allowed: ({n_bins}, ...), the bins of the model")
+    shape = np.shape(counts)[1:]
+    if not 1 <= n_iterations <= 255:
+        raise WrongUsage(f"n_iterations is {n_iterations}; allowed: 1 to 255")
+    information = _prior_information(prior_sd, n_materials)
+    if n_materials > n_bins and not (information > 0).all():
+        raise WrongUsage(
+            f"{n_materials} materials from {n_bins} bins; allowed: no more materials than bins",
+            hint="leave materials out, or state prior_sd",
+        )
+    rays = _Rays(
+        measured=np.array(counts, dtype=np.float32, order="C").reshape(n_bins, -1),
+        opened=_of_rays(open_counts, n_bins, shape, "open_counts"),
+        added=_of_rays(0.0 if background is None else background, n_bins, shape, "background"),
+    )
+    mean = _of_rays(0.0 if prior_mean is None else prior_mean, n_materials, shape, "prior_mean").astype(np.float64)
+    starts = _starts(rays, model, start)
+    n_rays = rays.measured.shape[1]
+    paths = np.empty((n_materials, n_rays), np.float32)
+    packed = np.empty((n_materials * (n_materials + 1) // 2, n_rays), np.float32)
+    chi_square, rounds = np.empty(n_rays, np.float32), np.empty(n_rays, np.uint8)
+    is_converged = np.empty(n_rays, np.bool_)
+    forms = kernel_forms(model)
+    given = rays.measured, rays.opened, rays.added, starts, mean, information, *forms, n_iterations, TOLERANCE
+    filled = paths, packed, chi_square, rounds, is_converged
+    ranges = [(first, min(first + RAYS_PER_TASK, n_rays)) for first in range(0, n_rays, RAYS_PER_TASK)]
+    in_threads(ray_fit_cpu.fit, [(*given, *filled, first, end) for first, end in ranges])
+    if model.co_weights is not None:
+        means = np.broadcast_to(mean, paths.shape)
+        each = [(rays.only(np.arange(*r)), means[:, slice(*r)], [f[..., slice(*r)] for f in filled]) for r in ranges]
+        in_threads(_refine, [(model, information, *task) for task in each])
+    return RayFit(
+        paths=paths.reshape(n_materials, *shape),
+        information=packed.reshape(-1, *shape),
+        chi_square=chi_square.reshape(shape),
+        n_degrees=(rays.is_used.sum(axis=0) - n_materials).astype(np.int8).reshape(shape),
+        n_iterations=rounds.reshape(shape),
+        is_converged=is_converged.reshape(shape),
+    )
+
+
+def weak_prior_sd(
+    model: SpectralModel, open_counts: ArrayLike, typical_paths: ArrayLike, *, times: float = 5.0
+) -> NDArray[np.float64]:
+    """Return a prior some times as wide as a typical ray's standard errors: (n_materials,) float64, mm g/cm3.
+
+    The material that most of the ray is made of gets none.
+
+    Parameters
+    ----------
+    open_counts : (n_bins,) float
+        Of a typical pixel.
+    typical_paths : (n_materials,) float, mm g/cm3
+        Of a ray through the middle of the object.
+    """
+    paths = np.asarray(typical_paths, dtype=np.float64)
+    bound = np.linalg.inv(model.fisher(paths, open_counts))
+    sd = times * np.sqrt(np.diag(bound))
+    sd[np.argmax(paths * (model.attenuation_per_mm_per_g_cm3.T @ model.weights.mean(axis=0)))] = np.inf
+    return sd
+
+
+def kernel_forms(
+    model: SpectralModel,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return exponents, coefficients, first and last nodes of each bin as `ray_fit_cpu.fit` takes them."""
+    width = ray_fit_cpu.NODES_AT_ONCE
+    n_nodes = -(-model.weights.shape[1] // width) * width
+    attenuation = np.zeros((n_nodes, len(model.materials)))
+    attenuation[: model.weights.shape[1]] = model.attenuation_per_mm_per_g_cm3
+    weights = np.zeros((len(model.bins), n_nodes))
+    weights[:, : model.weights.shape[1]] = model.weights
+    channels = np.concatenate([np.ones((n_nodes, 1)), attenuation], axis=1).T
+    is_counted = weights > 0
+    first = np.argmax(is_counted, axis=1) // width * width
+    last = n_nodes - np.argmax(is_counted[:, ::-1], axis=1)
+    return (
+        -attenuation / math.log(2),
+        np.ascontiguousarray(weights[:, None] * channels),
+        first.astype(np.int64),
+        (-(-last // width) * width).astype(np.int64),
+    )
+
+
+def _prior_information(prior_sd: ArrayLike | None, n_materials: int) -> NDArray[np.float64]:
+    if prior_sd is None:
+        return np.zeros(n_materials)
+    sd = np.broadcast_to(np.asarray(prior_sd, dtype=np.float64), (n_materials,))
+    if not (sd > 0).all():
+        raise WrongUsage(f"prior_sd is {sd.tolist()} mm g/cm3; allowed: above 0, or infinite for no prior")
+    return 1 / sd**2
+
+
+def _of_rays(values: ArrayLike, n: int, shape: tuple[int, ...], name: str) -> NDArray[np.float32]:
+    """Return values as (n, n_rays), or (n, 1) where all rays have the same."""
+    given = np.asarray(values, dtype=np.float32)
+    if given.ndim == 0:
+        given = np.full(n, given)
+    if given.shape == (n,):
+        return given[:, None].copy()
+    try:
+        return np.array(np.broadcast_to(given, (n, *shape)), order="C").reshape(n, -1)
+    except ValueError:
+        raise WrongUsage(f"{name} of shape {given.shape}; allowed: ({n},) or {(n, *shape)}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Rays:
+    """What was measured of all rays: (n_bins, n_rays), or (n_bins, 1) of what all have in common."""
+
+    measured: NDArray[np.float32]
+    opened: NDArray[np.float32]
+    added: NDArray[np.float32]
+
+    @property
+    def is_used(self) -> NDArray[np.bool_]:
+        """Which bins of which rays are fitted, by the kernel's own rule."""
+        y, y0, r = self.measured, self.opened, self.added
+        return np.asarray((y >= 0) & (y < np.inf) & (y0 > 0) & (y0 < np.inf) & (r >= 0) & (r < np.inf))
+
+    def only(self, rays: NDArray[np.intp]) -> _Rays:
+        """Return some of the rays."""
+        of_rays = [values[:, rays] if values.shape[1] > 1 else values for values in (self.opened, self.added)]
+        return _Rays(measured=self.measured[:, rays], opened=of_rays[0], added=of_rays[1])
+
+
+def _starts(rays: _Rays, model: SpectralModel, start: NDArray[np.floating] | None) -> NDArray[np.float64]:
+    """Return where each ray begins: as given, or the one material that explains most rays best, by its total counts."""
+    n_materials, n_rays = len(model.materials), rays.measured.shape[1]
+    starts = np.full((n_materials, n_rays), np.nan)
+    if start is not None:
+        if np.shape(start)[0] != n_materials or np.size(start) != starts.size:
+            raise WrongUsage(f"start of shape {np.shape(start)}; allowed: ({n_materials}, ...) as the counts")
+        starts[:] = np.reshape(start, (n_materials, -1))
+    open_ended = np.flatnonzero(~np.isfinite(starts).all(axis=0))
+    if len(open_ended) == 0:
+        return starts
+    rays = rays.only(open_ended)
+    is_used = rays.is_used
+    y = np.where(is_used, rays.measured - rays.added, 0).sum(axis=0, dtype=np.float64)
+    y0 = np.where(is_used, rays.opened, 0).sum(axis=0, dtype=np.float64)
+    signal = -np.log(np.maximum(y, 0.5) / np.maximum(y0, 0.5))
+    shares = np.where(is_used, rays.opened, 0).mean(axis=1, dtype=np.float64)
+    sampled = np.arange(0, len(signal), max(1, len(signal) // _N_SAMPLED))
+    some = rays.only(sampled)
+    tables = [_single_material(model, k, shares) for k in range(n_materials)]
+    misfits = [_misfit(some, model, k, np.interp(signal[sampled], *table)) for k, table in enumerate(tables)]
+    best = int(np.argmin(misfits))
+    starts[:, open_ended] = 0
+    starts[best, open_ended] = np.interp(signal, *tables[best])
+    return starts
+
+
+def _single_material(
+    model: SpectralModel, k: int, shares: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return signals of the total counts, rising, and the path of material k that shows each."""
+    weakest = model.attenuation_per_mm_per_g_cm3[:, k].min()
+    grid = np.concatenate([[0], np.geomspace(1e-3, -math.log(_DARKEST), 200)]) / max(weakest, 1e-12)
+    paths = np.zeros((len(model.materials), len(grid)))
+    paths[k] = grid
+    share = shares @ model.transmission(paths) / max(shares.sum(), 1e-30)
+    is_seen = share > _DARKEST
+    return -np.log(np.maximum(share[is_seen], _DARKEST)), grid[is_seen]
+
+
+def _misfit(rays: _Rays, model: SpectralModel, k: int, single: NDArray[np.float64]) -> float:
+    """Return the median misfit of rays if all of them were material k alone."""
+    paths = np.zeros((len(model.materials), len(single)))
+    paths[k] = single
+    expected = np.where(rays.is_used, rays.opened * model.transmission(paths) + rays.added, 1)
+    y = np.where(rays.is_used, rays.measured, 1)
+    return float(np.median(((y - expected) ** 2 / np.maximum(expected, 1e-3)).sum(axis=0)))
+
+
+def _refine(
+    model: SpectralModel,
+    prior_information: NDArray[np.float64],
+    rays: _Rays,
+    mean: NDArray[np.float64],
+    filled: list[NDArray],
+) -> None:
+    """Replace what the Poisson fit filled in by the quasi-likelihood fit of the same rays."""
+    paths, packed, chi_square, _, is_converged = filled
+    fitted = np.flatnonzero(is_converged)
+    rays = rays.only(fitted)
+    opened, added = (np.broadcast_to(values, rays.measured.shape) for values in (rays.opened, rays.added))
+    moved, scores, is_done = refine(
+        paths[:, fitted],
+        rays.measured,
+        opened,
+        added,
+        rays.is_used,
+        model,
+        mean[:, fitted],
+        prior_information,
+        TOLERANCE,
+    )
+    rows, columns = np.triu_indices(len(paths))
+    paths[:, fitted], packed[:, fitted] = moved, scores.information[:, rows, columns].T
+    chi_square[fitted], is_converged[fitted] = scores.chi_square, is_done

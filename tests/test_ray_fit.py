@@ -1,0 +1,202 @@
+"""Fits of rays: hidden paths come back, as precisely as the counts allow and no better, whatever is missing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from firmware_iface.errors import WrongUsage
+from reconstruction.kernels import ray_fit_cpu
+from reconstruction.spectral.model import SpectralModel
+from reconstruction.spectral.ray_fit import fit_rays, inverse_packed, pair, unpacked, weak_prior_sd
+from tests.spectral_models import made_up_model, mory_model
+
+OPEN = np.array([4e4, 5e4, 3e4, 2e4])
+TRUTH = np.array([30.0, 0.1])
+"""3 cm of water with 10 mg/mL of iodine over 1 cm."""
+
+
+def expected(model: SpectralModel, paths: np.ndarray, open_counts: np.ndarray) -> np.ndarray:
+    return open_counts.reshape(-1, *[1] * (paths.ndim - 1)) * model.transmission(paths)
+
+
+def truth_for(n: int) -> np.ndarray:
+    return np.broadcast_to(TRUTH[:, None], (2, n)).copy()
+
+
+def negative_log_likelihood(x, counts, model, open_counts, background=0.0, prior_sd=np.inf):
+    rate = open_counts * model.transmission(x[:, None])[:, 0] + background
+    return float((rate - counts * np.log(rate)).sum() + 0.5 * ((x / prior_sd) ** 2).sum())
+
+
+def test_counts_without_noise_give_the_paths_back() -> None:
+    model = made_up_model()
+    rng = np.random.default_rng(1)
+    paths = rng.uniform(0, 1, (2, 7, 11)) * np.array([60, 0.4])[:, None, None]
+    fit = fit_rays(expected(model, paths, OPEN), OPEN, model)
+    assert fit.is_converged.all()
+    sigma = fit.sigma
+    assert np.abs((fit.paths - paths) / sigma).max() < 0.03  # it stops within 0.014 sigma; float32 counts
+    assert fit.chi_square.max() < 1e-3
+    assert fit.paths.shape == (2, 7, 11)
+    assert fit.n_degrees.tolist() == np.full((7, 11), 2).tolist()
+
+
+@pytest.mark.parametrize("n_materials", [1, 2, 3, 4])
+def test_information_is_the_models(n_materials: int) -> None:
+    model = made_up_model(("water", "iodine", "gadolinium", "aluminum")[:n_materials])
+    paths = np.array([20, 0.05, 0.02, 1.0])[:n_materials, None]
+    fit = fit_rays(expected(model, paths, OPEN), OPEN, model, start=paths)
+    assert unpacked(fit.information)[0] == pytest.approx(model.fisher(paths, OPEN)[..., 0], rel=1e-5)
+
+
+def test_paths_minimise_the_negative_log_likelihood() -> None:
+    model = made_up_model()
+    rng = np.random.default_rng(2)
+    sd, background = np.array([50.0, 0.05]), np.array([30.0, 20.0, 10.0, 5.0])
+    counts = rng.poisson(expected(model, truth_for(12), OPEN / 100) + background[:, None])
+    fit = fit_rays(counts, OPEN / 100, model, background=background, prior_sd=sd)
+    for ray in range(12):
+        args = (counts[:, ray], model, OPEN / 100, background, sd)
+        options = {"xatol": 1e-7, "fatol": 1e-9}
+        best = minimize(negative_log_likelihood, TRUTH, args, method="Nelder-Mead", options=options)
+        mine = negative_log_likelihood(fit.paths[:, ray].astype(float), *args)
+        assert mine == pytest.approx(best.fun, abs=2e-4)
+
+
+def test_spread_is_the_cramer_rao_bound_and_chi_square_its_law() -> None:
+    model = made_up_model()
+    counts = np.random.default_rng(3).poisson(expected(model, truth_for(20_000), OPEN))
+    fit = fit_rays(counts, OPEN, model)
+    assert fit.is_converged.all()
+    bound = np.sqrt(np.diag(np.linalg.inv(model.fisher(TRUTH, OPEN))))
+    assert fit.paths.std(axis=1) / bound == pytest.approx(1, abs=0.02)  # 4 standard errors of a standard deviation
+    assert np.abs(fit.paths.mean(axis=1) - TRUTH) / bound == pytest.approx(0, abs=0.03)
+    assert fit.sigma.mean(axis=1) / bound == pytest.approx(1, abs=0.01)
+    assert fit.chi_square.mean() == pytest.approx(2, abs=4 * 2 / np.sqrt(20_000))
+    deciles = np.histogram(fit.chance, bins=10, range=(0, 1))[0] / 20_000
+    assert deciles == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_wrong_model_shows_in_chi_square() -> None:
+    model = made_up_model()
+    counts = np.random.default_rng(4).poisson(expected(model, truth_for(500), OPEN) * np.array([[1.05], [1], [1], [1]]))
+    assert np.median(fit_rays(counts, OPEN, model).chance) < 0.01
+
+
+def test_missing_bins_are_left_out_and_empty_rays_told() -> None:
+    model = made_up_model()
+    counts = expected(model, truth_for(4), OPEN)
+    counts[1, 1] = np.nan  # masked
+    counts[:3, 2] = np.nan  # one bin for two materials
+    counts[:, 3] = np.nan
+    fit = fit_rays(counts, OPEN, model)
+    assert fit.paths[:, 1] == pytest.approx(TRUTH, rel=1e-3)
+    assert fit.n_degrees.tolist() == [2, 1, -1, -2]
+    without = SpectralModel(
+        materials=model.materials, bins=tuple(np.delete(model.bins, 1)), weights=np.delete(model.weights, 1, 0),
+        attenuation_per_mm_per_g_cm3=model.attenuation_per_mm_per_g_cm3, energies_kev=model.energies_kev,
+    )  # fmt: skip
+    assert unpacked(fit.information)[1] == pytest.approx(without.fisher(TRUTH, np.delete(OPEN, 1)), rel=1e-2)
+    assert np.isinf(fit.sigma[:, 2]).all()
+    assert np.isfinite(fit.paths[:, 2]).all()
+    assert np.isnan(fit.paths[:, 3]).all()
+    assert fit.is_converged.tolist()[3] is False
+
+
+def test_a_dead_pixels_open_beam_masks_its_bin() -> None:
+    model = made_up_model()
+    opened = np.broadcast_to(OPEN[:, None], (4, 3)).copy()
+    opened[2, 0] = 0
+    opened[3, 1] = np.nan
+    opened[:, 2] *= [0.8, 1.1, 0.9, 1.2]
+    fit = fit_rays(opened * model.transmission(truth_for(3)), opened, model)
+    assert fit.n_degrees.tolist() == [1, 1, 2]
+    assert fit.paths == pytest.approx(truth_for(3), rel=2e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-2])
+def test_few_or_no_counts_are_rays_like_others(scale: float) -> None:
+    model = made_up_model()
+    counts = np.random.default_rng(5).poisson(expected(model, truth_for(2000), OPEN * scale))
+    counts[:, 0] = 0
+    sd = weak_prior_sd(model, OPEN * scale, TRUTH)
+    fit = fit_rays(counts, OPEN * scale, model, prior_sd=np.where(np.isinf(sd), 1000.0, sd))
+    assert np.isfinite(fit.paths).all()
+    assert fit.is_converged.mean() > 0.999
+    assert fit.paths[0, 0] > 30  # nothing came through
+
+
+def test_starts_do_not_matter_much() -> None:
+    model = made_up_model()
+    counts = np.random.default_rng(6).poisson(expected(model, truth_for(3000), OPEN))
+    fits = [fit_rays(counts, OPEN, model, start=s) for s in (None, np.zeros((2, 3000)), truth_for(3000))]
+    for other in fits[1:]:
+        assert np.abs((fits[0].paths - other.paths) / fits[0].sigma).max() < 0.06
+
+
+def test_a_strong_prior_holds_its_material() -> None:
+    model = made_up_model()
+    fit = fit_rays(expected(model, truth_for(1), OPEN), OPEN, model, prior_sd=[np.inf, 1e-6], prior_mean=[0.0, 0.2])
+    assert fit.paths[1, 0] == pytest.approx(0.2, rel=1e-3)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    model = made_up_model()
+    with pytest.raises(WrongUsage, match="the bins of the model"):
+        fit_rays(np.ones((3, 5)), OPEN, model)
+    with pytest.raises(WrongUsage, match="open_counts"):
+        fit_rays(np.ones((4, 5)), np.ones((4, 6)), model)
+    with pytest.raises(WrongUsage, match="above 0"):
+        fit_rays(np.ones((4, 5)), OPEN, model, prior_sd=[1.0, 0.0])
+    many = made_up_model(("water", "iodine", "gadolinium", "aluminum", "calcium"))
+    with pytest.raises(WrongUsage, match="no more materials than bins"):
+        fit_rays(np.ones((4, 5)), OPEN, many)
+
+
+def test_packed_matrices() -> None:
+    rng = np.random.default_rng(7)
+    full = rng.normal(size=(6, 3, 5))
+    full = full @ np.swapaxes(full, 1, 2)
+    packed = np.stack([full[:, k, j] for k in range(3) for j in range(k, 3)])
+    assert [pair(k, j, 3) for k in range(3) for j in range(k, 3)] == list(range(6))
+    assert pair(2, 1, 3) == pair(1, 2, 3)
+    assert unpacked(packed) == pytest.approx(full)
+    assert unpacked(inverse_packed(packed)) == pytest.approx(np.linalg.inv(full), rel=1e-4)
+
+
+def test_the_kernels_exponential_is_exact() -> None:
+    exponents = np.array([[-1.0], [-0.37], [2.0], [0.0]])
+    paths = np.linspace(-3, 400, 1001)[None]
+    kept, power = np.empty((4, 1001)), np.empty(1001)
+    ray_fit_cpu.keep(exponents, paths, kept, power)
+    assert kept == pytest.approx(2.0 ** (exponents @ paths), rel=1e-11)
+
+
+def test_the_kernels_logarithm_is_exact() -> None:
+    values = np.concatenate([np.geomspace(1e-30, 1e12, 2001), 2.0 ** np.arange(-20, 20), [math.sqrt(0.5), 0.99999999]])
+    logs, power = np.empty_like(values), np.empty_like(values)
+    ray_fit_cpu.logarithms(values, logs, power)
+    assert logs == pytest.approx(np.log(values), rel=1e-10, abs=1e-10)
+
+
+def test_the_published_scanner(test_data: Path) -> None:
+    # the problem of Mory 2018: 87,429 photons a ray, 130-190 mm of water with up to 0.1 mm of iodine and gadolinium
+    model, opened = mory_model(test_data)
+    rng = np.random.default_rng(8)
+    n = 20_000
+    truth = np.stack([rng.uniform(0, 0.065, n), rng.uniform(0, 0.04, n), rng.uniform(130, 192, n)])
+    counts = rng.poisson(expected(model, truth, opened))
+    fit = fit_rays(counts, opened, model, prior_sd=[0.3, 0.3, np.inf])
+    information = np.moveaxis(model.fisher(truth, opened), -1, 0)
+    information[:, [0, 1], [0, 1]] += 0
+    bound = np.sqrt(np.einsum("...kk->...k", np.linalg.inv(information))).T
+    off = (fit.paths - truth) / bound
+    spread = off.std(axis=1)
+    assert ((spread > 0.95) & (spread < 1.05)).all()
+    assert (np.abs(off) > 6).any(axis=0).mean() < 1e-4
+    assert fit.is_converged.all()

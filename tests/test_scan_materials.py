@@ -1,0 +1,125 @@
+"""From the counts of a scan to its materials: both tiers find what counts were made of, and the stated errors hold."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from calibration.geometry import Geometry
+from firmware_iface.errors import WrongUsage
+from reconstruction.projections import LineIntegrals
+from reconstruction.recipe import Recipe
+from reconstruction.scan_materials import ScanRays, decompose_scan
+from reconstruction.spectral.model import SpectralModel
+from reconstruction.volume import Provenance
+from tests.spectral_models import made_up_model
+
+GEOMETRY = Geometry(source_to_detector_mm=300.0, source_to_object_mm=200.0, pitch_mm=0.75, rows=7, cols=64)
+ANGLES = np.arange(180) * 2 * np.pi / 180
+OPEN_COUNTS = 2e4
+# (centre x, y, radius in mm), and g/cm3 of each material inside: water everywhere, one agent in each insert.
+CYLINDERS = (
+    ((0.0, 0.0, 12.0), (1.0, 0.0, 0.0)),
+    ((5.0, 0.0, 3.0), (0.0, 0.01, 0.0)),
+    ((-5.0, 2.0, 3.0), (0.0, 0.0, 0.01)),
+)
+
+
+def finished(work):
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def chords_mm(x0: float, y0: float, radius_mm: float) -> np.ndarray:
+    """Exact chords through an upright cylinder: (n_views, rows, cols)."""
+    views = GEOMETRY.views(ANGLES)
+    cols = np.arange(GEOMETRY.cols) - (GEOMETRY.cols - 1) / 2
+    rows = np.arange(GEOMETRY.rows) - (GEOMETRY.rows - 1) / 2
+    pixel = (
+        views.detector_mm[:, None, None]
+        + cols[:, None] * views.u_mm[:, None, None]
+        + rows[:, None, None] * views.v_mm[:, None, None]
+    )
+    ray = pixel - views.source_mm[:, None, None]
+    length = np.linalg.norm(ray, axis=-1)
+    flat = np.linalg.norm(ray[..., :2], axis=-1)
+    aside = (x0 - views.source_mm[:, None, None, 0]) * ray[..., 1] - (y0 - views.source_mm[:, None, None, 1]) * ray[
+        ..., 0
+    ]
+    return 2 * np.sqrt(np.maximum(radius_mm**2 - (aside / flat) ** 2, 0)) * length / flat
+
+
+def scanned(model: SpectralModel, *, seed: int | None) -> ScanRays:
+    paths = sum(chords_mm(*place) * np.array(amounts)[:, None, None, None] for place, amounts in CYLINDERS)
+    expected = OPEN_COUNTS * model.transmission(np.asarray(paths))
+    counts = expected if seed is None else np.random.default_rng(seed).poisson(expected)
+    values = -np.log(np.maximum(counts, 0.5) / OPEN_COUNTS).astype(np.float32)
+    measured = LineIntegrals(
+        values=values,
+        is_estimated=np.zeros(values.shape, np.bool_),
+        angles_rad=ANGLES,
+        lifts_mm=np.zeros(len(ANGLES)),
+        geometry=GEOMETRY,
+        open_counts=np.full(len(model.bins), OPEN_COUNTS),
+        n_tiles=1,
+    )
+    source = SimpleNamespace(words=(), provenance=lambda steps, _="": Provenance(steps=steps), thresholds_kev=())
+    return ScanRays(measured=measured, model=model, sources=(cast("Any", source),))
+
+
+def inside(grid_axes: tuple[np.ndarray, ...], place: tuple[float, float, float], share: float = 0.7) -> np.ndarray:
+    _, y, x = grid_axes
+    return np.hypot(y[:, None] - place[1], x - place[0]) < share * place[2]
+
+
+@pytest.mark.parametrize("tier", ["projection", "onestep"])
+@pytest.mark.parametrize("prior", [None, "tnv"])
+def test_noisy_counts_become_the_concentrations_they_were_made_of(tier, prior):
+    model = made_up_model(("water", "iodine", "gadolinium"), (20, 33, 50, 62))
+    found = finished(decompose_scan(scanned(model, seed=1), Recipe(), tier=tier, prior=prior))
+    assert found.chi_square_ratio == pytest.approx(1, abs=0.15)
+    assert (found.log is None) == (tier == "projection" and prior is None)
+    axes = found.volume.grid.axes_mm()
+    middle = found.volume.values[:, found.volume.grid.shape[0] // 2]
+    for k, (place, amounts) in enumerate(CYLINDERS[1:], 1):
+        mean = middle[:, inside(axes, place)].mean(axis=1)
+        assert mean[k] == pytest.approx(amounts[k], rel=0.12)
+        assert abs(mean[3 - k]) < 0.0015
+        assert mean[0] == pytest.approx(1, rel=0.03)
+
+
+def test_stated_errors_are_those_that_repeated_scans_show():
+    model = made_up_model(("water", "iodine", "gadolinium"), (20, 33, 50, 62))
+    runs = [finished(decompose_scan(scanned(model, seed=seed), Recipe())) for seed in range(12)]
+    middle = np.stack([run.volume.values[:, 2] for run in runs])
+    sigma = runs[0].sigma
+    assert sigma is not None
+    core = inside(sigma.grid.axes_mm(), (0.0, 0.0, 12.0), 0.6)
+    seen = np.sqrt(middle.var(axis=0, ddof=1)[:, core].mean(axis=1))
+    told = np.sqrt((sigma.values[:, 2][:, core] ** 2).mean(axis=1))
+    np.testing.assert_allclose(told / seen, 1, atol=0.1)
+
+
+def test_passes_add_their_bins():
+    model = made_up_model(("water", "iodine", "gadolinium"), (20, 33, 50, 62))
+    joined = SpectralModel.joined([model, model])
+    paths = np.random.default_rng(0).random((3, 5))
+    assert joined.weights.shape == (2 * len(model.bins), model.weights.shape[1])
+    np.testing.assert_allclose(joined.transmission(paths), np.tile(model.transmission(paths), (2, 1)), rtol=1e-12)
+
+
+def test_an_unknown_tier_is_refused():
+    with pytest.raises(WrongUsage, match="allowed: image, projection, onestep"):
+        finished(
+            decompose_scan(
+                scanned(made_up_model(("water", "iodine", "gadolinium"), (20, 33, 50, 62)), seed=None),
+                Recipe(),
+                tier="magic",
+            )
+        )
