@@ -128,6 +128,13 @@ def _quantities(
     errors: Annotated[
         bool, typer.Option("--errors", help="Add the standard deviation of each, by the noise that the volume shows.")
     ] = False,
+    sigma: Annotated[
+        Path | None,
+        typer.Option(
+            help="Volume of the materials' standard errors, as mpxct decompose SCAN writes it: --errors by voxel, with "
+            "correlations as the volume shows them."
+        ),
+    ] = None,
     named: Annotated[
         list[str] | None,
         typer.Option(
@@ -168,11 +175,13 @@ def _quantities(
         asked.append(effective_z_of_ratio(basis, pair[0], pair[1]))
     if not asked and not labels:
         raise WrongUsage("no quantity is asked for", hint="mpxct quantities --help tells them")
-    covariance = bin_covariance(volume.values) if errors or labels else None
+    own_sigma = None if sigma is None else load_volume(sigma)
+    is_told = errors or own_sigma is not None
+    covariance = bin_covariance(volume.values) if is_told or labels else None
     figures: dict[str, object] = {"file": None, "channels": {}}
     lines = []
     if asked:
-        found = console.track(evaluate(volume, asked, covariance if errors else None))
+        found = console.track(evaluate(volume, asked, covariance if is_told else None, own_sigma))
         save_volume(found, output)
         means = {
             name: float(values.mean(dtype=float)) for name, values in zip(found.channels, found.values, strict=True)

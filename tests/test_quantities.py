@@ -226,6 +226,12 @@ def test_a_volume_of_quantities_goes_to_its_file_and_back(tmp_path):
     np.testing.assert_allclose(back.channel("effective Z"), asked[2].value(source.values), rtol=1e-6)
     each = np.broadcast_to(covariance[:, :, None, None, None], (3, 3, 2, 3, 4))
     np.testing.assert_allclose(finish(quantities.evaluate(source, asked, each)).values, found.values, rtol=1e-5)
+    errors = volume(np.broadcast_to(np.array([1e-2, 1e-2, 3e-3])[:, None, None, None], (3, 2, 3, 4)), BASES[1])
+    told = finish(quantities.evaluate(source, asked[:1], covariance, errors)).channel("60 keV, error")
+    as_told = np.diag([1e-4, 1e-4, 9e-6])
+    np.testing.assert_allclose(told, quantities.error_of(asked[0], values, as_told), rtol=1e-5)
+    with pytest.raises(WrongUsage, match="standard errors of water, hydroxyapatite in"):
+        finish(quantities.evaluate(source, asked[:1], covariance, volume(np.ones((2, 2, 3, 4)), BASES[0])))
     one = finish(quantities.evaluate(source, asked[:1]))
     assert (one.unit, one.channel_units) == ("HU", ())
 
