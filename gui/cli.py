@@ -1,4 +1,4 @@
-"""Commands that show files: view draws a picture, info tells what is inside."""
+"""Commands that show files: view draws a picture, info tells what is inside, quality how good a volume is."""
 
 from __future__ import annotations
 
@@ -19,10 +19,19 @@ if TYPE_CHECKING:
 File = Annotated[Path, typer.Argument(help="A Merlin .mib file, or a scan, calibration or volume of mpxct.")]
 
 
+class Registration(Enum):
+    """How the place of a phantom is found."""
+
+    FULL = "full"
+    SHIFT = "shift"
+    NONE = "none"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this package."""
     app.command()(view)
     app.command()(info)
+    app.command("quality")(_quality)
 
 
 def view(
@@ -67,6 +76,76 @@ def info(
     kind, content = open_any(file)
     figures = {"file": str(file), "kind": kind, **describe(kind, content)}
     console.emit(figures, "\n".join(_lines(figures)), as_json=json)
+
+
+def _quality(
+    ctx: typer.Context,
+    materials: Annotated[Path, typer.Argument(help="A material volume, as mpxct decompose writes it.")],
+    phantom: Annotated[
+        Path, typer.Argument(help="What the phantom holds and where: a TOML file with a table vial for each.")
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Report to write, .html.")] = None,
+    register_: Annotated[
+        Registration, typer.Option("--register", help="Find how the phantom lies: by shift and turn, by shift, or not.")
+    ] = Registration.FULL,
+    most_shift_mm: Annotated[
+        float | None, typer.Option(min=0, help="How far it may be off along x and y. Default: anywhere.")
+    ] = None,
+    mtf50: Annotated[
+        float | None,
+        typer.Option("--mtf50", help="Compare at this sharpness, in 1/mm. Default: that of the least sharp map."),
+    ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Another volume of the same phantom and place to compare with at one sharpness; may be repeated."
+        ),
+    ] = None,
+    predicted: Annotated[
+        Path | None, typer.Option(help="Volume of the least possible standard deviations, to hold the noise against.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+) -> None:
+    """Measure how good a material volume is against its phantom, and write a report: concentrations, noise, sharpness.
+
+    Example: mpxct quality materials.h5 phantom.toml -o quality.html
+    """
+    from math import pi
+
+    from gui.material_figures import material_text, quality_figures
+    from gui.material_report import save_material_report
+    from reconstruction.assessment import assess, common_mtf50_per_mm
+    from reconstruction.merit.registration import find_pose
+    from reconstruction.phantom_file import load_phantom
+    from reconstruction.volume import load_volume
+
+    console: Console = ctx.obj
+    if mtf50 is not None and not 0 < mtf50 < float("inf"):
+        raise WrongUsage(f"--mtf50 is {mtf50}; allowed: more than 0")
+    volume, described = load_volume(materials), load_phantom(phantom)
+    pose = None
+    if register_ is not Registration.NONE:
+        turn_rad = pi if register_ is Registration.FULL else 0.0
+        pose = find_pose(volume, described, most_shift_mm=most_shift_mm, most_turn_rad=turn_rad)
+    others = {path.name: load_volume(path) for path in beside or ()}
+    if others and mtf50 is None:
+        mtf50 = common_mtf50_per_mm([volume, *others.values()], described, pose=pose)
+    bound = None if predicted is None else load_volume(predicted)
+    assessment = console.track(assess(volume, described, pose=pose, mtf50_per_mm=mtf50, predicted_sd=bound))
+    compared = {
+        name: console.track(assess(other, described, pose=pose, mtf50_per_mm=mtf50)) for name, other in others.items()
+    }
+    figures = quality_figures(assessment)
+    text = material_text(assessment)
+    if compared:
+        figures["beside"] = {name: quality_figures(other) for name, other in compared.items()}
+        text += "".join(f"\n\n{name}\n{material_text(other)}" for name, other in compared.items())
+    if output is not None:
+        title = f"Quality of {materials.name}"
+        written = save_material_report(assessment, volume, output, title=title, beside=compared)
+        figures["report"] = str(written)
+        text += f"\n{written}"
+    console.emit(figures, text, as_json=json)
 
 
 def draw(

@@ -247,7 +247,7 @@ def _describe_volume(volume: Volume) -> dict[str, Any]:
             "centre_mm": list(volume.grid.centre_mm),
         },
         "channels": [
-            {"name": name, **_describe_values(values)}
+            {"name": name, "unit": volume.unit_of(name), **_describe_values(values)}
             for name, values in zip(volume.channels, volume.values, strict=True)
         ],
         "thresholds_kev": list(volume.thresholds_kev),

@@ -27,7 +27,7 @@ from firmware_iface.chip import TRIM_CODES
 from firmware_iface.errors import BadFile, WrongUsage
 from firmware_iface.merlin import MerlinFile
 from gui.colour import GREY, Colour, blend, looks_for
-from reconstruction.volume import MASS_CONCENTRATION, Volume
+from reconstruction.volume import LINEAR_ATTENUATION, MASS_CONCENTRATION, Volume
 
 INK, SOFT_INK = "#1a1a1a", "#5a5a5a"
 TITLE_PT, PANEL_PT, SMALL_PT = 13, 10, 8
@@ -111,12 +111,14 @@ def materials_figure(
 
 
 def bins_figure(volume: Volume, *, slice_index: int | None = None, slab_mm: float = SLAB_MM, title: str = "") -> Figure:
-    """Draw a slab of each energy bin on one grey scale, in 1/mm."""
+    """Draw a slab of each channel on one grey scale, or each on its own where their units differ."""
     maps, where = slab(volume, slice_index, slab_mm)
-    figure, panels = _panels(len(maps), title or f"{len(maps)} energy bins, {where}")
+    what = "energy bins" if volume.unit == LINEAR_ATTENUATION else "quantities"
+    figure, panels = _panels(len(maps), title or f"{len(maps)} {what}, {where}")
     levels = robust_levels(maps)
     for axes, values, name in zip(panels, maps, volume.channels, strict=True):
-        _image(axes, values, levels, "gray", volume.unit)
+        own = robust_levels(values) if volume.channel_units else levels
+        _image(axes, values, own, "gray", volume.unit_of(name))
         _finish(axes, name)
     scale_bar(panels[0], volume.grid.voxel_mm if volume.grid.is_scale_known else None)
     return figure

@@ -61,6 +61,9 @@ def field_of_view(
         highest_mm = _seen_height_mm(geometry, radius_mm, half_height_mm + geometry.offset_v_mm) - lifts.mean()
     across = max(int(2 * radius_mm / voxel_mm), 1)
     along = max(int((highest_mm - lowest_mm) / voxel_mm), 1)
+    # A slice for each row: of slices that stand between rows, what alternates from one to the next shows in no ray.
+    if along > 1 and (geometry.rows - along) % 2:
+        along -= 1
     return Grid(shape=(along, across, across), voxel_mm=voxel_mm, centre_mm=(0.0, 0.0, (lowest_mm + highest_mm) / 2))
 
 

@@ -13,8 +13,8 @@ back-projection), or makes one of weighted least squares by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,20 +23,23 @@ from numpy.typing import ArrayLike, NDArray
 from firmware_iface.errors import WrongUsage
 from reconstruction import backend
 from reconstruction.backend import Array
-from reconstruction.kernels.onestep_plain import Nodes, Rays, packed_size, quadratic_slopes
+from reconstruction.kernels.onestep_plain import Nodes, Rays, packed_size, place, quadratic_slopes
 from reconstruction.methods.iterates import Iterate
 from reconstruction.methods.joint_surrogates import JointLoss, Penalty, descend_jointly, kernels
 from reconstruction.methods.subsets import Order
 from reconstruction.operators import Operator
-from reconstruction.priors import DifferencePrior, Prior
+from reconstruction.priors import DifferencePrior, Prior, VectorialTotalVariation
 from reconstruction.spectral.model import SpectralModel
+from reconstruction.spectral.ray_fit import fit_rays
+from reconstruction.spectral.strength import COUPLED, n_directions, prior_in_noise
+from reconstruction.spectral.weighted import Basis, channels_mixed, noise_basis
 
-ROUND_SHARE = 0.2
-"""Corner of a prior with a sharp tip, over the noise of the channels."""
-SIGNS_SEED = 0
-
-PriorOfNoise = Callable[[NDArray[np.float64]], Prior]
-"""Makes a prior for the noise of each material, (n_materials,) g/cm3."""
+ROUND_CORNER = 0.2
+"""Of a prior with a sharp tip, in units of the noise."""
+SAMPLED_VIEWS = 16
+WIDTHS = 3.0
+"""How many times the spread of all paths the prior of a ray's is wide, where rays are fitted by themselves for a start:
+hardly felt, and far-away solutions are kept out."""
 
 
 class SpectralLoss(JointLoss):
@@ -88,6 +91,14 @@ class SpectralLoss(JointLoss):
         )
         self._kernels = kernels(self._rays.counts)
 
+    def mix(self, T: NDArray[np.floating]) -> None:
+        """Take paths of channels from now on, of which T, (n_materials, n_channels), makes the materials."""
+        attenuation = self.nodes.attenuation
+        xp = backend.namespace(attenuation)
+        self.nodes = self.nodes._replace(
+            attenuation=xp.ascontiguousarray(attenuation @ xp.asarray(T, attenuation.dtype))
+        )
+
     def curvature(self, out: Array, projected: Array) -> None:
         """Fill `out` with Fisher's information of each ray's paths."""
         self._kernels.curvature(out, projected, self._rays, self.nodes)
@@ -129,10 +140,13 @@ def one_step(
     background: ArrayLike | Array = 0.0,
     weights: ArrayLike | Array | None = None,
     start: Array | None = None,
-    prior: Prior | PriorOfNoise | None = None,
+    prior: str | Prior | None = None,
+    strength: float | None = None,
+    basis: Basis | None = None,
+    reference: Array | None = None,
     is_non_negative: bool = False,
     n_iterations: int = 20,
-    n_subsets: int = 4,
+    n_subsets: int = 8,
     order: Order = "bit-reversal",
     has_momentum: bool = True,
     n_weighted: int = 3,
@@ -146,15 +160,24 @@ def one_step(
     counts : (n_bins, n_views, rows, cols) float
         On the host or on the device, where `A` is. NaN where a pixel tells nothing.
     model : SpectralModel
+        Best a compressed one (`reconstruction.spectral.compression`): the time of rays goes with its nodes.
     open_counts, background : arrays that fit the counts, or one value per bin
         Counts without the object; scatter and dark counts.
     weights : array that fits the counts, or their last axes, optional
         What each ray counts for: 0 leaves it out.
     start : (n_materials, z, y, x) float, optional
-        g/cm3; None: some iterations of least squares from paths that are fitted ray by ray, which are yielded too.
-    prior : Prior, or function of the noise that returns one, optional
-        Of the volume in g/cm3. The noise is that of each material in one voxel, as the curvature of the likelihood has
-        it; a prior that is told of no noise takes this one. Sharp tips are rounded.
+        g/cm3, as two steps make it; None: some iterations of least squares from paths that are fitted ray by ray, which
+        are yielded too.
+    prior : str or Prior, optional
+        A name of `strength.STRENGTHS`; or a prior, taken as it is, of channels in units of their noise. Sharp tips are
+        rounded.
+    strength : float, optional
+        Of a prior by name, in units of the noise; None: the default of this prior.
+    basis : str, optional
+        Which channels the prior sees, see `weighted.noise_basis`. None: whitened where it couples channels, otherwise
+        materials; always materials where they are to be non-negative.
+    reference : (z, y, x) float, optional
+        Image of the directional prior.
     is_non_negative : bool
         Allow no concentration below 0. It biases means where there is little of a material.
     n_subsets : int
@@ -169,39 +192,60 @@ def one_step(
     """
     xp = backend.namespace(counts)
     dtype: Any = getattr(A, "dtype", counts.dtype)
-    if A.n_channels != len(model.materials):
-        raise WrongUsage(f"{A} has {A.n_channels} channels; allowed: one for each of {', '.join(model.materials)}")
+    if A.domain_shape[0] != len(model.materials):
+        raise WrongUsage(f"{A} has {A.domain_shape[0]} channels; allowed: one for each of {', '.join(model.materials)}")
     if counts.shape[1:] != A.range_shape[1:]:
         raise WrongUsage(f"the counts have shape {counts.shape}; allowed: (n_bins, {str(A.range_shape[1:])[1:]}")
+    if start is not None and start.shape != A.domain_shape:
+        raise WrongUsage(f"the start has shape {start.shape}; allowed: {A.domain_shape}")
     loss = SpectralLoss(counts, model, open_counts=open_counts, background=background, weights=weights, dtype=dtype)
-    is_fitted = start is None
-    x = xp.zeros(A.domain_shape, dtype) if start is None else xp.array(start, dtype)
-    if x.shape != A.domain_shape:
-        raise WrongUsage(f"the start has shape {x.shape}; allowed: {A.domain_shape}")
-    if is_fitted:
-        paths = _fit(counts, model, open_counts, background, dtype)
+    if start is None or not float((start != 0).any()):  # nothing is no object to tell the noise by
+        paths = _fitted_paths(counts, model, open_counts, background, dtype)
     else:
-        projected = A.forward(x)
-        paths = projected.reshape(*projected.shape[:2], -1)
-    information = xp.empty((packed_size(len(x)), *paths.shape[1:]), dtype)
-    loss.curvature(information, paths)
-    penalty = None if prior is None else _ScaledPrior(prior, _voxel_noise(A, information), x)
+        paths = A.forward(xp.asarray(start, dtype))
+    flat = paths.reshape(*paths.shape[:2], -1)
+    information = xp.empty((packed_size(len(flat)), *flat.shape[1:]), dtype)
+    loss.curvature(information, flat)
+    T = _channels(A, paths, information, prior, basis, is_non_negative)
+    inverse = np.linalg.inv(T)
+    loss.mix(T)
+    z = xp.zeros(A.domain_shape, dtype) if start is None else channels_mixed(xp.asarray(start, dtype), inverse)
     options: dict[str, Any] = {
-        "penalty": penalty,
+        "penalty": None if prior is None else _Rounded(prior, strength, reference, z),
         "n_subsets": n_subsets,
         "order": order,
         "has_momentum": has_momentum,
         "is_non_negative": is_non_negative,
     }
+    losses: list[tuple[JointLoss, int]] = [(loss, n_iterations)]
+    if start is None:
+        loss.curvature(information, flat := channels_mixed(flat, inverse))
+        n_weighted = min(n_weighted, n_iterations)
+        losses = [(FittedLoss(flat, information), n_weighted), (loss, n_iterations - n_weighted)]
     done = 0
-    if is_fitted:
-        for iterate in descend_jointly(
-            A, FittedLoss(paths, information), x, n_iterations=min(n_weighted, n_iterations), **options
-        ):
-            done = iterate.number
-            yield iterate
-    for iterate in descend_jointly(A, loss, x, n_iterations=n_iterations - done, **options):
-        yield iterate._replace(number=done + iterate.number)
+    for part, n in losses:
+        for iterate in descend_jointly(A, part, z, n_iterations=n, **options):
+            yield iterate._replace(number=done + iterate.number, volume=channels_mixed(z, T))
+        done += n
+
+
+def _channels(
+    A: Operator, paths: Array, information: Array, prior: str | Prior | None, basis: Basis | None, is_floored: bool
+) -> NDArray[np.float64]:
+    """Return T, (n_materials, n_materials): the concentrations, g/cm3, that one noise of each channel is."""
+    if prior is None:
+        means = np.array([float(row.mean()) for row in information])
+        diagonal = np.array([means[place(k, k, len(paths))] for k in range(len(paths))])
+        if not diagonal.min() > 0:
+            raise WrongUsage("there is nothing to reconstruct from: no ray with a weight meets the volume")
+        return np.diag(1 / np.sqrt(diagonal))
+    if is_floored:
+        if basis == "whitened":
+            raise WrongUsage("whitened channels cannot be non-negative", hint='say basis="materials"')
+        basis = "materials"
+    if basis is None:
+        basis = "whitened" if prior in COUPLED or isinstance(prior, VectorialTotalVariation) else "materials"
+    return noise_basis(A, paths, information.reshape(-1, *paths.shape[1:]), basis)
 
 
 def _fitted_to(counts: Array, term: ArrayLike | Array, name: str, dtype: Any) -> Array:
@@ -229,39 +273,28 @@ def _fitted_to(counts: Array, term: ArrayLike | Array, name: str, dtype: Any) ->
     return array
 
 
-def _fit(
+def _fitted_paths(
     counts: Array, model: SpectralModel, open_counts: ArrayLike | Array, background: ArrayLike | Array, dtype: Any
 ) -> Array:
-    """Return the paths of each ray by itself, (n_materials, n_views, n_rays), where the counts are."""
-    from reconstruction.spectral.ray_fit import fit_rays
+    """Return the paths of each ray by itself, (n_materials, n_views, rows, cols), where the counts are.
 
-    fit = fit_rays(backend.to_host(counts), backend.to_host(open_counts), model, background=backend.to_host(background))
-    paths = backend.namespace(counts).asarray(np.nan_to_num(fit.paths), dtype)
-    return paths.reshape(*paths.shape[:2], -1)
-
-
-def _voxel_noise(A: Operator, information: Array) -> NDArray[np.float64]:
-    """Return the standard deviation of each channel in one voxel that the curvature of the data allows, (n_channels,).
-
-    The mean block on the diagonal of A^T F A, by projections of random signs, inverted.
+    Of some rays first, which tell how wide a prior has to be that keeps the others from far-away solutions.
     """
-    xp = backend.namespace(information)
-    n = A.n_channels
-    signs = np.random.default_rng(SIGNS_SEED).integers(0, 2, A.domain_shape, dtype=np.int8) * 2 - 1
-    projected = A.forward(xp.asarray(signs.astype(np.dtype(str(information.dtype)))))
-    squares = (projected * projected).mean(axis=0).reshape(information.shape[1:])
-    sums = backend.to_host((information * squares).reshape(len(information), -1).sum(axis=1, dtype=xp.float64))
-    mean = np.empty((n, n))
-    for i in range(n):
-        for j in range(i + 1):
-            mean[i, j] = mean[j, i] = sums[i * (i + 1) // 2 + j] / np.prod(A.domain_shape[1:])
-    scale = np.sqrt(mean.diagonal())
-    inverse = np.linalg.pinv(mean / np.outer(scale, scale), hermitian=True)
-    return np.sqrt(inverse.diagonal()) / scale
+    measured, opened, added = (backend.to_host(term) for term in (counts, open_counts, background))
+    few = (slice(None), slice(None, None, max(measured.shape[1] // SAMPLED_VIEWS, 1)))
+    some = [term[few] if np.ndim(term) > 1 and np.shape(term)[1] > 1 else term for term in (measured, opened, added)]
+    sample = fit_rays(some[0], some[1], model, background=some[2])
+    middle, width = np.zeros(len(sample.paths)), np.zeros(len(sample.paths))
+    for k, values in enumerate(sample.paths.reshape(len(sample.paths), -1)):
+        low, middle[k], high = np.nanquantile(values, (0.05, 0.5, 0.95))
+        width[k] = high - low
+    prior_sd = WIDTHS * np.maximum(width, 1e-3 * width.max())
+    fit = fit_rays(measured, opened, model, background=added, prior_sd=prior_sd, prior_mean=middle)
+    return backend.namespace(counts).asarray(np.nan_to_num(fit.paths), dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rounded(DifferencePrior):
+class RoundPrior(DifferencePrior):
     """A prior with a sharp tip, made round below a corner: its Moreau envelope, which has a gradient.
 
     Attributes
@@ -296,31 +329,28 @@ class Rounded(DifferencePrior):
         return self.sharp.tangent(shape)
 
 
-class _ScaledPrior(Penalty):
-    """A prior times the curvature of the data where each material's noise is 1."""
+class _Rounded(Penalty):
+    """A prior of channels in units of their noise, as a smooth penalty."""
 
-    def __init__(self, prior: Prior | PriorOfNoise, noise: NDArray[np.float64], like: Array) -> None:
-        made: Any = prior if isinstance(prior, Prior) else prior(noise)
-        if not made.noise_per_mm:
-            made = replace(made, noise_per_mm=tuple(noise.tolist()))
+    def __init__(self, prior: str | Prior, strength: float | None, reference: Array | None, like: Array) -> None:
+        n = len(like)
+        made: Any = prior
+        if isinstance(prior, str):
+            directions = n_directions(like.shape)
+            made = prior_in_noise(prior, strength, np.ones(n), n_directions=directions, reference=reference)
         if isinstance(made, DifferencePrior) and made.corner_of_norm == 0:
-            made = Rounded(sharp=made, corner=ROUND_SHARE * float(noise.mean()), noise_per_mm=made.noise_per_mm)
-        told = np.asarray(made.noise_per_mm)
-        weights = told.mean() / told
-        self._scale = float(np.mean(1 / (weights * noise) ** 2))
+            made = RoundPrior(sharp=made, corner=ROUND_CORNER, noise_per_mm=made.noise_per_mm)
         self._prepared = made.prepare(like)
         self._gradient = getattr(self._prepared, "gradient", made.gradient)
-        self._curvature = self._scale * made.curvature(like) * weights**2 / (weights**2).max()
+        self._curvature = np.full(n, made.curvature(like))
 
     def value(self, x: Array) -> float:
         """Return its value."""
-        return self._scale * self._prepared.value(x)
+        return self._prepared.value(x)
 
     def gradient(self, x: Array) -> Array:
         """Return its gradient."""
-        gradient = self._gradient(x)
-        gradient *= self._scale
-        return gradient
+        return self._gradient(x)
 
     @property
     def curvature(self) -> NDArray[np.float64]:

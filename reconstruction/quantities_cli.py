@@ -10,10 +10,12 @@ import typer
 
 from calibration.electrons import EXPONENT
 from calibration.progress import Console
-from firmware_iface.errors import WrongUsage
+from firmware_iface.errors import CalibrationMissing, WrongUsage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from calibration.attenuation import Material
     from reconstruction.quantities import Quantity
@@ -77,6 +79,16 @@ def _quantities(
             rich_help_panel=ELECTRONS,
         ),
     ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Calibration file with the detector's response: coefficients as its bins see tissues.",
+            rich_help_panel=ELECTRONS,
+        ),
+    ] = None,
+    thickness_mm: Annotated[
+        float, typer.Option(help="With --calibration: of tissue in the beam, about.", rich_help_panel=ELECTRONS)
+    ] = 30.0,
     vnc: Annotated[
         bool, typer.Option("--vnc", help="Without contrast agents, in HU.", rich_help_panel=CONTRAST)
     ] = False,
@@ -103,6 +115,13 @@ def _quantities(
     priors: Annotated[
         str, typer.Option(help="How common each of them is, a,b,… Default: all alike.", rich_help_panel=LABELS)
     ] = "",
+    field: Annotated[
+        float,
+        typer.Option(
+            help="What each of 26 neighbours adds to the logarithm of its tissue's probability; 0.1 is some.",
+            rich_help_panel=LABELS,
+        ),
+    ] = 0.0,
     each: Annotated[
         bool, typer.Option("--each", help="Add the probability of each tissue.", rich_help_panel=LABELS)
     ] = False,
@@ -132,11 +151,13 @@ def _quantities(
     basis = basis_of(volume, _pairs(named or []))
     asked = _attenuation(basis, _numbers(mono, "--mono"), per_mm)
     asked += _contrast(basis, vnc_kev if vnc else None, _names(agents), [*_names(k_edge), *["I"] * iodine])
-    known = None
+    errors_percent = None
     if electron_density or effective_z or spr:
-        from reconstruction.spectral.stoichiometry import calibrate
+        from reconstruction.spectral.stoichiometry import calibrate, left_out_errors
 
-        known = calibrate(basis, exponent=exponent, is_fitted=not additive)
+        seen = None if calibration is None else _seen_by(calibration, basis, thickness_mm)
+        known = calibrate(basis, None, seen, exponent=exponent, is_fitted=not additive)
+        errors_percent = left_out_errors(basis, None, seen, exponent=exponent, is_fitted=not additive)
         asked += _electrons(known, electron_density, effective_z, spr or [], water_ev)
     if z_ratio:
         from reconstruction.quantities import effective_z_of_ratio
@@ -161,8 +182,9 @@ def _quantities(
             "channels": {name: {"unit": found.unit_of(name), "mean": mean} for name, mean in means.items()},
         }
         lines += [f"{output}: {', '.join(f'{name} ({found.unit_of(name)})' for name in found.channels)}"]
-    if known is not None:
-        told = _told_errors(basis, exponent, not additive)
+    if errors_percent is not None:
+        names = ("electron density", "effective Z", "mean excitation energy")
+        told = dict(zip(names, np.sqrt(np.mean(errors_percent**2, axis=1)).tolist(), strict=True))
         figures["error_percent"] = told
         lines += [f"{name:<24}{error:.2f} % rms, over tissues left out of the fit" for name, error in told.items()]
     if labels and covariance is not None:
@@ -170,7 +192,7 @@ def _quantities(
 
         weights = _numbers(priors, "--priors") or None
         tissues = tissue_classes(_names(labels), basis, priors=weights)
-        labelled = console.track(label_volume(volume, tissues, covariance, is_each_told=each))
+        labelled = console.track(label_volume(volume, tissues, covariance, field_strength=field, is_each_told=each))
         to = output.with_name(f"{output.stem}-labels.h5")
         save_volume(labelled, to)
         files = [
@@ -217,13 +239,20 @@ def _electrons(
     return asked
 
 
-def _told_errors(basis: Sequence[Material], exponent: float, is_fitted: bool) -> dict[str, float]:
-    """Return the error of the calibration, root mean square over tissues that were left out of it."""
-    from reconstruction.spectral.stoichiometry import left_out_errors
+def _seen_by(calibration: Path, basis: Sequence[Material], thickness_mm: float) -> NDArray[np.float64]:
+    """Return as what a detector sees the reference tissues: (n_tissues, n_materials) float64, g/cm3."""
+    from calibration.store import load
+    from reconstruction.spectral.model import SpectralModel
+    from reconstruction.spectral.stoichiometry import as_decomposed, reference_tissues
 
-    errors = left_out_errors(basis, exponent=exponent, is_fitted=is_fitted)
-    names = ("electron density", "effective Z", "mean excitation energy")
-    return {name: float(np.sqrt(np.mean(of_tissue**2))) for name, of_tissue in zip(names, errors, strict=True)}
+    response = load(calibration).response
+    if response is None:
+        raise CalibrationMissing(
+            f"{calibration} holds no response of the detector", hint="run mpxct calibrate response, or leave it out"
+        )
+    if not thickness_mm > 0:
+        raise WrongUsage(f"--thickness-mm is {thickness_mm:g}; allowed: above 0")
+    return as_decomposed(reference_tissues(), basis, SpectralModel.of_response(response, basis), thickness_mm)
 
 
 def _names(text: str) -> list[str]:

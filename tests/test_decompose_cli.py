@@ -14,12 +14,14 @@ import reconstruction.decompose_cli
 from calibration.attenuation import linear_attenuation_per_mm, material
 from calibration.material_basis import MaterialBasis
 from calibration.response import Response, SensorModel
-from firmware_iface.errors import WrongUsage
+from calibration.store import save
+from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction.materials import decompose_volume
 from reconstruction.spectral.effective import effective_attenuation
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.volume import load_volume, save_volume
-from tests.test_vials import ENERGIES_KEV, PLACES, PLAN, phantom
+from tests.test_picture import calibration
+from tests.test_vials import ENERGIES_KEV, PHANTOM, PLACES, scanned
 
 MATERIALS = ("water", "iodine", "gadolinium", "hydroxyapatite")
 
@@ -56,7 +58,7 @@ def basis() -> MaterialBasis:
 
 @pytest.fixture(scope="module")
 def bins(tmp_path_factory):
-    volume = replace(phantom(noise_per_mm=1e-3), basis=basis())
+    volume = replace(scanned(noise_per_mm=1e-3), basis=basis())
     return save_volume(volume, tmp_path_factory.mktemp("bins") / "volume.h5")
 
 
@@ -116,9 +118,9 @@ def description(*which: int) -> str:
     """Describe some of the phantom's vials, and its body."""
     text = ""
     for k in which:
-        vial, is_pure = PLAN.vials[k], PLAN.is_pure[k]
+        vial = PHANTOM.vials[k]
         text += f'[[vial]]\nmaterial = "{vial.material}"\nx_mm = {vial.x_mm}\ny_mm = {vial.y_mm}\n'
-        text += f"radius_mm = {vial.radius_mm}\nis_pure = {str(is_pure).lower()}\n"
+        text += f"radius_mm = {vial.radius_mm}\nis_pure = {str(vial.is_pure).lower()}\n"
         text += f"concentration_mg_ml = {vial.concentration_mg_ml}\n" if vial.concentration_mg_ml else ""
     return text + "[body]\nx_mm = 0.0\ny_mm = 0.0\nradius_mm = 4.8\n"
 
@@ -173,13 +175,35 @@ def test_behind_water_the_effective_attenuation_is_what_little_more_shows():
         effective_attenuation(SpectralModel.of_response(response(), ("iodine",)), 1.0)
 
 
+def test_a_fitted_response_stands_for_measured_cells(bins, tmp_path):
+    known, thresholds = tmp_path / "calibration.h5", (18.0, 33.0, 50.0, 75.0)
+    save(replace(calibration(), response=response()), known)
+    truth = np.array([0.7, 0.01, 0.005, 0.1])
+    seen = SpectralModel.of_response(response(), MATERIALS, thresholds_kev=thresholds)
+    values = effective_attenuation(seen, 8.0) @ truth
+    volume = replace(scanned(noise_per_mm=1e-9), thresholds_kev=thresholds)
+    volume = replace(
+        volume, values=np.broadcast_to(values[:, None, None, None], volume.values.shape).astype(np.float32)
+    )
+    file = save_volume(volume, tmp_path / "volume.h5")
+    options = ("--response", known, "--water-mm", 8, "--unweighted")
+    command(file, *options, "--materials", ",".join(MATERIALS), "-o", tmp_path / "m.h5")
+    np.testing.assert_allclose(load_volume(tmp_path / "m.h5").values[:, 3, 5, 5], truth, rtol=2e-3, atol=1e-4)
+    with pytest.raises(WrongUsage, match="allowed: name them with --materials"):
+        command(file, *options, "-o", tmp_path / "m.h5")
+    save(calibration(), known)
+    with pytest.raises(CalibrationMissing, match="holds no response"):
+        command(file, *options, "-o", tmp_path / "m.h5")
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
+        (("--flatten",), "allowed: with them, whose body"),
         (("--rule", "best"), "--rule is 'best'; allowed: least-squares"),
         (("--full",), "allowed: with --rule fractions"),
         (("--rule", "fractions", "--densities", "water"), "allowed: NAME=NUMBER"),
-        (("--rule", "exclusive", "--significance", "2"), "the significance is 2.0"),
+        (("--rule", "exclusive", "--significance", "2"), "the rejected fraction is 2.0"),
         (("--rule", "exclusive", "--subsets", "air; gold"), "names gold; allowed: water"),
         (("--matrix", "a.csv", "--vials", "b.toml"), "allowed: one"),
     ],
@@ -193,4 +217,4 @@ def test_wrong_options_are_refused(bins, tmp_path, options, match):
 def test_a_material_without_a_density_cannot_have_fractions():
     strange = replace(basis(), materials=("water", "iodine", "gadolinium", "unheard of"))
     with pytest.raises(WrongUsage, match="the density of unheard of is not known"):
-        decompose_volume(phantom(noise_per_mm=1e-3), strange, densities_g_cm3={})
+        decompose_volume(scanned(noise_per_mm=1e-3), strange, densities_g_cm3={})

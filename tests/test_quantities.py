@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import optimize, special
 
 import mpxct
 from calibration.attenuation import linear_attenuation_per_mm, mass_attenuation_cm2_g, material, solution
 from calibration.electrons import effective_z as z_of
 from calibration.electrons import relative_electrons
 from calibration.electrons import stopping_power_ratio as spr_of
+from calibration.spectrum import tube_spectrum
+from calibration.store import save
 from firmware_iface.errors import WrongUsage
+from gui.descriptions import describe
+from gui.picture import bins_figure
 from reconstruction import quantities
-from reconstruction.spectral.stoichiometry import as_seen, calibrate, is_agent, left_out_errors, reference_tissues
+from reconstruction.spectral.model import SpectralModel
+from reconstruction.spectral.stoichiometry import (
+    as_decomposed,
+    as_seen,
+    calibrate,
+    is_agent,
+    left_out_errors,
+    reference_tissues,
+)
 from reconstruction.volume import Grid, Provenance, Volume, load_volume, save_volume
+from tests.calibration_records import everything
 
 BASES = [("water", "hydroxyapatite"), ("water", "hydroxyapatite", "iodine"), ("pmma", "aluminium")]
 KNOWN = {basis: calibrate(basis) for basis in BASES}
@@ -215,6 +230,60 @@ def test_a_volume_of_quantities_goes_to_its_file_and_back(tmp_path):
     assert (one.unit, one.channel_units) == ("HU", ())
 
 
+TUBE_KEV, EDGES_KEV = np.arange(20.5, 121.0, 2.0), (20.0, 38.0, 51.0, 65.0, 80.0)
+
+
+def five_bins(basis: tuple[str, ...]) -> SpectralModel:
+    """Bins that overlap, as those of a detector whose charge is shared."""
+    photons = tube_spectrum(120.0, TUBE_KEV, {"aluminium": 6.0, "copper": 0.2})
+    above = np.array([special.ndtr((TUBE_KEV - low) / 5.0) * 0.8 + 0.2 * (2 * low < TUBE_KEV) for low in EDGES_KEV])
+    return SpectralModel.of_spectrum((above - np.vstack([above[1:], 0 * above[:1]])) * photons, TUBE_KEV, basis)
+
+
+@pytest.mark.parametrize("thickness_mm", [10.0, 80.0])
+@pytest.mark.parametrize("basis", [BASES[0], BASES[2]])
+def test_tissues_behind_a_whole_response_are_told_within_the_aims(basis, thickness_mm):
+    """A slab of each tissue, no mixture of the basis; the paths of most likelihood; calibrated by other tissues."""
+    model = five_bins(basis)
+    judged = reference_tissues()[1::4]
+    others = [m for m in reference_tissues() if m not in judged]
+    matter = [material(name) for name in basis]
+    known = calibrate(basis, others, as_decomposed(others, matter, model, thickness_mm))
+    read = []
+    for tissue in judged:
+        truth = five_bins_of(tissue).transmission(np.array([tissue.density_g_cm3 * thickness_mm]))
+
+        def misfit(paths, truth=truth):
+            return (np.log(model.transmission(paths)) - np.log(truth)) * np.sqrt(truth)
+
+        start = as_seen([tissue], known.basis)[0] * thickness_mm
+        read.append(optimize.least_squares(misfit, start, x_scale=np.abs(start) + 1, xtol=1e-12, ftol=1e-14).x)
+    concentrations = np.array(read).T / thickness_mm
+    told = (
+        (quantities.electron_density(known), [m.density_g_cm3 * relative_electrons(m) for m in judged], 0.005),
+        (quantities.effective_z(known), [z_of(m) for m in judged], 0.01),
+        (quantities.stopping_power_ratio(known, 150), [spr_of(m, 150) for m in judged], 0.01),
+        (quantities.stopping_power_ratio(known, 300, "carbon"), [spr_of(m, 300, "carbon") for m in judged], 0.01),
+    )
+    for quantity, truth, aim in told:
+        assert np.abs(quantity.value(concentrations) / np.array(truth) - 1).max() < aim, quantity.name
+
+
+def test_what_the_bins_see_of_the_basis_is_the_basis():
+    basis = [material(name) for name in BASES[1]]
+    seen = as_decomposed(basis, basis, five_bins(BASES[1]), 5.0)
+    np.testing.assert_allclose(seen, np.diag([m.density_g_cm3 for m in basis]), atol=1e-6)
+
+
+def five_bins_of(tissue) -> SpectralModel:
+    model = five_bins(("water",))
+    return replace(
+        model,
+        materials=(tissue.name,),
+        attenuation_per_mm_per_g_cm3=0.1 * mass_attenuation_cm2_g(tissue, model.energies_kev)[:, None],
+    )
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(WrongUsage, match="'resin' is made of is not known"):
         quantities.basis_of(volume(np.zeros((1, 1, 1, 1)), ("resin",)))
@@ -262,6 +331,33 @@ def test_the_command_writes_quantities_and_labels(tmp_path, capsys, monkeypatch)
     assert (labels.channel("label")[:, 12:, 22:29] == 4).mean() > 0.99
     assert (tmp_path / "q-labels.mhd").is_file()
     assert figures["voxels"]["muscle"] > 590  # with iodine in a tenth of it
+
+
+def test_the_command_takes_a_detector_from_its_calibration(tmp_path, capsys, monkeypatch):
+    path = save_volume(volume(np.ones((2, 1, 3, 4)), BASES[0]), tmp_path / "materials.h5")
+    told = {}
+    for name, calibration in (("with", everything()), ("without", replace(everything(), response=None))):
+        save(calibration, tmp_path / f"{name}.h5")
+        arguments = f"mpxct quantities {path} -o {tmp_path}/q.h5 --electron-density --json"
+        arguments += f" --calibration {tmp_path}/{name}.h5"
+        monkeypatch.setattr("sys.argv", arguments.split())
+        with pytest.raises(SystemExit) as end:
+            mpxct.main()
+        told[name] = (end.value.code, *capsys.readouterr())
+    assert not told["with"][0]
+    assert json.loads(told["with"][1])["error_percent"]["electron density"] < 0.2
+    assert "holds no response of the detector" in told["without"][2]
+
+
+def test_pictures_and_descriptions_give_each_channel_its_unit():
+    asked = every_quantity(KNOWN[BASES[0]])[:3]
+    source = volume(np.random.default_rng(0).random((2, 2, 8, 9)), BASES[0])
+    found = finish(quantities.evaluate(source, asked))
+    described = describe("volume", found)
+    assert [channel["unit"] for channel in described["channels"]] == ["HU", "1", "1"]
+    bars = [bar for axes in bins_figure(found).axes for bar in axes.child_axes]
+    written = [bar.get_xlabel() + bar.get_ylabel() for bar in bars]
+    assert [label for label in written if label] == ["HU", "1", "1"]
 
 
 @pytest.mark.parametrize(

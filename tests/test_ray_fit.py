@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,13 @@ def test_the_kernels_exponential_is_exact() -> None:
     kept, power = np.empty((4, 1001)), np.empty(1001)
     ray_fit_cpu.keep(exponents, paths, kept, power)
     assert kept == pytest.approx(2.0 ** (exponents @ paths), rel=1e-11)
+
+
+def test_the_kernels_logarithm_is_exact() -> None:
+    values = np.concatenate([np.geomspace(1e-30, 1e12, 2001), 2.0 ** np.arange(-20, 20), [math.sqrt(0.5), 0.99999999]])
+    logs, power = np.empty_like(values), np.empty_like(values)
+    ray_fit_cpu.logarithms(values, logs, power)
+    assert logs == pytest.approx(np.log(values), rel=1e-10, abs=1e-10)
 
 
 def test_the_published_scanner(test_data: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from reconstruction.kernels import onestep_plain
 from reconstruction.kernels.onestep_plain import CLIPPING_SWEEPS, DARK_COUNTS, Nodes, Rays
 from reconstruction.kernels.threads import in_threads, n_threads
 
@@ -29,6 +30,7 @@ ROUNDER = np.float32(1.5 * 2**23)
 """Added and taken away again, it leaves the nearest whole number."""
 
 _Array = NDArray[np.floating]
+_place = njit(cache=True)(onestep_plain.place)
 
 
 def _shares(n: int, at_least: int) -> list[tuple[int, int]]:
@@ -189,7 +191,7 @@ def _curvature(out, paths, rays, nodes, by_material, by_node, low, high):  # noq
                     through[r] = counted[at] * full[at] * full[at] * raised / expected
                 entry = 0
                 for i in range(n_materials):
-                    for j in range(i + 1):
+                    for j in range(i, n_materials):
                         target, one, other = out[entry, view], column[i], column[j]
                         for r in range(n):
                             target[start + r] += through[r] * one[r] * other[r]
@@ -227,20 +229,20 @@ def _step(x, extrapolated, gradient, hessian, floor, stiffness, momentum, is_non
             for v in range(m):
                 row[v] = stiffness * source[start + v]
         for i in range(n):
-            row = matrix[i * (i + 1) // 2 + i]
+            row = matrix[_place(i, i, n)]
             for v in range(m):
                 row[v] += floor[i]
         for i in range(n):
             for j in range(i + 1):
-                row = lower[i * (i + 1) // 2 + j]
-                row[:] = matrix[i * (i + 1) // 2 + j]
+                row = lower[_place(i, j, n)]
+                row[:] = matrix[_place(i, j, n)]
                 for k in range(j):
-                    one, other = lower[i * (i + 1) // 2 + k], lower[j * (j + 1) // 2 + k]
-                    middle = lower[k * (k + 1) // 2 + k]
+                    one, other = lower[_place(i, k, n)], lower[_place(j, k, n)]
+                    middle = lower[_place(k, k, n)]
                     for v in range(m):
                         row[v] -= one[v] * other[v] * middle[v]
                 if j < i:
-                    middle = lower[j * (j + 1) // 2 + j]
+                    middle = lower[_place(j, j, n)]
                     for v in range(m):
                         row[v] /= middle[v]
         for i in range(n):
@@ -248,18 +250,18 @@ def _step(x, extrapolated, gradient, hessian, floor, stiffness, momentum, is_non
             for v in range(m):
                 row[v] = source[start + v]
             for k in range(i):
-                factor, other = lower[i * (i + 1) // 2 + k], away[k]
+                factor, other = lower[_place(i, k, n)], away[k]
                 for v in range(m):
                     row[v] -= factor[v] * other[v]
         for i in range(n):
-            row, middle = away[i], lower[i * (i + 1) // 2 + i]
+            row, middle = away[i], lower[_place(i, i, n)]
             for v in range(m):
                 row[v] /= middle[v]
         for back in range(n):
             i = n - 1 - back
             row = away[i]
             for k in range(i + 1, n):
-                factor, other = lower[k * (k + 1) // 2 + i], away[k]
+                factor, other = lower[_place(k, i, n)], away[k]
                 for v in range(m):
                     row[v] -= factor[v] * other[v]
         if is_non_negative:
@@ -294,6 +296,6 @@ def _bound(matrix, gradient, place, away, n, start, m):  # noqa: ANN001, ANN202
             for i in range(n):
                 pull = np.float64(gradient[i, at])
                 for j in range(n):
-                    entry = i * (i + 1) // 2 + j if j <= i else j * (j + 1) // 2 + i
+                    entry = _place(i, j, n)
                     pull -= matrix[entry, v] * away[j, v]
-                away[i, v] = min(away[i, v] + pull / matrix[i * (i + 1) // 2 + i, v], np.float64(place[i, at]))
+                away[i, v] = min(away[i, v] + pull / matrix[_place(i, i, n), v], np.float64(place[i, at]))

@@ -6,6 +6,7 @@ lane whose ray has ended takes the next one, so that none waits for the slowest.
 
 # Ref: Fisher scoring damped as by Levenberg and Marquardt: Marquardt 1963, J. SIAM 11, 431; of spectral counts:
 #      Roessl and Proksa 2007, Phys. Med. Biol. 52, 4679; Schlomka et al. 2008, Phys. Med. Biol. 53, 4031.
+# Ref: log m = 2 artanh((m - 1) / (m + 1)): Abramowitz and Stegun 1964, 4.1.27.
 # Ref: 2^n by adding n to the exponent's bits, n rounded by adding 1.5 * 2^52: IEEE 754, binary64.
 """
 
@@ -16,21 +17,23 @@ import math
 import numpy as np
 from numba import njit
 
-LANES = 32
+LANES = 64
 NODES_AT_ONCE = 4
 """How many nodes go into a sum before it is stored: `gather` is written for four."""
 _ROUND = 1.5 * 2.0**52
 _LOWEST, _HIGHEST = -1000.0, 1000.0
 _NODES = np.cos((np.arange(9) + 0.5) * math.pi / 9) / 2
 _C8, _C7, _C6, _C5, _C4, _C3, _C2, _C1, _C0 = (float(c) for c in np.polyfit(_NODES, 2.0**_NODES, 8))
+_SQRT_HALF = np.int64(np.array(math.sqrt(0.5)).view(np.int64))
+_BIAS, _TWO_52, _LN2 = np.int64(1023 << 52), np.int64(0x433 << 52), math.log(2)
 _SMALLEST_PIVOT = 1e-12
 _FIRST_DAMPING, _RAISED, _LOWERED, _HIGHEST_DAMPING, _NO_DAMPING = 0.03, 8.0, 0.1, 1e9, 1e-3
 _NEVER_COUNTED = 1e-30
 _SLACK = 1e-9
-"""A trial is refused if it is worse by more than this part of all counts: below it, sums of doubles are rounding."""
+"""A trial is refused if it is worse by more than this part of its value: below it, sums of doubles are rounding."""
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def keep(exponents, paths, kept, power):  # noqa: ANN001, ANN201
     """Fill `kept` (n_nodes, lanes) with 2^(exponents @ paths), exponents (n_nodes, n_materials), paths (.., lanes)."""
     n_lanes = paths.shape[1]
@@ -56,7 +59,7 @@ def keep(exponents, paths, kept, power):  # noqa: ANN001, ANN201
             row_bits[lane] += bits[lane] << 52
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def gather(coefficients, first_node, end_node, kept, sums):  # noqa: ANN001, ANN201
     """Fill `sums` (n, channels, lanes) with coefficients (n, channels, n_nodes) @ kept, over each one's own nodes."""
     for b in range(coefficients.shape[0]):
@@ -71,30 +74,61 @@ def gather(coefficients, first_node, end_node, kept, sums):  # noqa: ANN001, ANN
                     out[lane] += c0 * t0[lane] + c1 * t1[lane] + c2 * t2[lane] + c3 * t3[lane]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
-def _weigh(sums, measured, opened, added, expected, hessian, gradient):  # noqa: ANN001, ANN202
-    """Fill expected counts, packed information and downhill gradient of all lanes from the sums."""
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def logarithms(values, logs, power):  # noqa: ANN001, ANN201
+    """Fill `logs` (lanes,) with the natural logarithms of positive, normal values."""
+    bits, powers, mantissa = values.view(np.int64), power.view(np.int64), logs.view(np.int64)
+    for lane in range(values.shape[0]):
+        n = ((bits[lane] - _SQRT_HALF + _BIAS) >> 52) & 0x7FF
+        powers[lane] = n | _TWO_52
+        mantissa[lane] = bits[lane] - (n << 52) + _BIAS
+    for lane in range(values.shape[0]):
+        s = (logs[lane] - 1.0) / (logs[lane] + 1.0)
+        q = s * s
+        series = ((((q / 13 + 1.0 / 11) * q + 1.0 / 9) * q + 1.0 / 7) * q + 1.0 / 5) * q + 1.0 / 3
+        logs[lane] = (power[lane] - (4503599627370496.0 + 1023.0)) * _LN2 + 2.0 * s * (1.0 + q * series)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _weigh(sums, measured, opened, added, kept, hessian, gradient, value, misfit):  # noqa: ANN001, ANN202
+    """Fill packed information, downhill gradient, negative log-likelihood and chi square of all lanes.
+
+    `sums` become the slopes of the counts; the rows of `kept` are used as room.
+    """
     n_bins, n_materials, n_lanes = sums.shape[0], sums.shape[1] - 1, sums.shape[2]
+    expected, inverse, pull, power = kept[0], kept[1], kept[2], kept[3]
     hessian[:] = 0.0
     gradient[:] = 0.0
+    value[:] = 0.0
+    misfit[:] = 0.0
     for b in range(n_bins):
-        out, y, y0, r = expected[b], measured[b], opened[b], added[b]
+        share, y, y0, r = sums[b, 0], measured[b], opened[b], added[b]
         for lane in range(n_lanes):
-            out[lane] = y0[lane] * sums[b, 0, lane] + r[lane]
+            expected[lane] = y0[lane] * share[lane] + r[lane]
+            inverse[lane] = 1.0 / expected[lane]
+            pull[lane] = 1.0 - y[lane] * inverse[lane]
+            misfit[lane] += pull[lane] * pull[lane] * expected[lane]
+        logarithms(expected, share, power)
+        for lane in range(n_lanes):
+            value[lane] += expected[lane] - y[lane] * share[lane]
+        for k in range(n_materials):
+            slope, g = sums[b, k + 1], gradient[k]
+            for lane in range(n_lanes):
+                slope[lane] *= y0[lane]
+                g[lane] += slope[lane] * pull[lane]
         pair = 0
         for k in range(n_materials):
-            slope_k, g = sums[b, k + 1], gradient[k]
+            weighted, slope = pull, sums[b, k + 1]
             for lane in range(n_lanes):
-                # each path's slope is -y0 * sum; the likelihood climbs along (y / expected - 1) * slope
-                g[lane] += y0[lane] * slope_k[lane] * (1.0 - y[lane] / out[lane])
+                weighted[lane] = slope[lane] * inverse[lane]
             for other in range(k, n_materials):
-                slope_o, h = sums[b, other + 1], hessian[pair]
+                slope_other, h = sums[b, other + 1], hessian[pair]
                 for lane in range(n_lanes):
-                    h[lane] += y0[lane] * slope_k[lane] * (y0[lane] * slope_o[lane]) / out[lane]
+                    h[lane] += weighted[lane] * slope_other[lane]
                 pair += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def solve(packed, damping, prior, gradient, lower, step):  # noqa: ANN001, ANN201
     """Solve (H + damping diag H) step = gradient by Cholesky; directions of which H says nothing get no step.
 
@@ -142,7 +176,7 @@ def solve(packed, damping, prior, gradient, lower, step):  # noqa: ANN001, ANN20
     return 0.5 * gain
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _load(lane, ray, counts, open_counts, background, starts, measured, opened, added, trial):  # noqa: ANN001, ANN202
     """Put a ray into a lane; a bin that was not measured, or has no open beam, expects next to nothing and got 0."""
     for b in range(counts.shape[0]):
@@ -157,7 +191,7 @@ def _load(lane, ray, counts, open_counts, background, starts, measured, opened, 
         trial[k, lane] = starts[k, ray]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def fit(
     counts,  # noqa: ANN001
     open_counts,  # noqa: ANN001
@@ -205,8 +239,9 @@ def fit(
     n_pairs = n_materials * (n_materials + 1) // 2
     lanes = min(LANES, end - first)
     measured, opened, added = np.empty((n_bins, lanes)), np.empty((n_bins, lanes)), np.empty((n_bins, lanes))
-    kept, power = np.empty((n_nodes, lanes)), np.empty(lanes)
-    sums, expected = np.empty((n_bins, 1 + n_materials, lanes)), np.empty((n_bins, lanes))
+    kept, power = np.empty((max(n_nodes, 4), lanes)), np.empty(lanes)
+    sums = np.empty((n_bins, 1 + n_materials, lanes))
+    trial_value, trial_misfit = np.empty(lanes), np.empty(lanes)
     trial_hessian, trial_gradient = np.empty((n_pairs, lanes)), np.empty((n_materials, lanes))
     trial = np.empty((n_materials, lanes))
     here = np.empty((lanes, n_materials))
@@ -224,27 +259,20 @@ def fit(
     while n_busy > 0:
         keep(exponents, trial, kept, power)
         gather(coefficients, first_node, end_node, kept, sums)
-        _weigh(sums, measured, opened, added, expected, trial_hessian, trial_gradient)
+        _weigh(sums, measured, opened, added, kept, trial_hessian, trial_gradient, trial_value, trial_misfit)
         for lane in range(lanes):
             i = ray[lane]
             if i < 0:
                 continue
             trials[lane] += 1
-            new, chi, total = 0.0, 0.0, 0.0
-            for b in range(n_bins):
-                y, model = measured[b, lane], expected[b, lane]
-                new += model - y
-                if y > 0:
-                    new -= y * math.log(model / y)
-                chi += (y - model) * (y - model) / model
-                total += y
+            new = trial_value[lane]
             mean_at = i if prior_mean.shape[1] > 1 else 0
             for k in range(n_materials):
                 off = trial[k, lane] - prior_mean[k, mean_at]
                 new += 0.5 * prior_information[k] * off * off
             is_first = trials[lane] == 1
-            if is_first or new <= value[lane] + _SLACK * (1.0 + total):
-                value[lane], misfit[lane] = new, chi
+            if is_first or new <= value[lane] + _SLACK * (1.0 + abs(new)):
+                value[lane], misfit[lane] = new, trial_misfit[lane]
                 for k in range(n_materials):
                     off = trial[k, lane] - prior_mean[k, mean_at]
                     here[lane, k] = trial[k, lane]

@@ -95,7 +95,8 @@ def edge_of_disc(
 ) -> Mtf:
     """Measure the MTF at the rim of an upright rod.
 
-    The rim's curvature is neglected: of a Gaussian blur of one sixth of the radius, MTF50 is found 1 % too low.
+    The rim's curvature is neglected: of a Gaussian blur of a fifth of the radius, MTF50 is found 0.8 % too low. A reach
+    of less than four times the blur cuts its wings off: MTF50 is then found too high, by 3 % where it is three times.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ from firmware_iface.errors import WrongUsage
 from reconstruction import backend
 from reconstruction.backend import Array
 from reconstruction.kernels import onestep_plain
-from reconstruction.kernels.onestep_plain import packed_size
+from reconstruction.kernels.onestep_plain import packed_size, place
 from reconstruction.methods.iterates import Iterate
 from reconstruction.methods.subsets import Order
 from reconstruction.methods.surrogates import RUNAWAY, Pass
@@ -247,7 +247,7 @@ class _Descent:
             paths[: len(some)] = some
             back = self._A.adjoint(projected, out=self._gradient)
             self._hessian[first : first + n] = back[: len(some)]
-        diagonals = [self._hessian[i * (i + 1) // 2 + i] for i in range(n)]
+        diagonals = [self._hessian[place(i, i, n)] for i in range(n)]
         means = [float(diagonal.mean()) for diagonal in diagonals]
         if not min(means) > 0:
             raise WrongUsage("there is nothing to reconstruct from: no ray with a weight meets the volume")

@@ -21,13 +21,14 @@ from scipy.optimize import nnls
 from firmware_iface.errors import WrongUsage
 from reconstruction.spectral.model import SpectralModel
 
-TOLERANCE = 1e-5
+TOLERANCE = 1e-4
 SLOPES_PER_TRANSMISSION = 10.0
 """How many times larger the relative error of a slope may be than that of a transmission."""
 DARKEST = 1e-5
 """Paths that let less through in the mean of all bins are not looked at."""
 FEWEST_NODES = 4
 N_SAMPLES = 400
+NNLS_ITERATIONS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -114,15 +115,29 @@ def _on_nodes(model: SpectralModel, chosen: NDArray[np.intp], paths: NDArray[np.
         targets = [np.full(len(kept), 1.0)]
         targets += [np.full(len(kept), 1 / SLOPES_PER_TRANSMISSION)] * len(model.materials)
         whole = len(kept) * np.ones((1, len(chosen)))  # nothing in the beam: all counts, far more than any other row
-        weights[b], _ = nnls(np.concatenate([*rows, whole]), np.concatenate([*targets, [float(len(kept))]]))
-    is_needed = weights.any(axis=0)
+        matrix, target = np.concatenate([*rows, whole]), np.concatenate([*targets, [float(len(kept))]])
+        weights[b], _ = nnls(matrix, target, maxiter=NNLS_ITERATIONS)
+    co_weights = None if model.co_weights is None else _shared_on_nodes(model.co_weights, kept, _kept(model, paths))
+    is_needed = weights.any(axis=0) | (False if co_weights is None else co_weights.any(axis=(0, 1)))
     weights = weights[:, is_needed]
     return replace(
         model,
+        co_weights=None if co_weights is None else co_weights[..., is_needed],
         weights=weights / weights.sum(axis=1, keepdims=True),
         attenuation_per_mm_per_g_cm3=attenuation[is_needed],
         energies_kev=model.energies_kev[chosen][is_needed],
     )
+
+
+def _shared_on_nodes(
+    co_weights: NDArray[np.float64], kept: NDArray[np.float64], kept_by_all: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    few = np.zeros((*co_weights.shape[:2], kept.shape[1]))
+    for a, b in np.argwhere(np.triu(co_weights.any(axis=-1))):
+        whole = kept_by_all @ co_weights[a, b]
+        few[a, b], _ = nnls(kept / whole[:, None], np.ones(len(kept)), maxiter=NNLS_ITERATIONS)
+        few[b, a] = few[a, b]
+    return few
 
 
 def _errors(model: SpectralModel, few: SpectralModel, paths: NDArray[np.float64]) -> tuple[float, float]:

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 
-SPREADS = (1.3, 2.0, 3.5)
+SPREADS = (1.5, 3.0)
 """Ratios of the strongest to the weakest exponential that a fit starts from; the best end is taken."""
+LOGIT_SIGMA = 3.0
 LOG_SIGMA = 1.0
-"""How far an attenuation is from the mean one beforehand: what the wedge does not tell stays sensible."""
+"""How far weights are from even, and attenuations from the mean one, beforehand: what no plate tells stays sensible."""
 
 
 def fit_exponentials(
@@ -63,13 +64,22 @@ def _fit_bin(
         weights, attenuation = opened(p)
         share = weights @ np.exp(-attenuation @ paths)
         beforehand = (p[n - 1 :].reshape(n, n_materials) - np.log(mean)) / LOG_SIGMA
-        return np.concatenate([(-np.log(share) - signals) / sigma, beforehand.ravel(), p[: n - 1] / 3])
+        return np.concatenate([(-np.log(share) - signals) / sigma, beforehand.ravel(), p[: n - 1] / LOGIT_SIGMA])
+
+    def slopes(p: NDArray[np.float64]) -> NDArray[np.float64]:
+        weights, attenuation = opened(p)
+        parts = weights[:, None] * np.exp(-attenuation @ paths)
+        share = parts.sum(axis=0)
+        by_logit = -(parts - weights[:, None] * share)[1:] / (share * sigma)
+        by_log = (parts[:, None] * attenuation[..., None] * paths / (share * sigma)).reshape(-1, len(signals))
+        beforehand = np.diag(np.concatenate([np.full(n - 1, 1 / LOGIT_SIGMA), np.full(len(by_log), 1 / LOG_SIGMA)]))
+        return np.concatenate([np.concatenate([by_logit, by_log]).T, np.roll(beforehand, -(n - 1), axis=0)])
 
     best = None
     for spread in SPREADS if n > 1 else (1.0,):
         factors = np.geomspace(np.sqrt(spread), 1 / np.sqrt(spread), n)
         start = np.concatenate([np.zeros(n - 1), np.log(factors[:, None] * mean).ravel()])
-        fit = least_squares(deviation, start, method="lm")
+        fit = least_squares(deviation, start, jac=slopes, method="lm", xtol=1e-6, max_nfev=60)  # type: ignore[arg-type]
         if best is None or fit.cost < best.cost:
             best = fit
     assert best is not None

@@ -27,7 +27,7 @@ from calibration.attenuation import Material, k_shell, mass_attenuation_cm2_g, m
 from calibration.electrons import EXPONENT, effective_z, mean_excitation_ev, relative_electrons
 from calibration.shelf import tissues
 from firmware_iface.errors import WrongUsage
-from reconstruction.spectral.model import PER_MM_OF_CM2_G
+from reconstruction.spectral.model import PER_MM_OF_CM2_G, SpectralModel
 
 AGENT_KEV = 20.0
 """Materials with a K edge above it stand for contrast agents; calcium's is at 4 keV."""
@@ -39,6 +39,7 @@ LEAST_ELECTRONS = 0.05
 """Electron density relative to water's below which there is no telling which tissue it is."""
 WATER_COUNTS = 10.0
 """All is relative to water, and it is what users look at first: so many times smaller shall its errors be."""
+N_STEPS = 8
 N_KNOTS = 4
 """The lightest tissue, water, the densest bone, and half-way from water to it."""
 
@@ -156,6 +157,35 @@ def as_seen(
     size = np.linalg.norm(scaled, axis=0)
     found, *_ = np.linalg.lstsq(scaled / size, wanted / mean * root[:, None], rcond=None)
     return (found / size[:, None]).T
+
+
+def as_decomposed(
+    matter: Sequence[Material], basis: Sequence[Material], model: SpectralModel, thickness_mm: float
+) -> NDArray[np.float64]:
+    """Return as what the bins of a detector see each matter: (n_matter, n_materials) float64, g/cm3.
+
+    Parameters
+    ----------
+    model : SpectralModel
+        Of the bins and the basis, by energies.
+    thickness_mm : float
+        Of what the rays run through, about as in the object: it says which photons arrive.
+    """
+    if model.materials != tuple(m.name for m in basis) or not np.isfinite(model.energies_kev).all():
+        raise WrongUsage(
+            f"a model of {', '.join(model.materials)}; allowed: of {', '.join(m.name for m in basis)}, by energies"
+        )
+    found = as_seen(matter, basis)
+    for k, tissue in enumerate(matter):
+        per_mm = PER_MM_OF_CM2_G * tissue.density_g_cm3 * mass_attenuation_cm2_g(tissue, model.energies_kev)
+        wanted = model.weights @ np.exp(-per_mm * thickness_mm)
+        paths = found[k] * thickness_mm
+        for _ in range(N_STEPS):  # Fisher scoring, from so near that it needs no damping
+            share, slopes = model.transmission(paths), model.slopes(paths)
+            root = np.sqrt(1 / share)
+            paths = paths + np.linalg.lstsq(slopes * root[:, None], (wanted - share) * root, rcond=None)[0]
+        found[k] = paths / thickness_mm
+    return found
 
 
 def is_agent(matter: Material) -> bool:

@@ -1,9 +1,10 @@
 """From signals straight to paths, as a step wedge teaches it: polynomials, of all bins or of their best combinations.
 
-A polynomial of the signals -ln(counts / open beam) of all bins needs no model, only plates; but with more bins than
-materials it is free to lean on the noisiest. The A-table way first combines the bins, as maximum likelihood would in
-the wedge's middle, into as many numbers as there are materials, and corrects those for hardening: near the Cramer-Rao
-bound in one multiplication per term. Either one starts `reconstruction.spectral.ray_fit`, or stands in for it.
+A polynomial of the signals -ln(counts / open beam) of all bins needs no model, only plates; where bins are more than
+materials the plates leave it free, and it takes what is least noisy. The A-table way first combines the bins, as
+maximum likelihood would in the wedge's middle, into as many numbers as there are materials, and corrects those for
+hardening: near the Cramer-Rao bound in one multiplication per term. Either one starts
+`reconstruction.spectral.ray_fit`, or stands in for it.
 
 # Ref: polynomials of two signals: Alvarez and Macovski 1976, Phys. Med. Biol. 21, 733; Cardinal and Fenster 1990,
 #      Med. Phys. 17, 327.
@@ -19,9 +20,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from calibration.attenuation import material
-from calibration.thickness import StepWedge
+from calibration.thickness import FLOOR, StepWedge
 from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction.spectral.model import SpectralModel
+
+RIGHT_OVER_QUIET = 10.0
+"""How much a deviation at a plate counts against as much noise: noise decides where plates leave bins free, no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,7 +40,7 @@ class Wedge:
     signals : (n_bins, n_plates) float64
         -ln(counts / open beam).
     sigma : (n_bins, n_plates) float64
-        Standard error that a signal has in use, at the exposure of a scan: what the bins weigh against one another.
+        Standard error of a signal in use, at the exposure of a frame: by it the bins weigh against one another.
     """
 
     materials: tuple[str, ...]
@@ -118,7 +122,53 @@ class SignalPolynomial:
         return np.tensordot(self.coefficients, _terms(combined, self.powers), axes=1).astype(np.float32)
 
 
-def fit_polynomial(wedge: Wedge, order: int = 3) -> SignalPolynomial:
+def signals(counts: NDArray, open_counts: ArrayLike, background: ArrayLike = 0.0) -> NDArray[np.float32]:
+    """Return -ln(counts / open beam) of (n_bins, ...) counts, as if no bin had less than half a count; float32.
+
+    Parameters
+    ----------
+    open_counts, background : (n_bins, ...) or (n_bins,) float
+    """
+    of_bins = [np.asarray(values, dtype=np.float32) for values in (open_counts, background)]
+    opened, added = (v.reshape(v.shape + (1,) * (counts.ndim - v.ndim)) if v.ndim else v for v in of_bins)
+    return -np.log(np.maximum(counts - added, np.float32(0.5)) / opened)
+
+
+def model_of_plates(step_wedge: StepWedge, n_exponentials: int = 2) -> SpectralModel:
+    """Fit a forward model of a few exponentials per bin to a measured wedge."""
+    return _model_of(step_wedge, np.arange(len(step_wedge.plates)), n_exponentials)
+
+
+def held_out_errors(step_wedge: StepWedge, n_exponentials: int = 2) -> NDArray[np.float64]:
+    """Return how far each plate is from what a model fitted to all others foretells.
+
+    Returns
+    -------
+    errors_relative : (n_bins, n_plates) float64
+        Of the transmission. The thickest plates are extrapolations then.
+    """
+    measured, errors = Wedge.of_plates(step_wedge), []
+    for plate in range(len(step_wedge.plates)):
+        others = np.delete(np.arange(len(step_wedge.plates)), plate)
+        foretold = _model_of(step_wedge, others, n_exponentials).transmission(measured.paths[:, 1 + plate])
+        errors.append(foretold * np.exp(measured.signals[:, 1 + plate]) - 1)
+    return np.stack(errors, axis=1)
+
+
+def _model_of(step_wedge: StepWedge, plates: NDArray[np.intp], n_exponentials: int) -> SpectralModel:
+    measured = Wedge.of_plates(step_wedge)
+    sigma = np.hypot(step_wedge.sigma_relative, step_wedge.open_beam_sigma_relative).T
+    return SpectralModel.fitted_to_wedge(
+        measured.paths[:, 1 + plates],
+        np.exp(-measured.signals[:, 1 + plates]),
+        np.maximum(sigma[:, plates], FLOOR),
+        materials=measured.materials,
+        bins=measured.bins,
+        n_exponentials=n_exponentials,
+    )
+
+
+def fit_polynomial(wedge: Wedge, order: int = 2) -> SignalPolynomial:
     """Fit the paths to a polynomial of all bins' signals."""
     scale = 1 / np.abs(wedge.signals).max(axis=1)
     return _fitted(wedge, np.diag(scale), order)
@@ -143,9 +193,15 @@ def _fitted(wedge: Wedge, combinations: NDArray[np.float64], order: int) -> Sign
             f"{len(powers)} terms of order {order} from {wedge.paths.shape[1]} plates",
             hint="measure more plates, or take a lower order",
         )
-    terms = _terms(combinations @ wedge.signals, powers)
+    combined = combinations @ wedge.signals
+    terms = _terms(combined, powers)
+    slopes = np.tensordot(combinations.T, _slopes(combined, powers), axes=1)  # (n_bins, n_terms, n_plates)
+    noise = np.moveaxis(slopes * wedge.sigma[:, None], 1, -1).reshape(-1, len(powers))
     # The open beam must read 0, for most rays beside the object are it: no constant term stands in `powers`.
-    coefficients = np.linalg.lstsq(terms.T, wedge.paths.T, rcond=None)[0].T
+    rows = np.concatenate([RIGHT_OVER_QUIET * terms.T, noise])
+    wanted = np.concatenate([RIGHT_OVER_QUIET * wedge.paths.T, np.zeros((len(noise), len(wedge.paths)))])
+    scale = np.abs(rows).max(axis=0)
+    coefficients = (np.linalg.lstsq(rows / scale, wanted, rcond=None)[0] / scale[:, None]).T
     residual = np.sqrt(np.mean((coefficients @ terms - wedge.paths) ** 2, axis=1))
     return SignalPolynomial(
         materials=wedge.materials,
@@ -172,3 +228,11 @@ def _terms(values: NDArray[np.floating], powers: NDArray[np.int64]) -> NDArray[n
             if power:
                 term *= tower[power][k]
     return terms
+
+
+def _slopes(values: NDArray[np.floating], powers: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how every term changes with every value: (n_values, n_terms, ...) float64."""
+    lowered = [np.maximum(powers - np.eye(len(values), dtype=np.int64)[k], 0) for k in range(len(values))]
+    return np.stack(
+        [powers[:, k].reshape(-1, *[1] * (values.ndim - 1)) * _terms(values, lowered[k]) for k in range(len(values))]
+    )

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -40,16 +41,19 @@ from acquisition.plan import (
     EqualisationPlan,
     Plan,
     SourcePlan,
+    passes_kev,
 )
 from acquisition.runner import run_scan
 from acquisition.scan_plan import ScanPlan
 from calibration import store
+from calibration.attenuation import MG_ML_PER_G_CM3
 from calibration.material_basis import joined
+from calibration.spectrum import air_kerma_mgy, tube_spectrum
 from calibration.store import Calibration
 from reconstruction.decomposition import bin_covariance, decompose
 from reconstruction.fdk import fdk
 from reconstruction.projections import join_pixels
-from reconstruction.quality import Vial, regression, vial_statistics
+from reconstruction.quality import Vial, cylinder_mask, regression, vial_statistics
 from reconstruction.scan_materials import ScanRays, read_rays
 from reconstruction.volume import MASS_CONCENTRATION, Grid, Volume
 from sim.mars import multi_contrast_phantom, raja_phantom
@@ -65,6 +69,7 @@ SHIFTS_MM = (5.06, 17.6)
 """Two places of the camera, to one side of the axis: with a whole circle they see a cylinder of 39 mm."""
 AGENTS = ("iodine", "gadolinium", "gold")
 MATERIALS = ("water", *AGENTS, "hydroxyapatite")
+SHOWN_MG_ML = 2.0
 JOINED_PIXELS = 4
 VOXEL_MM = 0.5
 Z_RANGE_MM = (-4.0, 4.0)
@@ -75,17 +80,29 @@ PHANTOMS = {"mars-multi": multi_contrast_phantom, "mars-raja": raja_phantom}
 class Size:
     """How much is measured."""
 
-    n_views: int = 360
+    n_views: int = 240
     accumulate: int = 4
     n_flats: int = 40
-    exposure_s: float = 1.0
-    current_ma: float = 0.0057
-    n_cell_frames: int = 100
-    n_plate_frames: int = 60
-    max_rounds: int = 8
+    exposure_s: float = 10.0
+    current_ma: float = 0.00057
+    n_cell_frames: int = 60
+    n_plate_frames: int = 40
+    max_rounds: int = 3
+    sources: tuple[str, ...] = ("In", "Gd", "Am-241", "Pb")
+    n_points: int = 40
 
 
-QUICK = Size(n_views=60, accumulate=1, n_flats=10, n_cell_frames=20, n_plate_frames=15, max_rounds=1)
+QUICK = Size(
+    n_views=48,
+    accumulate=1,
+    n_flats=10,
+    n_cell_frames=10,
+    n_plate_frames=8,
+    max_rounds=1,
+    sources=("Am-241", "Pb"),
+    n_points=16,
+)
+"""Enough to see that the chain is whole; its figures are noise."""
 
 
 def plan_of(mode: str, sample: str, size: Size) -> Plan:
@@ -123,13 +140,14 @@ def plan_of(mode: str, sample: str, size: Size) -> Plan:
             n_cell_frames=size.n_cell_frames,
             equalisation=EqualisationPlan(max_rounds=size.max_rounds),
             energy=EnergyPlan(end_point_kvp=0.0),
+            sources=size.sources,
             wedge=WedgePlan(
                 reference_mm=30.0,
                 plates=("pmma-5", "pmma-10", "pmma-20", "pmma-30", "pmma-40", "aluminium-1", "aluminium-4"),
                 n_frames=size.n_plate_frames,
                 n_flat_frames=size.n_plate_frames,
             ),
-            response=ResponsePlan(checks=("pmma-20+aluminium-2",)),
+            response=ResponsePlan(checks=("pmma-20+aluminium-2",), sources=size.sources, n_points=size.n_points),
         ),
     )
 
@@ -206,6 +224,7 @@ def figures_of(materials: Volume, inserts: Sequence[Insert]) -> dict[str, Any]:
     statistics = vial_statistics(materials, vials_of(inserts), z_range_mm=Z_RANGE_MM)
     agents = [agent for agent in AGENTS if any(s.vial.material == agent for s in statistics)]
     blank = next(s for s in statistics if s.vial.material == "water")
+    identified = identification(materials, inserts, agents)
     found: dict[str, Any] = {}
     for agent in agents:
         line = regression(statistics, agent)
@@ -214,13 +233,14 @@ def figures_of(materials: Volume, inserts: Sequence[Insert]) -> dict[str, Any]:
             "r2": line.r2,
             "slope": line.slope,
             "offset_mg_ml": line.offset_mg_ml,
-            "worst_mg_ml": line.worst_mg_ml,
             "cross_talk_rmse_mg_ml": float(np.sqrt(np.mean(np.square(without)))),
             "sd_mg_ml": blank.sd_mg_ml(agent),
             "limit_cnr_5_mg_ml": 5 * blank.sd_mg_ml(agent) / line.slope,
             "limit_3_sigma_mg_ml": 3 * blank.sd_mg_ml(agent) / line.slope,
+            **identified[agent],
         }
-    wrong = [s.mean_mg_ml(agent) for s in statistics for agent in agents if s.vial.material != agent]
+    agent_vials = [s for s in statistics if s.vial.material in (*agents, "water")]
+    wrong = [s.mean_mg_ml(agent) for s in agent_vials for agent in agents if s.vial.material != agent]
     return {
         "agents": found,
         "cross_talk_rmse_mg_ml": float(np.sqrt(np.mean(np.square(wrong)))),
@@ -234,6 +254,48 @@ def figures_of(materials: Volume, inserts: Sequence[Insert]) -> dict[str, Any]:
     }
 
 
+def identification(materials: Volume, inserts: Sequence[Insert], agents: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return sensitivity and specificity of each agent at 2 mg/mL, by voxels.
+
+    A voxel shows the agent that it reads most of, if that is more than half of 2 mg/mL. Voxels that hold an agent are
+    those of its vials of 2 mg/mL; those that do not are of every vial with another content.
+    """
+    shown: list[tuple[Vial, NDArray[np.intp]]] = []
+    names = [materials.channels.index(agent) for agent in agents]
+    for vial in vials_of(inserts):
+        inside = cylinder_mask(materials.grid, vial, z_range_mm=Z_RANGE_MM)
+        read = MG_ML_PER_G_CM3 * materials.values[names][:, inside]
+        shown.append((vial, np.where(read.max(axis=0) > SHOWN_MG_ML / 2, read.argmax(axis=0), -1)))
+    found = {}
+    for place, agent in enumerate(agents):
+        held = [s == place for vial, s in shown if (vial.material, vial.concentration_mg_ml) == (agent, SHOWN_MG_ML)]
+        others = [s != place for vial, s in shown if vial.material != agent]
+        found[agent] = {
+            "sensitivity": float(np.concatenate(held).mean()) if held else float("nan"),
+            "specificity": float(np.concatenate(others).mean()),
+        }
+    return found
+
+
+def dose_of(plan: Plan) -> dict[str, float]:
+    """Return the air kerma at the axis, of all views and passes at one place of the camera, and how long it takes."""
+    scan = plan.scan
+    assert isinstance(scan, ScanPlan)
+    exposure_s = plan.detector.exposure_s * plan.detector.accumulate
+    n_views = scan.n_views * len(passes_kev(plan))
+    energies_kev = np.arange(8.5, plan.source.kvp)
+    spectrum = tube_spectrum(
+        plan.source.kvp, energies_kev, {"aluminium": 3.8}, distance_mm=plan.geometry.source_to_object_mm
+    )
+    mas = plan.source.current_ma * exposure_s * n_views
+    n_places = len(scan.shifts_mm)
+    return {
+        "air_kerma_mgy": air_kerma_mgy(spectrum * mas, energies_kev) * n_places,
+        "mas": mas * n_places,
+        "beam_h": exposure_s * n_views * n_places / 3600,
+    }
+
+
 def table(name: str, figures: dict[str, Any]) -> str:
     """Return one way's figures for a person."""
     lines = [f"{name}: cross-talk {figures['cross_talk_rmse_mg_ml']:.3f} mg/mL"]
@@ -241,7 +303,8 @@ def table(name: str, figures: dict[str, Any]) -> str:
         lines.append(
             f"  {agent:<12} R2 {f['r2']:.4f}  slope {f['slope']:.3f}  offset {f['offset_mg_ml']:+.3f}  cross-talk "
             f"{f['cross_talk_rmse_mg_ml']:.3f}  limit at CNR 5 {f['limit_cnr_5_mg_ml']:.2f}, at 3 sigma "
-            f"{f['limit_3_sigma_mg_ml']:.2f} mg/mL"
+            f"{f['limit_3_sigma_mg_ml']:.2f} mg/mL  sensitivity {f['sensitivity']:.3f}  specificity "
+            f"{f['specificity']:.3f}"
         )
     for vial in figures["vials"]:
         cells = "  ".join(f"{key} {value:9.2f}" for key, value in vial.items() if key != "holds")
@@ -268,7 +331,7 @@ def measure(
     phantom = PHANTOMS[sample]()
     grid = grid_of(phantom.solids[0].half_mm[0])
     rays = rays_of(scan_path)
-    found: dict[str, Any] = {"seconds": seconds}
+    found: dict[str, Any] = {"seconds": seconds, "dose": dose_of(plan), "voxel_mm": VOXEL_MM}
     for tier in tiers:
         began = time.monotonic()
         volume = by_image(rays, grid) if tier == "image" else by_projection(rays, grid)
@@ -297,6 +360,7 @@ def main() -> None:
         print(json.dumps(found))
         return
     for mode, each in found.items():
+        print(f"{mode}: { ({key: round(value, 3) for key, value in each['dose'].items()}) }, voxels of {VOXEL_MM} mm")
         print(f"{mode}: seconds { ({key: round(value, 1) for key, value in each['seconds'].items()}) }")
         for tier in options.tiers.split(","):
             print(table(f"{mode}, {tier}", each[tier]))

@@ -4,7 +4,7 @@ A square of water, and in it one of iodine and one of gadolinium, 10 mg/mL each,
 at 256 x 256, and twice that at half the number. The scanner's model is read from the folder that Mory's code has it in,
 or from another of the same form.
 
-# Ref: Mory, Sixou, Si-Mohamed, Boussel and Rit 2018, Phys. Med. Biol. 63, 235001; `SimulatePreps.m` and `makePlots.m` of
+# Ref: Mory et al. 2018, Phys. Med. Biol. 63, 235001; `SimulatePreps.m` and `makePlots.m` of
 #      github.com/cyrilmory/OneStepSpectralCT (Apache-2.0) for the phantom, the bins, the rays and the tolerances.
 """
 
@@ -131,7 +131,7 @@ class MoryProblem:
         return slice(at[0] + crop, at[1] - crop), slice(at[2] + crop, at[3] - crop)
 
     def statistics(self, volume: _Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return mean and standard deviation of each material in its own square, g/cm3; water's leaves the others out."""
+        """Return mean and standard deviation of each material in its square, g/cm3; of water outside the others."""
         means, spreads = np.empty(3), np.empty(3)
         for k in range(3):
             inside = np.zeros((self.n, self.n), bool)
@@ -153,7 +153,8 @@ class MoryProblem:
         """Return the Gaussian blur that explains the mean of the four edges of a material's square."""
         rows, cols = self.square(material)
         image = np.asarray(volume[material, 0], np.float64)
-        reach = (rows.stop - rows.start) // 2 - 1
+        half = (rows.stop - rows.start) // 2 - 1
+        reach = min(half, *(min(side.start, self.n - side.stop) for side in (rows, cols)))
         inner_rows, inner_cols = (slice(s.start + CROPPED_PIXELS, s.stop - CROPPED_PIXELS) for s in (rows, cols))
         profiles = [
             image[rows.start - reach : rows.start + reach, inner_cols].mean(axis=1),
