@@ -146,6 +146,18 @@ def test_the_least_dose_is_what_the_limits_take() -> None:
     assert there.forecast.cnr.min() == pytest.approx(5.0, rel=1e-9)
 
 
+def test_the_least_dose_keeps_to_the_time_where_some_beam_can() -> None:
+    limits = replace(LIMITS, dose_mgy=None)
+    beams = beams_of([80.0], {"aluminium": 1.8}, {"copper": [0.0, 0.5], "aluminium": [8.0]})
+    free = run(designer_of(limits=limits).search(beams, 4))
+    current_ma = 0.4 * free.current_ma
+    slow = run(designer_of(limits=replace(limits, highest_ma=current_ma)).search(beams, 4))
+    longest_s = 0.8 * slow.view_s * limits.n_views
+    found = run(designer_of(limits=replace(limits, highest_ma=current_ma, longest_s=longest_s)).search(beams, 4))
+    assert found.view_s * limits.n_views < slow.view_s * limits.n_views
+    assert found.dose_mgy >= 0.999 * slow.dose_mgy
+
+
 def test_a_paralysable_counter_loses_what_is_asked() -> None:
     rate = rate_at_loss_per_s(0.1, 4e-6)
     assert rate == pytest.approx(26_340, rel=1e-3)

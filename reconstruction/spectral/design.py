@@ -42,7 +42,7 @@ N_STARTS, N_LATER_STARTS = 12, 4
 COARSE, FINE = 4, 1
 """Steps along THRESHOLDS_KEV: of the search, and of its end."""
 RULES_BY = 8
-"""Power of the mean over agents: so high that the worst one rules."""
+"""Power of the mean over agents, so high that the worst one rules; and of the time beyond the longest."""
 MOST_SWEEPS = 12
 HEAVY_Z = 20
 """Elements from here on have K edges that thresholds can stand at."""
@@ -288,8 +288,15 @@ class Designer:
         noise = np.sqrt(table.variances(sets)) / self._wanted_g_cm3
         worst = noise.max(axis=-1)
         others = np.where(np.isfinite(worst)[:, None], noise, 1.0) / np.where(np.isfinite(worst), worst, 1.0)[:, None]
-        merit = 1 / (worst * (others**RULES_BY).mean(axis=-1) ** (1 / RULES_BY))
-        return merit * np.sqrt(self._mas(table)[sets[..., 0].min(axis=-1)] / self.limits.n_views / self._gain_per_mm2)
+        lowest = sets[..., 0].min(axis=-1)
+        mas = self._mas(table)[lowest]
+        merit = np.sqrt(mas / self.limits.n_views / self._gain_per_mm2)
+        merit = merit / (worst * (others**RULES_BY).mean(axis=-1) ** (1 / RULES_BY))
+        if self.limits.dose_mgy is not None or not math.isfinite(self.limits.longest_s):
+            return merit
+        # Of one mGy; what the detection limits take of it takes its time.
+        needed_s = mas / self._highest_ma(table)[lowest] * (ROSE_CNR / np.maximum(merit, 1e-30)) ** 2
+        return merit * np.minimum(1.0, self.limits.longest_s / needed_s) ** RULES_BY
 
     def _starts(
         self,
