@@ -95,6 +95,12 @@ def _quality(
         float | None,
         typer.Option("--mtf50", help="Compare at this sharpness, in 1/mm. Default: that of the least sharp map."),
     ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Another volume of the same phantom and place to compare with at one sharpness; may be repeated."
+        ),
+    ] = None,
     predicted: Annotated[
         Path | None, typer.Option(help="Volume of the least possible standard deviations, to hold the noise against.")
     ] = None,
@@ -108,7 +114,7 @@ def _quality(
 
     from gui.material_figures import material_text, quality_figures
     from gui.material_report import save_material_report
-    from reconstruction.assessment import assess
+    from reconstruction.assessment import assess, common_mtf50_per_mm
     from reconstruction.merit.registration import find_pose
     from reconstruction.phantom_file import load_phantom
     from reconstruction.volume import load_volume
@@ -121,12 +127,22 @@ def _quality(
     if register_ is not Registration.NONE:
         turn_rad = pi if register_ is Registration.FULL else 0.0
         pose = find_pose(volume, described, most_shift_mm=most_shift_mm, most_turn_rad=turn_rad)
+    others = {path.name: load_volume(path) for path in beside or ()}
+    if others and mtf50 is None:
+        mtf50 = common_mtf50_per_mm([volume, *others.values()], described, pose=pose)
     bound = None if predicted is None else load_volume(predicted)
     assessment = console.track(assess(volume, described, pose=pose, mtf50_per_mm=mtf50, predicted_sd=bound))
+    compared = {
+        name: console.track(assess(other, described, pose=pose, mtf50_per_mm=mtf50)) for name, other in others.items()
+    }
     figures = quality_figures(assessment)
     text = material_text(assessment)
+    if compared:
+        figures["beside"] = {name: quality_figures(other) for name, other in compared.items()}
+        text += "".join(f"\n\n{name}\n{material_text(other)}" for name, other in compared.items())
     if output is not None:
-        written = save_material_report(assessment, volume, output, title=f"Quality of {materials.name}")
+        title = f"Quality of {materials.name}"
+        written = save_material_report(assessment, volume, output, title=title, beside=compared)
         figures["report"] = str(written)
         text += f"\n{written}"
     console.emit(figures, text, as_json=json)

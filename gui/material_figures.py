@@ -120,7 +120,7 @@ def _told(f: Figures) -> dict[str, object]:
                 "sd_mg_ml": {m: s.sd_mg_ml(m) for m in s.materials},
                 "identified": _number(share),
             }
-            for s, share in zip(f.vials, f.identified, strict=True)
+            for s, share in zip(f.vials, f.identified_share, strict=True)
         ],
     }
 

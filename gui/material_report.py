@@ -18,13 +18,28 @@ from reconstruction.volume import Volume
 OVERLAY_DPI = 130
 
 
-def save_material_report(assessment: Assessment, volume: Volume, path: str | Path, *, title: str = "") -> Path:
+def save_material_report(
+    assessment: Assessment,
+    volume: Volume,
+    path: str | Path,
+    *,
+    title: str = "",
+    beside: Mapping[str, Assessment] | None = None,
+) -> Path:
     """Write the report as one HTML file, whole or not at all."""
-    return write_whole(path, material_html(assessment, volume, title=title).encode())
+    return write_whole(path, material_html(assessment, volume, title=title, beside=beside).encode())
 
 
-def material_html(assessment: Assessment, volume: Volume, *, title: str = "") -> str:
-    """Return the report as one HTML text."""
+def material_html(
+    assessment: Assessment, volume: Volume, *, title: str = "", beside: Mapping[str, Assessment] | None = None
+) -> str:
+    """Return the report as one HTML text.
+
+    Parameters
+    ----------
+    beside : mapping of name to Assessment, optional
+        Of other volumes of the same phantom, brought to the same sharpness.
+    """
     a = assessment
     name = title or f"Quality of {', '.join(a.materials)}"
     told = (
@@ -41,6 +56,7 @@ def material_html(assessment: Assessment, volume: Volume, *, title: str = "") ->
         name,
         head,
         [
+            *([("Beside others", _beside({"this volume": a, **beside}))] if beside else []),
             ("Concentrations", _concentrations(a)),
             ("Agreement", _agreement(a)),
             ("Cross-talk", _cross_talk(a)),
@@ -79,6 +95,29 @@ def _remarks(a: Assessment) -> str:
 # Concentrations.
 
 
+def _beside(volumes: Mapping[str, Assessment]) -> str:
+    """Compare volumes line by line: what they read, and how noisy they are at the same sharpness."""
+    rows = []
+    for material in next(iter(volumes.values())).agents:
+        for name, a in volumes.items():
+            f = figures_to_quote(a)
+            r, limits, sharp = f.regressions.get(material), f.limits.get(material), a.as_it_is.sharpness.get(material)
+            rows.append((
+                material, name, figure_of(r.slope if r else np.nan, ".4f"),
+                figure_of(r.offset_mg_ml if r else np.nan, "+.3f"),
+                figure_of(f.agreements[material].rmse_mg_ml if material in f.agreements else np.nan, ".3f"),
+                figure_of(f.cross_talk_mg_ml.get(material, np.nan), ".3f"),
+                figure_of(f.blank_sd_mg_ml.get(material, np.nan), ".3f"),
+                figure_of(limits.cnr_mg_ml if limits else np.nan, ".3f"),
+                figure_of(sharp.mtf.mtf50_per_mm if sharp else np.nan, ".3f"), figure_of(a.mtf50_per_mm, ".3f"),
+            ))  # fmt: skip
+    head = (
+        "material", "volume", "slope", "offset, mg/mL", "RMSE", "cross-talk", "noise", "CNR 5", "own MTF50, 1/mm",
+        "compared at, 1/mm",
+    )  # fmt: skip
+    return soft("All at one sharpness; noise: spread of the blank's voxels, mg/mL.") + table(head, rows, n_text=2)
+
+
 def _concentrations(a: Assessment) -> str:
     f = figures_to_quote(a)
     if not f.regressions:
@@ -113,7 +152,7 @@ def _vial_table(a: Assessment) -> str:
             str(number), s.vial.label, *(f"{s.mean_mg_ml(m):.2f} ± {s.sd_mg_ml(m):.2f}" for m in s.materials),
             figure_of(100 * share, ".1f"), str(s.n_voxels),
         )
-        for number, (s, share) in enumerate(zip(f.vials, f.identified, strict=True), start=1)
+        for number, (s, share) in enumerate(zip(f.vials, f.identified_share, strict=True), start=1)
     )  # fmt: skip
     head = ("", "vial", *(f"{m}, mg/mL" for m in a.materials), "identified, %", "voxels")
     return "<h3>Vials</h3>" + soft("Mean and spread of the voxels of every map.") + table(head, rows, n_text=2)

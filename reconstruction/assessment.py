@@ -90,7 +90,7 @@ class Figures:
     Attributes
     ----------
     vials : tuple of VialStatistics
-    identified : tuple of float
+    identified_share : tuple of float
         Of each vial, the share of its voxels that show its material; NaN of a mixture.
     regressions, agreements : mapping of material
         Of those whose vials allow it.
@@ -113,7 +113,7 @@ class Figures:
     """
 
     vials: tuple[VialStatistics, ...]
-    identified: tuple[float, ...]  # shares
+    identified_share: tuple[float, ...]
     regressions: Mapping[str, Regression]
     agreements: Mapping[str, Agreement]
     cross_talk_mg_ml: Mapping[str, float]
@@ -222,6 +222,24 @@ def assess(
     )
     yield Progress("quality", 4, 4)
     return assessment
+
+
+def common_mtf50_per_mm(volumes: Sequence[Volume], phantom: Phantom, *, pose: Pose | None = None) -> float:
+    """Return the sharpness that several volumes of one phantom can be compared at: that of the least sharp map of any.
+
+    Raises
+    ------
+    WrongUsage
+        A volume shows nothing sharp.
+    """
+    lying = pose.of(phantom) if pose is not None else phantom
+    found = []
+    for number, volume in enumerate(volumes, start=1):
+        sharpness, refusals = sharpness_of(cut_out(volume, lying), lying)
+        if not sharpness:
+            raise WrongUsage(f"volume {number} shows nothing sharp: {'; '.join(refusals.values())}")
+        found.append(_mtf50_wanted(sharpness, None))
+    return min(found)
 
 
 def cut_out(volume: Volume, phantom: Phantom) -> Volume:
@@ -422,7 +440,7 @@ def figures_of(volume: Volume, phantom: Phantom, sharpness: Mapping[str, Sharpne
     table, rocs, identified = _identification(volume, phantom, agents, thresholds)
     return Figures(
         vials=vials,
-        identified=identified,
+        identified_share=identified,
         regressions=regressions,
         agreements=agreements,
         cross_talk_mg_ml=cross_talk_mg_ml(vials, solvent=phantom.solvent),

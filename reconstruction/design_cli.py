@@ -25,6 +25,8 @@ TASK, DETECTOR, CHOICES, LIMITS = "Task", "Detector", "Choices", "Limits"
 INHERENT_MM = "aluminium=1.8"
 ADDED_MM = 2.0
 """Of MARS scanners, and what they add: the reference on spectral CT, section 8."""
+DIAMETER_MM = 10.0
+"""Of a sample that nobody measured: the demo's phantom, which the demo's camera sees whole."""
 KVPS = (60.0, 70.0, 80.0, 90.0, 100.0, 110.0, 120.0)
 FILTERS = ("aluminium=0,1,2,4", "copper=0.1,0.25,0.5")
 ROSE, SIGMAS = 5.0, 3.0
@@ -38,14 +40,21 @@ def register(app: typer.Typer) -> None:
 
 def _design(
     ctx: typer.Context,
-    sample: Annotated[
-        Path | None, typer.Argument(metavar="SAMPLE.toml", help="The sample, a TOML file. Or give --agent.")
+    phantom: Annotated[
+        Path | None,
+        typer.Argument(metavar="PHANTOM.toml", help="A phantom's description, as for mpxct quality. Or give --agent."),
     ] = None,
     agent: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=MG_ML", help="Agent to be seen, and how much of it.", rich_help_panel=TASK),
     ] = None,
-    diameter_mm: Annotated[float, typer.Option(help="Of the sample around the agents.", rich_help_panel=TASK)] = 30.0,
+    diameter_mm: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the sample around the agents. Default: 10, or what just holds the phantom's vials.",
+            rich_help_panel=TASK,
+        ),
+    ] = None,
     body: Annotated[str, typer.Option(help="What the sample is made of.", rich_help_panel=TASK)] = "water",
     dose_mgy: Annotated[
         float | None,
@@ -134,7 +143,9 @@ def _design(
 ) -> None:
     """Foretell noise, contrast, detection limits and dose of a scan, and find its best settings.
 
-    Example: mpxct design --agent iodine=2 --agent gadolinium=2 --diameter-mm 30 --dose-mgy 50 --write plan.toml
+    Example: mpxct design --agent iodine=2 --agent gadolinium=2 --dose-mgy 50 --write plan.toml --picture design.png
+
+    Of a phantom, with a measured detector: mpxct design phantom.toml --body pmma --calibration calibration.h5
     """
     from acquisition.plan import load_plan, passes_kev
     from calibration.store import load
@@ -147,7 +158,7 @@ def _design(
     console: Console = ctx.obj
     began_s = time.monotonic()
     base = _base(load_plan(plan) if plan else None, mode)
-    seen = _sample(sample, agent or [], diameter_mm, body)
+    seen = _sample(phantom, agent or [], diameter_mm, body)
     detector = _detector(base, load(calibration) if calibration else None, ideal, dead_time_us, loss)
     inherent_mm = _thicknesses(inherent) if inherent else detector.inherent_mm
     per_fluence = console.track(dose_mgy_per_fluence(seen, base.geometry, ENERGIES_KEV))
@@ -279,14 +290,15 @@ def _base(plan: Plan | None, mode: str) -> Plan:
     return msgspec.structs.replace(plan, detector=detector)
 
 
-def _sample(path: Path | None, agents: Sequence[str], diameter_mm: float, body: str) -> Sample:
-    from reconstruction.spectral.sample import read_sample, ring_of
+def _sample(path: Path | None, agents: Sequence[str], diameter_mm: float | None, body: str) -> Sample:
+    from reconstruction.phantom_file import load_phantom
+    from reconstruction.spectral.sample import ring_of, sample_of
 
     if (path is None) == (not agents):
-        raise WrongUsage("give a sample's file, or one --agent or more", hint="mpxct design --agent iodine=2")
+        raise WrongUsage("give a phantom's file, or one --agent or more", hint="mpxct design --agent iodine=2")
     if path is not None:
-        return read_sample(path)
-    return ring_of([_pair("--agent", text) for text in agents], diameter_mm, body)
+        return sample_of(load_phantom(path), diameter_mm, body)
+    return ring_of([_pair("--agent", text) for text in agents], diameter_mm or DIAMETER_MM, body)
 
 
 def _thicknesses(pairs: Sequence[str]) -> dict[str, float]:
@@ -383,4 +395,5 @@ def _text(designs: Mapping[str, Design], sample: Sample, detector: str) -> str:
         f"{title:<{first}}  " + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
         for title, cells in rows
     ]
-    return "\n".join([*lines, f"one voxel; a limit is a CNR of {ROSE:g}; detector {detector}"])
+    notes = [f"one voxel; a limit is a CNR of {ROSE:g}; detector {detector}"]
+    return "\n".join([*lines, *notes])

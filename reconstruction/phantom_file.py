@@ -12,6 +12,7 @@
     y_mm = 0.0
     radius_mm = 0.9
     mixture_mg_ml = { gadolinium = 4.0 }    # what else is dissolved in it
+    is_pure = false                  # true: no solvent in it, a rod of plastic or a fat
     z_range_mm = [-2.0, 2.0]         # where the vial is shorter than the phantom
 
     [blank]                          # where no agent is; default: the vials of solvent
@@ -32,6 +33,15 @@
     angle_deg = 3.0
     reach_mm = 0.5                   # how far from the edge voxels count; a disc's default: its radius
 
+    [body]                           # uniform matter round the vials, from which cupping is learnt
+    material = "pmma"
+    x_mm = 0.0
+    y_mm = 0.0
+    radius_mm = 5.0
+
+    [densities_g_cm3]                # of materials that the shelf does not know, or others than its
+    iodine = 4.93
+
     [threshold_mg_ml]                # from where on a voxel shows a material; default: half the weakest vial
     iodine = 2.0
 
@@ -41,7 +51,9 @@ Only `[[vial]]` is needed. Positions are those of the volume, or differ from the
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -74,6 +86,7 @@ class Vial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     radius_mm: float
     concentration_mg_ml: float | None = None
     mixture_mg_ml: dict[str, float] = {}
+    is_pure: bool = False
     z_range_mm: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -113,6 +126,18 @@ class Disc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         _refuse_not_positive("radius_mm", self.radius_mm, "the blank")
 
 
+class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An upright cylinder of uniform matter, in which the vials stand."""
+
+    material: str = "body"
+    x_mm: float
+    y_mm: float
+    radius_mm: float
+
+    def __post_init__(self) -> None:
+        _refuse_not_positive("radius_mm", self.radius_mm, "the body")
+
+
 class Square(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A square region, its sides along the volume's, around a point."""
 
@@ -145,7 +170,7 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 _refuse_not_positive(name, value, f"a {self.kind} of {self.material}")
 
 
-Region = TypeVar("Region", Vial, Disc, Square, Edge)
+Region = TypeVar("Region", Vial, Disc, Body, Square, Edge)
 
 
 class Phantom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -159,6 +184,8 @@ class Phantom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     blank: Disc | None = None
     uniform: Square | None = None
     edges: tuple[Edge, ...] = msgspec.field(default=(), name="edge")
+    body: Body | None = None
+    densities_g_cm3: dict[str, float] = {}
     threshold_mg_ml: dict[str, float] = {}
 
     def __post_init__(self) -> None:
@@ -167,8 +194,9 @@ class Phantom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if not 0 < self.kept_radius_share <= 1:
             raise ValueError(f"kept_radius_share is {self.kept_radius_share}; allowed: above 0, up to 1")
         _refuse_empty(self.z_range_mm, "the phantom")
-        for name, value in self.threshold_mg_ml.items():
-            _refuse_not_positive("threshold_mg_ml", value, name)
+        for key, table in (("threshold_mg_ml", self.threshold_mg_ml), ("densities_g_cm3", self.densities_g_cm3)):
+            for name, value in table.items():
+                _refuse_not_positive(key, value, name)
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -193,9 +221,37 @@ class Phantom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             self,
             vials=tuple(place(vial) for vial in self.vials),
             blank=None if self.blank is None else place(self.blank),
+            body=None if self.body is None else place(self.body),
             uniform=None if self.uniform is None else place(self.uniform),
             edges=tuple(edges),
         )
+
+
+def phantom_to_toml(phantom: Phantom) -> str:
+    """Write a description as the TOML file that `load_phantom` reads; what is as by default is left out."""
+    plain = msgspec.to_builtins(phantom)
+    lines = [
+        f"{key} = {_toml(value)}"
+        for key, value in plain.items()
+        if isinstance(value, str | float | list | tuple) and key not in ("vial", "edge")
+    ]
+    for key in ("blank", "uniform", "body", "threshold_mg_ml", "densities_g_cm3"):
+        if plain[key]:
+            lines += ["", f"[{key}]", *_table(plain[key])]
+    for key in ("vial", "edge"):
+        for table in plain[key]:
+            lines += ["", f"[[{key}]]", *_table(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(table: Mapping[str, object]) -> list[str]:
+    return [f"{key} = {_toml(value)}" for key, value in table.items() if value is not None and value != {}]
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(part)}" for key, part in value.items()) + " }"
+    return json.dumps(value)
 
 
 def load_phantom(path: str | Path) -> Phantom:

@@ -115,6 +115,13 @@ def _quantities(
     priors: Annotated[
         str, typer.Option(help="How common each of them is, a,b,… Default: all alike.", rich_help_panel=LABELS)
     ] = "",
+    field: Annotated[
+        float,
+        typer.Option(
+            help="What each of 26 neighbours adds to the logarithm of its tissue's probability; 0.1 is some.",
+            rich_help_panel=LABELS,
+        ),
+    ] = 0.0,
     each: Annotated[
         bool, typer.Option("--each", help="Add the probability of each tissue.", rich_help_panel=LABELS)
     ] = False,
@@ -185,7 +192,7 @@ def _quantities(
 
         weights = _numbers(priors, "--priors") or None
         tissues = tissue_classes(_names(labels), basis, priors=weights)
-        labelled = console.track(label_volume(volume, tissues, covariance, is_each_told=each))
+        labelled = console.track(label_volume(volume, tissues, covariance, field_strength=field, is_each_told=each))
         to = output.with_name(f"{output.stem}-labels.h5")
         save_volume(labelled, to)
         files = [

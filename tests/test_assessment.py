@@ -85,7 +85,7 @@ def test_identification_is_that_of_the_normal_law():
     row = figures.confusion.shares[2]
     assert row[2] == pytest.approx(both, abs=0.02)
     assert row[0] <= above[0] + 0.02
-    assert figures.identified[3] > 0.999
+    assert figures.identified_share[3] > 0.999
     area = np.mean([stats.norm.cdf(0.95 * true / (NOISE_MG_ML * np.sqrt(2))) for true in (3, 9, 18)])
     assert figures.rocs["iodine"].area_fraction == pytest.approx(area, abs=0.004)
 
@@ -127,7 +127,7 @@ def test_mixtures_have_a_line_and_no_label():
     phantom = msgspec.structs.replace(phantom, vials=(*phantom.vials, mixed))
     found = finished(assess(maps_of(phantom, noise_mg_ml=0.3), phantom)).as_it_is
     assert len(found.regressions["iodine"].true_mg_ml) == len(found.regressions["gadolinium"].true_mg_ml) == 5
-    assert np.isnan(found.identified[-1])
+    assert np.isnan(found.identified_share[-1])
     assert found.regressions["gadolinium"].slope == pytest.approx(1, abs=0.01)
     n_labelled = sum(s.n_voxels for s in found.vials[:-1])
     assert found.confusion.counts.sum() == n_labelled

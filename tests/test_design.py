@@ -21,6 +21,7 @@ from acquisition.scan_plan import SnapPlan
 from calibration.attenuation import k_shell
 from calibration.response import SensorModel
 from firmware_iface.errors import WrongUsage
+from reconstruction.phantom_file import load_phantom
 from reconstruction.spectral.design import Designer, Limits, beams_of, k_edges_kev, rate_at_loss_per_s
 from reconstruction.spectral.design_plan import charge_mas, design_to_toml, plan_of
 from reconstruction.spectral.dose import dose_by_chords_mgy
@@ -33,7 +34,7 @@ from reconstruction.spectral.prediction import (
     stated_counter,
     voxel_gain_per_mm2,
 )
-from reconstruction.spectral.sample import Rod, Sample, read_sample, ring_of
+from reconstruction.spectral.sample import Rod, Sample, ring_of, sample_of
 
 GEOMETRY = Plan().geometry
 LIMITS = Limits(n_views=360, dose_mgy=50.0, rate_per_s=26_000.0)
@@ -190,33 +191,30 @@ def test_a_plan_without_views_is_refused() -> None:
         charge_mas(Plan(scan=SnapPlan()))
 
 
-def test_a_sample_file_says_what_it_holds(tmp_path: Path) -> None:
-    path = tmp_path / "sample.toml"
+def test_a_phantoms_description_says_what_is_to_be_seen(tmp_path: Path) -> None:
+    path = tmp_path / "phantom.toml"
     path.write_text(
-        'diameter_mm = 30.0\nmaterial = "pmma"\n'
-        '[[rods]]\nagent = "gold"\nconcentration_mg_ml = 4.0\nx_mm = 5.0\ny_mm = 0.0\ndiameter_mm = 6.0\n'
-        '[[rods]]\nagent = "water"\nconcentration_mg_ml = 0.0\nx_mm = -5.0\ny_mm = 0.0\ndiameter_mm = 6.0\n'
+        '[[vial]]\nmaterial = "gold"\nconcentration_mg_ml = 4.0\nx_mm = 5.0\ny_mm = 0.0\nradius_mm = 3.0\n'
+        "mixture_mg_ml = { iodine = 2.0 }\n"
+        '[[vial]]\nmaterial = "water"\nx_mm = -5.0\ny_mm = 0.0\nradius_mm = 3.0\n'
     )
-    sample = read_sample(path)
-    assert sample.basis == ("water", "gold")
-    assert [rod.agent for rod in sample.targets] == ["gold"]
+    sample = sample_of(load_phantom(path), 30.0, "pmma")
+    assert sample.basis == ("water", "gold", "iodine")
+    assert [(target.agent, target.concentration_mg_ml) for target in sample.targets] == [("gold", 4.0), ("iodine", 2.0)]
     assert sample.mass_g_per_mm == pytest.approx(
         np.pi / 1000 * ((15**2 - 2 * 3**2) * 1.19 + 3**2 * (1.0 + sample.matter[1].density_g_cm3)), rel=1e-9
     )
-    path.write_text(path.read_text().replace("x_mm = 5.0", "x_mm = -3.0"))
+    assert sample_of(load_phantom(path), None, "pmma").diameter_mm == pytest.approx(17.6)
+
+
+def test_rods_outside_or_inside_each_other_are_refused() -> None:
+    def rod_at(x_mm: float) -> Rod:
+        return Rod(contents_mg_ml={"gold": 1.0}, x_mm=x_mm, y_mm=0.0, radius_mm=1.0)
+
+    with pytest.raises(WrongUsage, match=r"reaches 5\.5 mm"):
+        Sample(diameter_mm=10.0, rods=(rod_at(4.5),))
     with pytest.raises(WrongUsage, match="overlap"):
-        read_sample(path)
-    path.write_text("diameter = 30.0\n")
-    with pytest.raises(WrongUsage, match="diameter"):
-        read_sample(path)
-
-
-def test_a_rod_outside_is_refused() -> None:
-    with pytest.raises(ValueError, match="leaves the sample"):
-        Sample(
-            diameter_mm=10.0,
-            rods=(Rod(agent="gold", concentration_mg_ml=1.0, x_mm=4.5, y_mm=0.0, diameter_mm=2.0),),
-        )
+        Sample(diameter_mm=10.0, rods=(rod_at(2.0), rod_at(0.5)))
 
 
 class Lines:
@@ -267,5 +265,5 @@ def test_the_command_judges_a_plan_as_it_is(capsys: pytest.CaptureFixture[str]) 
     assert "18 33 50 75" in text
     with pytest.raises(WrongUsage, match="NAME=NUMBER"):
         front_door(["--agent", "gold"])
-    with pytest.raises(WrongUsage, match="sample's file"):
+    with pytest.raises(WrongUsage, match="phantom's file"):
         front_door([])

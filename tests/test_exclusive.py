@@ -100,8 +100,8 @@ def test_noise_adds_a_material_as_often_as_was_asked_for(false_alarm):
     n = 20000
     rule = Rule(
         sub_problems=(SubProblem(materials=("water",)), SubProblem(materials=("water", "iodine"))),
-        significance=0.0,
-        false_alarm=false_alarm,
+        rejected_fraction=0.0,
+        false_fraction=false_alarm,
     )
     found = separate(noisy(voxels(n, water=1.0)), ATTENUATION, rule, covariance=COVARIANCE)
     low, high = binom.interval(0.9999, n, false_alarm)
@@ -109,7 +109,7 @@ def test_noise_adds_a_material_as_often_as_was_asked_for(false_alarm):
     rivals = separate(
         noisy(voxels(n, water=1.0)),
         ATTENUATION,
-        replace(RULE, significance=0.0, false_alarm=false_alarm),
+        replace(RULE, rejected_fraction=0.0, false_fraction=false_alarm),
         covariance=COVARIANCE,
     )
     assert np.count_nonzero(rivals.labels != RULE.labels.index("water")) <= high
@@ -119,7 +119,7 @@ def test_noise_adds_a_material_as_often_as_was_asked_for(false_alarm):
 def test_the_truth_is_rejected_as_often_as_was_asked_for(significance):
     n = 20000
     bins = noisy(voxels(n, water=1.0, iodine=0.02))
-    rule = Rule(sub_problems=(SubProblem(materials=("water", "iodine")),), significance=significance)
+    rule = Rule(sub_problems=(SubProblem(materials=("water", "iodine")),), rejected_fraction=significance)
     found = separate(bins, ATTENUATION, rule, covariance=COVARIANCE)
     low, high = binom.interval(0.9999, n, significance)
     assert low <= np.count_nonzero(found.is_rejected) <= high
@@ -130,7 +130,7 @@ def test_the_truth_is_rejected_as_often_as_was_asked_for(significance):
 def test_a_truth_on_the_border_is_rejected_as_often_too(content):
     """Half of the concentrations that are truly 0 are held there, and chi square then has more degrees of freedom."""
     n = 20000
-    rule = Rule(sub_problems=(SubProblem(materials=("water", "iodine")),), significance=0.05)
+    rule = Rule(sub_problems=(SubProblem(materials=("water", "iodine")),), rejected_fraction=0.05)
     found = separate(noisy(voxels(n, **content)), ATTENUATION, rule, covariance=COVARIANCE)
     low, high = binom.interval(0.9999, n, 0.05)
     assert low <= np.count_nonzero(found.is_rejected) <= high
@@ -160,7 +160,7 @@ def test_labels_do_not_depend_on_the_unit():
 
 def test_the_choice_is_that_of_a_plain_loop():
     bins = noisy(np.random.default_rng(3).uniform(0, [[1.0], [0.01], [0.01], [0.2]], (4, 60)))
-    rule = replace(RULE, significance=0.0, false_alarm=0.0)
+    rule = replace(RULE, rejected_fraction=0.0, false_fraction=0.0)
     found = separate(bins, ATTENUATION, rule, covariance=COVARIANCE)
     white = np.linalg.inv(np.linalg.cholesky(COVARIANCE))
     for i, u in enumerate(bins.T):
@@ -199,7 +199,7 @@ def test_angles_and_thresholds_reject_what_they_say():
     only = Rule(
         sub_problems=(SubProblem(materials=()), SubProblem(materials=("water",))),
         is_sparse=False,
-        significance=0.0,
+        rejected_fraction=0.0,
         air_below_per_mm=0.005,
     )
     u, w = bins[:, 1], M[:, 0]
@@ -222,7 +222,7 @@ RIVALS = Rule(
         SubProblem(materials=("water",)),
         SubProblem(materials=("water", "iodine")),
     ),
-    false_alarm=0.0,
+    false_fraction=0.0,
 )
 
 
@@ -231,7 +231,7 @@ def test_a_field_of_labels_corrects_most_of_what_noise_got_wrong():
     content = np.stack([truth > 0, 0.002 * (truth == 2), 0 * truth, 0 * truth]).astype(float)
     bins = noisy(content, seed=6)
     alone = separate(bins, ATTENUATION, RIVALS, covariance=COVARIANCE)
-    settled = separate(bins, ATTENUATION, replace(RIVALS, field_strength=0.5), covariance=COVARIANCE)
+    settled = separate(bins, ATTENUATION, replace(RIVALS, field_weight=0.5), covariance=COVARIANCE)
     wrong, left = np.count_nonzero(alone.labels != truth), np.count_nonzero(settled.labels != truth)
     assert wrong > 50
     assert left < wrong / 4
@@ -241,7 +241,7 @@ def test_a_field_of_labels_corrects_most_of_what_noise_got_wrong():
 def test_the_field_lowers_its_energy_and_rests_where_no_voxel_gains():
     truth = blobs(16)
     bins = noisy(np.stack([truth > 0, 0.002 * (truth == 2), 0 * truth, 0 * truth]).astype(float), seed=7)
-    rule = replace(RIVALS, field_strength=0.7)
+    rule = replace(RIVALS, field_weight=0.7)
     data = np.stack([cost_of(bins, sub) for sub in rule.sub_problems])
 
     def local(labels: np.ndarray) -> np.ndarray:

@@ -83,6 +83,25 @@ def test_one_command_makes_the_report(files, tmp_path):
         assert heading in page.text
 
 
+def test_volumes_are_compared_at_the_sharpness_of_the_least_sharp(files, tmp_path):
+    """The quieter one is the blurred one; at one sharpness it is the noisier."""
+    phantom = ring().moved(0.2, 0.1, 0.3)
+    save_volume(maps_of(phantom, blur_mm=0.17, noise_mg_ml=0.8, n_slices=4), tmp_path / "blurred.h5")
+    report = tmp_path / "report.html"
+    told = json.loads(
+        run(files / "materials.h5", files / "phantom.toml", "--beside", tmp_path / "blurred.h5", "-o", report, "--json")
+    )
+    other = told["beside"]["blurred.h5"]
+    assert told["matched"]["mtf50_per_mm"] == other["matched"]["mtf50_per_mm"]
+    expected = (0.6931 / 2) ** 0.5 / (3.1416 * 0.17)
+    assert other["matched"]["mtf50_per_mm"] == pytest.approx(expected, rel=0.04)
+    sd = [of["materials"]["iodine"]["blank_sd_mg_ml"] for of in (told["as_it_is"], other["as_it_is"])]
+    assert sd[0] > 1.1 * sd[1]
+    matched = [of["materials"]["iodine"]["blank_sd_mg_ml"] for of in (told["matched"], other["matched"])]
+    assert matched[0] < matched[1]
+    assert "blurred.h5" in Page(report.read_text()).text
+
+
 def test_without_registration_the_positions_are_believed(files):
     told = json.loads(run(files / "materials.h5", files / "phantom.toml", "--register", "none", "--json"))
     assert told["pose"] is None

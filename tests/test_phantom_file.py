@@ -7,7 +7,8 @@ import pytest
 
 from firmware_iface.errors import BadFile
 from reconstruction import phantom_file
-from reconstruction.phantom_file import Edge, Phantom, Vial, load_phantom
+from reconstruction.phantom_file import Disc, Edge, Phantom, Vial, load_phantom, phantom_to_toml
+from tests.material_phantom import ring
 
 
 def written(folder, text: str):
@@ -24,6 +25,22 @@ def test_the_example_at_the_top_of_the_module_is_a_phantom(tmp_path):
     assert phantom.vials[0].true_mg_ml("gadolinium") == 4.0
     assert phantom.edges[0].kind == "line"
     assert phantom.threshold_mg_ml == {"iodine": 2.0}
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    phantom = Phantom(
+        name='a "ring"', z_range_mm=(-1.0, 2.0), blank=Disc(x_mm=0, y_mm=0.5, radius_mm=1),
+        vials=(
+            Vial(
+                material="iodine", x_mm=1 / 3, y_mm=0, radius_mm=1, concentration_mg_ml=3, mixture_mg_ml={"gold": 2.5}
+            ),
+            Vial(material="pmma", x_mm=0, y_mm=0, radius_mm=1, is_pure=True, z_range_mm=(0.0, 1.0)),
+        ),
+        edges=(Edge(material="gold", kind="wire", x_mm=0, y_mm=0, reach_mm=0.5),),
+        threshold_mg_ml={"iodine": 1.0},
+    )  # fmt: skip
+    assert load_phantom(written(tmp_path, phantom_to_toml(phantom))) == phantom
+    assert load_phantom(written(tmp_path, phantom_to_toml(ring()))) == ring()
 
 
 def test_vials_alone_are_enough(tmp_path):

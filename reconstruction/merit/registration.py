@@ -27,6 +27,8 @@ LEAST_CORRELATION = 0.3
 BLUR_SHARE = 1 / 3
 """Of the smallest vial's radius."""
 MOST_TURNS = 720
+COARSE_VOXELS = 4
+"""Of the smallest vial's radius: voxels are joined to about so many of them for the search of all turns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +72,13 @@ def find_pose(
         raise WrongUsage(
             f"the volume has no map of {', '.join(phantom.agents) or 'an agent'}; it has: {', '.join(volume.channels)}"
         )
-    picture = _Picture(volume, phantom, agents)
-    best = picture.coarse(most_shift_mm, most_turn_rad)
-    step = np.array([volume.grid.voxel_mm, volume.grid.voxel_mm, picture.turn_step_rad / 2])
+    slices, y_mm, x_mm = _mean_slices(volume, phantom, agents)
+    picture = _Picture(slices, y_mm, x_mm, phantom, agents)
+    radius = min(vial.radius_mm for vial in phantom.vials)
+    n_joined = max(int(radius / (COARSE_VOXELS * volume.grid.voxel_mm)), 1)
+    coarse = _Picture(*_joined(slices, y_mm, x_mm, n_joined), phantom, agents)
+    best = coarse.best(most_shift_mm, most_turn_rad)
+    step = np.array([n_joined * volume.grid.voxel_mm, n_joined * volume.grid.voxel_mm, coarse.turn_step_rad / 2])
     free = 3 if most_turn_rad > 0 else 2
     # A simplex as large as the coarse steps, so that it cannot be caught between voxels.
     simplex = np.vstack([best[:free], *(best[:free] + row[:free] for row in np.diag(step)[:free])])
@@ -94,28 +100,51 @@ def find_pose(
     return Pose(x_mm=float(x), y_mm=float(y), rotation_rad=float(turn), correlation_ratio=correlation)
 
 
+_Slices = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+"""Maps (n_agents, y, x), and the places of their rows and columns."""
+
+
+def _mean_slices(volume: Volume, phantom: Phantom, agents: Sequence[str]) -> _Slices:
+    z, y_mm, x_mm = volume.grid.axes_mm()
+    low, high = phantom.z_range_mm or (-np.inf, np.inf)
+    kept = np.nonzero((z >= low) & (z <= high))[0]
+    if not kept.size:
+        raise WrongUsage(f"no slice lies within {low:g} to {high:g} mm; the volume has {z[0]:g} to {z[-1]:g} mm")
+    slab = slice(int(kept[0]), int(kept[-1]) + 1)
+    return np.stack([volume.channel(name)[slab].mean(axis=0, dtype=np.float64) for name in agents]), y_mm, x_mm
+
+
+def _joined(slices: NDArray[np.float64], y_mm: NDArray[np.float64], x_mm: NDArray[np.float64], n: int) -> _Slices:
+    """Join n by n voxels to one; what is left over at the far ends is cut."""
+    n_y, n_x = len(y_mm) // n, len(x_mm) // n
+    tiles = slices[:, : n_y * n, : n_x * n].reshape(len(slices), n_y, n, n_x, n).mean(axis=(2, 4))
+    return tiles, y_mm[: n_y * n].reshape(n_y, n).mean(1), x_mm[: n_x * n].reshape(n_x, n).mean(1)
+
+
 class _Picture:
     """The mean slices of the agents, and drawings of the phantom to hold against them.
 
     Each map, and each of a drawing's, has its mean taken off and is scaled to a spread of 1.
     """
 
-    def __init__(self, volume: Volume, phantom: Phantom, agents: Sequence[str]) -> None:
-        z, self._y_mm, self._x_mm = volume.grid.axes_mm()
-        low, high = phantom.z_range_mm or (-np.inf, np.inf)
-        kept = (z >= low) & (z <= high)
-        if not kept.any():
-            raise WrongUsage(f"no slice lies within {low:g} to {high:g} mm; the volume has {z[0]:g} to {z[-1]:g} mm")
-        maps = np.stack([volume.channel(name)[kept].mean(axis=0, dtype=np.float64) for name in agents])
+    def __init__(
+        self,
+        maps: NDArray[np.float64],
+        y_mm: NDArray[np.float64],
+        x_mm: NDArray[np.float64],
+        phantom: Phantom,
+        agents: Sequence[str],
+    ) -> None:
+        self._y_mm, self._x_mm, self._phantom, self._agents = y_mm, x_mm, phantom, agents
+        self._voxel_mm = float(y_mm[1] - y_mm[0]) if len(y_mm) > 1 else float(x_mm[1] - x_mm[0])
         radius = min(vial.radius_mm for vial in phantom.vials)
-        self._blur_mm = max(BLUR_SHARE * radius, volume.grid.voxel_mm / 2)
-        maps = ndimage.gaussian_filter(maps, self._blur_mm / volume.grid.voxel_mm, axes=(1, 2))
+        self._blur_mm = max(BLUR_SHARE * radius, self._voxel_mm / 2)
+        maps = ndimage.gaussian_filter(maps, self._blur_mm / self._voxel_mm, axes=(1, 2))
         maps -= maps.mean((-2, -1), keepdims=True)
         # Agents of a few and of hundreds of mg/mL, and quiet and loud maps, count alike.
         spread = np.sqrt((maps**2).mean((-2, -1), keepdims=True))
         self._maps = maps / np.maximum(spread, np.finfo(float).tiny)
         self._norm = float(np.sqrt((self._maps**2).sum()))
-        self._phantom, self._agents, self._voxel_mm = phantom, agents, volume.grid.voxel_mm
         ring = max(max(np.hypot(vial.x_mm, vial.y_mm) for vial in phantom.vials), radius)
         self.turn_step_rad = float(max(min(radius / (2 * ring), np.pi / 6), 2 * np.pi / MOST_TURNS))
 
@@ -144,7 +173,7 @@ class _Picture:
         norm = float(np.sqrt((drawn**2).sum()))
         return float((drawn * self._maps).sum()) / (norm * self._norm) if norm > 0 else -1.0
 
-    def coarse(self, most_shift_mm: float | None, most_turn_rad: float) -> NDArray[np.float64]:
+    def best(self, most_shift_mm: float | None, most_turn_rad: float) -> NDArray[np.float64]:
         """Return the best (x, y, turn) on a grid of voxels and turns."""
         n_turns = int(np.ceil(most_turn_rad / self.turn_step_rad)) if most_turn_rad > 0 else 0
         turns = np.linspace(-most_turn_rad, most_turn_rad, 2 * n_turns + 1)

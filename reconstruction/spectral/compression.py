@@ -117,14 +117,27 @@ def _on_nodes(model: SpectralModel, chosen: NDArray[np.intp], paths: NDArray[np.
         whole = len(kept) * np.ones((1, len(chosen)))  # nothing in the beam: all counts, far more than any other row
         matrix, target = np.concatenate([*rows, whole]), np.concatenate([*targets, [float(len(kept))]])
         weights[b], _ = nnls(matrix, target, maxiter=NNLS_ITERATIONS)
-    is_needed = weights.any(axis=0)
+    co_weights = None if model.co_weights is None else _shared_on_nodes(model.co_weights, kept, _kept(model, paths))
+    is_needed = weights.any(axis=0) | (False if co_weights is None else co_weights.any(axis=(0, 1)))
     weights = weights[:, is_needed]
     return replace(
         model,
+        co_weights=None if co_weights is None else co_weights[..., is_needed],
         weights=weights / weights.sum(axis=1, keepdims=True),
         attenuation_per_mm_per_g_cm3=attenuation[is_needed],
         energies_kev=model.energies_kev[chosen][is_needed],
     )
+
+
+def _shared_on_nodes(
+    co_weights: NDArray[np.float64], kept: NDArray[np.float64], kept_by_all: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    few = np.zeros((*co_weights.shape[:2], kept.shape[1]))
+    for a, b in np.argwhere(np.triu(co_weights.any(axis=-1))):
+        whole = kept_by_all @ co_weights[a, b]
+        few[a, b], _ = nnls(kept / whole[:, None], np.ones(len(kept)), maxiter=NNLS_ITERATIONS)
+        few[b, a] = few[a, b]
+    return few
 
 
 def _errors(model: SpectralModel, few: SpectralModel, paths: NDArray[np.float64]) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from calibration.store import software_version
 from firmware_iface.errors import WrongUsage
 from reconstruction.backend import Array, to_host
 from reconstruction.decomposition import bin_covariance
+from reconstruction.spectral.mixed_prior import channels_mixed
 from reconstruction.spectral.rank_sparse import RankSparse
 from reconstruction.spectral.strength import (
     COUPLED,
@@ -28,7 +29,6 @@ from reconstruction.spectral.strength import (
     sum_image,
     wanted,
 )
-from reconstruction.spectral.weighted import channels_mixed
 from reconstruction.volume import Volume
 
 Choice = Literal["auto", "discrepancy", "sure"]

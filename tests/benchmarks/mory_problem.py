@@ -153,7 +153,8 @@ class MoryProblem:
         """Return the Gaussian blur that explains the mean of the four edges of a material's square."""
         rows, cols = self.square(material)
         image = np.asarray(volume[material, 0], np.float64)
-        reach = (rows.stop - rows.start) // 2 - 1
+        half = (rows.stop - rows.start) // 2 - 1
+        reach = min(half, *(min(side.start, self.n - side.stop) for side in (rows, cols)))
         inner_rows, inner_cols = (slice(s.start + CROPPED_PIXELS, s.stop - CROPPED_PIXELS) for s in (rows, cols))
         profiles = [
             image[rows.start - reach : rows.start + reach, inner_cols].mean(axis=1),
