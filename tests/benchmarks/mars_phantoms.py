@@ -377,18 +377,20 @@ def main() -> None:
     parser.add_argument("--tiers", default=",".join(TIERS), help="of these; all unless told")
     options = parser.parse_args()
     modes = ("colour-csm", "colour-spm") if options.mode == "both" else (options.mode,)
-    size = QUICK if options.quick else Size()
+    size, tiers = Size(), options.tiers.split(",")
+    if options.quick:
+        size, modes, tiers = QUICK, modes[:1], tiers[:2]
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        found = {mode: measure(mode, options.phantom, size, folder, options.tiers.split(",")) for mode in modes}
+        found = {mode: measure(mode, options.phantom, size, folder, tiers) for mode in modes}
     if options.json:
         print(json.dumps(found))
         return
     for mode, each in found.items():
         print(f"{mode}: { ({key: round(value, 3) for key, value in each['dose'].items()}) }, voxels of {VOXEL_MM} mm")
         print(f"{mode}: seconds { ({key: round(value, 1) for key, value in each['seconds'].items()}) }")
-        for tier in options.tiers.split(","):
+        for tier in tiers:
             print(table(f"{mode}, {tier}", each[tier]))
 
 
