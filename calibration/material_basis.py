@@ -65,7 +65,7 @@ class MaterialBasis:
         if len(set(self.materials)) != len(self.materials):
             raise ValueError(f"a material stands twice in {', '.join(self.materials)}; allowed: each once")
         starts = 1 + np.flatnonzero(np.diff(self.thresholds_kev) <= 0)
-        lengths = np.diff([0, *starts, len(self.thresholds_kev)])
+        lengths = np.diff(np.concatenate([[0], starts, [len(self.thresholds_kev)]]))
         if (lengths != lengths[0]).any() or (lengths[0] < 2 and len(starts)):
             raise ValueError(
                 f"the thresholds are {self.thresholds_kev} keV; allowed: rising, or as many that rise in every pass"

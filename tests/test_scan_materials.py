@@ -121,7 +121,7 @@ def test_passes_add_their_bins():
 
 def test_cells_make_good_what_the_response_misses():
     materials, thresholds_kev = ("water", "iodine", "gadolinium"), (20.0, 33.0, 50.0, 62.0)
-    truth, fitted = made_up_model(materials, (20, 33, 50, 62)), made_up_model(materials, (20.4, 33.4, 50.4, 62.4))
+    truth, fitted = made_up_model(materials, (20, 33, 50, 62)), made_up_model(materials, (21.2, 34.2, 51.2, 63.2))
     cells = [Cell(name="a", material="water", thickness_mm=20.0)]
     cells += [Cell(name=name, material=name, concentration_mg_ml=4.0, thickness_mm=20.0) for name in materials[1:]]
     share = [1 - 0.004 / material(name).density_g_cm3 for name in materials[1:]]
@@ -140,7 +140,7 @@ def test_cells_make_good_what_the_response_misses():
         errors[known is not None] = np.abs(middle[1:, core].mean(axis=1) - [0.01, 0]).max()
         assert ("cells" in found.volume.provenance.steps[-1]) == (known is not None)
     assert errors[False] > 3e-4
-    assert errors[True] < errors[False] / 3
+    assert errors[True] < errors[False] / 2, errors
 
 
 def test_an_unknown_tier_is_refused():
