@@ -54,9 +54,9 @@ N_TYPICAL_VIEWS = 8
 RANGE_MARGIN = 0.2
 """Paths beyond those of the typical views, as a share of their range, over which the model must hold."""
 N_ITERATIONS = {PROJECTION: 30, ONE_STEP: 20}
-N_NOISE = 4
+N_NOISE = 2
 """Draws of the noise from which its size is told in each voxel, with its neighbours'."""
-NOISE_REACH_VOXELS = 2.0
+NOISE_REACH_VOXELS = 2.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
