@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from acquisition.plan import Plan
     from acquisition.runner import ScanSummary
     from calibration.store import Calibration
+    from reconstruction.phantom_file import Phantom
     from reconstruction.quality import VialStatistics
-    from reconstruction.volume import Volume
 
 T = TypeVar("T")
 INTERRUPTED = 130
@@ -179,7 +179,9 @@ def demo(
     from calibration import store
     from reconstruction import backend
     from reconstruction.materials import decompose_volume
+    from reconstruction.phantom_file import phantom_to_toml
     from reconstruction.pipeline import reconstruct_scan
+    from reconstruction.quality import vial_statistics
     from reconstruction.recipe import Recipe
     from reconstruction.volume import save_volume
 
@@ -201,7 +203,9 @@ def demo(
         save_volume(materials, out / "materials.h5")
     with _timed(seconds, "picture"):
         picture = console.picture(out / "materials.h5").replace(out / "picture.png")
-    vials = _demo_vials(materials)
+    phantom = _demo_phantom()
+    (out / "phantom.toml").write_text(phantom_to_toml(phantom), encoding="utf-8")
+    vials = vial_statistics(materials, phantom.vials, z_range_mm=DEMO_SLICES_MM)
     figures = _demo_figures(vials, calibration, summary, seconds)
     _write_demo_report(out / "report.html", plan, picture, figures, vials, calibration, summary)
     console.emit(figures, _demo_text(figures, out), as_json=as_json)
@@ -219,12 +223,12 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = round(time.monotonic() - began_s, 2)
 
 
-def _demo_vials(materials: Volume) -> tuple[VialStatistics, ...]:
-    """Return what the volume reads in each vial, beside what the phantom's maker states of it."""
-    from reconstruction.quality import Vial, vial_statistics
+def _demo_phantom() -> Phantom:
+    """Return what the phantom's maker states of it."""
+    from reconstruction.phantom_file import Phantom, Vial
     from sim.phantom import vials_phantom
 
-    vials = [
+    vials = tuple(
         Vial(
             material=insert.material,
             concentration_mg_ml=insert.concentration_mg_ml,
@@ -233,8 +237,8 @@ def _demo_vials(materials: Volume) -> tuple[VialStatistics, ...]:
             radius_mm=insert.radius_mm,
         )
         for insert in vials_phantom().inserts
-    ]
-    return vial_statistics(materials, vials, z_range_mm=DEMO_SLICES_MM)
+    )
+    return Phantom(name="vials of the demo", z_range_mm=DEMO_SLICES_MM, vials=vials)
 
 
 def _demo_figures(

@@ -205,7 +205,7 @@ def noise_figure(a: Assessment, f: Figures) -> Figure:
     if f.noise is None:
         raise ValueError("no noise power was measured")
     radial, colours = f.noise.radial(), line_colours(a.materials)
-    figure, (own, cross, quanta) = plots(3, n_cols=3, height_in=3.0)
+    figure, (own, cross, quanta) = plots(3, n_cols=3, height_in=3.6)
     pair = 0
     for k, name in enumerate(a.materials):
         own.plot(radial.frequency_per_mm, radial.power[k, k], color=colours[name], label=name)
@@ -227,6 +227,6 @@ def noise_figure(a: Assessment, f: Figures) -> Figure:
     label(own, "noise power", "1/mm", "(mg/mL)² mm²")
     label(cross, "cross-power, normalised", "1/mm", "coherence in phase")
     label(quanta, f"NEQ of {NEQ_MG_ML:g} mg/mL", "1/mm", "1/mm²")
-    for axes in (own, cross, quanta):
-        legend(axes)
+    for axes in (own, cross):
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize=SMALL_PT, frameon=False)
     return figure

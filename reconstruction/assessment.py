@@ -61,7 +61,7 @@ REACH_SHARE = 1.0
 """Of a vial's radius: how far from its rim the MTF looks, unless the description says otherwise."""
 LEAST_CONTRAST_SIGMAS = 3.0
 """A rim lower than this many standard deviations of the slices' mean tells nothing of the sharpness."""
-MOST_MTF50_ERROR = 0.25
+MOST_MTF50_ERROR = 0.1
 CLEAR_BLURS = 2.5
 """Standard deviations of the blur from a vial's rim, further inside of which the rim takes less than 1 % away."""
 LEAST_KEPT_SHARE = 0.3
@@ -201,7 +201,7 @@ def assess(
     sharpness, refusals = sharpness_of(seen, lying)
     remarks = [f"the MTF of {material} was not measured: {reason}" for material, reason in refusals.items()]
     yield Progress("quality", 1, 4)
-    wanted = _mtf50_wanted(sharpness, mtf50_per_mm)
+    wanted = _mtf50_wanted(sharpness, lying.solvent) if mtf50_per_mm is None else float(mtf50_per_mm)
     lying, said = _clear_of_the_rims(lying, wanted)
     as_it_is = figures_of(seen, lying, sharpness)
     yield Progress("quality", 2, 4)
@@ -238,7 +238,7 @@ def common_mtf50_per_mm(volumes: Sequence[Volume], phantom: Phantom, *, pose: Po
         sharpness, refusals = sharpness_of(cut_out(volume, lying), lying)
         if not sharpness:
             raise WrongUsage(f"volume {number} shows nothing sharp: {'; '.join(refusals.values())}")
-        found.append(_mtf50_wanted(sharpness, None))
+        found.append(_mtf50_wanted(sharpness, lying.solvent))
     return min(found)
 
 
@@ -376,11 +376,14 @@ def _mtf_at(
     return edge_of_disc(slices, y, x, centre_mm=place, radius_mm=radius_mm, reach_mm=reach_mm, is_used=is_used)
 
 
-def _mtf50_wanted(sharpness: Mapping[str, Sharpness], mtf50_per_mm: float | None) -> float:
-    """Return what all maps are brought to: NaN where no map's MTF is known."""
-    if not sharpness:
-        return float("nan")
-    return min(s.mtf.mtf50_per_mm for s in sharpness.values()) if mtf50_per_mm is None else float(mtf50_per_mm)
+def _mtf50_wanted(sharpness: Mapping[str, Sharpness], solvent: str) -> float:
+    """Return what all maps are brought to: the least of the agents', or of the solvent alone; NaN where none is known.
+
+    The solvent's map hardly changes at a vial's rim, so that its MTF is the least certain.
+    """
+    known = {name: s.mtf.mtf50_per_mm for name, s in sharpness.items()}
+    agents = [mtf50 for name, mtf50 in known.items() if name != solvent]
+    return min(agents or known.values(), default=float("nan"))
 
 
 def _clear_of_the_rims(phantom: Phantom, mtf50_per_mm: float) -> tuple[Phantom, list[str]]:
@@ -404,12 +407,19 @@ def _matched(
     """Bring all maps to one MTF50 and measure them again; a map without an MTF is taken to be as sharp as the least."""
     if not sharpness:
         return None, ["no map's MTF was measured, so that nothing could be brought to one sharpness"]
-    least = min(sharpness.values(), key=lambda s: s.mtf.mtf50_per_mm)
+    agents = [s for name, s in sharpness.items() if name != phantom.solvent] or list(sharpness.values())
+    least = min(agents, key=lambda s: s.mtf.mtf50_per_mm)
     remarks, values = [], np.empty_like(volume.values)
     for k, material in enumerate(volume.channels):
         if material not in sharpness:
             remarks.append(f"{material} was taken to be as sharp as the least sharp map")
-        blur_mm = gaussian_blur_mm(sharpness.get(material, least).mtf, wanted)
+        try:
+            blur_mm = gaussian_blur_mm(sharpness.get(material, least).mtf, wanted)
+        except WrongUsage:
+            if material != phantom.solvent:
+                raise
+            blur_mm = 0.0
+            remarks.append(f"{material} is less sharp than the agents, and was left as it is")
         values[k] = blurred(volume.values[k], blur_mm, volume.grid.voxel_mm)
     after = replace(volume, values=values)
     again, refusals = sharpness_of(after, phantom)

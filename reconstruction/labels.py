@@ -141,19 +141,21 @@ def probabilities(
     logs = logs.reshape(-1, *shape)
     likely = _shares(logs)
     for _ in range(N_SWEEPS if field_strength else 0):
-        likely = _shares(logs + np.float32(field_strength) * _of_neighbours(likely))
+        likely = _shares(logs + field_strength * _of_neighbours(likely))
     return likely, (nearest > chi2.isf(REJECTED_BELOW, len(flat))).reshape(shape)
 
 
-def _shares(logs: NDArray[np.float32]) -> NDArray[np.float32]:
+def _shares(logs: NDArray[np.floating]) -> NDArray[np.float32]:
     shares = np.exp(logs - logs.max(axis=0))
-    return shares / shares.sum(axis=0)
+    return (shares / shares.sum(axis=0)).astype(np.float32)
 
 
 def _of_neighbours(likely: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the sum over the neighbours of each voxel that touch it with a face, edge or corner."""
-    size = (1, *(1,) * (likely.ndim - 4), *(3,) * min(likely.ndim - 1, 3))
-    return ndimage.uniform_filter(likely, size, mode="constant") * np.prod(size, dtype=np.float32) - likely
+    total = likely
+    for axis in range(max(1, likely.ndim - 3), likely.ndim):
+        total = ndimage.correlate1d(total, [1.0, 1.0, 1.0], axis=axis, mode="constant")
+    return total - likely
 
 
 def label_volume(

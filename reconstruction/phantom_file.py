@@ -245,7 +245,11 @@ def phantom_to_toml(phantom: Phantom) -> str:
 
 
 def _table(table: Mapping[str, object]) -> list[str]:
-    return [f"{key} = {_toml(value)}" for key, value in table.items() if value is not None and value != {}]
+    return [
+        f"{key} = {_toml(value)}"
+        for key, value in table.items()
+        if not (value is None or value is False or value == {})
+    ]
 
 
 def _toml(value: object) -> str:

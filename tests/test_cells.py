@@ -12,11 +12,11 @@ from reconstruction.spectral.cells import cells_of_basis, path_map
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.spectral.ray_fit import fit_rays
 
-MATERIALS = ("water", "iodine", "gold")
+MATERIALS: tuple[str, ...] = ("water", "iodine", "gold")
 EDGES_KEV = (19.0, 33.0, 50.0, 80.0)
 DENSITIES = {"water": 1.0, "iodine": 4.93, "gold": 19.32}
 MG_ML = {"iodine": 2.0, "gold": 2.0}
-THICKNESS_MM = dict.fromkeys(MATERIALS, 30.0)
+THICKNESS_MM = {"water": 30.0, "iodine": 30.0, "gold": 30.0}
 OPEN = np.array([4e4, 5e4, 6e4, 2e4])
 ELSEWHERE = np.array([[24.0, 34.0, 30.0], [0.03, 0.0, 0.05], [0.0, 0.05, 0.02]])
 

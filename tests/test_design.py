@@ -19,8 +19,9 @@ from acquisition.limits import Limits as InstrumentLimits
 from acquisition.plan import Plan, load_plan, passes_kev, plan_from_toml
 from acquisition.scan_plan import SnapPlan
 from calibration.attenuation import k_shell
-from calibration.response import SensorModel
-from firmware_iface.errors import WrongUsage
+from calibration.response import SensorModel, counts_above
+from calibration.store import save
+from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction.phantom_file import load_phantom
 from reconstruction.spectral.design import Designer, Limits, beams_of, k_edges_kev, rate_at_loss_per_s
 from reconstruction.spectral.design_plan import charge_mas, design_to_toml, plan_of
@@ -29,12 +30,14 @@ from reconstruction.spectral.prediction import (
     ENERGIES_KEV,
     Beam,
     Forecaster,
+    fitted_counter,
     ideal_counter,
     places_of,
     stated_counter,
     voxel_gain_per_mm2,
 )
 from reconstruction.spectral.sample import Rod, Sample, ring_of, sample_of
+from tests import calibration_records
 
 GEOMETRY = Plan().geometry
 LIMITS = Limits(n_views=360, dose_mgy=50.0, rate_per_s=26_000.0)
@@ -141,6 +144,18 @@ def test_the_least_dose_is_what_the_limits_take() -> None:
     assert found.forecast.cnr.min() == pytest.approx(5.0, rel=1e-9)
     there = designer_of(limits=replace(LIMITS, dose_mgy=found.dose_mgy)).judge(found.beam, found.passes_kev[0])
     assert there.forecast.cnr.min() == pytest.approx(5.0, rel=1e-9)
+
+
+def test_the_least_dose_keeps_to_the_time_where_some_beam_can() -> None:
+    limits = replace(LIMITS, dose_mgy=None)
+    beams = beams_of([80.0], {"aluminium": 1.8}, {"copper": [0.0, 0.5], "aluminium": [8.0]})
+    free = run(designer_of(limits=limits).search(beams, 4))
+    current_ma = 0.4 * free.current_ma
+    slow = run(designer_of(limits=replace(limits, highest_ma=current_ma)).search(beams, 4))
+    longest_s = 0.8 * slow.view_s * limits.n_views
+    found = run(designer_of(limits=replace(limits, highest_ma=current_ma, longest_s=longest_s)).search(beams, 4))
+    assert found.view_s * limits.n_views < slow.view_s * limits.n_views
+    assert found.dose_mgy >= 0.999 * slow.dose_mgy
 
 
 def test_a_paralysable_counter_loses_what_is_asked() -> None:
@@ -267,3 +282,36 @@ def test_the_command_judges_a_plan_as_it_is(capsys: pytest.CaptureFixture[str]) 
         front_door(["--agent", "gold"])
     with pytest.raises(WrongUsage, match="phantom's file"):
         front_door([])
+
+
+def test_a_measured_detector_goes_before_a_stated_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = calibration_records.everything()
+    save(known, tmp_path / "calibration.h5")
+    arguments = f"--agent gold=4 --keep --photons 20000 --calibration {tmp_path / 'calibration.h5'} --json".split()
+    front_door(arguments)
+    found = json.loads(capsys.readouterr().out)
+    assert known.identity in found["detector"]
+    assert found["best"]["filters_mm"]["aluminium"] == known.response.values["filter_mm"]
+    save(replace(known, response=None), tmp_path / "calibration.h5")
+    with pytest.raises(CalibrationMissing, match="no response"):
+        front_door(arguments)
+    save(replace(known, is_csm=not known.is_csm), tmp_path / "calibration.h5")
+    with pytest.raises(CalibrationMissing, match="different modes"):
+        front_door(arguments)
+
+
+def test_a_fitted_response_counts_as_it_says() -> None:
+    fitted = calibration_records.response()
+    energies_kev = np.arange(20.25, 110, 5.0)
+    thresholds_kev = np.array([15.0, 22.0, 40.0])
+    off_kev = fitted.parameters[-len(fitted.thresholds_kev) :].mean()
+    expected = counts_above(thresholds_kev + off_kev, energies_kev, fitted.sensor, fitted.values)
+    np.testing.assert_allclose(fitted_counter(fitted)(thresholds_kev, energies_kev), expected, rtol=1e-9)
+
+
+def test_a_design_says_what_it_cannot_keep(capsys: pytest.CaptureFixture[str]) -> None:
+    sample, beam = ["--agent", "gold=4", "--diameter-mm", "20"], ["--kvp", "100", "--filter", "copper=0.1"]
+    front_door([*sample, *beam, "--dose-mgy", "50", "--longest-s", "20"])
+    text = capsys.readouterr().out
+    assert "the camera sees 11.3 mm of the sample's 20 mm" in text
+    assert "of 50 mGy" in text

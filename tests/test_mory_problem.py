@@ -8,12 +8,19 @@ from scipy import ndimage
 
 from reconstruction.projector import Projector
 from tests.benchmarks.mory2018 import first_within
-from tests.benchmarks.mory_problem import SQUARES, MoryProblem, blurred, chords
+from tests.benchmarks.mory_problem import SQUARES, MoryProblem, blurred, chords, read_scanner
 
 
 @pytest.fixture(scope="module")
 def problem(test_data):
     return MoryProblem.simulate(test_data / "mory2018_scanner_model", n=64)
+
+
+def test_another_scanner_may_come_in_one_file(problem, tmp_path):
+    np.savez(tmp_path / "scanner.npz", **problem.arrays)
+    model, open_counts, _ = read_scanner(tmp_path / "scanner.npz")
+    np.testing.assert_array_equal(model.weights, problem.model.weights)
+    np.testing.assert_array_equal(open_counts, problem.open_counts)
 
 
 @pytest.mark.parametrize("square", [square for _, square in SQUARES])

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from calibration.attenuation import linear_attenuation_per_mm, mass_attenuation_cm2_g, material
+from calibration.attenuation import linear_attenuation_per_mm, mass_attenuation_cm2_g
 from calibration.geometry import Geometry
 from calibration.response import SensorModel
 from firmware_iface.errors import WrongUsage
 from reconstruction.fdk import fdk
 from reconstruction.ramp import WINDOWS
-from reconstruction.spectral.model import SpectralModel
 from reconstruction.spectral.prediction import (
     ENERGIES_KEV,
     THRESHOLDS_KEV,
@@ -26,20 +24,13 @@ from reconstruction.spectral.prediction import (
     voxel_gain_per_mm2,
 )
 from reconstruction.spectral.ray_fit import fit_rays
-from reconstruction.spectral.sample import Rod, Sample, Segments, ring_of, segments
+from reconstruction.spectral.sample import Rod, Sample, ring_of
 from reconstruction.volume import Grid
+from tests.design_bench import model_of, reconstructed_noise, run, true_paths
 
 GEOMETRY = Geometry(source_to_detector_mm=250.0, source_to_object_mm=200.0, pitch_mm=0.11, rows=128, cols=128)
 ONE_ROD = Sample(diameter_mm=10.0, rods=(Rod(contents_mg_ml={"iodine": 5.0}, x_mm=0.0, y_mm=0.0, radius_mm=1.0),))
 BEAM = Beam(kvp=100.0, filters_mm={"aluminium": 3.0})
-
-
-def run(work):
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
 
 
 class OneEnergy(Beam):
@@ -104,38 +95,12 @@ def test_counts_of_bins_add_up_to_the_lowest_counter() -> None:
     assert found.thresholds_kev.tolist() == [[18.0, 33.0, 50.0, 75.0]]
 
 
-def model_of(sample: Sample, thresholds_kev: NDArray, mas: float) -> tuple[SpectralModel, NDArray]:
-    """The forward model of the rays' fit, and the open beam's counts in each bin."""
-    above = stated_counter(SensorModel())(thresholds_kev, ENERGIES_KEV)
-    photons = BEAM.photons(250.0) * GEOMETRY.pitch_mm**2 * mas
-    seen = np.maximum(above - np.vstack([above[1:], 0 * above[:1]]), 0) * photons
-    return SpectralModel.of_spectrum(seen, ENERGIES_KEV, sample.basis), seen.sum(axis=1)
-
-
-def true_paths(sample: Sample, rays: Segments) -> NDArray:
-    """Paths of solvent and agents, of which all matter here is a mixture: (n_materials, n_rays)."""
-    density = {name: material(name).density_g_cm3 for name in sample.basis}
-    contents = [{"water": 1.0}]
-    for rod in sample.rods:
-        agents = {name: mg_ml / 1000 for name, mg_ml in rod.contents_mg_ml.items()}
-        contents.append(agents | {"water": 1 - sum(c / density[name] for name, c in agents.items())})
-    return np.array(
-        [
-            sum(
-                np.where(rays.filled_by == i, rays.lengths_mm, 0).sum(axis=1) * held.get(name, 0.0)
-                for i, held in enumerate(contents)
-            )
-            for name in sample.basis
-        ]
-    )
-
-
 def test_fitted_rays_scatter_as_foretold() -> None:
     sample = ring_of([("iodine", 10.0), ("gadolinium", 10.0)], 20.0, "water")
     thresholds_kev, mas = np.array([18.0, 33.0, 50.0, 75.0]), 3.0
     table = Forecaster(sample, GEOMETRY, stated_counter(SensorModel()), n_lines=1).table(BEAM)
     expected = np.sqrt(np.einsum("lkk->lk", table.covariance(places_of(thresholds_kev)) / mas))[0]
-    model, opened = model_of(sample, thresholds_kev, mas)
+    model, opened = model_of(sample, GEOMETRY, stated_counter(SensorModel()), BEAM, thresholds_kev, mas)
     true = true_paths(sample, lines_through(sample, 1))[:, :1]
     mean = opened[:, None] * model.transmission(true)
     counts = np.random.default_rng(2).poisson(mean, (4, 4000)).astype(float)
@@ -149,34 +114,15 @@ def test_fitted_rays_scatter_as_foretold() -> None:
 
 def test_materials_of_a_reconstruction_scatter_as_foretold() -> None:
     """Poisson counts of all rays, each fitted by itself, the paths back-projected; rods' noise from slice to slice."""
-    geometry = Geometry(source_to_detector_mm=2500.0, source_to_object_mm=2000.0, pitch_mm=0.11, rows=24, cols=128)
     sample = ring_of([("iodine", 5.0), ("gadolinium", 5.0)], 9.0, "water")
-    thresholds_kev, mas, n_views = np.array([18.0, 33.0, 50.0, 75.0]), 0.6, 90
-    angles = (np.arange(n_views) + 0.5) * 2 * np.pi / n_views
-    views = geometry.views(angles)
-    cols = np.arange(geometry.cols) - (geometry.cols - 1) / 2
-    pixels = views.detector_mm[:, None] + cols[:, None] * views.u_mm[:, None]
-    along = (pixels - views.source_mm[:, None])[..., :2]
-    along /= np.linalg.norm(along, axis=-1, keepdims=True)
-    rays = segments(sample, pixels[..., :2].reshape(-1, 2), along.reshape(-1, 2))
-    model, opened = model_of(sample, thresholds_kev, mas)
-    mean = opened[:, None] * model.transmission(true_paths(sample, rays))
-    shape = (4, n_views, geometry.rows, geometry.cols)
-    counts = np.random.default_rng(5).poisson(np.broadcast_to(mean.reshape(4, n_views, 1, -1), shape))
-    paths = fit_rays(counts.astype(np.float32), opened, model).paths
-    grid = Grid(shape=(24, 128, 128), voxel_mm=0.088)
-    volume = run(fdk(paths, angles, geometry, grid, window="hann", is_continued=False))
-    # The counts are those of GEOMETRY's distance.
-    table = Forecaster(sample, GEOMETRY, stated_counter(SensorModel())).table(BEAM)
-    gain_per_mm2 = voxel_gain_per_mm2(geometry, n_views, window="hann")
-    expected = forecast(table, sample, places_of(thresholds_kev), mas, gain_per_mm2).voxel_sd_mg_ml
-    _, y, x = grid.axes_mm()
-    for i, rod in enumerate(sample.rods):
-        inside = np.hypot(y[:, None] - rod.y_mm, x - rod.x_mm) < 0.8 * rod.radius_mm
-        values = 1000 * volume[:, 4:20][:, :, inside]
-        np.testing.assert_allclose(values.std(axis=1, ddof=1).mean(axis=1), expected[i], rtol=0.06)
-        own = sample.basis.index(sample.targets[i].agent)
-        assert values[own].mean() == pytest.approx(5.0, abs=0.25 + 0.02 * expected[i, own])
+    thresholds_kev = np.array([18.0, 33.0, 50.0, 75.0])
+    foretold, observed, means = reconstructed_noise(
+        sample, stated_counter(SensorModel()), BEAM, thresholds_kev, mas=0.6, n_views=90, n_rows=24
+    )
+    np.testing.assert_allclose(observed, foretold, rtol=0.06)
+    for i, target in enumerate(sample.targets):
+        own = sample.basis.index(target.agent)
+        assert means[i, own] == pytest.approx(5.0, abs=0.25 + 0.02 * foretold[i, own])
 
 
 @pytest.mark.parametrize("window", WINDOWS)

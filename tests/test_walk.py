@@ -103,6 +103,7 @@ def test_demo_leaves_its_files(demo: tuple[Path, dict]) -> None:
         "calibration.h5",
         "volume.h5",
         "materials.h5",
+        "phantom.toml",
         "picture.png",
         "report.html",
     }
@@ -114,6 +115,18 @@ def test_demo_leaves_its_files(demo: tuple[Path, dict]) -> None:
     scan = read_scan(folder / "scan.h5")
     assert scan.calibration_identity == store.load(folder / "calibration.h5").identity
     assert load_volume(folder / "materials.h5").provenance.calibration_identity == scan.calibration_identity
+
+
+def test_the_demo_is_judged_by_its_own_phantom(demo: tuple[Path, dict]) -> None:
+    folder, figures = demo
+    told = succeed("quality", folder / "materials.h5", folder / "phantom.toml", "--json", cwd=folder.parent)
+    assert abs(told["pose"]["x_mm"]) + abs(told["pose"]["y_mm"]) < 0.1
+    assert told["matched"]["mtf50_per_mm"] > 1
+    for name, measured in told["matched"]["materials"].items():
+        assert 0.97 <= measured["slope"] <= 1.03, name
+        assert measured["r2"] >= 0.99, name
+        assert measured["auc"] > 0.8, name
+    assert set(told["matched"]["materials"]) == set(figures["materials"])
 
 
 def test_separate_commands_give_what_the_demo_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,9 @@ BINS_PER_VOXEL = 8
 N_FREQUENCIES = 101
 FLAT_SHARE = 0.5
 """Of the line spread function, the middle share that the window leaves alone."""
+WINDOW_BLURS, WINDOW_VOXELS = 6.0, 4.0
+"""How far the window reaches from the edge: so many standard deviations of the fitted blur, and at least so many
+voxels. What lies further out is noise, unless the spread has long wings, which are cut off."""
 HALF = 0.5
 
 
@@ -118,7 +121,12 @@ def edge_of_disc(
     mean = slices[:, ys, xs].mean(axis=0, dtype=np.float64)
     rim = _fitted_rim(mean, x_mm[xs], y_mm[ys], centre_mm, radius_mm, reach_mm)
     distance = np.hypot(x_mm[xs] - rim.x_mm, y_mm[ys] - rim.y_mm) - rim.radius_mm
-    return edge_mtf(distance, mean, voxel_mm=float(abs(x_mm[1] - x_mm[0])), reach_mm=reach_mm)
+    voxel_mm = float(abs(x_mm[1] - x_mm[0]))
+    return edge_mtf(distance, mean, voxel_mm=voxel_mm, reach_mm=_window_mm(reach_mm, rim.blur_mm, voxel_mm))
+
+
+def _window_mm(reach_mm: float, blur_mm: float, voxel_mm: float) -> float:
+    return min(reach_mm, max(WINDOW_BLURS * blur_mm, WINDOW_VOXELS * voxel_mm))
 
 
 def _fitted_rim(
@@ -184,9 +192,10 @@ def edge_of_line(
         return design @ np.linalg.lstsq(design, mean, rcond=None)[0] - mean
 
     low, high = [-reach_mm / 2, -0.2, reach_mm / 50], [reach_mm / 2, 0.2, reach_mm]
-    shift, turn, _ = least_squares(residual, [0.0, 0.0, reach_mm / 4], bounds=(low, high), x_scale=reach_mm / 10).x
+    shift, turn, blur = least_squares(residual, [0.0, 0.0, reach_mm / 4], bounds=(low, high), x_scale=reach_mm / 10).x
     distance = (across - shift) * np.cos(turn) - along * np.sin(turn)
-    return edge_mtf(distance, mean, voxel_mm=float(abs(x_mm[1] - x_mm[0])), reach_mm=reach_mm)
+    voxel_mm = float(abs(x_mm[1] - x_mm[0]))
+    return edge_mtf(distance, mean, voxel_mm=voxel_mm, reach_mm=_window_mm(reach_mm, float(blur), voxel_mm))
 
 
 def edge_mtf(distance_mm: ArrayLike, values: ArrayLike, *, voxel_mm: float, reach_mm: float) -> Mtf:

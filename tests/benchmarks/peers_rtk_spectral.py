@@ -27,6 +27,11 @@ RESET_EVERY = 16
 DISTANCE_MM = 1000.0
 
 
+def plain(array: np.ndarray) -> np.ndarray:
+    """Return it in the order of C: ITK takes that of Fortran for an array transposed."""
+    return np.ascontiguousarray(array, np.float32)
+
+
 def vector_image(array: np.ndarray, spacing: tuple[float, float, float]) -> Any:
     """Return an image of vectors, centred, of (slowest, ..., fastest, component)."""
     made = itk.image_from_array(np.ascontiguousarray(array, np.float32), is_vector=True)
@@ -45,7 +50,7 @@ def spectrum_image(data: dict[str, Any], cols: int, rows: int) -> Any:
 
 
 def thresholds(data: dict[str, Any]) -> Any:
-    edges = [*data["thresholds_kev"].tolist(), float(len(data["spectrum"]))]  # RTK takes no higher one
+    edges = [*data["thresholds_kev"].tolist(), float(len(data["response"]))]
     made = itk.VariableLengthVector[itk.D](len(edges))
     for k, edge in enumerate(edges):
         made[k] = edge
@@ -74,8 +79,8 @@ def simplex(data: dict[str, Any], repeats: int) -> tuple[np.ndarray, Timing]:
         fit.SetInputDecomposedProjections(as_vectors(start, n_materials))
         fit.SetInputMeasuredProjections(as_vectors(np.moveaxis(counts, 0, -1)[:, None], n_bins))
         fit.SetInputIncidentSpectrum(spectrum_image(data, n_rays, 1))
-        fit.SetDetectorResponse(itk.image_from_array(data["response"].astype(np.float32)))
-        fit.SetMaterialAttenuations(itk.image_from_array(data["attenuation_per_mm"].astype(np.float32)))
+        fit.SetDetectorResponse(itk.image_from_array(plain(data["response"])))
+        fit.SetMaterialAttenuations(itk.image_from_array(plain(data["attenuation_per_mm"])))
         fit.SetThresholds(thresholds(data))
         fit.SetNumberOfIterations(300)
         fit.SetIsSpectralCT(True)
@@ -110,8 +115,8 @@ def one_step(reset_every: int) -> Callable[[dict[str, Any], int], tuple[np.ndarr
             solve.SetInputMaterialVolumes(vector_image(volume, (voxel,) * 3))
             solve.SetInputMeasuredProjections(vector_image(measured, (voxel, voxel, 1.0)))
             solve.SetInputIncidentSpectrum(spectrum_image(data, n_rays, COPIES))
-            solve.SetBinnedDetectorResponse(itk.vnl_matrix_from_array(data["binned_response"].astype(np.float32)))
-            solve.SetMaterialAttenuations(itk.vnl_matrix_from_array(data["attenuation_per_mm"].astype(np.float32)))
+            solve.SetBinnedDetectorResponse(itk.vnl_matrix_from_array(plain(data["binned_response"])))
+            solve.SetMaterialAttenuations(itk.vnl_matrix_from_array(plain(data["attenuation_per_mm"])))
             solve.SetGeometry(geometry)
             solve.SetNumberOfIterations(data["n_iterations"])
             solve.SetNumberOfSubsets(4)

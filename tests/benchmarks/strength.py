@@ -21,11 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 from numpy.typing import NDArray
 
-from reconstruction.decomposition import bin_covariance
 from reconstruction.fdk import parallel_backprojection
 from reconstruction.projector import Projector
 from reconstruction.scan_geometry import ScanGeometry
-from reconstruction.spectral.denoise import denoise
+from reconstruction.spectral.denoise import USUAL, denoise, noise_covariance
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.spectral.strength import STRENGTHS
 from reconstruction.spectral.weighted import noise_basis, packed, weighted
@@ -36,7 +35,7 @@ EDGES_KEV = (20.0, 34.0, 51.0, 65.0, 121.0)
 DOSES = (0.3, 0.03)
 VIEWS_PER_PIXEL = 1.5
 TIERS = ("weighted", "denoised")
-LOWEST, HIGHEST = 0.25, 4.0
+LOWEST, HIGHEST = 0.35, 5.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +165,7 @@ def filtered(work: Work) -> NDArray[np.float32]:
 def curve(work: Work, tier: str, prior: str, strengths: list[float], n_iterations: int) -> list[float]:
     """Return the error at every strength."""
     volume = filtered(work)
-    covariance = bin_covariance(volume)
+    covariance = noise_covariance(volume)
 
     def made(strength: float) -> NDArray[np.floating]:
         if tier == "denoised":
@@ -189,7 +188,7 @@ def measure(
             work = make_work(name, n, dose, seed=len(rows))
             for tier in tiers:
                 for prior in priors:
-                    usual = STRENGTHS[prior]
+                    usual = USUAL[prior] if tier == "denoised" else STRENGTHS[prior]
                     errors = curve(work, tier, prior, [*strengths, usual], n_iterations)
                     *tried, at_usual = errors
                     best = int(np.argmin(tried))
@@ -210,17 +209,17 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--quick", action="store_true", help="small images, one dose, three priors")
+    parser.add_argument("--quick", action="store_true", help="small images, one dose, one prior")
     parser.add_argument("--pixels", type=int, default=96, help="along an edge")
     parser.add_argument("--priors", default="tv,huber,vtv,tnv", help="which, a,b,...")
     parser.add_argument("--iterations", type=int, default=30)
     options = parser.parse_args()
     if options.quick:
-        rows = measure(48, DOSES[:1], TIERS, ["tv", "tnv"], 15)
+        rows = measure(48, DOSES[:1], TIERS, ["tnv"], 20)
     else:
         rows = measure(options.pixels, DOSES, TIERS, options.priors.split(","), options.iterations)
     if options.json:
-        print(json.dumps({"usual": dict(STRENGTHS), "rows": rows}))
+        print(json.dumps({"usual": {"weighted": dict(STRENGTHS), "denoised": dict(USUAL)}, "rows": rows}))
         return
     print("tier      prior  object   dose  best  error  loss %")
     for row in rows:

@@ -203,9 +203,16 @@ def main() -> None:
                    for q, e in of_kind.items()}
             for kind, of_kind in results.items()
         }  # fmt: skip
-        print(json.dumps({"basis": basis, "n_tissues": len(names), "counts": options.counts,
-                          "off_kev": options.off_kev, **figures, "labelled_right": right, "noise_mg_ml": (1e3 * np.sqrt(np.diag(covariance))).tolist(),
-                          "cpu_seconds": seconds}))  # fmt: skip
+        facts = {
+            "basis": basis,
+            "n_tissues": len(names),
+            "counts": options.counts,
+            "off_kev": options.off_kev,
+            "labelled_right": right,
+            "noise_mg_ml": (1e3 * np.sqrt(np.diag(covariance))).tolist(),
+            "cpu_seconds": seconds,
+        }
+        print(json.dumps({**facts, **figures}))
         return
     print(f"{'tissue':<24}" + "".join(f"{name:>22}" for name in AIMS_PERCENT))
     for k, name in enumerate(names):
