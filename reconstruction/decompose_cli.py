@@ -205,6 +205,7 @@ def decompose(
     if tier not in TIERS:
         raise WrongUsage(f"--tier is {tier!r}; allowed: {', '.join(TIERS)}")
     is_scan = not source.is_dir() and not is_volume(source)
+    _refuse_no_size(voxel_mm)
     recipe = Recipe(
         window=window,
         voxel_mm=voxel_mm,
@@ -231,7 +232,6 @@ def decompose(
             as_json=as_json,
         )
         return
-    _refuse_no_size(voxel_mm)
     _refuse_two_sources(matrix, vials, response)
     if flatten and vials is None:
         raise WrongUsage("--flatten was given without --vials; allowed: with them, whose body shows the cupping")
