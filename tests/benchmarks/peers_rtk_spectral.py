@@ -50,7 +50,8 @@ def spectrum_image(data: dict[str, Any], cols: int, rows: int) -> Any:
 
 
 def thresholds(data: dict[str, Any]) -> Any:
-    edges = [*data["thresholds_kev"].tolist(), float(len(data["response"]))]
+    """Return the edges of the bins: RTK integrates between them by trapezoids, where ours are whole channels."""
+    edges = [*(data["thresholds_kev"] - 0.5).tolist(), len(data["response"]) - 0.5]
     made = itk.VariableLengthVector[itk.D](len(edges))
     for k, edge in enumerate(edges):
         made[k] = edge
@@ -58,9 +59,8 @@ def thresholds(data: dict[str, Any]) -> Any:
 
 
 def as_vectors(array: np.ndarray, components: int) -> Any:
-    """Return a VectorImage of (slowest, ..., fastest, component)."""
-    kind = itk.VectorImage[itk.F, 3]
-    made = itk.image_view_from_array(np.ascontiguousarray(array, np.float32), ttype=kind)
+    """Return a VectorImage of (slowest, ..., fastest, component), with a copy of the values."""
+    made = itk.image_from_array(plain(array), ttype=itk.VectorImage[itk.F, 3])
     if made.GetNumberOfComponentsPerPixel() != components:
         raise ValueError(f"{made.GetNumberOfComponentsPerPixel()} components came of {components}")
     return made
