@@ -61,6 +61,8 @@ N_ITERATIONS = 20
 SHARPNESS_PIXELS = 1.5
 """Gaussian blur that all maps are brought to at least, where they are compared at one sharpness."""
 ENDURED = (1, 2, 4, 8, 16)
+RTK_ONE_STEPS = ("one_step", "one_step_reset", "one_step_whole")
+"""RTK's with four subsets, the same with its momentum reset, and without subsets."""
 
 Volume = NDArray[np.floating[Any]]
 
@@ -246,13 +248,13 @@ def peers(scanner: Path, options: argparse.Namespace, model: SpectralModel) -> d
         "thresholds_kev": np.array([first for first, _ in BIN_EDGES_KEV], float),
     }
     numbers = {"n": n, "voxel_mm": EDGE_MM / n, "n_iterations": 10 if options.quick else 20}
-    answers = ask("rtk_spectral", ["simplex", "one_step", "one_step_reset"], arrays=arrays, numbers=numbers)
+    answers = ask("rtk_spectral", ["simplex", *RTK_ONE_STEPS], arrays=arrays, numbers=numbers)
     found: dict[str, dict[str, Any]] = {}
     simplex = answers["simplex"]
     paths = np.asarray(simplex.result)[:, :, None] * DENSITIES_G_CM3[:, None, None, None]
     part = replace(problem, counts=problem.counts[:, few], paths=problem.paths[:, few])
     found["rtk_simplex"] = {"us_per_ray": 1e6 * simplex.seconds / paths[0].size, **part.ray_figures(paths)}
-    for name in ("one_step", "one_step_reset"):
+    for name in RTK_ONE_STEPS:
         answer = answers[name]
         volume = np.asarray(answer.result) * DENSITIES_G_CM3[:, None, None, None]
         found[f"rtk_{name}"] = {
@@ -260,8 +262,9 @@ def peers(scanner: Path, options: argparse.Namespace, model: SpectralModel) -> d
             "peer": answer.peer,
             "iterations": numbers["n_iterations"],
             "wall_s_per_iteration": answer.seconds / numbers["n_iterations"],
+            "is_finite": bool(np.isfinite(volume).all()),
         }
-        if np.isfinite(volume).all():
+        if found[f"rtk_{name}"]["is_finite"]:
             found[f"rtk_{name}"] |= figures(problem, volume)
     volume, ours = one_step_tier(problem, model)
     found["onestep_beside_rtk"] = ours | {"n": n} | figures(problem, volume)

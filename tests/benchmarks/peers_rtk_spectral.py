@@ -92,7 +92,7 @@ def simplex(data: dict[str, Any], repeats: int) -> tuple[np.ndarray, Timing]:
     return np.moveaxis(itk.array_from_image(made)[:, 0], -1, 0), timing
 
 
-def one_step(reset_every: int) -> Callable[[dict[str, Any], int], tuple[np.ndarray, Timing]]:
+def one_step(n_subsets: int, reset_every: int) -> Callable[[dict[str, Any], int], tuple[np.ndarray, Timing]]:
     def operation(data: dict[str, Any], repeats: int) -> tuple[np.ndarray, Timing]:
         counts, n, voxel = data["counts"], data["n"], data["voxel_mm"]
         n_bins, _, n_rays = counts.shape
@@ -119,7 +119,7 @@ def one_step(reset_every: int) -> Callable[[dict[str, Any], int], tuple[np.ndarr
             solve.SetMaterialAttenuations(itk.vnl_matrix_from_array(plain(data["attenuation_per_mm"])))
             solve.SetGeometry(geometry)
             solve.SetNumberOfIterations(data["n_iterations"])
-            solve.SetNumberOfSubsets(4)
+            solve.SetNumberOfSubsets(n_subsets)
             if reset_every:
                 solve.SetResetNesterovEvery(reset_every)
             solve.Update()
@@ -137,5 +137,10 @@ if __name__ == "__main__":
     serve(
         Path(sys.argv[1]),
         f"itk-rtk {version('itk-rtk')}",
-        {"simplex": simplex, "one_step": one_step(0), "one_step_reset": one_step(RESET_EVERY)},
+        {
+            "simplex": simplex,
+            "one_step": one_step(4, 0),
+            "one_step_reset": one_step(4, RESET_EVERY),
+            "one_step_whole": one_step(1, 0),
+        },
     )
