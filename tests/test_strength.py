@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,7 +157,7 @@ def test_strengths_in_noise_are_options_of_a_reconstruction(scan, prior) -> None
         automatic[:, 0, flat].std(1).max() < 0.6 * plain[:, 0, flat].std(1).min()
         or (automatic[:, 0, flat].std(1) < 0.6 * plain[:, 0, flat].std(1)).all()
     )
-    key = {"vectorial-tv": "tnv", "directional-tv": "dtv"}.get(prior, prior)
+    key = {"vectorial-tv": "tnv", "directional-tv": "dtv"}.get(str(prior), str(prior))
     np.testing.assert_allclose(run(strength=str(STRENGTHS[key])), automatic, rtol=1e-5, atol=1e-7)
 
 
@@ -271,12 +272,13 @@ def test_the_command_denoises_a_volume_and_says_so(tmp_path) -> None:
 
 def test_what_denoising_cannot_do_is_refused() -> None:
     _, noisy = blocks()
-    for message, options in (
+    cases: list[tuple[str, dict[str, Any]]] = [
         ("no prior is called", {"prior": "magic"}),
         ("more than 0", {"strength": -1.0}),
         ("allowed: a number", {"strength": "much"}),
         ("rskr", {"prior": "rskr", "strength": "sure"}),
         ("no noise", {"covariance": np.zeros((3, 3))}),
-    ):
+    ]
+    for message, options in cases:
         with pytest.raises(WrongUsage, match=message):
             denoise(noisy, **options)

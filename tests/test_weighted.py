@@ -243,6 +243,8 @@ def test_the_noise_basis_is_the_inverse_of_what_rays_tell_of_a_voxel(problem) ->
     T = noise_basis(A, paths, information)
     one = unpacked(F, 3)[..., 0, 0]
     np.testing.assert_allclose(T @ T.T, np.linalg.inv(one) / data_curvature(A, None, paths), rtol=1e-6)
+    each = noise_basis(A, paths, information, "materials")
+    np.testing.assert_allclose(each, np.diag(np.sqrt(np.diag(T @ T.T))))
     tenth = noise_basis(A, paths, information / 100)
     np.testing.assert_allclose(tenth @ tenth.T, 100 * (T @ T.T), rtol=1e-9)
 

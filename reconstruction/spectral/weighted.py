@@ -136,7 +136,7 @@ def _cholesky(matrices: Array, singular_below: float) -> Array:
     return xp.stack([upper[pair] for pair in pairs(n)])
 
 
-def noise_basis(A: Operator, paths: Array, information: Array) -> NDArray[np.float64]:
+def noise_basis(A: Operator, paths: Array, information: Array, basis: Basis = "whitened") -> NDArray[np.float64]:
     """Return T, (n_materials, n_materials): what concentrations, g/cm3, one noise of each channel of z is.
 
     Channels of z are independent and have unit noise, so that T T' is the covariance of a voxel's concentrations, were
@@ -150,6 +150,8 @@ def noise_basis(A: Operator, paths: Array, information: Array) -> NDArray[np.flo
     paths : (n_materials, n_views, rows, cols) float, mm g/cm3
     information : (n_pairs, n_views, rows, cols) float
         F, packed as `pairs` has it; 0 where a ray is not to count.
+    basis : str
+        "materials": T is diagonal instead, the noise of each material.
     """
     xp, n = namespace(paths), len(paths)
     is_known = xp.isfinite(information).all(0) & (information != 0).any(0) & xp.isfinite(paths).all(0)
@@ -166,7 +168,8 @@ def noise_basis(A: Operator, paths: Array, information: Array) -> NDArray[np.flo
         raise WrongUsage(
             "the rays cannot tell the materials apart: their information has no inverse", hint="name fewer materials"
         )
-    return vectors[:, ::-1] / np.sqrt(values[::-1])
+    T = vectors[:, ::-1] / np.sqrt(values[::-1])
+    return T if basis == "whitened" else np.diag(np.sqrt((T * T).sum(axis=1)))
 
 
 def weighted(

@@ -125,12 +125,14 @@ def make_work(name: str, n: int, dose: float, seed: int) -> Work:
     scan = ScanGeometry.parallel(angles, rows=1, cols=cols, pitch_mm=pitch_mm)
     grid = Grid(shape=(1, n, n), voxel_mm=pitch_mm)
     s_mm = (np.arange(cols) - (cols - 1) / 2) * pitch_mm
-    exact = sum(np.multiply.outer(part.g_cm3, part.chords_mm(angles, s_mm)) for part in parts)[:, :, None]
+    chords = [np.multiply.outer(part.g_cm3, part.chords_mm(angles, s_mm)) for part in parts]
+    exact = np.sum(chords, axis=0)[:, :, None]
     _, y, x = grid.axes_mm()
     fine = (np.arange(8) - 3.5) / 8 * pitch_mm
     points = np.meshgrid((y[:, None] + fine).ravel(), (x[:, None] + fine).ravel(), indexing="ij")
     means = [part.covers(points[1], points[0]).reshape(n, 8, n, 8).mean((1, 3)) for part in parts]
-    truth = sum(np.multiply.outer(part.g_cm3, mean) for part, mean in zip(parts, means, strict=True))[:, None]
+    shares = [np.multiply.outer(part.g_cm3, mean) for part, mean in zip(parts, means, strict=True)]
+    truth = np.sum(shares, axis=0)[:, None]
     model = scanner()
     share = photons * dose / len(model.bins)
     F = model.fisher(exact, np.full(len(model.bins), share))
