@@ -44,8 +44,8 @@ COARSE, FINE = 4, 1
 RULES_BY = 8
 """Power of the mean over agents, so high that the worst one rules; and of the time beyond the longest."""
 MOST_SWEEPS = 12
-HEAVY_Z = 20
-"""Elements from here on have K edges that thresholds can stand at."""
+HEAVY_Z = 32
+"""Elements from here on have K edges above 11 keV, where thresholds can stand."""
 SPM_DEAD_TIME_S, CSM_DEAD_TIME_S = 1e-6, 4e-6
 """Of a counter that nobody has measured: choices. No source settles them; the first is the upper end of what is told of
 Medipix3RX, and charge summing is four times slower in a comparable chip (pixirad.com)."""
