@@ -28,6 +28,8 @@ from calibration.geometry import Geometry
 from firmware_iface.errors import CalibrationMissing
 
 SOLVENT = "water"
+SAME_KEV = 0.5
+"""Thresholds that differ by no more are the same."""
 _MAD_TO_SIGMA = 1.4826
 _CLIP_SIGMA = 3.0
 
@@ -63,20 +65,26 @@ class MaterialBasis:
         if len(set(self.materials)) != len(self.materials):
             raise ValueError(f"a material stands twice in {', '.join(self.materials)}; allowed: each once")
         starts = 1 + np.flatnonzero(np.diff(self.thresholds_kev) <= 0)
-        lengths = np.diff([0, *starts, len(self.thresholds_kev)])
+        lengths = np.diff(np.concatenate([[0], starts, [len(self.thresholds_kev)]]))
         if (lengths != lengths[0]).any() or (lengths[0] < 2 and len(starts)):
             raise ValueError(
                 f"the thresholds are {self.thresholds_kev} keV; allowed: rising, or as many that rise in every pass"
             )
 
-    def of_pass(self, thresholds_kev: Sequence[float], *, tolerance_kev: float = 0.5) -> MaterialBasis:
+    def is_for(self, thresholds_kev: Sequence[float]) -> bool:
+        """Whether it was measured at these thresholds."""
+        own_kev = self.thresholds_kev
+        return len(own_kev) == len(thresholds_kev) and bool(np.allclose(own_kev, list(thresholds_kev), atol=SAME_KEV))
+
+    def of_pass(self, thresholds_kev: Sequence[float]) -> MaterialBasis:
         """Return what belongs to the bins of one pass; all of it where no pass has these thresholds."""
         n_bins = len(thresholds_kev)
         for first in range(0, len(self.thresholds_kev), n_bins):
-            own_kev = self.thresholds_kev[first : first + n_bins]
-            if len(own_kev) == n_bins and np.allclose(own_kev, thresholds_kev, atol=tolerance_kev):
-                rows = self.attenuation_per_mm_per_g_cm3[first : first + n_bins]
-                return replace(self, attenuation_per_mm_per_g_cm3=rows, thresholds_kev=own_kev)
+            rows = slice(first, first + n_bins)
+            own_kev, own = self.thresholds_kev[rows], self.attenuation_per_mm_per_g_cm3[rows]
+            part = replace(self, attenuation_per_mm_per_g_cm3=own, thresholds_kev=own_kev)
+            if part.is_for(thresholds_kev):
+                return part
         return self
 
 

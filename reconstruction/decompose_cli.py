@@ -42,7 +42,8 @@ def decompose(
     vials: Annotated[
         Path | None,
         typer.Option(
-            help="TOML file of the vials in this very volume: attenuation is fitted to them.", rich_help_panel=BY
+            help="Phantom file (TOML) of the vials in this very volume: attenuation is fitted to them.",
+            rich_help_panel=BY,
         ),
     ] = None,
     response: Annotated[
@@ -150,7 +151,7 @@ def decompose(
     prior: Annotated[
         str | None,
         typer.Option(
-            help="What is likely, in units of the noise: none, tv, huber, vtv, tnv. Default: tnv for onestep, none else.",
+            help="What is likely, in units of noise: none, tv, huber, vtv, tnv. Default: tnv for onestep, none else.",
             rich_help_panel=SCANS,
         ),
     ] = None,
@@ -192,45 +193,45 @@ def decompose(
     from reconstruction import backend
     from reconstruction.decomposition import read_matrix_csv
     from reconstruction.materials import read_image_folder
+    from reconstruction.phantom_file import load_phantom
     from reconstruction.pipeline import reconstruct_scan
     from reconstruction.quality import find_vials, k_edge_materials, vial_statistics
     from reconstruction.recipe import Recipe, region_of
     from reconstruction.scan_materials_cli import decompose_counts
-    from reconstruction.vials import fit_vials, flattened, read_vials
+    from reconstruction.vials import fit_vials, flattened
     from reconstruction.volume import is_volume, load_volume, save_volume
 
     console: Console = ctx.obj
     if tier not in TIERS:
         raise WrongUsage(f"--tier is {tier!r}; allowed: {', '.join(TIERS)}")
     is_scan = not source.is_dir() and not is_volume(source)
-    if is_scan:
-        recipe = Recipe(
-            window=window,
-            voxel_mm=voxel_mm,
-            region_mm=region_of(roi),
-            is_preview=preview,
-            pass_number=pass_number,
-            use_gpu=backend.has_gpu() if gpu is None else gpu,
-        )
-        if tier != TIERS[0]:
-            decompose_counts(
-                console,
-                source,
-                output,
-                recipe,
-                _names(materials),
-                tier=tier,
-                calibration=calibration or response,
-                prior={None: "tnv" if tier == "onestep" else None, "none": None}.get(prior, prior),
-                strength=strength,
-                n_iterations=iterations,
-                allow_partial=allow_partial,
-                as_json=as_json,
-            )
-            return
-    elif tier != TIERS[0]:
-        raise WrongUsage(f"--tier {tier} is of scans: {source} has no counts of rays", hint="give the scan file")
     _refuse_no_size(voxel_mm)
+    recipe = Recipe(
+        window=window,
+        voxel_mm=voxel_mm,
+        region_mm=region_of(roi),
+        is_preview=preview,
+        pass_number=pass_number,
+        use_gpu=backend.has_gpu() if gpu is None else gpu,
+    )
+    if tier != TIERS[0]:
+        if not is_scan:
+            raise WrongUsage(f"--tier {tier} is of scans: {source} has no counts of rays", hint="give the scan file")
+        decompose_counts(
+            console,
+            source,
+            output,
+            recipe,
+            _names(materials),
+            tier=tier,
+            calibration=calibration or response,
+            prior={None: "tnv" if tier == "onestep" else None, "none": None}.get(prior, prior),
+            strength=strength,
+            n_iterations=iterations,
+            allow_partial=allow_partial,
+            as_json=as_json,
+        )
+        return
     _refuse_two_sources(matrix, vials, response)
     if flatten and vials is None:
         raise WrongUsage("--flatten was given without --vials; allowed: with them, whose body shows the cupping")
@@ -248,9 +249,9 @@ def decompose(
     if matrix is not None:
         attenuation = read_matrix_csv(matrix).in_order_of(volume.channels)
     elif vials is not None:
-        plan = read_vials(vials)
-        volume = flattened(volume, plan) if flatten else volume
-        fit = fit_vials(volume, plan)
+        phantom = load_phantom(vials)
+        volume = flattened(volume, phantom) if flatten else volume
+        fit = fit_vials(volume, phantom)
         attenuation = fit.basis
     elif response is not None:
         attenuation = _from_response(volume, response, water_mm, _names(materials))
@@ -381,11 +382,11 @@ def _exclusive(
         return replace(
             found,
             sub_problems=parse_sub_problems(subsets) if subsets else found.sub_problems,
-            significance=significance if is_sparse else 0.0,
-            false_alarm=false_alarm,
+            rejected_fraction=significance if is_sparse else 0.0,
+            false_fraction=false_alarm,
             most_angle_deg=angle_deg,
             air_below_per_mm=air_per_mm,
-            field_strength=field,
+            field_weight=field,
         )
     except ValueError as error:
         raise WrongUsage(str(error)) from error

@@ -30,6 +30,8 @@ SINGULAR_BELOW = 1e-6
 """Ratio of the smallest to the largest singular value under which two materials cannot be told apart."""
 FLAT_FRACTION = 0.5
 EDGE_SCALE_VOXELS = 2.0
+SHARED_VOXELS = 4
+"""Noise of voxels that stand so far apart counts as independent."""
 
 
 class Attenuation(Protocol):
@@ -307,9 +309,9 @@ def _whitener(covariance: NDArray[np.floating], n_bins: int) -> NDArray[np.float
 def bin_covariance(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Estimate the noise covariance of the bins from the volume itself.
 
-    What differs between neighbours along x is noise where the object is flat. Flat is the half of the volume
-    with the smallest slopes along y (and z) of the mean of all bins, smoothed: other directions and another scale than
-    those of the differences, so that the choice does not favour small noise.
+    What differs between voxels along x is noise where the object is flat. They stand some voxels apart, because
+    neighbours share noise: a filter that smooths leaves only a part of it between them. Flat is the half of the volume
+    with the smallest slopes of the mean of all bins, smoothed over about as far, so that no edge comes between.
 
     Parameters
     ----------
@@ -322,11 +324,12 @@ def bin_covariance(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """
     if values.ndim < 3 or values.shape[-1] < 3:
         raise WrongUsage(f"the noise of values of shape {values.shape} cannot be told; allowed: images of 3 columns up")
-    second = values[..., :-2] - 2.0 * values[..., 1:-1] + values[..., 2:]
+    apart = min(SHARED_VOXELS, (values.shape[-1] - 1) // 2)
+    second = values[..., : -2 * apart] - 2.0 * values[..., apart:-apart] + values[..., 2 * apart :]
     second /= np.sqrt(6.0)  # the variance of a - 2 b + c is six times that of one voxel
     slope = ndimage.gaussian_gradient_magnitude(
         values.mean(axis=0, dtype=np.float64), EDGE_SCALE_VOXELS, mode="nearest"
-    )[..., 1:-1]
+    )[..., apart:-apart]
     is_measured = np.any(second != 0, axis=0)  # outside the field of view all bins are 0
     is_flat = is_measured & (slope <= np.quantile(slope[is_measured], FLAT_FRACTION) if is_measured.any() else False)
     if is_flat.sum() < 2 * len(values):

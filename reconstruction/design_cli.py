@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,7 @@ from firmware_iface.errors import CalibrationMissing, WrongUsage
 if TYPE_CHECKING:
     from acquisition.plan import Plan
     from calibration.store import Calibration
-    from reconstruction.spectral.design import Design
+    from reconstruction.spectral.design import Design, Designer
     from reconstruction.spectral.prediction import Counter
     from reconstruction.spectral.sample import Sample
 
@@ -25,6 +25,8 @@ TASK, DETECTOR, CHOICES, LIMITS = "Task", "Detector", "Choices", "Limits"
 INHERENT_MM = "aluminium=1.8"
 ADDED_MM = 2.0
 """Of MARS scanners, and what they add: the reference on spectral CT, section 8."""
+DIAMETER_MM = 10.0
+"""Of a sample that nobody measured: the demo's phantom, which the demo's camera sees whole."""
 KVPS = (60.0, 70.0, 80.0, 90.0, 100.0, 110.0, 120.0)
 FILTERS = ("aluminium=0,1,2,4", "copper=0.1,0.25,0.5")
 ROSE, SIGMAS = 5.0, 3.0
@@ -38,14 +40,21 @@ def register(app: typer.Typer) -> None:
 
 def _design(
     ctx: typer.Context,
-    sample: Annotated[
-        Path | None, typer.Argument(metavar="SAMPLE.toml", help="The sample, a TOML file. Or give --agent.")
+    phantom: Annotated[
+        Path | None,
+        typer.Argument(metavar="PHANTOM.toml", help="A phantom's description, as for mpxct quality. Or give --agent."),
     ] = None,
     agent: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=MG_ML", help="Agent to be seen, and how much of it.", rich_help_panel=TASK),
     ] = None,
-    diameter_mm: Annotated[float, typer.Option(help="Of the sample around the agents.", rich_help_panel=TASK)] = 30.0,
+    diameter_mm: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the sample around the agents. Default: 10, or what just holds the phantom's vials.",
+            rich_help_panel=TASK,
+        ),
+    ] = None,
     body: Annotated[str, typer.Option(help="What the sample is made of.", rich_help_panel=TASK)] = "water",
     dose_mgy: Annotated[
         float | None,
@@ -134,7 +143,9 @@ def _design(
 ) -> None:
     """Foretell noise, contrast, detection limits and dose of a scan, and find its best settings.
 
-    Example: mpxct design --agent iodine=2 --agent gadolinium=2 --diameter-mm 30 --dose-mgy 50 --write plan.toml
+    Example: mpxct design --agent iodine=2 --agent gadolinium=2 --dose-mgy 50 --write plan.toml --picture design.png
+
+    Of a phantom, with a measured detector: mpxct design phantom.toml --body pmma --calibration calibration.h5
     """
     from acquisition.plan import load_plan, passes_kev
     from calibration.store import load
@@ -147,11 +158,12 @@ def _design(
     console: Console = ctx.obj
     began_s = time.monotonic()
     base = _base(load_plan(plan) if plan else None, mode)
-    seen = _sample(sample, agent or [], diameter_mm, body)
+    seen = _sample(phantom, agent or [], diameter_mm, body)
     detector = _detector(base, load(calibration) if calibration else None, ideal, dead_time_us, loss)
     inherent_mm = _thicknesses(inherent) if inherent else detector.inherent_mm
     per_fluence = console.track(dose_mgy_per_fluence(seen, base.geometry, ENERGIES_KEV))
-    own_beam = beams_of([base.source.kvp], inherent_mm, {"aluminium": [detector.added_mm]})[0]
+    own_mm = {"aluminium": [detector.added_mm]}
+    own_beam = beams_of([base.source.kvp], inherent_mm, own_mm, kvp_ratio=detector.kvp_ratio)[0]
     own_kev = passes_kev(base)
 
     def designer_of(dose_mgy: float | None) -> Designer:
@@ -177,7 +189,7 @@ def _design(
     best = planned
     if not keep:
         kvps = [_number("--kvp", text) for text in kvp.split(",")] if kvp else KVPS
-        beams = beams_of(kvps, inherent_mm, _choices(filters or list(FILTERS)))
+        beams = beams_of(kvps, inherent_mm, _choices(filters or list(FILTERS)), kvp_ratio=detector.kvp_ratio)
         best = console.track(
             designer.search(beams, len(own_kev[0]), n_passes=passes or len(own_kev), starts=[own_kev[0]])
         )
@@ -199,8 +211,30 @@ def _design(
         "files": [str(file) for file in (write, picture) if file],
         "seconds": time.monotonic() - began_s,
     }
+    notes = [
+        f"one voxel; a limit is a CNR of {ROSE:g}; detector {detector.told}",
+        f"dose by {photons} photons thrown: {thrown.dose_mgy * fluence_per_mm2:.3g} mGy, "
+        f"± {100 * thrown.error_mgy / thrown.dose_mgy:.1g} %",
+        *_warnings(best, designer, detector.rate_per_s),
+    ]
     designs = {"as planned": planned} if keep else {"as planned": planned, "best": best}
-    console.emit(figures, _text(designs, seen, detector.told), as_json=as_json)
+    console.emit({**figures, "notes": notes}, "\n".join([_text(designs, seen), *notes]), as_json=as_json)
+
+
+def _warnings(design: Design, designer: Designer, rate_per_s: float) -> Iterator[str]:
+    """Yield what a design does not keep to."""
+    from acquisition.coverage import coverage
+
+    seen_mm, wide_mm = 2 * coverage(designer.geometry, (0.0,)).radius_mm, designer.sample.diameter_mm
+    limits = designer.limits
+    if wide_mm > seen_mm:
+        yield f"the camera sees {seen_mm:.3g} mm of the sample's {wide_mm:.3g} mm; the beam is as wide as the camera"
+    if design.open_rate_per_s > 1.001 * rate_per_s:
+        yield f"the open beam is above {rate_per_s:.3g} counts/s: more than the allowed share is lost"
+    if design.view_s * limits.n_views > 1.001 * limits.longest_s:
+        yield f"the beam is on for {design.view_s * limits.n_views:.3g} s; {limits.longest_s:.3g} s are allowed"
+    if limits.dose_mgy is not None and design.dose_mgy < 0.999 * limits.dose_mgy:
+        yield f"the time allows {design.dose_mgy:.3g} of {limits.dose_mgy:.3g} mGy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +246,7 @@ class _Detector:
     rate_per_s: float
     inherent_mm: Mapping[str, float]
     added_mm: float
+    kvp_ratio: float = 1.0
 
 
 def _detector(
@@ -247,6 +282,7 @@ def _detector(
             rate_per_s=rate_per_s,
             inherent_mm={"aluminium": filter_mm},
             added_mm=0.0,
+            kvp_ratio=known.response.values["kvp_relative"],
         )
     told = f"{sensor.thickness_mm:g} mm {sensor.material}, {base.detector.mode}"
     return _Detector(
@@ -279,14 +315,15 @@ def _base(plan: Plan | None, mode: str) -> Plan:
     return msgspec.structs.replace(plan, detector=detector)
 
 
-def _sample(path: Path | None, agents: Sequence[str], diameter_mm: float, body: str) -> Sample:
-    from reconstruction.spectral.sample import read_sample, ring_of
+def _sample(path: Path | None, agents: Sequence[str], diameter_mm: float | None, body: str) -> Sample:
+    from reconstruction.phantom_file import load_phantom
+    from reconstruction.spectral.sample import ring_of, sample_of
 
     if (path is None) == (not agents):
-        raise WrongUsage("give a sample's file, or one --agent or more", hint="mpxct design --agent iodine=2")
+        raise WrongUsage("give a phantom's file, or one --agent or more", hint="mpxct design --agent iodine=2")
     if path is not None:
-        return read_sample(path)
-    return ring_of([_pair("--agent", text) for text in agents], diameter_mm, body)
+        return sample_of(load_phantom(path), diameter_mm, body)
+    return ring_of([_pair("--agent", text) for text in agents], diameter_mm or DIAMETER_MM, body)
 
 
 def _thicknesses(pairs: Sequence[str]) -> dict[str, float]:
@@ -352,7 +389,7 @@ def _figures(design: Design, sample: Sample) -> dict[str, object]:
     }
 
 
-def _text(designs: Mapping[str, Design], sample: Sample, detector: str) -> str:
+def _text(designs: Mapping[str, Design], sample: Sample) -> str:
     """Return designs side by side, for a person."""
     names = [*designs]
     told = [designs[name] for name in names]
@@ -383,4 +420,4 @@ def _text(designs: Mapping[str, Design], sample: Sample, detector: str) -> str:
         f"{title:<{first}}  " + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
         for title, cells in rows
     ]
-    return "\n".join([*lines, f"one voxel; a limit is a CNR of {ROSE:g}; detector {detector}"])
+    return "\n".join(lines)

@@ -125,10 +125,10 @@ def separate_volume(
     attenuation = _attenuation_of(volume, attenuation)
     covariance = decomposition.bin_covariance(volume.values) if is_weighted or rule.asks_for_noise else None
     found = separate(volume.values, attenuation, rule, covariance=covariance)
-    tests = [f"chi square at {rule.significance:g}"] if rule.significance else []
+    tests = [f"chi square at {rule.rejected_fraction:g}"] if rule.rejected_fraction else []
     tests += [] if rule.most_angle_deg is None else [f"angles up to {rule.most_angle_deg:g} degrees"]
     tests += [] if rule.air_below_per_mm is None else [f"air below {rule.air_below_per_mm:g} per mm"]
-    tests += [f"field of strength {rule.field_strength:g}"] if rule.field_strength else []
+    tests += [f"field of weight {rule.field_weight:g}"] if rule.field_weight else []
     choice = "the likeliest" if rule.is_sparse else "the least residual"
     how = f"one of {len(rule.labels)} sub-problems a voxel, {', '.join([choice, *tests])}"
     materials = _materials(volume, attenuation, found.concentrations, how)

@@ -106,18 +106,13 @@ class Prox(Protocol):
 class Dual:
     """The dual variable p of a prior that is a sum of norms of differences, |p| <= 1, and the steps that move it.
 
-    Parameters
-    ----------
-    rows : (n_rows, n_channels) float64, optional
-        The prox then obeys rows @ u >= 0 in every voxel, by a dual variable r >= 0 of its own.
-
     Attributes
     ----------
     p : (n_channels, 3, z, y, x) float
         Kept between calls: a prox that is asked for again and again goes on from where it stopped.
     """
 
-    def __init__(self, prior: DifferencePrior, like: Array, rows: NDArray[np.float64] | None = None) -> None:
+    def __init__(self, prior: DifferencePrior, like: Array) -> None:
         xp = namespace(like)
         n_channels = like.shape[0]
         self._kernels, self._prior = _kernels(like), prior
@@ -130,7 +125,6 @@ class Dual:
         n_directions = sum(length > 1 for length in like.shape[1:])
         self.norm2 = 4 * max(n_directions, 1) * float((self._weights**2).max())
         """A bound of ||K||^2."""
-        self._push = None if rows is None else _Push(rows, like)
 
     def value(self, u: Array) -> float:
         """Return strength * R(u)."""
@@ -150,56 +144,37 @@ class Dual:
 
     def prox(self, out: Array, y: Array, step: float, *, n_iterations: int, is_non_negative: bool) -> None:
         """Fill `out` with the prox of `y`, by fast gradient projection on from the present p."""
-        prior, xp = self._prior, namespace(y)
-        scale = step * prior.strength_of_norm
-        ratio = (1 if self._push is None else 0.5) / (scale * self.norm2)  # two duals: each has half a step
-        shrink = 1 / (1 + ratio * prior.corner_of_norm)
-        q = self._extrapolated = xp.empty_like(self.p) if self._extrapolated is None else self._extrapolated
-        q[...] = self.p
+        scale = step * self._prior.strength_of_norm
+        q = self.begin()
         t = 1.0
-        push = self._push
         for _ in range(n_iterations):
-            base = y if push is None else push.added_to(y)
-            self._kernels.primal(out, base, q, scale, is_non_negative, self._weights, self._tangent)
+            self._kernels.primal(out, y, q, scale, is_non_negative, self._weights, self._tangent)
             before, t = t, (1 + math.sqrt(1 + 4 * t * t)) / 2
-            momentum = (before - 1) / t
-            arguments = ratio, shrink, momentum, prior.ball, self._radius, self._weights, self._tangent
-            self._kernels.dual(self.p, q, out, *arguments)
-            if push is not None:
-                push.step(out, momentum)
-        base = y if push is None else push.stand_still().added_to(y)
-        self._kernels.primal(out, base, self.p, scale, is_non_negative, self._weights, self._tangent)
+            self.move(out, 1 / (scale * self.norm2), (before - 1) / t)
+        self._kernels.primal(out, y, self.p, scale, is_non_negative, self._weights, self._tangent)
 
+    def begin(self) -> Array:
+        """Return the extrapolated dual variable q, at the present p."""
+        q = self._extrapolated = (
+            namespace(self.p).empty_like(self.p) if self._extrapolated is None else self._extrapolated
+        )
+        q[...] = self.p
+        return q
 
-class _Push:
-    """The dual variable r >= 0 of rows @ u >= 0, which pushes an image back to where that holds.
+    def pull(self, dual: Array, step: float) -> Array:
+        """Return what a dual variable, p or q, takes off an image: -step * strength * K^T dual."""
+        xp = namespace(dual)
+        nothing = xp.zeros((dual.shape[0], *dual.shape[2:]), dual.dtype)
+        scale = step * self._prior.strength_of_norm
+        self._kernels.primal(nothing, nothing, dual, scale, False, self._weights, self._tangent)
+        return nothing
 
-    Parameters
-    ----------
-    rows : (n_rows, n_channels) float64
-    """
-
-    def __init__(self, rows: NDArray[np.float64], like: Array) -> None:
-        self._xp = namespace(like)
-        scaled = rows / np.linalg.norm(rows, 2)
-        self._rows = self._xp.asarray(scaled.astype(like.dtype))
-        self._r = self._xp.zeros((len(rows), *like.shape[1:]), like.dtype)
-        self._ahead = self._r
-
-    def added_to(self, y: Array) -> Array:
-        """Return y + rows^T r."""
-        return y + self._xp.tensordot(self._rows.T, self._ahead, axes=1)
-
-    def step(self, u: Array, momentum: float) -> None:
-        """Step against rows @ u, and past it by the momentum times the change."""
-        new = self._xp.maximum(self._ahead - 0.5 * self._xp.tensordot(self._rows, u, axes=1), 0)
-        self._ahead = new + momentum * (new - self._r)
-        self._r = new
-
-    def stand_still(self) -> _Push:
-        """Forget where the momentum went."""
-        self._ahead = self._r
-        return self
+    def move(self, u: Array, ratio: float, momentum: float) -> None:
+        """Step along K u from q to the new p, and past it by the momentum times the change."""
+        prior = self._prior
+        shrink = 1 / (1 + ratio * prior.corner_of_norm)
+        arguments = ratio, shrink, momentum, prior.ball, self._radius, self._weights, self._tangent
+        self._kernels.dual(self.p, self._extrapolated, u, *arguments)
 
 
 class DifferencePrior(Prior):
@@ -253,36 +228,6 @@ class DifferencePrior(Prior):
     def prepare(self, like: Array) -> Dual:
         """Return the dual variable for volumes like this one, at zero."""
         return Dual(self, like)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class InHalfSpaces(Prior):
-    """A prior of images that obey rows @ u >= 0 in every voxel: materials of at least 0 in mixed channels.
-
-    Attributes
-    ----------
-    prior : DifferencePrior
-    rows : (n_rows, n_channels) float64
-    """
-
-    prior: DifferencePrior
-    rows: NDArray[np.float64]
-
-    def value(self, u: Array) -> float:
-        """Return strength * R(u); it says nothing of the rows."""
-        return self.prior.value(u)
-
-    def gradient(self, u: Array) -> Array:
-        """Refuse: borders have none."""
-        raise WrongUsage(f"{self.prior} between borders has no gradient {u.shape}", hint="take its prox")
-
-    def curvature(self, like: Array) -> float:  # noqa: ARG002
-        """Return infinity."""
-        return math.inf
-
-    def prepare(self, like: Array) -> Dual:
-        """Return the dual variables for volumes like this one, at zero."""
-        return Dual(self.prior, like, self.rows)
 
 
 def _channel_weights(noise_per_mm: tuple[float, ...], n_channels: int) -> NDArray[np.float64]:

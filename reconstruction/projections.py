@@ -294,7 +294,7 @@ def join_pixels(measured: LineIntegrals, factor: int) -> LineIntegrals:
         kept = values[..., : geometry.rows * factor, : geometry.cols * factor]
         return kept.reshape(*kept.shape[:2], geometry.rows, factor, geometry.cols, factor)
 
-    is_measured = ~blocks(measured.is_estimated)
+    is_measured = np.logical_not(blocks(measured.is_estimated))
     n_measured = is_measured.sum(axis=(3, 5), dtype=np.float32)
     through = blocks(np.exp(-measured.values))
     of_all, of_measured = through.mean(axis=(3, 5)), through.sum(axis=(3, 5), where=is_measured)

@@ -14,7 +14,7 @@ over tissues (`reconstruction.spectral.stoichiometry`).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -328,7 +328,10 @@ def error_of(
 
 
 def evaluate(
-    volume: Volume, quantities: Sequence[Quantity], covariance: NDArray[np.floating] | None = None
+    volume: Volume,
+    quantities: Sequence[Quantity],
+    covariance: NDArray[np.floating] | None = None,
+    sigma: Volume | None = None,
 ) -> Generator[Progress, None, Volume]:
     """Make a volume of quantities out of one of materials.
 
@@ -339,6 +342,8 @@ def evaluate(
     quantities : sequence of Quantity
     covariance : (n_materials, n_materials) or (n_materials, n_materials, z, y, x) float, optional
         Of the noise of the concentrations; with it each quantity is followed by its standard deviation.
+    sigma : Volume, optional
+        Standard error of the concentrations in each voxel; of `covariance` only the correlations are then taken.
 
     Returns
     -------
@@ -347,15 +352,15 @@ def evaluate(
     """
     if not quantities:
         raise WrongUsage("no quantity is asked for", hint="mpxct quantities --help tells them")
+    noise_at = _noise_by_slice(volume, covariance, sigma)
     n_each = 1 if covariance is None else 2
     values = np.empty((n_each * len(quantities), *volume.grid.shape), np.float32)
     for z in range(volume.grid.shape[0]):
-        slab = np.asarray(volume.values[:, z], np.float64)
+        slab, noise = np.asarray(volume.values[:, z], np.float64), noise_at(z)
         for k, quantity in enumerate(quantities):
             values[n_each * k, z] = quantity.value(slab)
-            if covariance is not None:
-                own = covariance if np.ndim(covariance) == 2 else covariance[:, :, z]
-                values[n_each * k + 1, z] = error_of(quantity, slab, own)
+            if noise is not None:
+                values[n_each * k + 1, z] = error_of(quantity, slab, noise)
         yield Progress("quantities", z + 1, volume.grid.shape[0])
     names = [[q.name] if covariance is None else [q.name, f"{q.name}, error"] for q in quantities]
     units = [q.unit for q in quantities for _ in range(n_each)]
@@ -375,3 +380,26 @@ def evaluate(
             steps=(*source.steps, f"of {', '.join(volume.channels)}: {', '.join(q.name for q in quantities)}"),
         ),
     )
+
+
+def _noise_by_slice(
+    volume: Volume, covariance: NDArray[np.floating] | None, sigma: Volume | None
+) -> Callable[[int], NDArray[np.floating] | None]:
+    """Return the covariance of the concentrations in a slice, by its number."""
+    if sigma is None:
+        return lambda z: covariance if covariance is None or covariance.ndim == 2 else covariance[:, :, z]
+    if (sigma.channels, sigma.unit, sigma.grid.shape) != (volume.channels, volume.unit, volume.grid.shape):
+        raise WrongUsage(
+            f"standard errors of {', '.join(sigma.channels)} in {sigma.unit} on {sigma.grid.shape} voxels; allowed: of "
+            f"{', '.join(volume.channels)} in {volume.unit} on {volume.grid.shape}"
+        )
+    if covariance is None or covariance.ndim != 2:
+        raise WrongUsage("standard errors without correlations; allowed: with one covariance of the noise")
+    scale = np.sqrt(np.diag(covariance))
+    correlation = covariance / scale / scale[:, None]
+
+    def at(z: int) -> NDArray[np.float64]:
+        errors = np.asarray(sigma.values[:, z], np.float64)
+        return correlation[..., None, None] * errors[:, None] * errors
+
+    return at

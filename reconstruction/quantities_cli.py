@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 ATTENUATION, ELECTRONS, CONTRAST, LABELS = "Attenuation", "Electrons", "Contrast agents", "Labels"
 
 
+TOLD_MEV = 150.0
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
     app.command("quantities")(_quantities)
@@ -115,12 +118,26 @@ def _quantities(
     priors: Annotated[
         str, typer.Option(help="How common each of them is, a,b,… Default: all alike.", rich_help_panel=LABELS)
     ] = "",
+    field: Annotated[
+        float,
+        typer.Option(
+            help="What each of 26 neighbours adds to the logarithm of its tissue's probability; 0.1 is some.",
+            rich_help_panel=LABELS,
+        ),
+    ] = 0.0,
     each: Annotated[
         bool, typer.Option("--each", help="Add the probability of each tissue.", rich_help_panel=LABELS)
     ] = False,
     errors: Annotated[
         bool, typer.Option("--errors", help="Add the standard deviation of each, by the noise that the volume shows.")
     ] = False,
+    sigma: Annotated[
+        Path | None,
+        typer.Option(
+            help="Volume of the materials' standard errors, as mpxct decompose SCAN writes it: --errors by voxel, with "
+            "correlations as the volume shows them."
+        ),
+    ] = None,
     named: Annotated[
         list[str] | None,
         typer.Option(
@@ -130,6 +147,15 @@ def _quantities(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--tissues",
+            is_eager=True,
+            callback=lambda asked: _tell_tissues() if asked else None,
+            help="Tell all tissues with what is to be found in them, and end.",
+        ),
+    ] = False,
 ) -> None:
     """Tell what materials mean: attenuation at one energy, electron density, effective Z, stopping power, labels.
 
@@ -161,11 +187,13 @@ def _quantities(
         asked.append(effective_z_of_ratio(basis, pair[0], pair[1]))
     if not asked and not labels:
         raise WrongUsage("no quantity is asked for", hint="mpxct quantities --help tells them")
-    covariance = bin_covariance(volume.values) if errors or labels else None
+    own_sigma = None if sigma is None else load_volume(sigma)
+    is_told = errors or own_sigma is not None
+    covariance = bin_covariance(volume.values) if is_told or labels else None
     figures: dict[str, object] = {"file": None, "channels": {}}
     lines = []
     if asked:
-        found = console.track(evaluate(volume, asked, covariance if errors else None))
+        found = console.track(evaluate(volume, asked, covariance if is_told else None, own_sigma))
         save_volume(found, output)
         means = {
             name: float(values.mean(dtype=float)) for name, values in zip(found.channels, found.values, strict=True)
@@ -185,7 +213,7 @@ def _quantities(
 
         weights = _numbers(priors, "--priors") or None
         tissues = tissue_classes(_names(labels), basis, priors=weights)
-        labelled = console.track(label_volume(volume, tissues, covariance, is_each_told=each))
+        labelled = console.track(label_volume(volume, tissues, covariance, field_strength=field, is_each_told=each))
         to = output.with_name(f"{output.stem}-labels.h5")
         save_volume(labelled, to)
         files = [
@@ -199,6 +227,25 @@ def _quantities(
         figures |= {"label_files": [str(f) for f in files], "voxels": voxels}
         lines += [f"{', '.join(str(f) for f in files)}: {', '.join(f'{n} {c}' for n, c in voxels.items())} voxels"]
     console.emit(figures, "\n".join(lines), as_json=as_json)
+
+
+def _tell_tissues() -> None:
+    """Print every tissue on the shelf with its density and what follows from its composition, and end."""
+    from calibration.attenuation import material
+    from calibration.electrons import effective_z, mean_excitation_ev, relative_electrons, stopping_power_ratio
+    from calibration.shelf import tissues
+
+    typer.echo(f"{'tissue':<24}{'g/cm3':>8}{'electrons':>11}{'Z':>7}{'I, eV':>8}{'stopping':>10}")
+    for matter in map(material, tissues()):
+        electrons = matter.density_g_cm3 * relative_electrons(matter)
+        typer.echo(
+            f"{matter.name:<24}{matter.density_g_cm3:>8.2f}{electrons:>11.4f}{effective_z(matter):>7.2f}"
+            f"{mean_excitation_ev(matter):>8.1f}{stopping_power_ratio(matter, TOLD_MEV):>10.4f}"
+        )
+    typer.echo(
+        f"electrons and stopping (of {TOLD_MEV:g} MeV protons) relative to water's; Z with a power of {EXPONENT:g}"
+    )
+    raise typer.Exit
 
 
 def _attenuation(basis: Sequence[Material], energies_kev: Sequence[float], per_mm: bool) -> list[Quantity]:

@@ -23,6 +23,8 @@ from scipy.stats import chi2
 
 from acquisition.plan import passes_kev
 from acquisition.scan_plan import Turning
+from calibration.attenuation import material
+from calibration.material_basis import SOLVENT, joined
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.errors import CalibrationMissing, WrongUsage
@@ -37,6 +39,7 @@ from reconstruction.projector import Projector
 from reconstruction.recipe import Recipe
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.scan_source import ScanSource, open_source
+from reconstruction.spectral.cells import cells_of_basis, path_map
 from reconstruction.spectral.compression import compress
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.spectral.ray_fit import RayFit, fit_rays, unpacked, weak_prior_sd
@@ -51,9 +54,9 @@ N_TYPICAL_VIEWS = 8
 RANGE_MARGIN = 0.2
 """Paths beyond those of the typical views, as a share of their range, over which the model must hold."""
 N_ITERATIONS = {PROJECTION: 30, ONE_STEP: 20}
-N_NOISE = 4
+N_NOISE = 2
 """Draws of the noise from which its size is told in each voxel, with its neighbours'."""
-NOISE_REACH_VOXELS = 2.0
+NOISE_REACH_VOXELS = 2.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -271,12 +274,17 @@ def decompose_scan(
         values = np.ascontiguousarray(backend.to_host(values)[:, *cut_out(whole, grid)])
     else:
         sigma = yield from _noise_of(fit, rays, grid, recipe)
+    matrix = _cells_map(rays, model)
+    values = np.tensordot(matrix, values, axes=1).astype(np.float32)
+    if sigma is not None:
+        sigma *= np.abs(np.diag(matrix)).astype(np.float32)[:, None, None, None]
     ratio = _misfit_ratio(fit)
     told = f"{prior}, strength {strength if strength is not None else 'its own'}" if prior else "no prior"
     words = (
         f"{len(measured.angles_rad)} views, {len(model.bins)} bins of {len(rays.sources)} passes",
         *rays.sources[0].words,
         f"{tier} domain, {', '.join(model.materials)}: {told}, misfit {ratio:.3g} of that of noise",
+        *(("paths brought to those of the calibration's cells",) if (matrix != np.eye(len(matrix))).any() else ()),
     )
     made = _volume_of(values, rays, grid, words, log)
     return ScanMaterials(
@@ -321,6 +329,28 @@ def fit_paths(rays: ScanRays, counts: NDArray[np.float32]) -> Generator[Progress
         )
         yield Progress("rays", views.stop, n_views)
     return _together(parts), model
+
+
+def _cells_map(rays: ScanRays, model: SpectralModel) -> NDArray[np.float64]:
+    """Return what brings the model's paths to those of the cells of the calibration: (n_materials, n_materials).
+
+    Nothing is changed where the calibration has no cells of all materials at these thresholds.
+    """
+    same = np.eye(len(model.materials))
+    known = [source.basis for source in rays.sources if source.basis and source.basis.is_for(source.thresholds_kev)]
+    if len(known) < len(rays.sources):
+        return same
+    cells = {cell.material: cell for cell in rays.sources[0].plan.calibration.cells}
+    if not set(model.materials) <= set(cells) & set(known[0].materials) or SOLVENT not in model.materials:
+        return same
+    paths, transmissions = cells_of_basis(
+        joined(known),
+        model.materials,
+        thickness_mm={name: cell.thickness_mm for name, cell in cells.items()},
+        concentrations_mg_ml={name: cell.concentration_mg_ml for name, cell in cells.items()},
+        densities_g_cm3={name: material(name).density_g_cm3 for name in cells},
+    )
+    return path_map(rays.model, paths, transmissions, rays.open_counts)
 
 
 def _together(parts: Sequence[RayFit]) -> RayFit:

@@ -5,9 +5,10 @@ the solute m. All vials of a scan are fitted at once, bin by bin, so that the so
 what no solvent is in (a rod of plastic, a fat) reads c m. The vials hang in the same sample, behind the same
 matter, as what is to be measured with them: that is what a cell on a bench cannot offer.
 
-Which vials a sample holds is told by a TOML file, the same that quality is measured by:
-`reconstruction.phantom_file` shows its keys. One vial at least is of pure solvent; `is_pure`, `[densities_g_cm3]` and
-`[body]` count here only. The concentration of a pure material is its density, if not stated. Mixtures are left out.
+What the vials hold and where they stand is told by a TOML file, the same that quality is measured by:
+`reconstruction.phantom_file` shows its keys. One vial at least is of pure solvent, or there are so many mixtures that
+it follows from them; `is_pure`, `[densities_g_cm3]` and `[body]` count here only. The concentration of a pure material
+is its density, if not stated.
 
 # Ref: slope of attenuation over concentration with the solvent as intercept: reference on spectral CT, section 3.1;
 #      volumes add up: `calibration.material_basis`.
@@ -19,20 +20,19 @@ Which vials a sample holds is told by a TOML file, the same that quality is meas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.attenuation import MG_ML_PER_G_CM3
-from calibration.material_basis import SOLVENT, MaterialBasis
-from firmware_iface.errors import BadFile, CalibrationMissing, WrongUsage
+from calibration.material_basis import MaterialBasis
+from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction.decomposition import Matrix
 from reconstruction.materials import densities_of
-from reconstruction.phantom_file import Vial, load_phantom
+from reconstruction.phantom_file import Phantom, Vial
 from reconstruction.quality import cylinder_mask
 from reconstruction.volume import LINEAR_ATTENUATION, Volume
 
@@ -46,76 +46,6 @@ VIAL_CLEARANCE = 1.3
 """Share of a vial's radius that does not count as body."""
 HIGHEST_POWER = 2
 """Cupping goes with powers of the squared distance up to this."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VialPlan:
-    """Which vials a sample holds.
-
-    Attributes
-    ----------
-    vials : tuple of Vial
-        With their concentrations.
-    is_pure : tuple of bool
-        Which of them hold no solvent.
-    densities_g_cm3 : mapping of str to float
-        Of solutes; those that are missing are taken from the shelf of materials.
-    body : Vial, optional
-        A cylinder of uniform matter round them.
-    """
-
-    vials: tuple[Vial, ...]
-    is_pure: tuple[bool, ...]
-    solvent: str = SOLVENT
-    densities_g_cm3: Mapping[str, float] = field(default_factory=dict)
-    z_range_mm: tuple[float, float] | None = None
-    body: Vial | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.vials) != len(self.is_pure):
-            raise ValueError(f"{len(self.vials)} vials and {len(self.is_pure)} times is_pure; allowed: one each")
-        if self.solvent not in self.materials:
-            raise ValueError(
-                f"no vial holds pure {self.solvent}; allowed: at least one, the solutes are measured by it"
-            )
-        for vial in self.vials:
-            if vial.material != self.solvent and not (vial.concentration_mg_ml or 0) > 0:
-                raise ValueError(
-                    f"the {vial.material} vial has {vial.concentration_mg_ml} mg/mL; allowed: a concentration above 0"
-                )
-
-    @property
-    def materials(self) -> tuple[str, ...]:
-        """The solvent, then all others in the order of their vials."""
-        names = dict.fromkeys(vial.material for vial in self.vials)
-        return tuple(sorted(names, key=lambda name: name != self.solvent))
-
-
-def read_vials(path: str | Path) -> VialPlan:
-    """Read which vials a sample holds."""
-    phantom = load_phantom(path)
-    vials = [vial for vial in phantom.vials if not vial.mixture_mg_ml]
-    try:
-        return VialPlan(
-            vials=tuple(_with_density(vial, phantom.densities_g_cm3) for vial in vials),
-            is_pure=tuple(vial.is_pure for vial in vials),
-            solvent=phantom.solvent,
-            densities_g_cm3=phantom.densities_g_cm3,
-            z_range_mm=phantom.z_range_mm,
-            body=Vial(**msgspec.structs.asdict(phantom.body)) if phantom.body else None,
-        )
-    except ValueError as error:
-        raise BadFile(
-            f"{path} is no vial description: {error}", hint="reconstruction/vials.py tells what is"
-        ) from error
-
-
-def _with_density(vial: Vial, densities_g_cm3: Mapping[str, float]) -> Vial:
-    """State of a pure material how much of it there is."""
-    if not vial.is_pure or vial.concentration_mg_ml is not None:
-        return vial
-    density_g_cm3 = float(densities_of([vial.material], densities_g_cm3)[0])
-    return msgspec.structs.replace(vial, concentration_mg_ml=MG_ML_PER_G_CM3 * density_g_cm3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -165,15 +95,16 @@ class VialFit:
         return Matrix(materials=self.materials, bins=self.bins, attenuation_per_mm_per_g_cm3=attenuation)
 
 
-def fit_vials(volume: Volume, plan: VialPlan) -> VialFit:
+def fit_vials(volume: Volume, phantom: Phantom) -> VialFit:
     """Fit solvent and solutes to what every bin of a volume reads in the vials."""
     _refuse_materials(volume)
-    means, sigmas = _read(volume, plan)
-    design, densities = _design(plan)
+    materials = (phantom.solvent, *phantom.agents)
+    means, sigmas = _read(volume, phantom)
+    design, densities = _design(phantom, materials)
     n_vials, n_materials = design.shape
     if np.linalg.matrix_rank(design) < n_materials:
         raise CalibrationMissing(
-            f"{n_vials} vials do not tell {', '.join(plan.materials)} apart", hint="add a vial of each material"
+            f"{n_vials} vials do not tell {', '.join(materials)} apart", hint="add one of each, and one of solvent"
         )
     attenuation, sigma = np.empty((2, len(means), n_materials))
     slope, slope_sigma = np.empty((2, len(means), n_materials - 1))
@@ -190,7 +121,7 @@ def fit_vials(volume: Volume, plan: VialPlan) -> VialFit:
         attenuation[b], sigma[b] = found, np.sqrt(np.diag(enlarged))
         slope[b], slope_sigma[b] = to_slope @ found, np.sqrt(np.diag(to_slope @ enlarged @ to_slope.T))
     return VialFit(
-        materials=plan.materials,
+        materials=materials,
         bins=volume.channels,
         thresholds_kev=volume.thresholds_kev,
         attenuation_per_mm_per_g_cm3=attenuation,
@@ -199,7 +130,7 @@ def fit_vials(volume: Volume, plan: VialPlan) -> VialFit:
         slope_sigma_per_mm_per_g_cm3=slope_sigma,
         chi_square=chi_square,
         n_degrees=n_degrees,
-        r2=_r2(plan, means, design @ attenuation.T),
+        r2=_r2(design, means, design @ attenuation.T),
     )
 
 
@@ -208,7 +139,7 @@ def _refuse_materials(volume: Volume) -> None:
         raise WrongUsage(f"the volume holds {', '.join(volume.channels)} in {volume.unit}; allowed: bins in 1/mm")
 
 
-def _read(volume: Volume, plan: VialPlan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _read(volume: Volume, phantom: Phantom) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and its standard error in each bin and vial: (n_bins, n_vials) float64 both.
 
     Neighbouring voxels share noise, by the same law in all vials: the variance of a mean is that of a voxel over the
@@ -216,8 +147,9 @@ def _read(volume: Volume, plan: VialPlan) -> tuple[NDArray[np.float64], NDArray[
     """
     means, variances, numbers = [], [], []
     shared, own = np.zeros((2, len(volume.channels)))
-    for vial in plan.vials:
-        mask = cylinder_mask(volume.grid, vial, z_range_mm=plan.z_range_mm)
+    for vial in phantom.vials:
+        z_range_mm = vial.z_range_mm or phantom.z_range_mm
+        mask = cylinder_mask(volume.grid, vial, z_range_mm=z_range_mm, kept_radius=phantom.kept_radius_share)
         box = tuple(slice(at.min(), at.max() + 1) for at in np.nonzero(mask))
         inside = mask[box]
         values = volume.values[:, *box].astype(np.float64)
@@ -238,7 +170,8 @@ def _read(volume: Volume, plan: VialPlan) -> tuple[NDArray[np.float64], NDArray[
         )
     more = np.maximum(shared / own, LEAST_SHARED)
     sigmas = np.sqrt(more[:, None] * np.stack(variances, axis=1) / np.array(numbers))
-    return np.stack(means, axis=1), np.maximum(sigmas, np.finfo(float).tiny)
+    read = np.stack(means, axis=1)
+    return read, np.maximum(sigmas, np.finfo(np.float32).eps * np.abs(read))  # values are no finer
 
 
 def _near_pairs(off: NDArray[np.float64], inside: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int]:
@@ -254,48 +187,52 @@ def _near_pairs(off: NDArray[np.float64], inside: NDArray[np.bool_]) -> tuple[ND
     return total, n_pairs
 
 
-def _design(plan: VialPlan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _design(phantom: Phantom, materials: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return how much of each material is in each vial, g/cm3, and the materials' densities."""
-    materials = plan.materials
-    densities = densities_of(materials, plan.densities_g_cm3)
-    design = np.zeros((len(plan.vials), len(materials)))
-    for row, vial, is_pure in zip(design, plan.vials, plan.is_pure, strict=True):
-        if vial.material == plan.solvent:
-            row[0] = densities[0]
-            continue
-        k = materials.index(vial.material)
-        row[k] = (vial.concentration_mg_ml or 0.0) / MG_ML_PER_G_CM3
-        row[0] = 0.0 if is_pure else densities[0] * (1 - row[k] / densities[k])
+    densities = densities_of(materials, phantom.densities_g_cm3)
+    design = np.zeros((len(phantom.vials), len(materials)))
+    for row, vial in zip(design, phantom.vials, strict=True):
+        for name in vial.materials:
+            k = materials.index(name)
+            stated_mg_ml = vial.true_mg_ml(name)
+            if name == phantom.solvent:
+                continue
+            if stated_mg_ml is None and vial.is_pure:
+                stated_mg_ml = densities[k] * MG_ML_PER_G_CM3
+            if not stated_mg_ml:
+                raise WrongUsage(f"the {vial.material} vial has {stated_mg_ml} mg/mL of {name}; allowed: above 0")
+            row[k] = stated_mg_ml / MG_ML_PER_G_CM3
+        row[0] = 0.0 if vial.is_pure and row.any() else densities[0] * (1 - np.sum(row[1:] / densities[1:]))
     return design, densities
 
 
-def _r2(plan: VialPlan, means: NDArray[np.float64], fitted: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how much of each solute's rise the line explains: (n_bins, n_solutes); `fitted` is (n_vials, n_bins)."""
-    found = np.full((len(means), len(plan.materials) - 1), np.nan)
-    for k, name in enumerate(plan.materials[1:]):
-        rows = [
-            n
-            for n, (vial, is_pure) in enumerate(zip(plan.vials, plan.is_pure, strict=True))
-            if vial.material in (name, plan.solvent) and not is_pure
-        ]
-        if any(plan.vials[n].material == name for n in rows):
+def _r2(design: NDArray[np.float64], means: NDArray[np.float64], fitted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how much of each solute's rise the line explains: (n_bins, n_solutes); `fitted` is (n_vials, n_bins).
+
+    The line goes through the vials of solvent and those that hold this solute and no other.
+    """
+    found = np.full((len(means), design.shape[1] - 1), np.nan)
+    for k in range(1, design.shape[1]):
+        others = np.delete(design, (0, k), axis=1)
+        rows = ~others.any(axis=1) & (design[:, 0] > 0)
+        if (design[rows, k] > 0).any() and (design[rows, k] == 0).any():
             line = means[:, rows]
             spread = ((line - line.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
-            found[:, k] = 1 - ((line - fitted.T[:, rows]) ** 2).sum(axis=1) / spread
+            found[:, k - 1] = 1 - ((line - fitted.T[:, rows]) ** 2).sum(axis=1) / spread
     return found
 
 
-def flattened(volume: Volume, plan: VialPlan) -> Volume:
+def flattened(volume: Volume, phantom: Phantom) -> Volume:
     """Take cupping out, as the body round the vials shows it: each bin is divided by the body's course over the radius.
 
     The mean over the body stays as it is.
     """
     _refuse_materials(volume)
-    body = plan.body
-    if body is None:
-        raise WrongUsage("the vial description names no body; allowed: with one, to learn cupping from")
-    mask = cylinder_mask(volume.grid, body, z_range_mm=plan.z_range_mm, kept_radius=BODY_RADIUS)
-    for vial in plan.vials:
+    if phantom.body is None:
+        raise WrongUsage("the phantom file names no body; allowed: with one, to learn cupping from")
+    body = Vial(**msgspec.structs.asdict(phantom.body))
+    mask = cylinder_mask(volume.grid, body, z_range_mm=phantom.z_range_mm, kept_radius=BODY_RADIUS)
+    for vial in phantom.vials:
         mask &= ~cylinder_mask(volume.grid, vial, kept_radius=VIAL_CLEARANCE)
     if np.count_nonzero(mask) < 100:
         raise WrongUsage("fewer than 100 voxels are body and no vial; allowed: a body that is wider than its vials")

@@ -21,7 +21,7 @@ from reconstruction.spectral.effective import effective_attenuation
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.volume import load_volume, save_volume
 from tests.test_picture import calibration
-from tests.test_vials import ENERGIES_KEV, PLACES, PLAN, phantom
+from tests.test_vials import ENERGIES_KEV, PHANTOM, PLACES, scanned
 
 MATERIALS = ("water", "iodine", "gadolinium", "hydroxyapatite")
 
@@ -58,7 +58,7 @@ def basis() -> MaterialBasis:
 
 @pytest.fixture(scope="module")
 def bins(tmp_path_factory):
-    volume = replace(phantom(noise_per_mm=1e-3), basis=basis())
+    volume = replace(scanned(noise_per_mm=1e-3), basis=basis())
     return save_volume(volume, tmp_path_factory.mktemp("bins") / "volume.h5")
 
 
@@ -118,9 +118,9 @@ def description(*which: int) -> str:
     """Describe some of the phantom's vials, and its body."""
     text = ""
     for k in which:
-        vial, is_pure = PLAN.vials[k], PLAN.is_pure[k]
+        vial = PHANTOM.vials[k]
         text += f'[[vial]]\nmaterial = "{vial.material}"\nx_mm = {vial.x_mm}\ny_mm = {vial.y_mm}\n'
-        text += f"radius_mm = {vial.radius_mm}\nis_pure = {str(is_pure).lower()}\n"
+        text += f"radius_mm = {vial.radius_mm}\nis_pure = {str(vial.is_pure).lower()}\n"
         text += f"concentration_mg_ml = {vial.concentration_mg_ml}\n" if vial.concentration_mg_ml else ""
     return text + "[body]\nx_mm = 0.0\ny_mm = 0.0\nradius_mm = 4.8\n"
 
@@ -181,7 +181,7 @@ def test_a_fitted_response_stands_for_measured_cells(bins, tmp_path):
     truth = np.array([0.7, 0.01, 0.005, 0.1])
     seen = SpectralModel.of_response(response(), MATERIALS, thresholds_kev=thresholds)
     values = effective_attenuation(seen, 8.0) @ truth
-    volume = replace(phantom(noise_per_mm=1e-9), thresholds_kev=thresholds)
+    volume = replace(scanned(noise_per_mm=1e-9), thresholds_kev=thresholds)
     volume = replace(
         volume, values=np.broadcast_to(values[:, None, None, None], volume.values.shape).astype(np.float32)
     )
@@ -203,7 +203,7 @@ def test_a_fitted_response_stands_for_measured_cells(bins, tmp_path):
         (("--rule", "best"), "--rule is 'best'; allowed: least-squares"),
         (("--full",), "allowed: with --rule fractions"),
         (("--rule", "fractions", "--densities", "water"), "allowed: NAME=NUMBER"),
-        (("--rule", "exclusive", "--significance", "2"), "the significance is 2.0"),
+        (("--rule", "exclusive", "--significance", "2"), "the rejected fraction is 2.0"),
         (("--rule", "exclusive", "--subsets", "air; gold"), "names gold; allowed: water"),
         (("--matrix", "a.csv", "--vials", "b.toml"), "allowed: one"),
     ],
@@ -217,4 +217,4 @@ def test_wrong_options_are_refused(bins, tmp_path, options, match):
 def test_a_material_without_a_density_cannot_have_fractions():
     strange = replace(basis(), materials=("water", "iodine", "gadolinium", "unheard of"))
     with pytest.raises(WrongUsage, match="the density of unheard of is not known"):
-        decompose_volume(phantom(noise_per_mm=1e-3), strange, densities_g_cm3={})
+        decompose_volume(scanned(noise_per_mm=1e-3), strange, densities_g_cm3={})

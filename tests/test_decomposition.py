@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from scipy.optimize import nnls
 
 from firmware_iface.errors import BadFile, WrongUsage
@@ -73,6 +74,20 @@ def test_the_noise_is_estimated_from_the_data_in_spite_of_edges():
     np.testing.assert_allclose(bin_covariance(values), root @ root.T, rtol=0.08, atol=3e-8)
     values[:, :, :, :20] = 0  # outside the field of view nothing was measured
     np.testing.assert_allclose(bin_covariance(values), root @ root.T, rtol=0.08, atol=3e-8)
+
+
+@pytest.mark.parametrize("blur", [0.6, 1.0])
+def test_the_noise_is_that_of_a_voxel_where_neighbours_share_it(blur):
+    root = np.array([[1.0, 0, 0], [0.5, 1, 0], [0.2, 0.3, 2]]) * 1e-3
+    noise = ndimage.gaussian_filter(np.random.default_rng(6).normal(size=(3, 10, 160, 160)), (0, 0, blur, blur))
+    noise /= noise.std(axis=(1, 2, 3), keepdims=True)
+    y, x = np.mgrid[:160, :160]
+    values = 0.02 * (np.hypot(y - 80, x - 80) < 50) + np.tensordot(root, noise, 1)
+    found, truth = bin_covariance(values.astype(np.float32)), root @ root.T
+    # Half of the voxels, one in 4 pi blur^2 of its own; 4 sigma, and what is shared at four voxels' distance.
+    n = values[0].size / 2 / (4 * np.pi * blur**2)
+    error = np.sqrt((np.outer(np.diag(truth), np.diag(truth)) + truth**2) / n)
+    assert (np.abs(found - truth) < 4 * error + 0.03 * truth).all()
 
 
 @pytest.mark.parametrize("is_non_negative", [False, True])

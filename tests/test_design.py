@@ -19,8 +19,10 @@ from acquisition.limits import Limits as InstrumentLimits
 from acquisition.plan import Plan, load_plan, passes_kev, plan_from_toml
 from acquisition.scan_plan import SnapPlan
 from calibration.attenuation import k_shell
-from calibration.response import SensorModel
-from firmware_iface.errors import WrongUsage
+from calibration.response import SensorModel, counts_above
+from calibration.store import save
+from firmware_iface.errors import CalibrationMissing, WrongUsage
+from reconstruction.phantom_file import load_phantom
 from reconstruction.spectral.design import Designer, Limits, beams_of, k_edges_kev, rate_at_loss_per_s
 from reconstruction.spectral.design_plan import charge_mas, design_to_toml, plan_of
 from reconstruction.spectral.dose import dose_by_chords_mgy
@@ -28,12 +30,14 @@ from reconstruction.spectral.prediction import (
     ENERGIES_KEV,
     Beam,
     Forecaster,
+    fitted_counter,
     ideal_counter,
     places_of,
     stated_counter,
     voxel_gain_per_mm2,
 )
-from reconstruction.spectral.sample import Rod, Sample, read_sample, ring_of
+from reconstruction.spectral.sample import Rod, Sample, ring_of, sample_of
+from tests import calibration_records
 
 GEOMETRY = Plan().geometry
 LIMITS = Limits(n_views=360, dose_mgy=50.0, rate_per_s=26_000.0)
@@ -142,6 +146,18 @@ def test_the_least_dose_is_what_the_limits_take() -> None:
     assert there.forecast.cnr.min() == pytest.approx(5.0, rel=1e-9)
 
 
+def test_the_least_dose_keeps_to_the_time_where_some_beam_can() -> None:
+    limits = replace(LIMITS, dose_mgy=None)
+    beams = beams_of([80.0], {"aluminium": 1.8}, {"copper": [0.0, 0.5], "aluminium": [8.0]})
+    free = run(designer_of(limits=limits).search(beams, 4))
+    current_ma = 0.4 * free.current_ma
+    slow = run(designer_of(limits=replace(limits, highest_ma=current_ma)).search(beams, 4))
+    longest_s = 0.8 * slow.view_s * limits.n_views
+    found = run(designer_of(limits=replace(limits, highest_ma=current_ma, longest_s=longest_s)).search(beams, 4))
+    assert found.view_s * limits.n_views < slow.view_s * limits.n_views
+    assert found.dose_mgy >= 0.999 * slow.dose_mgy
+
+
 def test_a_paralysable_counter_loses_what_is_asked() -> None:
     rate = rate_at_loss_per_s(0.1, 4e-6)
     assert rate == pytest.approx(26_340, rel=1e-3)
@@ -190,33 +206,30 @@ def test_a_plan_without_views_is_refused() -> None:
         charge_mas(Plan(scan=SnapPlan()))
 
 
-def test_a_sample_file_says_what_it_holds(tmp_path: Path) -> None:
-    path = tmp_path / "sample.toml"
+def test_a_phantoms_description_says_what_is_to_be_seen(tmp_path: Path) -> None:
+    path = tmp_path / "phantom.toml"
     path.write_text(
-        'diameter_mm = 30.0\nmaterial = "pmma"\n'
-        '[[rods]]\nagent = "gold"\nconcentration_mg_ml = 4.0\nx_mm = 5.0\ny_mm = 0.0\ndiameter_mm = 6.0\n'
-        '[[rods]]\nagent = "water"\nconcentration_mg_ml = 0.0\nx_mm = -5.0\ny_mm = 0.0\ndiameter_mm = 6.0\n'
+        '[[vial]]\nmaterial = "gold"\nconcentration_mg_ml = 4.0\nx_mm = 5.0\ny_mm = 0.0\nradius_mm = 3.0\n'
+        "mixture_mg_ml = { iodine = 2.0 }\n"
+        '[[vial]]\nmaterial = "water"\nx_mm = -5.0\ny_mm = 0.0\nradius_mm = 3.0\n'
     )
-    sample = read_sample(path)
-    assert sample.basis == ("water", "gold")
-    assert [rod.agent for rod in sample.targets] == ["gold"]
+    sample = sample_of(load_phantom(path), 30.0, "pmma")
+    assert sample.basis == ("water", "gold", "iodine")
+    assert [(target.agent, target.concentration_mg_ml) for target in sample.targets] == [("gold", 4.0), ("iodine", 2.0)]
     assert sample.mass_g_per_mm == pytest.approx(
         np.pi / 1000 * ((15**2 - 2 * 3**2) * 1.19 + 3**2 * (1.0 + sample.matter[1].density_g_cm3)), rel=1e-9
     )
-    path.write_text(path.read_text().replace("x_mm = 5.0", "x_mm = -3.0"))
+    assert sample_of(load_phantom(path), None, "pmma").diameter_mm == pytest.approx(17.6)
+
+
+def test_rods_outside_or_inside_each_other_are_refused() -> None:
+    def rod_at(x_mm: float) -> Rod:
+        return Rod(contents_mg_ml={"gold": 1.0}, x_mm=x_mm, y_mm=0.0, radius_mm=1.0)
+
+    with pytest.raises(WrongUsage, match=r"reaches 5\.5 mm"):
+        Sample(diameter_mm=10.0, rods=(rod_at(4.5),))
     with pytest.raises(WrongUsage, match="overlap"):
-        read_sample(path)
-    path.write_text("diameter = 30.0\n")
-    with pytest.raises(WrongUsage, match="diameter"):
-        read_sample(path)
-
-
-def test_a_rod_outside_is_refused() -> None:
-    with pytest.raises(ValueError, match="leaves the sample"):
-        Sample(
-            diameter_mm=10.0,
-            rods=(Rod(agent="gold", concentration_mg_ml=1.0, x_mm=4.5, y_mm=0.0, diameter_mm=2.0),),
-        )
+        Sample(diameter_mm=10.0, rods=(rod_at(2.0), rod_at(0.5)))
 
 
 class Lines:
@@ -267,5 +280,38 @@ def test_the_command_judges_a_plan_as_it_is(capsys: pytest.CaptureFixture[str]) 
     assert "18 33 50 75" in text
     with pytest.raises(WrongUsage, match="NAME=NUMBER"):
         front_door(["--agent", "gold"])
-    with pytest.raises(WrongUsage, match="sample's file"):
+    with pytest.raises(WrongUsage, match="phantom's file"):
         front_door([])
+
+
+def test_a_measured_detector_goes_before_a_stated_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = calibration_records.everything()
+    save(known, tmp_path / "calibration.h5")
+    arguments = f"--agent gold=4 --keep --photons 20000 --calibration {tmp_path / 'calibration.h5'} --json".split()
+    front_door(arguments)
+    found = json.loads(capsys.readouterr().out)
+    assert known.identity in found["detector"]
+    assert found["best"]["filters_mm"]["aluminium"] == known.response.values["filter_mm"]
+    save(replace(known, response=None), tmp_path / "calibration.h5")
+    with pytest.raises(CalibrationMissing, match="no response"):
+        front_door(arguments)
+    save(replace(known, is_csm=not known.is_csm), tmp_path / "calibration.h5")
+    with pytest.raises(CalibrationMissing, match="different modes"):
+        front_door(arguments)
+
+
+def test_a_fitted_response_counts_as_it_says() -> None:
+    fitted = calibration_records.response()
+    energies_kev = np.arange(20.25, 110, 5.0)
+    thresholds_kev = np.array([15.0, 22.0, 40.0])
+    off_kev = fitted.parameters[-len(fitted.thresholds_kev) :].mean()
+    expected = counts_above(thresholds_kev + off_kev, energies_kev, fitted.sensor, fitted.values)
+    np.testing.assert_allclose(fitted_counter(fitted)(thresholds_kev, energies_kev), expected, rtol=1e-9)
+
+
+def test_a_design_says_what_it_cannot_keep(capsys: pytest.CaptureFixture[str]) -> None:
+    sample, beam = ["--agent", "gold=4", "--diameter-mm", "20"], ["--kvp", "100", "--filter", "copper=0.1"]
+    front_door([*sample, *beam, "--dose-mgy", "50", "--longest-s", "20"])
+    text = capsys.readouterr().out
+    assert "the camera sees 11.3 mm of the sample's 20 mm" in text
+    assert "of 50 mGy" in text

@@ -108,7 +108,7 @@ def test_a_thin_sample_gets_the_fluence_times_its_coefficient(energy_kev: float)
 
 def test_a_thick_sample_takes_all() -> None:
     """Lead stops 30 keV at once: what arrives within its shadow, by mass."""
-    lead = Sample(diameter_mm=20.0, material="lead", height_mm=60.0)
+    lead = Sample(diameter_mm=20.0, body="lead", height_mm=60.0)
     at = np.array([30.0])
     arrives_kev = 30.0 * 2 * half_fan_rad(lead, GEOMETRY) * GEOMETRY.source_to_object_mm
     expected = arrives_kev / (np.pi * 10.0**2 * material("lead").density_g_cm3 / 1000) * 1.602177e-10
@@ -132,8 +132,8 @@ def test_between_its_energies_the_dose_is_what_photons_leave() -> None:
 
 def test_rods_of_heavy_agents_get_more() -> None:
     rods = (
-        Rod(agent="iodine", concentration_mg_ml=20.0, x_mm=8.0, y_mm=0.0, diameter_mm=5.0),
-        Rod(agent="water", concentration_mg_ml=0.0, x_mm=-8.0, y_mm=0.0, diameter_mm=5.0),
+        Rod(contents_mg_ml={"iodine": 20.0}, x_mm=8.0, y_mm=0.0, radius_mm=2.5),
+        Rod(contents_mg_ml={}, x_mm=-8.0, y_mm=0.0, radius_mm=2.5),
     )
     found = dose_by_photons(
         Sample(diameter_mm=30.0, rods=rods), GEOMETRY, np.ones(1), np.array([50.0]), n_photons=200_000
@@ -152,8 +152,8 @@ def test_a_sample_that_reaches_the_source_is_refused() -> None:
 def test_rays_are_cut_where_matter_changes() -> None:
     from reconstruction.spectral.sample import segments
 
-    rods = (Rod(agent="iodine", concentration_mg_ml=5.0, x_mm=5.0, y_mm=0.0, diameter_mm=4.0),)
-    sample = Sample(diameter_mm=30.0, material="pmma", rods=rods)
+    rods = (Rod(contents_mg_ml={"iodine": 5.0}, x_mm=5.0, y_mm=0.0, radius_mm=2.0),)
+    sample = Sample(diameter_mm=30.0, body="pmma", rods=rods)
     cut = segments(
         sample, np.array([[0.0, 0.0], [5.0, 1.0], [0.0, 20.0]]), np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     )

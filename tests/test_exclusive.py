@@ -10,7 +10,15 @@ from scipy.optimize import lsq_linear, nnls
 from scipy.stats import binom
 
 from firmware_iface.errors import WrongUsage
-from reconstruction.decomposition import Matrix
+from reconstruction.decomposition import Matrix, read_matrix_csv
+from reconstruction.materials import decompose_volume, read_image_folder, separate_volume
+from reconstruction.quality import (
+    cylinder_mask,
+    find_vials,
+    k_edge_materials,
+    total_cross_talk_mg_ml,
+    vial_statistics,
+)
 from reconstruction.spectral.exclusive import (
     Rule,
     SubProblem,
@@ -100,8 +108,8 @@ def test_noise_adds_a_material_as_often_as_was_asked_for(false_alarm):
     n = 20000
     rule = Rule(
         sub_problems=(SubProblem(materials=("water",)), SubProblem(materials=("water", "iodine"))),
-        significance=0.0,
-        false_alarm=false_alarm,
+        rejected_fraction=0.0,
+        false_fraction=false_alarm,
     )
     found = separate(noisy(voxels(n, water=1.0)), ATTENUATION, rule, covariance=COVARIANCE)
     low, high = binom.interval(0.9999, n, false_alarm)
@@ -109,7 +117,7 @@ def test_noise_adds_a_material_as_often_as_was_asked_for(false_alarm):
     rivals = separate(
         noisy(voxels(n, water=1.0)),
         ATTENUATION,
-        replace(RULE, significance=0.0, false_alarm=false_alarm),
+        replace(RULE, rejected_fraction=0.0, false_fraction=false_alarm),
         covariance=COVARIANCE,
     )
     assert np.count_nonzero(rivals.labels != RULE.labels.index("water")) <= high
@@ -119,7 +127,7 @@ def test_noise_adds_a_material_as_often_as_was_asked_for(false_alarm):
 def test_the_truth_is_rejected_as_often_as_was_asked_for(significance):
     n = 20000
     bins = noisy(voxels(n, water=1.0, iodine=0.02))
-    rule = Rule(sub_problems=(SubProblem(materials=("water", "iodine")),), significance=significance)
+    rule = Rule(sub_problems=(SubProblem(materials=("water", "iodine")),), rejected_fraction=significance)
     found = separate(bins, ATTENUATION, rule, covariance=COVARIANCE)
     low, high = binom.interval(0.9999, n, significance)
     assert low <= np.count_nonzero(found.is_rejected) <= high
@@ -130,7 +138,7 @@ def test_the_truth_is_rejected_as_often_as_was_asked_for(significance):
 def test_a_truth_on_the_border_is_rejected_as_often_too(content):
     """Half of the concentrations that are truly 0 are held there, and chi square then has more degrees of freedom."""
     n = 20000
-    rule = Rule(sub_problems=(SubProblem(materials=("water", "iodine")),), significance=0.05)
+    rule = Rule(sub_problems=(SubProblem(materials=("water", "iodine")),), rejected_fraction=0.05)
     found = separate(noisy(voxels(n, **content)), ATTENUATION, rule, covariance=COVARIANCE)
     low, high = binom.interval(0.9999, n, 0.05)
     assert low <= np.count_nonzero(found.is_rejected) <= high
@@ -160,7 +168,7 @@ def test_labels_do_not_depend_on_the_unit():
 
 def test_the_choice_is_that_of_a_plain_loop():
     bins = noisy(np.random.default_rng(3).uniform(0, [[1.0], [0.01], [0.01], [0.2]], (4, 60)))
-    rule = replace(RULE, significance=0.0, false_alarm=0.0)
+    rule = replace(RULE, rejected_fraction=0.0, false_fraction=0.0)
     found = separate(bins, ATTENUATION, rule, covariance=COVARIANCE)
     white = np.linalg.inv(np.linalg.cholesky(COVARIANCE))
     for i, u in enumerate(bins.T):
@@ -199,7 +207,7 @@ def test_angles_and_thresholds_reject_what_they_say():
     only = Rule(
         sub_problems=(SubProblem(materials=()), SubProblem(materials=("water",))),
         is_sparse=False,
-        significance=0.0,
+        rejected_fraction=0.0,
         air_below_per_mm=0.005,
     )
     u, w = bins[:, 1], M[:, 0]
@@ -222,7 +230,7 @@ RIVALS = Rule(
         SubProblem(materials=("water",)),
         SubProblem(materials=("water", "iodine")),
     ),
-    false_alarm=0.0,
+    false_fraction=0.0,
 )
 
 
@@ -231,7 +239,7 @@ def test_a_field_of_labels_corrects_most_of_what_noise_got_wrong():
     content = np.stack([truth > 0, 0.002 * (truth == 2), 0 * truth, 0 * truth]).astype(float)
     bins = noisy(content, seed=6)
     alone = separate(bins, ATTENUATION, RIVALS, covariance=COVARIANCE)
-    settled = separate(bins, ATTENUATION, replace(RIVALS, field_strength=0.5), covariance=COVARIANCE)
+    settled = separate(bins, ATTENUATION, replace(RIVALS, field_weight=0.5), covariance=COVARIANCE)
     wrong, left = np.count_nonzero(alone.labels != truth), np.count_nonzero(settled.labels != truth)
     assert wrong > 50
     assert left < wrong / 4
@@ -241,7 +249,7 @@ def test_a_field_of_labels_corrects_most_of_what_noise_got_wrong():
 def test_the_field_lowers_its_energy_and_rests_where_no_voxel_gains():
     truth = blobs(16)
     bins = noisy(np.stack([truth > 0, 0.002 * (truth == 2), 0 * truth, 0 * truth]).astype(float), seed=7)
-    rule = replace(RIVALS, field_strength=0.7)
+    rule = replace(RIVALS, field_weight=0.7)
     data = np.stack([cost_of(bins, sub) for sub in rule.sub_problems])
 
     def local(labels: np.ndarray) -> np.ndarray:
@@ -275,6 +283,22 @@ def cost_of(bins: np.ndarray, sub: SubProblem) -> np.ndarray:
     flat = white @ bins.reshape(6, -1)
     residual = [nnls(white @ M[:, columns], u)[1] ** 2 if columns else u @ u for u in flat.T]
     return (np.reshape(residual, bins.shape[1:]) + len(columns) * np.log(6)) / 2
+
+
+def test_the_cuvettes_of_a_real_scan_are_called_what_they_hold(test_data):
+    matrix = read_matrix_csv(test_data / "mr-bmd" / "decomposition_matrix.csv")
+    bins = read_image_folder(test_data / "mr-bmd", scale=0.0453, voxel_mm=0.045)
+    agents = k_edge_materials(matrix)
+    vials = find_vials(decompose_volume(bins, matrix), agents)
+    rules = exclusive_rule(matrix.materials, dissolved=agents), min_residual_rule(matrix.materials, dissolved=agents)
+    for rule in rules:
+        materials, labels = separate_volume(bins, rule, matrix)
+        for vial in vials:
+            inside = cylinder_mask(bins.grid, vial)
+            label = rule.labels.index(f"water+{vial.material}")
+            assert np.mean(labels.channel("label")[inside] == label) > 0.995
+            assert 0.027 < materials.channel(vial.material)[inside].mean() < 0.042
+        assert total_cross_talk_mg_ml(vial_statistics(materials, vials)) < 0.1
 
 
 def test_more_materials_than_bins_are_no_hindrance():

@@ -153,6 +153,21 @@ def test_curvature_where_counts_are_as_expected_is_fishers_information():
             np.testing.assert_allclose(out[place(i, j, 3)], fisher[i, j], rtol=1e-3)
 
 
+def test_rays_come_out_the_same_in_parts(monkeypatch):
+    paths, rays = random_rays(np.random.default_rng(6), n_views=5)
+    results = []
+    for most in (onestep_plain.MOST_AT_ONCE, 2 * 150 * len(MODEL.energies_kev)):
+        monkeypatch.setattr(onestep_plain, "MOST_AT_ONCE", most)
+        slopes, curvature = paths.copy(), np.empty((6, 5, 150))
+        told = onestep_plain.slopes(slopes, rays, NODES, ALL)
+        onestep_plain.curvature(curvature, paths, rays, NODES)
+        results.append((told, slopes, curvature))
+    (told, *whole), (told_of_parts, *in_parts) = results
+    assert told_of_parts == pytest.approx(told)
+    np.testing.assert_allclose(in_parts[0], whole[0])
+    np.testing.assert_allclose(in_parts[1], whole[1])
+
+
 @pytest.mark.parametrize("views", [ALL, slice(1, None, 2)])
 def test_fast_kernels_give_what_the_plain_ones_give(views):
     rng = np.random.default_rng(5)

@@ -18,26 +18,19 @@ from reconstruction.spectral.prediction import (
     Forecaster,
     forecast,
     ideal_counter,
+    lines_through,
     places_of,
     stated_counter,
     voxel_gain_per_mm2,
 )
+from reconstruction.spectral.ray_fit import fit_rays
 from reconstruction.spectral.sample import Rod, Sample, ring_of
 from reconstruction.volume import Grid
+from tests.design_bench import model_of, reconstructed_noise, run, true_paths
 
 GEOMETRY = Geometry(source_to_detector_mm=250.0, source_to_object_mm=200.0, pitch_mm=0.11, rows=128, cols=128)
-ONE_ROD = Sample(
-    diameter_mm=10.0, rods=(Rod(agent="iodine", concentration_mg_ml=5.0, x_mm=0.0, y_mm=0.0, diameter_mm=2.0),)
-)
+ONE_ROD = Sample(diameter_mm=10.0, rods=(Rod(contents_mg_ml={"iodine": 5.0}, x_mm=0.0, y_mm=0.0, radius_mm=1.0),))
 BEAM = Beam(kvp=100.0, filters_mm={"aluminium": 3.0})
-
-
-def run(work):
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
 
 
 class OneEnergy(Beam):
@@ -103,37 +96,33 @@ def test_counts_of_bins_add_up_to_the_lowest_counter() -> None:
 
 
 def test_fitted_rays_scatter_as_foretold() -> None:
-    """Newton's maximum likelihood of Poisson counts of the tabulated bins, with slopes taken by differences."""
-    counter = stated_counter(SensorModel())
     sample = ring_of([("iodine", 10.0), ("gadolinium", 10.0)], 20.0, "water")
-    table = Forecaster(sample, GEOMETRY, counter, n_lines=1).table(BEAM)
-    thresholds = np.array([18.0, 33.0, 50.0, 75.0])
-    mas = 3.0
-    expected = np.sqrt(np.einsum("lkk->lk", table.covariance(places_of(thresholds)) / mas))[0]
-    above = counter(thresholds, ENERGIES_KEV)
-    seen = (above - np.vstack([above[1:], 0 * above[:1]])) * BEAM.photons(250.0) * GEOMETRY.pitch_mm**2 * mas
-    per_path = np.stack([mass_attenuation_cm2_g(m, ENERGIES_KEV) / 10 for m in sample.basis], axis=1)
-    from reconstruction.spectral.prediction import lines_through
+    thresholds_kev, mas = np.array([18.0, 33.0, 50.0, 75.0]), 3.0
+    table = Forecaster(sample, GEOMETRY, stated_counter(SensorModel()), n_lines=1).table(BEAM)
+    expected = np.sqrt(np.einsum("lkk->lk", table.covariance(places_of(thresholds_kev)) / mas))[0]
+    model, opened = model_of(sample, GEOMETRY, stated_counter(SensorModel()), BEAM, thresholds_kev, mas)
+    true = true_paths(sample, lines_through(sample, 1))[:, :1]
+    mean = opened[:, None] * model.transmission(true)
+    counts = np.random.default_rng(2).poisson(mean, (4, 4000)).astype(float)
+    fit = fit_rays(counts, opened, model)
+    assert fit.is_converged.all()
+    # The standard error of a standard deviation of 4000 is 1.1 %.
+    np.testing.assert_allclose(fit.paths.std(axis=1, ddof=1), expected, rtol=0.045)
+    np.testing.assert_allclose(fit.sigma.mean(axis=1), expected, rtol=0.02)
+    assert (np.abs(fit.paths.mean(axis=1) - true[:, 0]) < 4 * expected / np.sqrt(4000) + 0.02 * expected).all()
 
-    depth = lines_through(sample, 1).depths(sample.attenuation_per_mm(ENERGIES_KEV))[0]
-    mean = seen @ np.exp(-depth)
-    # Solutions are mixtures of solvent and agent, so that the true depth is one of the basis; find its paths.
-    true = np.linalg.lstsq(per_path, depth, rcond=None)[0]
-    np.testing.assert_allclose(per_path @ true, depth, rtol=1e-6)
-    rng = np.random.default_rng(2)
-    counts = rng.poisson(mean, (400, 4))
-    paths = np.tile(true, (400, 1))
-    for _ in range(8):
-        kept = np.exp(-paths @ per_path.T)
-        model = kept @ seen.T
-        slopes = -np.einsum("re,be,ek->rbk", kept, seen, per_path)
-        gradient = np.einsum("rb,rbk->rk", counts / model - 1, slopes)
-        fisher = np.einsum("rbk,rbl,rb->rkl", slopes, slopes, 1 / model)
-        paths = paths + np.linalg.solve(fisher, gradient[..., None])[..., 0]
-    assert np.abs(gradient).max() < 1e-2 * np.abs(slopes).max()
-    # The standard error of a standard deviation of 400 is 3.5 %.
-    np.testing.assert_allclose(paths.std(axis=0, ddof=1), expected, rtol=0.11)
-    assert (np.abs(paths.mean(axis=0) - true) < 4 * expected / 20 + 0.02 * expected).all()
+
+def test_materials_of_a_reconstruction_scatter_as_foretold() -> None:
+    """Poisson counts of all rays, each fitted by itself, the paths back-projected; rods' noise from slice to slice."""
+    sample = ring_of([("iodine", 5.0), ("gadolinium", 5.0)], 9.0, "water")
+    thresholds_kev = np.array([18.0, 33.0, 50.0, 75.0])
+    foretold, observed, means = reconstructed_noise(
+        sample, stated_counter(SensorModel()), BEAM, thresholds_kev, mas=0.6, n_views=90, n_rows=24
+    )
+    np.testing.assert_allclose(observed, foretold, rtol=0.06)
+    for i, target in enumerate(sample.targets):
+        own = sample.basis.index(target.agent)
+        assert means[i, own] == pytest.approx(5.0, abs=0.25 + 0.02 * foretold[i, own])
 
 
 @pytest.mark.parametrize("window", WINDOWS)

@@ -198,7 +198,7 @@ def test_priors_and_denoisers_run_by_name(problem, name: str) -> None:
         "gibbs": {"corner_per_mm": "0.1"},
         "quadratic": {"stiffness_relative": "0.1"},
     }.get(name, {})
-    is_denoiser = PRIORS[name].startswith("denoisers")
+    is_denoiser = not PRIORS[name].startswith("priors:")
     options = {} if is_denoiser else options
     reference = np.ones(SHAPE) if name == "directional-tv" else None
     method = "plug-and-play" if is_denoiser else "fista"

@@ -121,6 +121,17 @@ def test_stopping_power_of_tissues_is_that_of_their_composition(ion, mev):
     assert np.abs(found / true - 1).max() < 0.005
 
 
+@pytest.mark.parametrize(("name", "spr_percent"), [("pmma", 0.9), ("nylon", 0.32), ("polyethylene", -1.32)])
+def test_plastics_have_their_electrons_and_the_binding_of_tissues(name, spr_percent):
+    """They are no tissues: by how much their stopping power is wrong is stated in QUANTITIES.md."""
+    known, matter = KNOWN[BASES[0]], material(name)
+    seen = as_seen([matter], known.basis)[0]
+    electrons = quantities.electron_density(known).value(seen)
+    assert electrons == pytest.approx(matter.density_g_cm3 * relative_electrons(matter), rel=2.5e-3)
+    ratio = quantities.stopping_power_ratio(known, 150).value(seen) / spr_of(matter, 150)
+    assert 100 * (ratio - 1) == pytest.approx(spr_percent, abs=0.1)
+
+
 def test_another_water_changes_water_alone():
     water = np.array([1.0, 0.0])
     plain, other = (
@@ -226,6 +237,12 @@ def test_a_volume_of_quantities_goes_to_its_file_and_back(tmp_path):
     np.testing.assert_allclose(back.channel("effective Z"), asked[2].value(source.values), rtol=1e-6)
     each = np.broadcast_to(covariance[:, :, None, None, None], (3, 3, 2, 3, 4))
     np.testing.assert_allclose(finish(quantities.evaluate(source, asked, each)).values, found.values, rtol=1e-5)
+    errors = volume(np.broadcast_to(np.array([1e-2, 1e-2, 3e-3])[:, None, None, None], (3, 2, 3, 4)), BASES[1])
+    told = finish(quantities.evaluate(source, asked[:1], covariance, errors)).channel("60 keV, error")
+    as_told = np.diag([1e-4, 1e-4, 9e-6])
+    np.testing.assert_allclose(told, quantities.error_of(asked[0], values, as_told), rtol=1e-5)
+    with pytest.raises(WrongUsage, match="standard errors of water, hydroxyapatite in"):
+        finish(quantities.evaluate(source, asked[:1], covariance, volume(np.ones((2, 2, 3, 4)), BASES[0])))
     one = finish(quantities.evaluate(source, asked[:1]))
     assert (one.unit, one.channel_units) == ("HU", ())
 
@@ -347,6 +364,15 @@ def test_the_command_takes_a_detector_from_its_calibration(tmp_path, capsys, mon
     assert not told["with"][0]
     assert json.loads(told["with"][1])["error_percent"]["electron density"] < 0.2
     assert "holds no response of the detector" in told["without"][2]
+
+
+def test_the_command_tells_tissues(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["mpxct", "quantities", "--tissues"])
+    with pytest.raises(SystemExit):
+        mpxct.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("cranium")]
+    assert rows[0][1] == "1.61"
+    assert float(rows[0][5]) == pytest.approx(spr_of(material("cranium"), 150), abs=1e-4)
 
 
 def test_pictures_and_descriptions_give_each_channel_its_unit():

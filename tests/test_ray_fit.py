@@ -82,6 +82,27 @@ def test_spread_is_the_cramer_rao_bound_and_chi_square_its_law() -> None:
     assert deciles == pytest.approx(0.1, abs=0.01)
 
 
+def test_five_materials_in_eight_bins() -> None:
+    model = made_up_model(
+        ("water", "iodine", "gadolinium", "gold", "calcium"), (18.0, 28.0, 33.2, 42.0, 50.2, 60.0, 70.0, 81.0)
+    )
+    truth, opened = np.array([30, 0.1, 0.1, 0.1, 0.5]), np.full(8, 2e5)
+    rate = opened * model.transmission(truth)
+    fit = fit_rays(np.random.default_rng(10).poisson(np.full((8, 10_000), rate[:, None])), opened, model)
+    bound = np.sqrt(np.diag(np.linalg.inv(model.fisher(truth, opened))))
+    assert fit.paths.std(axis=1) / bound == pytest.approx(1, abs=0.03)
+    assert np.abs(fit.paths.mean(axis=1) - truth) / bound == pytest.approx(0, abs=0.04)
+    assert fit.chi_square.mean() == pytest.approx(3, abs=4 * np.sqrt(6 / 10_000))
+
+
+def test_a_weak_prior_is_some_times_the_bound_and_none_of_the_bulk() -> None:
+    model = made_up_model()
+    bound = np.sqrt(np.diag(np.linalg.inv(model.fisher(TRUTH, OPEN))))
+    assert weak_prior_sd(model, OPEN, TRUTH, times=4) == pytest.approx([np.inf, 4 * bound[1]], rel=1e-4)
+    with pytest.raises(WrongUsage, match="apart"):
+        weak_prior_sd(made_up_model(("water", "water")), OPEN, TRUTH)
+
+
 def test_a_wrong_model_shows_in_chi_square() -> None:
     model = made_up_model()
     counts = np.random.default_rng(4).poisson(expected(model, truth_for(500), OPEN) * np.array([[1.05], [1], [1], [1]]))
@@ -158,6 +179,24 @@ def test_what_does_not_fit_is_refused() -> None:
         fit_rays(np.ones((4, 5)), OPEN, many)
 
 
+def test_a_background_is_no_object() -> None:
+    model, background = made_up_model(), np.array([400.0, 300.0, 200.0, 100.0])
+    counts = expected(model, truth_for(5), OPEN) + background[:, None]
+    fit = fit_rays(counts, OPEN, model, background=background)
+    assert fit.paths == pytest.approx(truth_for(5), rel=1e-3)
+    assert (fit_rays(counts, OPEN, model).paths[0] < 29.5).all()
+    with_more = model.fisher(TRUTH, OPEN)
+    assert (np.diag(unpacked(fit.information)[0]) < np.diag(with_more)).all()  # it only adds noise
+
+
+def test_no_rays_and_dead_rays_are_no_error() -> None:
+    assert fit_rays(np.empty((4, 0)), OPEN, made_up_model()).paths.shape == (2, 0)
+    dead = fit_rays(np.full((4, 3, 2), np.nan), OPEN, made_up_model())
+    assert np.isnan(dead.paths).all()
+    assert not dead.is_converged.any()
+    assert (dead.information == 0).all()
+
+
 def test_packed_matrices() -> None:
     rng = np.random.default_rng(7)
     full = rng.normal(size=(6, 3, 5))
@@ -184,19 +223,39 @@ def test_the_kernels_logarithm_is_exact() -> None:
     assert logs == pytest.approx(np.log(values), rel=1e-10, abs=1e-10)
 
 
-def test_the_published_scanner(test_data: Path) -> None:
-    # the problem of Mory 2018: 87,429 photons a ray, 130-190 mm of water with up to 0.1 mm of iodine and gadolinium
+@pytest.fixture(scope="module")
+def published(test_data: Path) -> tuple[SpectralModel, np.ndarray, np.ndarray, np.ndarray]:
+    """The scanner of Mory 2018, its open beam, and rays: to 270 mm of water, some with iodine or gadolinium."""
     model, opened = mory_model(test_data)
-    rng = np.random.default_rng(8)
-    n = 20_000
-    truth = np.stack([rng.uniform(0, 0.065, n), rng.uniform(0, 0.04, n), rng.uniform(130, 192, n)])
-    counts = rng.poisson(expected(model, truth, opened))
+    rng, n = np.random.default_rng(8), 20_000
+    contrast = rng.uniform(0, 0.065, (2, n)) * (rng.random((2, n)) < 0.3)
+    truth = np.concatenate([contrast, rng.uniform(0, 270, (1, n))])
+    return model, opened, truth, rng.poisson(expected(model, truth, opened)).astype(np.float32)
+
+
+def test_the_published_scanner_reaches_its_bound(published) -> None:
+    model, opened, truth, counts = published
     fit = fit_rays(counts, opened, model, prior_sd=[0.3, 0.3, np.inf])
-    information = np.moveaxis(model.fisher(truth, opened), -1, 0)
-    information[:, [0, 1], [0, 1]] += 0
-    bound = np.sqrt(np.einsum("...kk->...k", np.linalg.inv(information))).T
+    bound = np.sqrt(np.einsum("...kk->...k", np.linalg.inv(np.moveaxis(model.fisher(truth, opened), -1, 0)))).T
     off = (fit.paths - truth) / bound
     spread = off.std(axis=1)
-    assert ((spread > 0.95) & (spread < 1.05)).all()
-    assert (np.abs(off) > 6).any(axis=0).mean() < 1e-4
-    assert fit.is_converged.all()
+    assert ((spread > 0.97) & (spread < 1.05)).all()
+    assert (np.abs(off) > 6).any(axis=0).sum() <= 2  # of 20,000
+    assert fit.is_converged.mean() > 0.9999
+    assert fit.chi_square.mean() == pytest.approx(2, abs=0.06)
+
+
+def test_no_start_ends_in_a_worse_minimum(published) -> None:
+    model, opened, truth, counts = published
+    sd = np.array([0.3, 0.3, np.inf])
+    bound = np.sqrt(np.einsum("...kk->...k", np.linalg.inv(np.moveaxis(model.fisher(truth, opened), -1, 0)))).T
+    away = truth + 3 * bound * np.random.default_rng(9).normal(size=truth.shape)
+    fits = [fit_rays(counts, opened, model, prior_sd=sd, start=start) for start in (None, 0 * truth, truth, away)]
+    rates = [expected(model, fit.paths.astype(float), opened) for fit in fits]
+    objectives = np.stack(
+        [
+            (rate - counts * np.log(rate)).sum(axis=0) + 0.5 * ((fit.paths / sd[:, None]) ** 2).sum(axis=0)
+            for fit, rate in zip(fits, rates, strict=True)
+        ]
+    )
+    assert (objectives - objectives.min(axis=0)).max() < 1e-3

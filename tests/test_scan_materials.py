@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from acquisition.plan import Cell
+from calibration.attenuation import material
 from calibration.geometry import Geometry
+from calibration.material_basis import MaterialBasis
 from firmware_iface.errors import WrongUsage
 from reconstruction.projections import LineIntegrals
 from reconstruction.recipe import Recipe
@@ -55,7 +59,7 @@ def chords_mm(x0: float, y0: float, radius_mm: float) -> np.ndarray:
     return 2 * np.sqrt(np.maximum(radius_mm**2 - (aside / flat) ** 2, 0)) * length / flat
 
 
-def scanned(model: SpectralModel, *, seed: int | None) -> ScanRays:
+def scanned(model: SpectralModel, *, seed: int | None, **of_source: object) -> ScanRays:
     paths = sum(chords_mm(*place) * np.array(amounts)[:, None, None, None] for place, amounts in CYLINDERS)
     expected = OPEN_COUNTS * model.transmission(np.asarray(paths))
     counts = expected if seed is None else np.random.default_rng(seed).poisson(expected)
@@ -69,7 +73,8 @@ def scanned(model: SpectralModel, *, seed: int | None) -> ScanRays:
         open_counts=np.full(len(model.bins), OPEN_COUNTS),
         n_tiles=1,
     )
-    source = SimpleNamespace(words=(), provenance=lambda steps, _="": Provenance(steps=steps), thresholds_kev=())
+    told: dict[str, object] = {"words": (), "thresholds_kev": (), "basis": None} | of_source
+    source = SimpleNamespace(provenance=lambda steps, _="": Provenance(steps=steps), **told)
     return ScanRays(measured=measured, model=model, sources=(cast("Any", source),))
 
 
@@ -112,6 +117,30 @@ def test_passes_add_their_bins():
     paths = np.random.default_rng(0).random((3, 5))
     assert joined.weights.shape == (2 * len(model.bins), model.weights.shape[1])
     np.testing.assert_allclose(joined.transmission(paths), np.tile(model.transmission(paths), (2, 1)), rtol=1e-12)
+
+
+def test_cells_make_good_what_the_response_misses():
+    materials, thresholds_kev = ("water", "iodine", "gadolinium"), (20.0, 33.0, 50.0, 62.0)
+    truth, fitted = made_up_model(materials, (20, 33, 50, 62)), made_up_model(materials, (21.2, 34.2, 51.2, 63.2))
+    cells = [Cell(name="a", material="water", thickness_mm=20.0)]
+    cells += [Cell(name=name, material=name, concentration_mg_ml=4.0, thickness_mm=20.0) for name in materials[1:]]
+    share = [1 - 0.004 / material(name).density_g_cm3 for name in materials[1:]]
+    depth = -np.log(truth.transmission(np.array([[20.0, *(20 * s for s in share)], [0, 0.08, 0], [0, 0, 0.08]])))
+    columns = [depth[:, 0] / 20, *((depth[:, k + 1] - s * depth[:, 0]) / 0.08 for k, s in enumerate(share))]
+    basis = MaterialBasis(
+        materials=materials, attenuation_per_mm_per_g_cm3=np.stack(columns, axis=1), thresholds_kev=thresholds_kev
+    )
+    plan = SimpleNamespace(calibration=SimpleNamespace(cells=cells))
+    errors = {}
+    for known in (None, basis):
+        rays = scanned(truth, seed=None, basis=known, plan=plan, thresholds_kev=thresholds_kev)
+        found = finished(decompose_scan(replace(rays, model=fitted), Recipe()))
+        middle = found.volume.values[:, found.volume.grid.shape[0] // 2]
+        core = inside(found.volume.grid.axes_mm(), CYLINDERS[1][0])
+        errors[known is not None] = np.abs(middle[1:, core].mean(axis=1) - [0.01, 0]).max()
+        assert ("cells" in found.volume.provenance.steps[-1]) == (known is not None)
+    assert errors[False] > 3e-4
+    assert errors[True] < errors[False] / 2, errors
 
 
 def test_an_unknown_tier_is_refused():

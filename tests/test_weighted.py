@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from firmware_iface.errors import WrongUsage
+from reconstruction.methods.proximal import data_curvature
+from reconstruction.priors import Huber, VectorialTotalVariation
 from reconstruction.projector import Projector
 from reconstruction.scan_geometry import ScanGeometry
+from reconstruction.spectral.mixed_prior import MixedPrior, channels_mixed
 from reconstruction.spectral.weighted import (
     RayMixing,
-    channels_mixed,
     mix,
     noise_basis,
     packed,
@@ -100,10 +102,9 @@ def test_mixing_is_the_triangle_and_adjoint(problem) -> None:
     assert_adjoint(RayMixing(A, roots).subset(slice(1, 12, 3)))
 
 
-@pytest.mark.parametrize("basis", ["whitened", "materials"])
-def test_the_minimum_is_that_of_the_normal_equations(problem, basis) -> None:
+def test_the_minimum_is_that_of_the_normal_equations(problem) -> None:
     A, paths, information, _ = problem
-    found = last(weighted(A, paths, information, prior=None, basis=basis, n_iterations=120))
+    found = last(weighted(A, paths, information, prior=None, n_iterations=120))
     np.testing.assert_allclose(found.volume, exact(A, paths, information), rtol=1e-5, atol=1e-6)
     difference = A.forward(found.volume) - paths
     F = unpacked(information, 3)
@@ -234,14 +235,46 @@ def test_bounds_lead_to_the_same_minimum_in_both_bases(problem) -> None:
     np.testing.assert_allclose(one, other, atol=5e-3)
 
 
-def test_channels_of_the_noise_basis_are_white(problem) -> None:
-    A, paths, information, _ = problem
+def test_the_noise_basis_is_the_inverse_of_what_rays_tell_of_a_voxel(problem) -> None:
+    """Where that is the same in all rays: their lengths in a voxel, squared and summed, times the information."""
+    A, paths, _, _ = problem
+    F = spread_information(np.random.default_rng(3), (1, 1))
+    information = np.broadcast_to(F, (6, *paths.shape[1:]))
     T = noise_basis(A, paths, information)
-    scale = noise_basis(A, paths, information, "materials")
-    covariance = T @ T.T  # of the concentrations, were a voxel's neighbours known
-    np.testing.assert_allclose(np.diag(scale) ** 2, np.diag(covariance))
+    one = unpacked(F, 3)[..., 0, 0]
+    np.testing.assert_allclose(T @ T.T, np.linalg.inv(one) / data_curvature(A, None, paths), rtol=1e-6)
     tenth = noise_basis(A, paths, information / 100)
-    np.testing.assert_allclose(tenth @ tenth.T, 100 * covariance, rtol=1e-9)
+    np.testing.assert_allclose(tenth @ tenth.T, 100 * (T @ T.T), rtol=1e-9)
+
+
+def test_mixed_priors_are_the_prior_of_the_mixture() -> None:
+    rng = np.random.default_rng(0)
+    M, rows = rng.normal(size=(3, 3)), rng.normal(size=(2, 3))
+    y = rng.normal(size=(3, 1, 6, 7))
+    prior = VectorialTotalVariation(strength_per_mm=0.4)
+    for bounds in (None, rows):
+        mixed = MixedPrior(prior=prior, mixing=M, rows=bounds)
+        u = mixed.prox(y, 1.5, n_iterations=4000)
+        assert mixed.value(u) == pytest.approx(prior.value(channels_mixed(u, M)))
+        if bounds is not None:
+            assert channels_mixed(u, bounds).min() > -1e-4
+
+        def objective(v, mixed=mixed):
+            return ((v - y) ** 2).sum() / 2 + 1.5 * mixed.value(v)
+
+        for _ in range(20):  # no feasible point nearby is better
+            v = u + 0.02 * rng.normal(size=u.shape)
+            if bounds is None or channels_mixed(v, bounds).min() >= 0:
+                assert objective(v) > objective(u)
+        for share in (0.1, 0.5):  # nor one on the way to others that are feasible: flat images
+            flat = 0 * u + np.linalg.lstsq(rows, np.ones(2), rcond=None)[0][:, None, None, None]
+            assert objective(u + share * (flat - u)) > objective(u)
+    smooth = MixedPrior(prior=Huber(strength_per_mm=0.4, corner_per_mm=0.3), mixing=M)
+    step = 1e-6 * rng.normal(size=y.shape)
+    slope = (smooth.value(y + step) - smooth.value(y - step)) / 2
+    assert slope == pytest.approx(float(np.vdot(smooth.gradient(y), step)), rel=1e-5)
+    with pytest.raises(WrongUsage, match="no gradient"):
+        MixedPrior(prior=prior, mixing=M, rows=rows).gradient(y)
 
 
 def test_what_cannot_be_is_refused(problem) -> None:

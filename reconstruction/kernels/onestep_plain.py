@@ -15,6 +15,8 @@ from reconstruction.backend import Array, namespace
 
 DARK_COUNTS = 1e-6
 """Expected in every bin besides all else, so that nothing has an infinite logarithm."""
+MOST_AT_ONCE = 1 << 26
+"""Nodes times rays that are held at a time."""
 CLIPPING_SWEEPS = 6
 """Of coordinate descent, in voxels where a concentration would fall below 0."""
 
@@ -66,16 +68,23 @@ def slopes(paths: Array, rays: Rays, nodes: Nodes, views: slice) -> tuple[float,
     paths : (n_materials, n_views, n_rays) float, mm g/cm3
         Of `views`.
     """
+    rays = rays.of_views(views)
+    sums = [_slopes(paths[:, some], rays.of_views(some), nodes) for some in _parts(paths, nodes)]
+    objective, squared = (sum(part) for part in zip(*sums, strict=True))
+    return float(objective), float(squared)
+
+
+def _slopes(paths: Array, rays: Rays, nodes: Nodes) -> tuple[Array, Array]:
     xp = namespace(paths)
-    y, opened, dark, weights = rays.of_views(views)
+    y, opened, dark, weights = rays
     kept = _kept(paths, nodes)
     expected = opened * xp.tensordot(nodes.weights, kept, axes=1) + (dark + DARK_COUNTS)
     excess = expected - y
     pull = excess / expected
-    squared = float((weights * pull * excess).sum(dtype=xp.float64))
+    squared = (weights * pull * excess).sum(dtype=xp.float64)
     is_seen = y > 0
     logs = y * xp.log(xp.where(is_seen, y, 1) / xp.where(is_seen, expected, 1)) + excess
-    objective = float((weights * logs).sum(dtype=xp.float64))
+    objective = (weights * logs).sum(dtype=xp.float64)
     pull *= opened * weights
     by_node = xp.tensordot(nodes.weights.T, pull, axes=1)
     by_node *= kept
@@ -89,15 +98,22 @@ def curvature(out: Array, paths: Array, rays: Rays, nodes: Nodes) -> None:
     It is Fisher's information, raised where more was counted than expected, as the likelihood's own curvature is.
     """
     xp = namespace(paths)
-    kept = _kept(paths, nodes)
-    expected = rays.open_counts * xp.tensordot(nodes.weights, kept, axes=1) + (rays.background + DARK_COUNTS)
-    scale = rays.weights * rays.open_counts**2 * xp.maximum(rays.counts / expected, 1) / expected
-    columns = [xp.tensordot(nodes.weights * mu, kept, axes=1) for mu in nodes.attenuation.T]
-    entry = 0
-    for i, column in enumerate(columns):
-        for other in columns[i:]:
-            out[entry] = (scale * column * other).sum(axis=0)
-            entry += 1
+    for some in _parts(paths, nodes):
+        y, opened, dark, weights = rays.of_views(some)
+        kept = _kept(paths[:, some], nodes)
+        expected = opened * xp.tensordot(nodes.weights, kept, axes=1) + (dark + DARK_COUNTS)
+        scale = weights * opened**2 * xp.maximum(y / expected, 1) / expected
+        columns = [xp.tensordot(nodes.weights * mu, kept, axes=1) for mu in nodes.attenuation.T]
+        for i, column in enumerate(columns):
+            for j in range(i, len(columns)):
+                out[place(i, j, len(columns)), some] = (scale * column * columns[j]).sum(axis=0)
+
+
+def _parts(paths: Array, nodes: Nodes) -> list[slice]:
+    """Cut the views so that what all nodes let through along the rays of a part is not too large."""
+    n_views, n_rays = paths.shape[1:]
+    n = max(MOST_AT_ONCE // (n_rays * nodes.weights.shape[1]), 1)
+    return [slice(first, min(first + n, n_views)) for first in range(0, n_views, n)]
 
 
 def _kept(paths: Array, nodes: Nodes) -> Array:

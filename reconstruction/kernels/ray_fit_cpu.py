@@ -18,6 +18,8 @@ import numpy as np
 from numba import njit
 
 LANES = 64
+GUESSES_PER_SIGNAL = 16
+"""How finely the table of first guesses is divided."""
 NODES_AT_ONCE = 4
 """How many nodes go into a sum before it is stored: `gather` is written for four."""
 _ROUND = 1.5 * 2.0**52
@@ -128,57 +130,77 @@ def _weigh(sums, measured, opened, added, kept, hessian, gradient, value, misfit
                 pair += 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def solve(packed, damping, prior, gradient, lower, step):  # noqa: ANN001, ANN201
-    """Solve (H + damping diag H) step = gradient by Cholesky; directions of which H says nothing get no step.
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def solve(packed, damping, prior, gradient, lower, step, gain):  # noqa: ANN001, ANN201
+    """Solve (H + damping diag H) step = gradient in all lanes; directions of which H says nothing get no step.
 
     Parameters
     ----------
-    packed, gradient : (K (K + 1) / 2,) and (K,) float64
+    packed, gradient : (K (K + 1) / 2, lanes) and (K, lanes) float64
         H is the packed matrix, the rows of its upper triangle, plus the diagonal `prior` (K,).
-    lower : (K, K) float64
-        Filled: the Cholesky factor, its diagonal inverted.
-
-    Returns
-    -------
-    gain : float
-        Half of gradient . step: how much the quadratic model foretells.
+    damping : (lanes,) float64
+    lower : (K, K, lanes) float64
+        Filled: Cholesky factors, their diagonals inverted.
+    step, gain : (K, lanes) and (lanes,) float64
+        Filled; the gain is half of gradient . step, what the quadratic model foretells.
     """
-    n = len(gradient)
+    n, n_lanes = gradient.shape
     pair = 0
     for k in range(n):
         for other in range(k, n):
             lower[other, k] = packed[pair]
             pair += 1
     for k in range(n):
-        whole = lower[k, k] + prior[k]
-        pivot = whole * (1.0 + damping)
+        pivot, value = lower[k, k], step[k]
+        for lane in range(n_lanes):
+            whole = pivot[lane] + prior[k]
+            pivot[lane] = whole * (1.0 + damping[lane])
+            value[lane] = _SMALLEST_PIVOT * whole
         for j in range(k):
-            pivot -= lower[k, j] * lower[k, j]
-        lower[k, k] = 1.0 / math.sqrt(pivot) if pivot > _SMALLEST_PIVOT * whole and whole > 0 else 0.0
+            row = lower[k, j]
+            for lane in range(n_lanes):
+                pivot[lane] -= row[lane] * row[lane]
+        for lane in range(n_lanes):
+            is_told = pivot[lane] > max(value[lane], 0.0)
+            pivot[lane] = 1.0 / math.sqrt(pivot[lane] if is_told else 1.0)
+            if not is_told:
+                pivot[lane] = 0.0
         for i in range(k + 1, n):
             value = lower[i, k]
             for j in range(k):
-                value -= lower[i, j] * lower[k, j]
-            lower[i, k] = value * lower[k, k]
-    gain = 0.0
+                left, right = lower[i, j], lower[k, j]
+                for lane in range(n_lanes):
+                    value[lane] -= left[lane] * right[lane]
+            for lane in range(n_lanes):
+                value[lane] *= pivot[lane]
+    gain[:] = 0.0
     for k in range(n):
-        value = gradient[k]
+        value, pivot = step[k], lower[k, k]
+        value[:] = gradient[k]
         for j in range(k):
-            value -= lower[k, j] * step[j]
-        step[k] = value * lower[k, k]
-        gain += step[k] * step[k]
+            left, right = lower[k, j], step[j]
+            for lane in range(n_lanes):
+                value[lane] -= left[lane] * right[lane]
+        for lane in range(n_lanes):
+            value[lane] *= pivot[lane]
+            gain[lane] += 0.5 * value[lane] * value[lane]
     for k in range(n - 1, -1, -1):
-        value = step[k]
+        value, pivot = step[k], lower[k, k]
         for i in range(k + 1, n):
-            value -= lower[i, k] * step[i]
-        step[k] = value * lower[k, k]
-    return 0.5 * gain
+            left, right = lower[i, k], step[i]
+            for lane in range(n_lanes):
+                value[lane] -= left[lane] * right[lane]
+        for lane in range(n_lanes):
+            value[lane] *= pivot[lane]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _load(lane, ray, counts, open_counts, background, starts, measured, opened, added, trial):  # noqa: ANN001, ANN202
-    """Put a ray into a lane; a bin that was not measured, or has no open beam, expects next to nothing and got 0."""
+def _load(lane, ray, counts, open_counts, background, starts, guess, measured, opened, added, trial):  # noqa: ANN001, ANN202
+    """Put a ray into a lane, and return how many of its bins were measured.
+
+    A bin that was not measured, or has no open beam, expects next to nothing and got 0.
+    """
+    n_used, total, whole = 0, 0.0, 0.0
     for b in range(counts.shape[0]):
         y = np.float64(counts[b, ray])
         y0 = np.float64(open_counts[b, ray if open_counts.shape[1] > 1 else 0])
@@ -187,8 +209,21 @@ def _load(lane, ray, counts, open_counts, background, starts, measured, opened, 
         measured[b, lane] = y if is_used else 0.0
         opened[b, lane] = y0 if is_used else 0.0
         added[b, lane] = r + _NEVER_COUNTED if is_used else _NEVER_COUNTED
+        n_used += is_used
+        total += y - r if is_used else 0.0
+        whole += y0 if is_used else 0.0
+    at = ray if starts.shape[1] > 1 else 0
+    is_given = True
     for k in range(starts.shape[0]):
-        trial[k, lane] = starts[k, ray]
+        trial[k, lane] = starts[k, at]
+        is_given = is_given and math.isfinite(starts[k, at])
+    if not is_given:
+        signal = -math.log(max(total, 0.5) / max(whole, 0.5))
+        place = min(max(signal * GUESSES_PER_SIGNAL, 0.0), guess.shape[1] - 1.001)
+        below = int(place)
+        for k in range(starts.shape[0]):
+            trial[k, lane] = guess[k, below] + (place - below) * (guess[k, below + 1] - guess[k, below])
+    return n_used
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -197,6 +232,7 @@ def fit(
     open_counts,  # noqa: ANN001
     background,  # noqa: ANN001
     starts,  # noqa: ANN001
+    guess,  # noqa: ANN001
     prior_mean,  # noqa: ANN001
     prior_information,  # noqa: ANN001
     exponents,  # noqa: ANN001
@@ -208,6 +244,7 @@ def fit(
     paths,  # noqa: ANN001
     information,  # noqa: ANN001
     chi_square,  # noqa: ANN001
+    n_degrees,  # noqa: ANN001
     rounds,  # noqa: ANN001
     is_converged,  # noqa: ANN001
     first,  # noqa: ANN001
@@ -219,7 +256,10 @@ def fit(
     ----------
     counts : (n_bins, n_rays) float
     open_counts, background : (n_bins, n_rays) or (n_bins, 1) float
-    starts : (n_materials, n_rays) float
+    starts : (n_materials, n_rays) or (n_materials, 1) float64
+        Not finite: begin with the guess.
+    guess : (n_materials, n) float64
+        Paths for total signals -ln(counts / open beam) of 0, 1 / GUESSES_PER_SIGNAL, ...
     prior_mean : (n_materials, n_rays) or (n_materials, 1) float64
     prior_information : (n_materials,) float64
     exponents : (n_nodes, n_materials) float64
@@ -232,7 +272,7 @@ def fit(
         Most trials of a ray.
     tolerance : float
         What the next step must gain at least in likelihood, or the ray ends.
-    paths, information, chi_square, rounds, is_converged : (..., n_rays)
+    paths, information, chi_square, n_degrees, rounds, is_converged : (..., n_rays)
         Filled.
     """
     n_bins, n_materials, n_nodes = counts.shape[0], starts.shape[0], exponents.shape[0]
@@ -241,19 +281,20 @@ def fit(
     measured, opened, added = np.empty((n_bins, lanes)), np.empty((n_bins, lanes)), np.empty((n_bins, lanes))
     kept, power = np.empty((max(n_nodes, 4), lanes)), np.empty(lanes)
     sums = np.empty((n_bins, 1 + n_materials, lanes))
-    trial_value, trial_misfit = np.empty(lanes), np.empty(lanes)
+    trial, trial_value, trial_misfit = np.empty((n_materials, lanes)), np.empty(lanes), np.empty(lanes)
     trial_hessian, trial_gradient = np.empty((n_pairs, lanes)), np.empty((n_materials, lanes))
-    trial = np.empty((n_materials, lanes))
-    here = np.empty((lanes, n_materials))
-    hessian, gradient = np.empty((lanes, n_pairs)), np.empty((lanes, n_materials))
-    value, misfit, damping = np.empty(lanes), np.empty(lanes), np.empty(lanes)
-    ray, trials = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
-    lower, step = np.empty((n_materials, n_materials)), np.empty(n_materials)
+    here, value, misfit = np.zeros((n_materials, lanes)), np.empty(lanes), np.empty(lanes)
+    hessian, gradient = np.zeros((n_pairs, lanes)), np.zeros((n_materials, lanes))
+    damping, lower = np.zeros(lanes), np.empty((n_materials, n_materials, lanes))
+    step, gain = np.empty((n_materials, lanes)), np.empty(lanes)
+    ray, trials, n_used = np.empty(lanes, np.int64), np.zeros(lanes, np.int64), np.empty(lanes, np.int64)
 
     following = first
     for lane in range(lanes):
-        ray[lane], trials[lane], value[lane], damping[lane] = following, 0, np.inf, 0.0
-        _load(lane, following, counts, open_counts, background, starts, measured, opened, added, trial)
+        ray[lane] = following
+        n_used[lane] = _load(
+            lane, following, counts, open_counts, background, starts, guess, measured, opened, added, trial
+        )
         following += 1
     n_busy = lanes
     while n_busy > 0:
@@ -261,49 +302,46 @@ def fit(
         gather(coefficients, first_node, end_node, kept, sums)
         _weigh(sums, measured, opened, added, kept, trial_hessian, trial_gradient, trial_value, trial_misfit)
         for lane in range(lanes):
-            i = ray[lane]
-            if i < 0:
-                continue
             trials[lane] += 1
+            mean_at = ray[lane] if prior_mean.shape[1] > 1 else 0
             new = trial_value[lane]
-            mean_at = i if prior_mean.shape[1] > 1 else 0
             for k in range(n_materials):
                 off = trial[k, lane] - prior_mean[k, mean_at]
                 new += 0.5 * prior_information[k] * off * off
-            is_first = trials[lane] == 1
-            if is_first or new <= value[lane] + _SLACK * (1.0 + abs(new)):
+            if trials[lane] == 1 or new <= value[lane] + _SLACK * (1.0 + abs(new)):
                 value[lane], misfit[lane] = new, trial_misfit[lane]
                 for k in range(n_materials):
                     off = trial[k, lane] - prior_mean[k, mean_at]
-                    here[lane, k] = trial[k, lane]
-                    gradient[lane, k] = trial_gradient[k, lane] - prior_information[k] * off
+                    here[k, lane] = trial[k, lane]
+                    gradient[k, lane] = trial_gradient[k, lane] - prior_information[k] * off
                 for pair in range(n_pairs):
-                    hessian[lane, pair] = trial_hessian[pair, lane]
+                    hessian[pair, lane] = trial_hessian[pair, lane]
                 damping[lane] *= _LOWERED
                 if damping[lane] < _NO_DAMPING:
                     damping[lane] = 0.0
             else:
                 damping[lane] = max(_FIRST_DAMPING, damping[lane] * _RAISED)
-            gain = solve(hessian[lane], damping[lane], prior_information, gradient[lane], lower, step)
+        solve(hessian, damping, prior_information, gradient, lower, step, gain)
+        for lane in range(lanes):
+            i = ray[lane]
             for k in range(n_materials):
-                trial[k, lane] = here[lane, k] + step[k]
-            is_ended = gain * (1.0 + damping[lane]) < tolerance
-            if not (is_ended or trials[lane] >= n_iterations or damping[lane] > _HIGHEST_DAMPING):
+                trial[k, lane] = here[k, lane] + step[k, lane]
+            is_ended = gain[lane] * (1.0 + damping[lane]) < tolerance
+            if i < 0 or not (is_ended or trials[lane] >= n_iterations or damping[lane] > _HIGHEST_DAMPING):
                 continue
-            n_used = 0
-            for b in range(n_bins):
-                n_used += opened[b, lane] > 0
             for k in range(n_materials):
-                paths[k, i] = np.nan if n_used == 0 else trial[k, lane] if is_ended else here[lane, k]
+                paths[k, i] = np.nan if n_used[lane] == 0 else trial[k, lane] if is_ended else here[k, lane]
             for pair in range(n_pairs):
-                information[pair, i] = hessian[lane, pair]
-            chi_square[i], rounds[i], is_converged[i] = misfit[lane], trials[lane], is_ended and n_used > 0
+                information[pair, i] = hessian[pair, lane]
+            chi_square[i], n_degrees[i] = misfit[lane], n_used[lane] - n_materials
+            rounds[i], is_converged[i] = trials[lane], is_ended and n_used[lane] > 0
+            trials[lane], damping[lane] = 0, 0.0
             if following < end:
-                ray[lane], trials[lane], damping[lane] = following, 0, 0.0
-                _load(lane, following, counts, open_counts, background, starts, measured, opened, added, trial)
+                ray[lane] = following
+                n_used[lane] = _load(
+                    lane, following, counts, open_counts, background, starts, guess, measured, opened, added, trial
+                )
                 following += 1
             else:
                 ray[lane] = -1
                 n_busy -= 1
-                for k in range(n_materials):
-                    trial[k, lane] = 0.0

@@ -3,7 +3,7 @@
 Over the paths that an object can have, the exponentials of all energies span a space of few dimensions. The energies
 that span it are picked one by one, each as unlike those before it as possible; each bin's weights on them come from
 non-negative least squares on its relative transmission and slopes. Nodes are added until the errors, measured at other
-paths than those of the fit, are below what was asked for.
+paths than those of the fit, are below what was asked for, and then left out one by one while they stay so.
 
 # Ref: columns that span a matrix: Businger and Golub 1965, Numer. Math. 7, 269 (QR with pivots).
 # Ref: non-negative least squares: Lawson and Hanson 1974, Solving Least Squares Problems, chapter 23.
@@ -11,6 +11,7 @@ paths than those of the fit, are below what was asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,15 +63,31 @@ def compress(
     if highest.shape != (n_materials,) or lowest.shape != (n_materials,) or not (highest > lowest).all():
         raise WrongUsage(f"paths from {lowest.tolist()} to {highest.tolist()}; allowed: {n_materials} each, rising")
     fitted, held_back = (_sampled(model, lowest, highest, seed) for seed in (1, 2))
+
+    def tried(nodes: NDArray[np.intp]) -> Compression | None:
+        few = _on_nodes(model, nodes, fitted)
+        transmission, slope = _errors(model, few, held_back)
+        is_good = transmission <= tolerance and slope <= SLOPES_PER_TRANSMISSION * tolerance
+        found = Compression(model=few, transmission_error_relative=transmission, slope_error_relative=slope)
+        return found if is_good else None
+
     order = _by_novelty(model, fitted)
-    n_nodes = len(model.energies_kev)
     for n in range(FEWEST_NODES, len(order) + 1):
-        chosen = np.sort(order[:n])
-        few = _on_nodes(model, chosen, fitted)
-        errors = _errors(model, few, held_back)
-        if errors[0] <= tolerance and errors[1] <= SLOPES_PER_TRANSMISSION * tolerance:
-            return Compression(model=few, transmission_error_relative=errors[0], slope_error_relative=errors[1])
-    return Compression(model=model, transmission_error_relative=0.0, slope_error_relative=0.0 * n_nodes)
+        best = tried(np.sort(order[:n]))
+        if best is not None:
+            return _pruned(best, np.sort(order[:n]), tried)
+    return Compression(model=model, transmission_error_relative=0.0, slope_error_relative=0.0)
+
+
+def _pruned(
+    best: Compression, nodes: NDArray[np.intp], tried: Callable[[NDArray[np.intp]], Compression | None]
+) -> Compression:
+    """Leave out, from the least weight on, each node without which the others still do."""
+    for node in nodes[np.argsort(best.model.weights.max(axis=0))]:
+        fewer = tried(nodes[nodes != node])
+        if fewer is not None:
+            best, nodes = fewer, nodes[nodes != node]
+    return best
 
 
 def _sampled(
@@ -117,14 +134,25 @@ def _on_nodes(model: SpectralModel, chosen: NDArray[np.intp], paths: NDArray[np.
         whole = len(kept) * np.ones((1, len(chosen)))  # nothing in the beam: all counts, far more than any other row
         matrix, target = np.concatenate([*rows, whole]), np.concatenate([*targets, [float(len(kept))]])
         weights[b], _ = nnls(matrix, target, maxiter=NNLS_ITERATIONS)
-    is_needed = weights.any(axis=0)
-    weights = weights[:, is_needed]
+    co_weights = None if model.co_weights is None else _shared_on_nodes(model.co_weights, kept, _kept(model, paths))
     return replace(
         model,
+        co_weights=co_weights,
         weights=weights / weights.sum(axis=1, keepdims=True),
-        attenuation_per_mm_per_g_cm3=attenuation[is_needed],
-        energies_kev=model.energies_kev[chosen][is_needed],
+        attenuation_per_mm_per_g_cm3=attenuation,
+        energies_kev=model.energies_kev[chosen],
     )
+
+
+def _shared_on_nodes(
+    co_weights: NDArray[np.float64], kept: NDArray[np.float64], kept_by_all: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    few = np.zeros((*co_weights.shape[:2], kept.shape[1]))
+    for a, b in np.argwhere(np.triu(co_weights.any(axis=-1))):
+        whole = kept_by_all @ co_weights[a, b]
+        few[a, b], _ = nnls(kept / whole[:, None], np.ones(len(kept)), maxiter=NNLS_ITERATIONS)
+        few[b, a] = few[a, b]
+    return few
 
 
 def _errors(model: SpectralModel, few: SpectralModel, paths: NDArray[np.float64]) -> tuple[float, float]:

@@ -6,7 +6,7 @@ that priors which couple channels see equal, independent noise in all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -17,6 +17,7 @@ from calibration.store import software_version
 from firmware_iface.errors import WrongUsage
 from reconstruction.backend import Array, to_host
 from reconstruction.decomposition import bin_covariance
+from reconstruction.spectral.mixed_prior import channels_mixed
 from reconstruction.spectral.rank_sparse import RankSparse
 from reconstruction.spectral.strength import (
     COUPLED,
@@ -28,7 +29,6 @@ from reconstruction.spectral.strength import (
     sum_image,
     wanted,
 )
-from reconstruction.spectral.weighted import channels_mixed
 from reconstruction.volume import Volume
 
 Choice = Literal["auto", "discrepancy", "sure"]
@@ -36,6 +36,18 @@ CHOICES: tuple[Choice, ...] = ("auto", "discrepancy", "sure")
 RANK_SPARSE = "rskr"
 PRIORS = (*STRENGTHS, RANK_SPARSE)
 N_ITERATIONS = 100
+USUAL: Mapping[str, float] = {
+    "tv": 1.0,
+    "huber": 1.4,
+    "gibbs": 1.4,
+    "vtv": 0.7,
+    "tnv": 0.7,
+    "dtv": 1.0,
+    RANK_SPARSE: 1.5,
+}
+"""Strengths when nobody says, in units of what `noise_covariance` finds: measured on filtered back-projections of two
+objects at two doses (`tests/benchmarks/strength.py`), but for huber and gibbs. That of rskr is its width in values."""
+BLOCKS, SMALLEST_ROW = (1, 2, 4), 16
 
 
 def denoise(
@@ -63,14 +75,14 @@ def denoise(
         Of the prox.
     """
     if covariance is None:
-        covariance = bin_covariance(to_host(values))
+        covariance = noise_covariance(to_host(values))
     if not np.any(covariance):
         raise WrongUsage("the volume has no noise that could be taken away")
     if prior == RANK_SPARSE:
         if isinstance(strength, str) and strength != "auto":
             raise WrongUsage(f"the strength of rskr is {strength!r}; allowed: a number, or auto")
-        usual = RankSparse() if isinstance(strength, str) else RankSparse(range_relative=strength)
-        return usual.filtered(values, covariance)[0], usual.range_relative
+        width = USUAL[RANK_SPARSE] if isinstance(strength, str) else strength
+        return RankSparse(range_relative=width).filtered(values, covariance)[0], width
     wanted(prior, None)
     is_coupled = prior in COUPLED
     lower = np.linalg.cholesky(covariance) if is_coupled else np.diag(np.sqrt(np.diag(covariance)))
@@ -87,6 +99,41 @@ def denoise(
     return channels_mixed(denoised(whitened, chosen), lower), chosen
 
 
+def noise_covariance(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the noise of all channels as white noise would have it, (n_channels, n_channels), from the volume itself.
+
+    Filters leave less noise between neighbours than over a few voxels, and it is the latter that stays visible. So the
+    noise is measured in voxels, and in means of two and four along each axis, times what averaging takes from white
+    noise; the largest counts.
+
+    Parameters
+    ----------
+    values : (n_channels, z, y, x) float
+    """
+    largest, best = -np.inf, bin_covariance(values)
+    for size in BLOCKS:
+        blocks, n_voxels = _block_means(values, size)
+        if blocks.shape[-1] < SMALLEST_ROW:
+            break
+        covariance = n_voxels * bin_covariance(blocks)
+        sign, log_size = np.linalg.slogdet(covariance)
+        if sign > 0 and log_size > largest:
+            largest, best = log_size, covariance
+    return best
+
+
+def _block_means(values: NDArray[np.floating], size: int) -> tuple[NDArray[np.floating], int]:
+    """Return means over blocks of so many voxels along each axis that has them, and how many voxels a block has."""
+    n_voxels = 1
+    for axis in range(1, values.ndim):
+        n = values.shape[axis] // size
+        if n > 0 and size > 1:
+            kept = np.moveaxis(values, axis, -1)[..., : n * size]
+            values = np.moveaxis(kept.reshape(*kept.shape[:-1], n, size).mean(-1), -1, axis)
+            n_voxels *= size
+    return values, n_voxels
+
+
 def _strength(
     prior: str, strength: float | Choice, whitened: Array, denoised: Callable[[Array, float], Array]
 ) -> float:
@@ -99,7 +146,7 @@ def _strength(
         return by_sure(denoised, whitened)
     if strength != "auto":
         raise WrongUsage(f"the strength is {strength!r}; allowed: a number, {', '.join(CHOICES)}")
-    return wanted(prior, None)
+    return USUAL[prior]
 
 
 def denoise_volume(volume: Volume, *, prior: str = "tnv", strength: float | Choice = "auto") -> Volume:

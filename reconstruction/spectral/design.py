@@ -37,10 +37,12 @@ from reconstruction.spectral.prediction import (
 )
 from reconstruction.spectral.sample import Sample
 
+N_STARTS, N_LATER_STARTS = 12, 4
+"""Of the search in the first beam, and in those after it, which begin from the best one too."""
 COARSE, FINE = 4, 1
 """Steps along THRESHOLDS_KEV: of the search, and of its end."""
 RULES_BY = 8
-"""Power of the mean over agents: so high that the worst one rules."""
+"""Power of the mean over agents, so high that the worst one rules; and of the time beyond the longest."""
 MOST_SWEEPS = 12
 HEAVY_Z = 20
 """Elements from here on have K edges that thresholds can stand at."""
@@ -206,10 +208,12 @@ class Designer:
                 hint="name fewer agents, or take a mode with more thresholds",
             )
         best: tuple[float, Table, NDArray[np.int64]] | None = None
+        rng = np.random.default_rng(0)  # the same search each time
         for done, beam in enumerate(beams):
             yield Progress("beams", done, len(beams))
             table = self._forecaster.table(beam)
-            tried = self._starts(table, (n_passes, n_thresholds), starts, None if best is None else best[2])
+            before = None if best is None else best[2]
+            tried = self._starts(table, (n_passes, n_thresholds), starts, before, rng)
             merit, places = max((self._polished(table, at, COARSE) for at in tried), key=lambda one: one[0])
             if best is None or merit > best[0]:
                 best = merit, table, places
@@ -284,8 +288,15 @@ class Designer:
         noise = np.sqrt(table.variances(sets)) / self._wanted_g_cm3
         worst = noise.max(axis=-1)
         others = np.where(np.isfinite(worst)[:, None], noise, 1.0) / np.where(np.isfinite(worst), worst, 1.0)[:, None]
-        merit = 1 / (worst * (others**RULES_BY).mean(axis=-1) ** (1 / RULES_BY))
-        return merit * np.sqrt(self._mas(table)[sets[..., 0].min(axis=-1)] / self.limits.n_views / self._gain_per_mm2)
+        lowest = sets[..., 0].min(axis=-1)
+        mas = self._mas(table)[lowest]
+        merit = np.sqrt(mas / self.limits.n_views / self._gain_per_mm2)
+        merit = merit / (worst * (others**RULES_BY).mean(axis=-1) ** (1 / RULES_BY))
+        if self.limits.dose_mgy is not None or not math.isfinite(self.limits.longest_s):
+            return merit
+        # Of one mGy; what the detection limits take of it takes its time.
+        needed_s = mas / self._highest_ma(table)[lowest] * (ROSE_CNR / np.maximum(merit, 1e-30)) ** 2
+        return merit * np.minimum(1.0, self.limits.longest_s / needed_s) ** RULES_BY
 
     def _starts(
         self,
@@ -293,18 +304,31 @@ class Designer:
         shape: tuple[int, int],
         given: Sequence[ArrayLike],
         best: NDArray[np.int64] | None,
+        rng: np.random.Generator,
     ) -> list[NDArray[np.int64]]:
-        """Return where to begin: the best of the beams before, what is given, and what the edges and counts tell."""
-        edges = np.tile(self._spread(table, k_edges_kev(self.sample), shape[1]), (shape[0], 1))
-        even = self._spread(table, (), shape[1])
+        """Return where to begin: the best of the beams before, or what is given, and some by chance."""
+        one = (1, shape[1])
+        starts = [self._by_chance(table.beam, one, rng) for _ in range(N_STARTS if best is None else N_LATER_STARTS)]
         if shape[0] > 1:  # one pass made several times is the least to improve on
-            edges[:] = self._polished(table, edges[:1], COARSE)[1]
-        fits = (places_of(np.broadcast_to(np.asarray(kev, dtype=np.float64), shape)) for kev in given)
-        before = [best] if best is not None else [np.tile(even, (shape[0], 1)), *fits]
-        return [
-            edges,
-            *(places for places in before if THRESHOLDS_KEV[places.max()] < table.beam.kvp - self.limits.gap_kev),
+            found = max((self._polished(table, start, COARSE) for start in starts), key=lambda each: each[0])
+            starts = [np.tile(found[1], (shape[0], 1)), *(self._by_chance(table.beam, shape, rng) for _ in starts)]
+        before = [places_of(np.broadcast_to(np.asarray(kev, dtype=np.float64), shape)) for kev in given]
+        return starts + [
+            places
+            for places in (before if best is None else [best])
+            if THRESHOLDS_KEV[places.max()] < table.beam.kvp - self.limits.gap_kev
         ]
+
+    def _by_chance(self, beam: Beam, shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return thresholds anywhere, as far apart as they must be: (n_passes, n)."""
+        low = int(np.searchsorted(THRESHOLDS_KEV, self.limits.lowest_kev))
+        free = int(np.searchsorted(THRESHOLDS_KEV, beam.kvp - 0.5)) - low - (shape[1] - 1) * self._gap
+        if free < 1:
+            raise WrongUsage(
+                f"{shape[1]} thresholds do not fit between {self.limits.lowest_kev:g} and {beam.kvp:g} keV",
+                hint="offer higher voltages, a lower lowest threshold or a smaller gap",
+            )
+        return low + np.sort(rng.integers(0, free, shape), axis=1) + self._gap * np.arange(shape[1])
 
     def _polished(self, table: Table, places: NDArray[np.int64], step: int) -> tuple[float, NDArray[np.int64]]:
         """Move one threshold at a time to where it is best, until none moves."""
@@ -331,31 +355,6 @@ class Designer:
         sets[:, of_pass, i] = stands
         return sets
 
-    def _spread(self, table: Table, edges_kev: Sequence[float], n: int) -> NDArray[np.int64]:
-        """Return thresholds at the edges, as many as there are, and others that share out the counts."""
-        low = int(np.searchsorted(THRESHOLDS_KEV, self.limits.lowest_kev))
-        high = int(np.searchsorted(THRESHOLDS_KEV, table.beam.kvp - 0.5)) - 1
-        if high - low < (n - 1) * self._gap:
-            raise WrongUsage(
-                f"{n} thresholds do not fit between {self.limits.lowest_kev:g} and {table.beam.kvp:g} keV",
-                hint="offer higher voltages, a lower lowest threshold or a smaller gap",
-            )
-        counts = table.counts[low : high + 1, :, 0].mean(axis=1)
-        share = 1 - counts / counts[0]
-        chosen = [low]
-        for edge_kev in edges_kev:
-            place = int(places_of(np.array([edge_kev]))[0])
-            if len(chosen) < n and low < place <= high and all(abs(place - c) >= self._gap for c in chosen):
-                chosen.append(place)
-        chosen += [low + int(np.searchsorted(share, wanted)) for wanted in np.linspace(0, 1, n + 1)[1:-1]]
-        kept: list[int] = []
-        for place in [*chosen, *range(low, high + 1, self._gap)]:
-            if len(kept) < n and low <= place <= high and all(abs(place - c) >= self._gap for c in kept):
-                kept.append(place)
-        if len(kept) < n:
-            return np.linspace(low, high, n).round().astype(np.int64)
-        return np.array(sorted(kept), dtype=np.int64)
-
     @property
     def _gap(self) -> int:
         return max(math.ceil(self.limits.gap_kev / (THRESHOLDS_KEV[1] - THRESHOLDS_KEV[0]) - 1e-9), 1)
@@ -368,16 +367,20 @@ def k_edges_kev(sample: Sample) -> tuple[float, ...]:
 
 
 def beams_of(
-    kvps: Sequence[float], inherent_mm: Mapping[str, float], added: Mapping[str, Sequence[float]]
+    kvps: Sequence[float],
+    inherent_mm: Mapping[str, float],
+    added_mm: Mapping[str, Sequence[float]],
+    *,
+    kvp_ratio: float = 1.0,
 ) -> tuple[Beam, ...]:
-    """Return a beam for each voltage, with each thickness in mm of each filter that may be added."""
+    """Return a beam for each voltage, with each thickness of each filter that may be added, one at a time."""
     choices: list[Mapping[str, float]] = [
-        {name: mm} for name, thicknesses_mm in added.items() for mm in thicknesses_mm
+        {name: mm} for name, thicknesses_mm in added_mm.items() for mm in thicknesses_mm
     ] or [{}]
     beams = []
     for kvp in kvps:
         for choice in choices:
             names = dict.fromkeys([*inherent_mm, *choice])
             filters = {name: inherent_mm.get(name, 0.0) + choice.get(name, 0.0) for name in names}
-            beams.append(Beam(kvp=kvp, filters_mm=filters))
+            beams.append(Beam(kvp=kvp, filters_mm=filters, kvp_ratio=kvp_ratio))
     return tuple(beams)

@@ -196,6 +196,6 @@ def dose_mgy_per_fluence(
         yield Progress("dose", done, len(RATIO_KEV))
         at = np.array([energy_kev])
         thrown = dose_by_photons(sample, geometry, np.ones(1), at, n_photons=n_photons, seed=done + 1)
-        ratios.append(thrown.dose_mgy / dose_by_chords_mgy(sample, geometry, at)[0])
+        ratios.append(thrown.dose_mgy / thrown.primary_mgy)  # of the same photons, so that chance cancels in part
     yield Progress("dose", len(RATIO_KEV), len(RATIO_KEV))
     return dose_by_chords_mgy(sample, geometry, energies_kev) * np.interp(energies_kev, RATIO_KEV, ratios)

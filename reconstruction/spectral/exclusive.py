@@ -43,9 +43,9 @@ from reconstruction.kernels.threads import in_threads
 
 NOTHING = "air"
 SOLVENT = "water"
-SIGNIFICANCE = 0.01
+REJECTED_FRACTION = 0.01
 """How often the true sub-problem may be rejected."""
-FALSE_ALARM = 0.05
+FALSE_FRACTION = 0.05
 """How often noise may add a material that is not there."""
 PUBLISHED_BOUNDS = {"water": (0.0, 2.1), "bone": (1.3, np.inf)}
 """Of the minimum-residual rule, g/cm3; other materials go from 0 up."""
@@ -103,58 +103,58 @@ class Rule:
     is_sparse : bool
         Choose by chi square and a price of each material, so that a further one must earn its place; otherwise by the
         least residual.
-    significance : float
+    rejected_fraction : float
         How often chi square may reject what is true; 0: nothing is rejected by it.
-    false_alarm : float
+    false_fraction : float
         Sets the price: how often noise may add a material that is not there, all rivals of one size together. 0: the
         price is Schwarz's, the logarithm of the number of bins, which with few bins and many rivals is low.
     most_angle_deg : float, optional
         Reject fits that stand at a larger angle to the data.
     air_below_per_mm : float, optional
         A voxel whose bins have a lower mean holds nothing, and is not asked further.
-    field_strength : float
+    field_weight : float
         What each of the 26 neighbours with another label costs, in log-likelihood; 0: each voxel stands for itself.
     """
 
     sub_problems: tuple[SubProblem, ...]
     is_sparse: bool = True
-    significance: float = SIGNIFICANCE
-    false_alarm: float = FALSE_ALARM
+    rejected_fraction: float = REJECTED_FRACTION
+    false_fraction: float = FALSE_FRACTION
     most_angle_deg: float | None = None
     air_below_per_mm: float | None = None
-    field_strength: float = 0.0
+    field_weight: float = 0.0
 
     def __post_init__(self) -> None:
         names = [sub.name for sub in self.sub_problems]
         if not names or len(set(names)) < len(names) or len(names) > np.iinfo(np.uint8).max:
             raise ValueError(f"the sub-problems are {', '.join(names) or 'none'}; allowed: 1 to 255, each once")
-        if not 0 <= self.significance < 1:
-            raise ValueError(f"the significance is {self.significance}; allowed: from 0 to below 1")
-        if not 0 <= self.false_alarm < 1:
-            raise ValueError(f"the false alarm is {self.false_alarm}; allowed: from 0 to below 1")
+        if not 0 <= self.rejected_fraction < 1:
+            raise ValueError(f"the rejected fraction is {self.rejected_fraction}; allowed: from 0 to below 1")
+        if not 0 <= self.false_fraction < 1:
+            raise ValueError(f"the false fraction is {self.false_fraction}; allowed: from 0 to below 1")
         if self.most_angle_deg is not None and not 0 < self.most_angle_deg <= 90:
             raise ValueError(f"the angle is {self.most_angle_deg} degrees; allowed: above 0 up to 90")
         if self.air_below_per_mm is not None and NOTHING not in names:
             raise ValueError(
                 f"air is below {self.air_below_per_mm} per mm, and no sub-problem is air; allowed: with it"
             )
-        if not 0 <= self.field_strength < np.inf:
-            raise ValueError(f"the strength of the field is {self.field_strength}; allowed: not below 0")
+        if not 0 <= self.field_weight < np.inf:
+            raise ValueError(f"the weight of the field is {self.field_weight}; allowed: not below 0")
 
     def price(self, n_bins: int) -> float:
         """Return what a further material costs, in chi square."""
         if not self.is_sparse:
             return 0.0
-        if self.false_alarm == 0:
+        if self.false_fraction == 0:
             return float(np.log(n_bins))
         # Half of the time a concentration that is truly 0 is held there; of the rest chi square has one degree.
         n_rivals = max(Counter(len(sub.materials) for sub in self.sub_problems).values())
-        return float(chi2.isf(min(2 * self.false_alarm / n_rivals, 1.0), 1))
+        return float(chi2.isf(min(2 * self.false_fraction / n_rivals, 1.0), 1))
 
     @property
     def asks_for_noise(self) -> bool:
         """Whether it compares with the noise of the bins."""
-        return self.is_sparse or self.significance > 0 or self.field_strength > 0
+        return self.is_sparse or self.rejected_fraction > 0 or self.field_weight > 0
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -190,7 +190,7 @@ def min_residual_rule(materials: Sequence[str], *, dissolved: Sequence[str] = ()
                 materials=(name,), least_g_cm3=least, most_g_cm3=most, then=(solvent, name) if is_dissolved else ()
             )
         )
-    return Rule(sub_problems=tuple(alone), is_sparse=False, significance=0.0)
+    return Rule(sub_problems=tuple(alone), is_sparse=False, rejected_fraction=0.0)
 
 
 def parse_sub_problems(text: str) -> tuple[SubProblem, ...]:
@@ -270,8 +270,8 @@ def separate(
 
     parts = [(slice(first, first + CHUNK_VOXELS),) for first in range(0, n_voxels, CHUNK_VOXELS)]
     in_threads(choose, parts)
-    if rule.field_strength > 0:
-        _settle(labels.reshape(shape), is_air.reshape(shape), flat, judge, rule.field_strength)
+    if rule.field_weight > 0:
+        _settle(labels.reshape(shape), is_air.reshape(shape), flat, judge, rule.field_weight)
     concentrations = np.empty((len(attenuation.materials), n_voxels), np.float32)
     chi_square = np.empty(n_voxels, np.float32)
 
@@ -344,7 +344,9 @@ class _Judge:
         self._prices = (sizes * rule.price(n_bins))[:, None]
         # Where as many are free as there are bins, chi square is 0 and rejects nothing.
         degrees = np.maximum(n_bins - np.arange(n_bins + 1), 1)
-        self._highest = chi2.isf(rule.significance, degrees) if rule.significance > 0 else np.full(n_bins + 1, np.inf)
+        self._highest = (
+            chi2.isf(rule.rejected_fraction, degrees) if rule.rejected_fraction > 0 else np.full(n_bins + 1, np.inf)
+        )
 
     def choose(self, bins: NDArray[np.floating]) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:
         """Return the label of each voxel, whether all were rejected, and whether it is too faint to be asked."""
@@ -404,7 +406,7 @@ def _settle(
     is_air: NDArray[np.bool_],
     bins: NDArray[np.floating],
     judge: _Judge,
-    strength: float,
+    weight: float,
 ) -> None:
     """Settle labels among neighbours, in place: by turns each voxel takes the label that costs least beside the others.
 
@@ -431,7 +433,7 @@ def _settle(
         for first in range(0, len(places), CHUNK_VOXELS):
             part = slice(first, first + CHUNK_VOXELS)
             costs = judge.costs(bins[:, voxel[places[part]]])
-            active_sets_cpu.settle(flat, places[part], around, costs, strength, is_changed[part])
+            active_sets_cpu.settle(flat, places[part], around, costs, weight, is_changed[part])
         changed = places[is_changed]
         if not len(changed):
             break

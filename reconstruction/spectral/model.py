@@ -41,6 +41,13 @@ class SpectralModel:
     attenuation_per_mm_per_g_cm3 : (n_nodes, n_materials) float64
     energies_kev : (n_nodes,) float64
         Mean energy of each node; NaN where it stands for none.
+    co_weights : (n_bins, n_bins, n_nodes) float64, optional
+        Where a photon can count more than once, in several pixels that are summed: how the counts vary together,
+
+            covariance[a, b] = sqrt(open[a] open[b]) * sum over e of co_weights[a, b, e] * exp(- ...)
+
+        that is photons of the open beam at a node times the mean of the product of what one photon counts in bins
+        ``a`` and ``b``, over the root of both bins' counts. None: a photon counts once at most; bins are independent.
     """
 
     materials: tuple[str, ...]
@@ -48,6 +55,7 @@ class SpectralModel:
     weights: NDArray[np.float64]
     attenuation_per_mm_per_g_cm3: NDArray[np.float64]
     energies_kev: NDArray[np.float64]
+    co_weights: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         n_nodes = self.weights.shape[-1]
@@ -63,6 +71,12 @@ class SpectralModel:
             )
         if (self.weights < 0).any() or not np.allclose(self.weights.sum(axis=1), 1):
             raise ValueError(f"the weights sum to {self.weights.sum(axis=1)}; allowed: none below 0, 1 in every bin")
+
+        if self.co_weights is not None and self.co_weights.shape != (len(self.bins), len(self.bins), n_nodes):
+            raise ValueError(
+                f"co_weights {self.co_weights.shape} of {len(self.bins)} bins and {n_nodes} nodes; "
+                "allowed: (n_bins, n_bins, n_nodes)"
+            )
 
     @classmethod
     def of_response(
@@ -204,7 +218,9 @@ class SpectralModel:
         return -np.tensordot(by_node, self._kept(paths), axes=1)
 
     def fisher(self, paths: NDArray[np.floating], open_counts: ArrayLike) -> NDArray[np.float64]:
-        """Return what independent Poisson counts tell of the paths: (n_materials, n_materials, ...) float64.
+        """Return what the counts tell of the paths: (n_materials, n_materials, ...) float64.
+
+        That of Poisson counts; with `co_weights` that of counts of the same mean and covariance, whatever their law.
 
         Parameters
         ----------
@@ -214,7 +230,26 @@ class SpectralModel:
         counts = np.asarray(open_counts, dtype=np.float64)
         counts = counts.reshape(counts.shape + (1,) * (paths.ndim - counts.ndim))
         share, slopes = self.transmission(paths), self.slopes(paths)
-        return np.einsum("bk...,bl...,b...->kl...", slopes, slopes, counts / share)
+        if self.co_weights is None:
+            return np.einsum("bk...,bl...,b...->kl...", slopes, slopes, counts / share)
+        slopes = np.moveaxis(counts[:, None] * slopes, (0, 1), (-2, -1))
+        weighted = np.linalg.solve(np.moveaxis(self.covariance(paths, counts), (0, 1), (-2, -1)), slopes)
+        return np.moveaxis(np.swapaxes(slopes, -1, -2) @ weighted, (-2, -1), (0, 1))
+
+    def covariance(self, paths: NDArray[np.floating], open_counts: ArrayLike) -> NDArray[np.float64]:
+        """Return how the bins' counts vary together: (n_bins, n_bins, ...) float64.
+
+        Parameters
+        ----------
+        open_counts : (n_bins, ...) or (n_bins,) float
+        """
+        counts = np.asarray(open_counts, dtype=np.float64)
+        root = np.sqrt(counts.reshape(counts.shape + (1,) * (np.ndim(paths) - counts.ndim)))
+        if self.co_weights is not None:
+            return root[:, None] * root * np.tensordot(self.co_weights, self._kept(paths), axes=1)
+        return np.eye(len(self.bins)).reshape(len(self.bins), -1, *[1] * (np.ndim(paths) - 1)) * (
+            root**2 * self.transmission(paths)
+        )
 
     def _kept(self, paths: NDArray[np.floating]) -> NDArray[np.float64]:
         return np.exp(-np.tensordot(self.attenuation_per_mm_per_g_cm3, np.asarray(paths, dtype=np.float64), axes=1))

@@ -36,6 +36,8 @@ ENERGIES_KEV = np.arange(5.25, HIGHEST_KEV, STEP_KEV)
 """Middles of the bins of energy that everything here is summed over."""
 THRESHOLDS_KEV = np.arange(6.0, 150.25, STEP_KEV)
 """Where thresholds may stand."""
+LOWEST_KVP, HIGHEST_KVP = 20.0, 150.0
+"""Of the tube's model."""
 ROSE_CNR = 5.0
 N_LINES = 6
 """Lines through each rod, over half a turn."""
@@ -75,15 +77,17 @@ def ideal_counter(sensor: SensorModel | None = None) -> Counter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beam:
-    """A tube's beam: its voltage, and every filter in it with its thickness."""
+    """A tube's beam: its voltage as set, and every filter in it with its thickness; `kvp_ratio` is true over set."""
 
     kvp: float
     filters_mm: Mapping[str, float]
     anode_deg: float = ANODE_DEG
+    kvp_ratio: float = 1.0
 
     def photons(self, distance_mm: float) -> NDArray[np.float64]:
         """Return photons per mm2 and mAs at a distance, in each bin of ENERGIES_KEV."""
-        return tube_spectrum(self.kvp, ENERGIES_KEV, self.filters_mm, self.anode_deg, distance_mm=distance_mm)
+        true_kvp = min(max(self.kvp * self.kvp_ratio, LOWEST_KVP), HIGHEST_KVP)
+        return tube_spectrum(true_kvp, ENERGIES_KEV, self.filters_mm, self.anode_deg, distance_mm=distance_mm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,6 +4,9 @@ The paths maximise the likelihood of Poisson counts under the whole response, ti
 given. Without a prior the best solution of some noisy rays lies far from the truth (0.3 % of them at 100 counts per bin
 with three materials), and these alone spoil an image; a prior some times wider than the noise takes them away.
 
+Where photons count more than once, bins vary together (`SpectralModel.co_weights`). The likelihood of such counts is
+not known, but their mean and covariance are: the Poisson fit is then the start of one by `quasi_likelihood`.
+
 # Ref: maximum likelihood of spectral counts per ray: Roessl and Proksa 2007, Phys. Med. Biol. 52, 4679; Schlomka et al.
 #      2008, Phys. Med. Biol. 53, 4031; its bound: Roessl and Herrmann 2009, Phys. Med. Biol. 54, 1307.
 # Ref: Pearson's chi square: Pearson 1900, Phil. Mag. 50, 157.
@@ -22,11 +25,14 @@ from firmware_iface.errors import WrongUsage
 from reconstruction.kernels import ray_fit_cpu
 from reconstruction.kernels.threads import in_threads
 from reconstruction.spectral.model import SpectralModel
+from reconstruction.spectral.quasi_likelihood import refine
 
 N_ITERATIONS = 60
 TOLERANCE = 1e-4
 """A ray ends when its next step promises to gain less log-likelihood: then it is within 0.014 standard errors."""
 RAYS_PER_TASK = 8192
+SMALLEST_PIVOT = 1e-5
+"""Packed in single precision, a matrix whose correlations leave less than this free has no inverse to speak of."""
 _N_SAMPLED = 256
 _DARKEST = 1e-7
 
@@ -104,20 +110,31 @@ def unpacked(packed: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def inverse_packed(packed: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return the packed inverse of packed symmetric matrices; infinite where one has none."""
-    full = unpacked(packed)
-    n = full.shape[-1]
-    scale = np.sqrt(np.einsum("...kk->...k", full))
-    is_sound = np.isfinite(full).all(axis=(-1, -2)) & (scale > 0).all(axis=-1)
-    whole = np.where(is_sound[..., None], scale, 1)
-    scaled = np.where(is_sound[..., None, None], full / (whole[..., :, None] * whole[..., None, :]), np.eye(n))
-    eigenvalues = np.linalg.eigvalsh(scaled)
-    is_sound &= eigenvalues[..., 0] > 1e-6 * eigenvalues[..., -1]  # packed in single precision
-    inverse = np.linalg.inv(np.where(is_sound[..., None, None], scaled, np.eye(n)))
-    inverse /= whole[..., :, None] * whole[..., None, :]
-    rows, columns = np.triu_indices(n)
-    result = np.moveaxis(inverse[..., rows, columns], -1, 0)
-    return np.where(is_sound, result, np.inf).astype(np.float32)
+    """Return the packed inverse of packed positive matrices, by Cholesky; infinite where one has none."""
+    n = (math.isqrt(8 * len(packed) + 1) - 1) // 2
+    diagonal = np.stack([packed[pair(k, k, n)] for k in range(n)]).astype(np.float64)
+    is_sound = np.isfinite(packed).all(axis=0) & (diagonal > 0).all(axis=0)
+    scale = 1 / np.sqrt(np.where(is_sound, diagonal, 1))
+    lower: dict[tuple[int, int], NDArray[np.float64]] = {}
+    for k in range(n):
+        for i in range(k, n):
+            value = np.where(is_sound, packed[pair(i, k, n)] * scale[i] * scale[k], float(i == k))
+            value = value - sum(lower[i, j] * lower[k, j] for j in range(k))
+            if i == k:
+                is_sound = is_sound & (value > SMALLEST_PIVOT)
+                value = np.sqrt(np.where(value > SMALLEST_PIVOT, value, 1))
+            lower[i, k] = value if i == k else value / lower[k, k]
+    inverse: dict[tuple[int, int], NDArray[np.float64]] = {}  # of the factor
+    for k in range(n):
+        inverse[k, k] = 1 / lower[k, k]
+        for i in range(k + 1, n):
+            inverse[i, k] = -sum(lower[i, j] * inverse[j, k] for j in range(k, i)) / lower[i, i]
+    result = np.empty(packed.shape, dtype=np.float32)
+    for k in range(n):
+        for i in range(k, n):
+            value = scale[k] * scale[i] * sum(inverse[j, k] * inverse[j, i] for j in range(i, n))
+            result[pair(i, k, n)] = np.where(is_sound, value, np.inf)
+    return result
 
 
 def fit_rays(
@@ -171,27 +188,31 @@ def fit_rays(
             hint="leave materials out, or state prior_sd",
         )
     rays = _Rays(
-        measured=np.array(counts, dtype=np.float32, order="C").reshape(n_bins, -1),
+        measured=np.array(counts, dtype=np.float32, order="C").reshape(n_bins, math.prod(shape)),
         opened=_of_rays(open_counts, n_bins, shape, "open_counts"),
         added=_of_rays(0.0 if background is None else background, n_bins, shape, "background"),
     )
     mean = _of_rays(0.0 if prior_mean is None else prior_mean, n_materials, shape, "prior_mean").astype(np.float64)
-    starts = _starts(rays, model, start)
+    begin = _of_rays(np.nan if start is None else start, n_materials, shape, "start").astype(np.float64)
     n_rays = rays.measured.shape[1]
     paths = np.empty((n_materials, n_rays), np.float32)
     packed = np.empty((n_materials * (n_materials + 1) // 2, n_rays), np.float32)
-    chi_square, rounds = np.empty(n_rays, np.float32), np.empty(n_rays, np.uint8)
-    is_converged = np.empty(n_rays, np.bool_)
-    forms = kernel_forms(model)
-    given = rays.measured, rays.opened, rays.added, starts, mean, information, *forms, n_iterations, TOLERANCE
-    filled = paths, packed, chi_square, rounds, is_converged
+    chi_square, n_degrees = np.empty(n_rays, np.float32), np.empty(n_rays, np.int8)
+    rounds, is_converged = np.empty(n_rays, np.uint8), np.empty(n_rays, np.bool_)
+    measured = rays.measured, rays.opened, rays.added
+    given = *measured, begin, _guesses(rays, model), mean, information, *kernel_forms(model), n_iterations, TOLERANCE
+    filled = paths, packed, chi_square, n_degrees, rounds, is_converged
     ranges = [(first, min(first + RAYS_PER_TASK, n_rays)) for first in range(0, n_rays, RAYS_PER_TASK)]
     in_threads(ray_fit_cpu.fit, [(*given, *filled, first, end) for first, end in ranges])
+    if model.co_weights is not None:
+        means = np.broadcast_to(mean, paths.shape)
+        each = [(rays.only(np.arange(*r)), means[:, slice(*r)], [f[..., slice(*r)] for f in filled]) for r in ranges]
+        in_threads(_refine, [(model, information, *task) for task in each])
     return RayFit(
         paths=paths.reshape(n_materials, *shape),
-        information=packed.reshape(-1, *shape),
+        information=packed.reshape(len(packed), *shape),
         chi_square=chi_square.reshape(shape),
-        n_degrees=(rays.is_used.sum(axis=0) - n_materials).astype(np.int8).reshape(shape),
+        n_degrees=n_degrees.reshape(shape),
         n_iterations=rounds.reshape(shape),
         is_converged=is_converged.reshape(shape),
     )
@@ -210,9 +231,20 @@ def weak_prior_sd(
         Of a typical pixel.
     typical_paths : (n_materials,) float, mm g/cm3
         Of a ray through the middle of the object.
+
+    Raises
+    ------
+    WrongUsage
+        The bins do not tell the materials apart.
     """
     paths = np.asarray(typical_paths, dtype=np.float64)
-    bound = np.linalg.inv(model.fisher(paths, open_counts))
+    rows, columns = np.triu_indices(len(paths))
+    bound = unpacked(inverse_packed(model.fisher(paths, open_counts)[rows, columns]))
+    if not np.isfinite(bound).all():
+        raise WrongUsage(
+            f"{len(model.bins)} bins do not tell {', '.join(model.materials)} apart",
+            hint="leave a material out, or set other thresholds",
+        )
     sd = times * np.sqrt(np.diag(bound))
     sd[np.argmax(paths * (model.attenuation_per_mm_per_g_cm3.T @ model.weights.mean(axis=0)))] = np.inf
     return sd
@@ -257,7 +289,7 @@ def _of_rays(values: ArrayLike, n: int, shape: tuple[int, ...], name: str) -> ND
     if given.shape == (n,):
         return given[:, None].copy()
     try:
-        return np.array(np.broadcast_to(given, (n, *shape)), order="C").reshape(n, -1)
+        return np.array(np.broadcast_to(given, (n, *shape)), order="C").reshape(n, math.prod(shape))
     except ValueError:
         raise WrongUsage(f"{name} of shape {given.shape}; allowed: ({n},) or {(n, *shape)}") from None
 
@@ -282,50 +314,75 @@ class _Rays:
         return _Rays(measured=self.measured[:, rays], opened=of_rays[0], added=of_rays[1])
 
 
-def _starts(rays: _Rays, model: SpectralModel, start: NDArray[np.floating] | None) -> NDArray[np.float64]:
-    """Return where each ray begins: as given, or the one material that explains most rays best, by its total counts."""
+def _guesses(rays: _Rays, model: SpectralModel) -> NDArray[np.float64]:
+    """Return paths by the signal of all bins' counts: those of the one material that explains most rays best.
+
+    Returns
+    -------
+    paths : (n_materials, n_signals) float64, mm g/cm3
+        For signals of 0, 1 / GUESSES_PER_SIGNAL, ...
+    """
     n_materials, n_rays = len(model.materials), rays.measured.shape[1]
-    starts = np.full((n_materials, n_rays), np.nan)
-    if start is not None:
-        if np.shape(start)[0] != n_materials or np.size(start) != starts.size:
-            raise WrongUsage(f"start of shape {np.shape(start)}; allowed: ({n_materials}, ...) as the counts")
-        starts[:] = np.reshape(start, (n_materials, -1))
-    open_ended = np.flatnonzero(~np.isfinite(starts).all(axis=0))
-    if len(open_ended) == 0:
-        return starts
-    rays = rays.only(open_ended)
-    is_used = rays.is_used
-    y = np.where(is_used, rays.measured - rays.added, 0).sum(axis=0, dtype=np.float64)
-    y0 = np.where(is_used, rays.opened, 0).sum(axis=0, dtype=np.float64)
-    signal = -np.log(np.maximum(y, 0.5) / np.maximum(y0, 0.5))
-    shares = np.where(is_used, rays.opened, 0).mean(axis=1, dtype=np.float64)
-    sampled = np.arange(0, len(signal), max(1, len(signal) // _N_SAMPLED))
-    some = rays.only(sampled)
-    tables = [_single_material(model, k, shares) for k in range(n_materials)]
-    misfits = [_misfit(some, model, k, np.interp(signal[sampled], *table)) for k, table in enumerate(tables)]
-    best = int(np.argmin(misfits))
-    starts[:, open_ended] = 0
-    starts[best, open_ended] = np.interp(signal, *tables[best])
-    return starts
+    some = rays.only(np.arange(0, n_rays, max(1, n_rays // _N_SAMPLED)))
+    is_used = some.is_used
+    y = np.where(is_used, some.measured - some.added, 0).sum(axis=0, dtype=np.float64)
+    opened = np.where(is_used, some.opened, 0).astype(np.float64)
+    places = -np.log(np.maximum(y, 0.5) / np.maximum(opened.sum(axis=0), 0.5)) * ray_fit_cpu.GUESSES_PER_SIGNAL
+    singles = [_single_material(model, k, opened.sum(axis=1)) for k in range(n_materials)]
+    misfits = [_misfit(some, model, k, np.interp(places, range(len(s)), s)) for k, s in enumerate(singles)]
+    best = int(np.argmin(misfits)) if n_rays else 0
+    guesses = np.zeros((n_materials, len(singles[best])))
+    guesses[best] = singles[best]
+    return guesses
 
 
-def _single_material(
-    model: SpectralModel, k: int, shares: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return signals of the total counts, rising, and the path of material k that shows each."""
+def _single_material(model: SpectralModel, k: int, open_counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how much of material k shows signals of 0, 1 / GUESSES_PER_SIGNAL, ... in all bins' counts together."""
     weakest = model.attenuation_per_mm_per_g_cm3[:, k].min()
     grid = np.concatenate([[0], np.geomspace(1e-3, -math.log(_DARKEST), 200)]) / max(weakest, 1e-12)
     paths = np.zeros((len(model.materials), len(grid)))
     paths[k] = grid
-    share = shares @ model.transmission(paths) / max(shares.sum(), 1e-30)
+    weights = open_counts if open_counts.any() else np.ones_like(open_counts)  # nothing measured: any guess will do
+    share = weights @ model.transmission(paths) / weights.sum()
     is_seen = share > _DARKEST
-    return -np.log(np.maximum(share[is_seen], _DARKEST)), grid[is_seen]
+    signals = np.arange(0, -math.log(_DARKEST), 1 / ray_fit_cpu.GUESSES_PER_SIGNAL)
+    return np.interp(signals, -np.log(np.maximum(share[is_seen], _DARKEST)), grid[is_seen])
 
 
 def _misfit(rays: _Rays, model: SpectralModel, k: int, single: NDArray[np.float64]) -> float:
     """Return the median misfit of rays if all of them were material k alone."""
+    if len(single) == 0:
+        return 0.0
     paths = np.zeros((len(model.materials), len(single)))
     paths[k] = single
     expected = np.where(rays.is_used, rays.opened * model.transmission(paths) + rays.added, 1)
     y = np.where(rays.is_used, rays.measured, 1)
     return float(np.median(((y - expected) ** 2 / np.maximum(expected, 1e-3)).sum(axis=0)))
+
+
+def _refine(
+    model: SpectralModel,
+    prior_information: NDArray[np.float64],
+    rays: _Rays,
+    mean: NDArray[np.float64],
+    filled: list[NDArray],
+) -> None:
+    """Replace what the Poisson fit filled in by the quasi-likelihood fit of the same rays."""
+    paths, packed, chi_square, _, _, is_converged = filled
+    fitted = np.flatnonzero(is_converged)
+    rays = rays.only(fitted)
+    opened, added = (np.broadcast_to(values, rays.measured.shape) for values in (rays.opened, rays.added))
+    moved, scores, is_done = refine(
+        paths[:, fitted],
+        rays.measured,
+        opened,
+        added,
+        rays.is_used,
+        model,
+        mean[:, fitted],
+        prior_information,
+        TOLERANCE,
+    )
+    rows, columns = np.triu_indices(len(paths))
+    paths[:, fitted], packed[:, fitted] = moved, scores.information[:, rows, columns].T
+    chi_square[fitted], is_converged[fitted] = scores.chi_square, is_done

@@ -1,7 +1,7 @@
 """What is to be seen: an upright cylinder with rods of contrast agents, and the exact segments of rays through it.
 
-A sample is what `mpxct design` plans for. It comes from a TOML file, or from a diameter and a list of agents; the rods
-then stand in a ring, which is a choice. Rays lie in the plane z = 0, where cylinders are circles.
+A sample is what `mpxct design` plans for: the vials of a phantom's description in a body around the axis of rotation,
+or rods of some agents in a ring, which is a choice. Rays lie in the plane z = 0, where cylinders are circles.
 
 # Ref: chord of a circle: the roots of its quadratic equation.
 """
@@ -9,88 +9,103 @@ then stand in a ring, which is a choice. Rays lie in the plane z = 0, where cyli
 from __future__ import annotations
 
 import math
-import tomllib
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.attenuation import Material, linear_attenuation_per_mm, material, solution
 from calibration.material_basis import SOLVENT
 from firmware_iface.errors import WrongUsage
+from reconstruction.phantom_file import Phantom
 
 RING_SHARE, ROD_SHARE, GAP_SHARE = 0.5, 0.12, 0.8
 """Where rods stand that nobody placed, and how thick they are: of the body's radius; of their distance at most."""
+BODY_SHARE = 1.1
+"""A body that nobody measured is so much wider than what stands in it."""
 
 
-class Rod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An upright vial of one agent in the solvent; `agent` is the solvent's name, with 0 mg/mL, for a blank."""
+class Target(NamedTuple):
+    """An agent where it is to be seen."""
 
     agent: str
     concentration_mg_ml: float
     x_mm: float
     y_mm: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rod:
+    """An upright vial; what is dissolved in its solvent, by name. Nothing: a blank."""
+
+    contents_mg_ml: Mapping[str, float]
+    x_mm: float
+    y_mm: float
+    radius_mm: float
+
+    @property
+    def name(self) -> str:
+        """Its contents in words."""
+        return " and ".join(self.contents_mg_ml) or "solvent"
+
+    def filling(self, solvent: str) -> Material:
+        """Return what it is filled with."""
+        filled = material(solvent)
+        for agent, concentration_mg_ml in self.contents_mg_ml.items():
+            filled = solution(filled, agent, concentration_mg_ml)
+        return filled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A cylinder around the axis of rotation, of the material `body`, with rods in it."""
+
     diameter_mm: float
-
-    def __post_init__(self) -> None:
-        if not self.diameter_mm > 0 or not self.concentration_mg_ml >= 0:
-            raise ValueError(
-                f"a rod of {self.agent} has {self.concentration_mg_ml} mg/mL and a diameter of {self.diameter_mm} mm; "
-                "allowed: 0 or more, and more than 0"
-            )
-
-
-class Sample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
-    """A cylinder around the axis of rotation, of `material`, with rods in it."""
-
-    diameter_mm: float
-    material: str = SOLVENT
+    body: str = SOLVENT
     height_mm: float = 30.0
     solvent: str = SOLVENT
     rods: tuple[Rod, ...] = ()
+    matter: tuple[Material, ...] = field(init=False)
+    """What fills the body, and then each rod."""
 
     def __post_init__(self) -> None:
         if not self.diameter_mm > 0 or not self.height_mm > 0:
-            raise ValueError(f"a sample of {self.diameter_mm} x {self.height_mm} mm; allowed: above 0")
+            raise WrongUsage(f"a sample of {self.diameter_mm:g} mm, {self.height_mm:g} mm high; allowed: above 0")
         for rod in self.rods:
-            if math.hypot(rod.x_mm, rod.y_mm) + rod.diameter_mm / 2 > self.diameter_mm / 2 * (1 + 1e-9):
-                raise ValueError(f"the rod of {rod.agent} leaves the sample; allowed: inside {self.diameter_mm} mm")
+            reach_mm = math.hypot(rod.x_mm, rod.y_mm) + rod.radius_mm
+            if reach_mm > self.diameter_mm / 2 * (1 + 1e-9):
+                raise WrongUsage(
+                    f"the rod of {rod.name} reaches {reach_mm:.4g} mm from the axis; allowed in a sample of "
+                    f"{self.diameter_mm:g} mm: up to {self.diameter_mm / 2:g} mm"
+                )
         for one, other in combinations(self.rods, 2):
             apart_mm = math.hypot(one.x_mm - other.x_mm, one.y_mm - other.y_mm)
-            if apart_mm < (one.diameter_mm + other.diameter_mm) / 2 * (1 - 1e-9):
-                raise ValueError(f"the rods of {one.agent} and {other.agent} overlap; allowed: side by side")
+            if apart_mm < (one.radius_mm + other.radius_mm) * (1 - 1e-9):
+                raise WrongUsage(f"the rods of {one.name} and {other.name} overlap; allowed: side by side")
+        fillings = (rod.filling(self.solvent) for rod in self.rods)
+        object.__setattr__(self, "matter", (material(self.body), *fillings))
 
     @property
-    def targets(self) -> tuple[Rod, ...]:
-        """The rods that hold an agent."""
-        return tuple(rod for rod in self.rods if rod.agent != self.solvent and rod.concentration_mg_ml > 0)
+    def targets(self) -> tuple[Target, ...]:
+        """Every agent in every rod."""
+        return tuple(
+            Target(agent, concentration_mg_ml, rod.x_mm, rod.y_mm)
+            for rod in self.rods
+            for agent, concentration_mg_ml in rod.contents_mg_ml.items()
+        )
 
     @property
     def basis(self) -> tuple[str, ...]:
         """The materials that are told apart: the solvent, and every agent once."""
-        return (self.solvent, *dict.fromkeys(rod.agent for rod in self.targets))
+        return (self.solvent, *dict.fromkeys(target.agent for target in self.targets))
 
-    @cached_property
-    def matter(self) -> tuple[Material, ...]:
-        """What fills the body, and then each rod."""
-        rods = (
-            material(self.solvent)
-            if rod.agent == self.solvent
-            else solution(self.solvent, rod.agent, rod.concentration_mg_ml)
-            for rod in self.rods
-        )
-        return (material(self.material), *rods)
-
-    @cached_property
+    @property
     def circles_mm(self) -> NDArray[np.float64]:
         """Centre and radius of the body, and of each rod: (1 + n_rods, 3)."""
-        rods = [(rod.x_mm, rod.y_mm, rod.diameter_mm / 2) for rod in self.rods]
-        return np.array([(0.0, 0.0, self.diameter_mm / 2), *rods])
+        return np.array([(0.0, 0.0, self.diameter_mm / 2), *((rod.x_mm, rod.y_mm, rod.radius_mm) for rod in self.rods)])
 
     @property
     def mass_g_per_mm(self) -> float:
@@ -143,41 +158,38 @@ def segments(sample: Sample, points_mm: NDArray[np.float64], directions: NDArray
     return Segments(np.diff(places, axis=1), np.where(inside.any(axis=-1), last, -1))
 
 
-def read_sample(path: str | Path) -> Sample:
-    """Read a sample from a TOML file.
+def sample_of(phantom: Phantom, diameter_mm: float | None, body: str, height_mm: float = 30.0) -> Sample:
+    """Return the vials of a phantom in a body, which holds them just so where no diameter is given.
 
-    Raises
-    ------
-    WrongUsage
-        It cannot be read, or a key or a value of it is wrong.
+    Vials whose concentration nobody stated count as solvent.
     """
-    try:
-        tree = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise WrongUsage(f"{path} cannot be read as TOML: {error}") from error
-    try:
-        sample = msgspec.convert(tree, Sample)
-        _ = sample.matter
-    except (msgspec.ValidationError, ValueError) as error:
-        raise WrongUsage(
-            f"{path}: {error}", hint="keys: diameter_mm, material, height_mm, solvent, and [[rods]]; see MATERIALS.md"
-        ) from error
-    return sample
+    rods = []
+    for vial in phantom.vials:
+        stated = {vial.material: vial.concentration_mg_ml or 0.0, **vial.mixture_mg_ml}
+        contents = {name: mg_ml for name, mg_ml in stated.items() if mg_ml > 0 and name != phantom.solvent}
+        rods.append(Rod(contents_mg_ml=contents, x_mm=vial.x_mm, y_mm=vial.y_mm, radius_mm=vial.radius_mm))
+    reach_mm = max(math.hypot(rod.x_mm, rod.y_mm) + rod.radius_mm for rod in rods)
+    return Sample(
+        diameter_mm=2 * BODY_SHARE * reach_mm if diameter_mm is None else diameter_mm,
+        body=body,
+        height_mm=height_mm,
+        solvent=phantom.solvent,
+        rods=tuple(rods),
+    )
 
 
 def ring_of(agents: Sequence[tuple[str, float]], diameter_mm: float, body: str, height_mm: float = 30.0) -> Sample:
     """Return a cylinder with a rod of each agent, of so many mg/mL, in a ring."""
-    radius_mm = RING_SHARE * diameter_mm / 2
+    ring_mm = RING_SHARE * diameter_mm / 2
     step_rad = 2 * math.pi / max(len(agents), 1)
-    apart_mm = 2 * radius_mm * math.sin(step_rad / 2) if len(agents) > 1 else diameter_mm
+    apart_mm = 2 * ring_mm * math.sin(step_rad / 2) if len(agents) > 1 else diameter_mm
     rods = tuple(
         Rod(
-            agent=agent,
-            concentration_mg_ml=concentration_mg_ml,
-            x_mm=radius_mm * math.cos(i * step_rad),
-            y_mm=radius_mm * math.sin(i * step_rad),
-            diameter_mm=min(ROD_SHARE * diameter_mm, GAP_SHARE * apart_mm),
+            contents_mg_ml={agent: concentration_mg_ml},
+            x_mm=ring_mm * math.cos(i * step_rad),
+            y_mm=ring_mm * math.sin(i * step_rad),
+            radius_mm=min(ROD_SHARE * diameter_mm, GAP_SHARE * apart_mm) / 2,
         )
         for i, (agent, concentration_mg_ml) in enumerate(agents)
     )
-    return Sample(diameter_mm=diameter_mm, material=body, height_mm=height_mm, rods=rods)
+    return Sample(diameter_mm=diameter_mm, body=body, height_mm=height_mm, rods=rods)

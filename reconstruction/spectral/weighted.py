@@ -30,7 +30,8 @@ from reconstruction.methods.iterates import Iterate
 from reconstruction.methods.least_squares import as_data, cgls
 from reconstruction.methods.proximal import data_curvature, fista, pdhg
 from reconstruction.operators import Operator
-from reconstruction.priors import DifferencePrior, InHalfSpaces
+from reconstruction.priors import DifferencePrior
+from reconstruction.spectral.mixed_prior import MixedPrior, channels_mixed
 from reconstruction.spectral.strength import COUPLED, n_directions, prior_in_noise
 
 Method = Literal["fista", "pdhg"]
@@ -135,11 +136,12 @@ def _cholesky(matrices: Array, singular_below: float) -> Array:
     return xp.stack([upper[pair] for pair in pairs(n)])
 
 
-def noise_basis(A: Operator, paths: Array, information: Array, basis: Basis = "whitened") -> NDArray[np.float64]:
+def noise_basis(A: Operator, paths: Array, information: Array) -> NDArray[np.float64]:
     """Return T, (n_materials, n_materials): what concentrations, g/cm3, one noise of each channel of z is.
 
-    The noise of a voxel is that which it had were all others known: the inverse of the information that all rays have
-    of it. Rays count by how much matter they pass, in units of its noise, since it is there that the noise matters.
+    Channels of z are independent and have unit noise, so that T T' is the covariance of a voxel's concentrations, were
+    all other voxels known: the inverse of the information that all rays have of it. Rays count by how much matter they
+    pass, in units of its noise, since it is there that the noise matters.
 
     Parameters
     ----------
@@ -148,9 +150,6 @@ def noise_basis(A: Operator, paths: Array, information: Array, basis: Basis = "w
     paths : (n_materials, n_views, rows, cols) float, mm g/cm3
     information : (n_pairs, n_views, rows, cols) float
         F, packed as `pairs` has it; 0 where a ray is not to count.
-    basis : str
-        "whitened" channels are independent and have unit noise; those of "materials" are the materials, over the noise
-        of each.
     """
     xp, n = namespace(paths), len(paths)
     is_known = xp.isfinite(information).all(0) & (information != 0).any(0) & xp.isfinite(paths).all(0)
@@ -167,8 +166,6 @@ def noise_basis(A: Operator, paths: Array, information: Array, basis: Basis = "w
         raise WrongUsage(
             "the rays cannot tell the materials apart: their information has no inverse", hint="name fewer materials"
         )
-    if basis == "materials":
-        return np.diag(np.sqrt(np.diag(np.linalg.inv(mean))))
     return vectors[:, ::-1] / np.sqrt(values[::-1])
 
 
@@ -202,7 +199,8 @@ def weighted(
     strength : float, optional
         In units of the noise; None: the default of this prior.
     basis : str, optional
-        Which channels the prior sees, see `noise_basis`. None: whitened where it couples channels, otherwise materials.
+        Which channels the prior sees: those of z ("whitened"), or the materials, over the noise of each. None:
+        whitened where it couples channels, otherwise materials.
     start : (n_materials, z, y, x) float, g/cm3, optional
         Filtered back-projection of the paths, for one; None: 0.
     reference : (z, y, x) float, optional
@@ -228,7 +226,7 @@ def weighted(
         raise WrongUsage(f"is_non_negative is {is_non_negative} for {n} materials; allowed: one each, and with a prior")
     if basis is None:
         basis = "whitened" if prior in COUPLED or prior is None else "materials"
-    T = noise_basis(A, paths, information, basis)
+    T = noise_basis(A, paths, information)
     inverse = np.linalg.inv(T)
     roots = ray_roots(information, T, paths.dtype)
     roots = xp.where(xp.isfinite(paths).all(0), roots, 0)
@@ -248,8 +246,9 @@ def weighted(
             reference=reference,
             divided_by=unit,
         )
-        if any(floors) and isinstance(penalty, DifferencePrior):
-            penalty = InHalfSpaces(prior=penalty, rows=T[floors])
+        if isinstance(penalty, DifferencePrior) and (basis == "materials" or any(floors)):
+            mixing = T / np.sqrt((T * T).sum(1, keepdims=True)) if basis == "materials" else np.eye(n)
+            penalty = MixedPrior(prior=penalty, mixing=mixing, rows=T[floors] if any(floors) else None)
         run = {"fista": fista, "pdhg": pdhg}[method]
         iterates = run(
             B,
@@ -266,9 +265,3 @@ def weighted(
         for material in is_floored:  # what inner steps have left below
             xp.maximum(volume[material], 0, out=volume[material])
         yield iterate._replace(volume=volume, channel_residuals=())
-
-
-def channels_mixed(values: Array, matrix: NDArray[np.floating]) -> Array:
-    """Return the matrix times the channels of every voxel or ray: (n_rows, ...), in the dtype of the values."""
-    xp = namespace(values)
-    return xp.tensordot(xp.asarray(matrix.astype(values.dtype)), values, axes=1)

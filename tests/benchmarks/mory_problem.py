@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import io, ndimage, optimize
+from scipy.special import ndtr
 
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.spectral.model import SpectralModel
@@ -32,6 +33,8 @@ CONTRAST_G_CM3 = 0.01
 EDGE_MM = 256.0
 MG_PER_G = 1000.0
 CROPPED_PIXELS = 2
+SHARPEST_PIXELS = 0.05
+"""Gaussian blur below which an edge has none that its pixels tell."""
 OUTLIER_SIGMAS = 6.0
 SD_OF_MAD = 1.4826
 
@@ -153,7 +156,8 @@ class MoryProblem:
         """Return the Gaussian blur that explains the mean of the four edges of a material's square."""
         rows, cols = self.square(material)
         image = np.asarray(volume[material, 0], np.float64)
-        reach = (rows.stop - rows.start) // 2 - 1
+        half = (rows.stop - rows.start) // 2 - 1
+        reach = min(half, *(min(side.start, self.n - side.stop) for side in (rows, cols)))
         inner_rows, inner_cols = (slice(s.start + CROPPED_PIXELS, s.stop - CROPPED_PIXELS) for s in (rows, cols))
         profiles = [
             image[rows.start - reach : rows.start + reach, inner_cols].mean(axis=1),
@@ -165,11 +169,13 @@ class MoryProblem:
         places = (np.arange(2 * reach) - reach + 0.5) * self.voxel_mm
 
         def edge(x: _Array, low: float, high: float, sd: float) -> Any:
-            return low + (high - low) * _mean_of_step(x, abs(sd), self.voxel_mm)
+            return low + (high - low) * _mean_of_step(x, sd, self.voxel_mm)
 
         start = (profile[:3].mean(), profile[-3:].mean(), self.voxel_mm)
-        (_, _, sd), *_ = optimize.curve_fit(edge, places, profile, p0=start, maxfev=5000)
-        return abs(float(sd))
+        sharpest = SHARPEST_PIXELS * self.voxel_mm
+        bounds = (-np.inf, -np.inf, sharpest), (np.inf, np.inf, np.inf)
+        (_, _, sd), *_ = optimize.curve_fit(edge, places, profile, p0=start, bounds=bounds)
+        return float(sd)
 
     def ray_figures(self, paths: _Array) -> dict[str, Any]:
         """Return how the errors of paths compare with the Cramer-Rao bound, over the rays that meet the water.
@@ -222,9 +228,6 @@ def chords(angles_rad: _Array, places_mm: _Array, square: tuple[float, float, fl
 
 def _mean_of_step(x: _Array, sd: float, width: float) -> _Array:
     """Return the mean over pixels of a step at 0 that is blurred by a Gaussian."""
-    from scipy.special import ndtr
-
-    sd = max(sd, 1e-6)
 
     def integral(at: _Array) -> _Array:
         return at * ndtr(at / sd) + sd * np.exp(-((at / sd) ** 2) / 2) / math.sqrt(2 * math.pi)

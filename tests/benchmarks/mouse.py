@@ -40,7 +40,7 @@ def rules(bins: Volume, matrix: Matrix, agents: tuple[str, ...]) -> dict[str, Ca
     """Return every rule as a call that decomposes the slice."""
     exclusive = exclusive_rule(matrix.materials, dissolved=agents)
     residual = min_residual_rule(matrix.materials, dissolved=agents)
-    settled = replace(exclusive, field_strength=FIELD)
+    settled = replace(exclusive, field_weight=FIELD)
     return {
         "least squares": lambda: decompose_volume(bins, matrix),
         "weighted": lambda: decompose_volume(bins, matrix, is_weighted=True),
