@@ -293,29 +293,30 @@ def sharpness_of(volume: Volume, phantom: Phantom) -> tuple[dict[str, Sharpness]
         Why the others have none.
     """
     found, refusals = {}, {}
+    from_rims_mm = _from_rims_mm(volume.grid, phantom.vials)
     for material in volume.channels:
         try:
-            edge, is_used = _edge_for(volume, phantom, material)
+            edge, is_used = _edge_for(volume, phantom, material, from_rims_mm)
             found[material] = _measured(volume, material, edge, is_used)
         except WrongUsage as error:
             refusals[material] = str(error)
     return found, refusals
 
 
-def _edge_for(volume: Volume, phantom: Phantom, material: str) -> tuple[Edge, NDArray[np.bool_] | None]:
+def _edge_for(
+    volume: Volume, phantom: Phantom, material: str, from_rims_mm: NDArray[np.float64]
+) -> tuple[Edge, NDArray[np.bool_] | None]:
     """Return the edge to take: one that is stated, or the rim of the vial that stands out most."""
     stated = [edge for edge in phantom.edges if edge.material == material]
     if stated:
         return stated[0], None
     best, best_sigmas, best_used = None, 0.0, None
     map_ = volume.channel(material).mean(axis=0, dtype=np.float64)
-    _, y, x = volume.grid.axes_mm()
-    for vial in phantom.vials:
-        used = _nearest_to(vial, phantom.vials, y, x)
-        away = np.hypot(y[:, None] - vial.y_mm, x - vial.x_mm)
-        reach = REACH_SHARE * vial.radius_mm
-        inside = map_[used & (away <= 0.7 * vial.radius_mm)]
-        outside = map_[used & (away >= 1.3 * vial.radius_mm) & (away <= vial.radius_mm + reach)]
+    nearest = np.argmin(from_rims_mm, axis=0)
+    for k, (vial, away) in enumerate(zip(phantom.vials, from_rims_mm, strict=True)):
+        used, reach = nearest == k, REACH_SHARE * vial.radius_mm
+        inside = map_[used & (away <= -0.3 * vial.radius_mm)]
+        outside = map_[used & (away >= 0.3 * vial.radius_mm) & (away <= reach)]
         if min(inside.size, outside.size) < 4:
             continue
         noise = max(float(inside.std()), float(outside.std()), np.finfo(float).tiny)
@@ -331,14 +332,10 @@ def _edge_for(volume: Volume, phantom: Phantom, material: str) -> tuple[Edge, ND
     return best, best_used
 
 
-def _nearest_to(vial: Vial, vials: Sequence[Vial], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which voxels have no other vial's rim nearer to them: (y, x) bool."""
-    others = [other for other in vials if other is not vial]
-    own = np.hypot(y[:, None] - vial.y_mm, x - vial.x_mm) - vial.radius_mm
-    is_nearest = np.ones(own.shape, dtype=bool)
-    for other in others:
-        is_nearest &= own < np.hypot(y[:, None] - other.y_mm, x - other.x_mm) - other.radius_mm
-    return is_nearest
+def _from_rims_mm(grid: Grid, vials: Sequence[Vial]) -> NDArray[np.float64]:
+    """Return how far voxels are from each vial's rim, below 0 inside: (n_vials, y, x) float64."""
+    _, y, x = grid.axes_mm()
+    return np.stack([np.hypot(y[:, None] - vial.y_mm, x - vial.x_mm) - vial.radius_mm for vial in vials])
 
 
 def _measured(volume: Volume, material: str, edge: Edge, is_used: NDArray[np.bool_] | None) -> Sharpness:
