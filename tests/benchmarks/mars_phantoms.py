@@ -107,7 +107,7 @@ QUICK = Size(
     max_rounds=0,
     sources=("Am-241", "Pb"),
     n_points=8,
-    plates=("pmma-10", "pmma-20", "pmma-40", "aluminium-1"),
+    plates=("pmma-10", "pmma-20", "pmma-30", "pmma-40", "aluminium-1"),
     n_dark_frames=5,
 )
 """Enough to see that the chain is whole; its figures are noise."""
