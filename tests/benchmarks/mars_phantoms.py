@@ -94,17 +94,21 @@ class Size:
     max_rounds: int = 3
     sources: tuple[str, ...] = ("In", "Gd", "Am-241", "Pb")
     n_points: int = 40
+    plates: tuple[str, ...] = ("pmma-5", "pmma-10", "pmma-20", "pmma-30", "pmma-40", "aluminium-1", "aluminium-4")
+    n_dark_frames: int = 20
 
 
 QUICK = Size(
-    n_views=48,
+    n_views=36,
     accumulate=1,
     n_flats=10,
-    n_cell_frames=10,
-    n_plate_frames=8,
-    max_rounds=1,
+    n_cell_frames=5,
+    n_plate_frames=5,
+    max_rounds=0,
     sources=("Am-241", "Pb"),
-    n_points=16,
+    n_points=8,
+    plates=("pmma-10", "pmma-20", "pmma-30", "pmma-40", "aluminium-1"),
+    n_dark_frames=5,
 )
 """Enough to see that the chain is whole; its figures are noise."""
 
@@ -140,6 +144,7 @@ def plan_of(mode: str, sample: str, size: Size) -> Plan:
                 )
                 for name, concentration_mg_ml in THICK_CELLS_MG_ML.items()
             ),
+            n_dark_frames=size.n_dark_frames,
             n_flat_frames=size.n_cell_frames,
             n_cell_frames=size.n_cell_frames,
             equalisation=EqualisationPlan(max_rounds=size.max_rounds),
@@ -147,7 +152,7 @@ def plan_of(mode: str, sample: str, size: Size) -> Plan:
             sources=size.sources,
             wedge=WedgePlan(
                 reference_mm=30.0,
-                plates=("pmma-5", "pmma-10", "pmma-20", "pmma-30", "pmma-40", "aluminium-1", "aluminium-4"),
+                plates=size.plates,
                 n_frames=size.n_plate_frames,
                 n_flat_frames=size.n_plate_frames,
             ),
