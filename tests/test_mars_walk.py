@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_two_passes_of_the_chain_find_gadolinium(tmp_path: Path) -> None:
-    size = replace(benchmark.QUICK, n_views=60, accumulate=2)
+    size = benchmark.Size(n_views=60, accumulate=2)
     found = benchmark.measure("colour-csm", "mars-raja", size, tmp_path, ("image", "projection"))
     for tier in ("image", "projection"):
         gadolinium = found[tier]["agents"]["gadolinium"]

@@ -110,7 +110,7 @@ QUICK = Size(
     plates=("pmma-10", "pmma-20", "pmma-30", "pmma-40", "aluminium-1"),
     n_dark_frames=5,
 )
-"""Enough to see that the chain is whole; its figures are noise."""
+"""Enough to see that the chain is whole, up to the image domain; its figures, and its response, are noise."""
 
 
 def plan_of(mode: str, sample: str, size: Size) -> Plan:
@@ -384,7 +384,7 @@ def main() -> None:
     modes = ("colour-csm", "colour-spm") if options.mode == "both" else (options.mode,)
     size, tiers = Size(), options.tiers.split(",")
     if options.quick:
-        size, modes, tiers = QUICK, modes[:1], tiers[:2]
+        size, modes, tiers = QUICK, modes[:1], tiers[:1]
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
