@@ -151,7 +151,7 @@ def decompose(
     prior: Annotated[
         str | None,
         typer.Option(
-            help="What is likely, in units of noise: none, tv, huber, vtv, tnv. Default: tnv for onestep, none else.",
+            help="What is likely, in units of noise: none, tv, huber, vtv, tnv. Default: huber for onestep, none else.",
             rich_help_panel=SCANS,
         ),
     ] = None,
@@ -225,7 +225,7 @@ def decompose(
             _names(materials),
             tier=tier,
             calibration=calibration or response,
-            prior={None: "tnv" if tier == "onestep" else None, "none": None}.get(prior, prior),
+            prior={None: "huber" if tier == "onestep" else None, "none": None}.get(prior, prior),
             strength=strength,
             n_iterations=iterations,
             allow_partial=allow_partial,
