@@ -85,7 +85,7 @@ class SpectralModel:
         materials: Sequence[Material | str],
         *,
         thresholds_kev: ArrayLike | None = None,
-        step_kev: float = 1.0,
+        step_kev: float = 0.5,
     ) -> SpectralModel:
         """Take spectrum and response from what was fitted to this detector.
 
