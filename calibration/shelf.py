@@ -4,7 +4,7 @@
 #      Attenuation Coefficients (NISTIR 5632), table 2. Compounds' densities: the same, table 2 and xraydb 4.5.8
 #      `materials.dat` (CC0); hydroxyapatite: the mineral; barium sulfate, calcium carbonate: NIST's list of compounds.
 #      More tissues: `data/tissues.csv`, with their sources in `data/README.md`.
-# Ref: lipid: triolein, the chief of vegetable oils, 0.915 g/cm3 at 15 degrees Celsius: PubChem CID 5497163.
+# Lipid is triolein, the chief of vegetable oils, by its formula; its density of 0.915 g/cm3 is an assumption.
 """
 
 from __future__ import annotations
