@@ -14,6 +14,9 @@ from reconstruction.volume import Grid
 
 Span = tuple[float, float]
 
+MANY_SLICES = 8
+"""From which number on a slice is given up so that slices and rows stand alike."""
+
 
 def field_of_view(
     geometry: Geometry,
@@ -62,7 +65,7 @@ def field_of_view(
     across = max(int(2 * radius_mm / voxel_mm), 1)
     along = max(int((highest_mm - lowest_mm) / voxel_mm), 1)
     # A slice for each row: of slices that stand between rows, what alternates from one to the next shows in no ray.
-    if along > 1 and (geometry.rows - along) % 2:
+    if along >= MANY_SLICES and (geometry.rows - along) % 2:
         along -= 1
     return Grid(shape=(along, across, across), voxel_mm=voxel_mm, centre_mm=(0.0, 0.0, (lowest_mm + highest_mm) / 2))
 

@@ -300,13 +300,13 @@ class RoundPrior(DifferencePrior):
     Attributes
     ----------
     sharp : DifferencePrior
-    corner : float
-        Norm of the differences up to which it is quadratic.
+    corner_relative : float
+        Norm of the differences, in units of their noise, up to which it is quadratic.
     noise_per_mm : tuple of float
     """
 
     sharp: DifferencePrior
-    corner: float
+    corner_relative: float
     noise_per_mm: tuple[float, ...] = ()
 
     @property
@@ -322,7 +322,7 @@ class RoundPrior(DifferencePrior):
     @property
     def corner_of_norm(self) -> float:
         """Below this the norm is quadratic."""
-        return self.corner
+        return self.corner_relative
 
     def tangent(self, shape: tuple[int, ...]) -> NDArray[np.floating] | None:
         """Return those of the sharp prior."""
@@ -339,7 +339,7 @@ class _Rounded(Penalty):
             directions = n_directions(like.shape)
             made = prior_in_noise(prior, strength, np.ones(n), n_directions=directions, reference=reference)
         if isinstance(made, DifferencePrior) and made.corner_of_norm == 0:
-            made = RoundPrior(sharp=made, corner=ROUND_CORNER, noise_per_mm=made.noise_per_mm)
+            made = RoundPrior(sharp=made, corner_relative=ROUND_CORNER, noise_per_mm=made.noise_per_mm)
         self._prepared = made.prepare(like)
         self._gradient = getattr(self._prepared, "gradient", made.gradient)
         self._curvature = np.full(n, made.curvature(like))

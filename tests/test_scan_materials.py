@@ -21,7 +21,7 @@ from reconstruction.spectral.model import SpectralModel
 from reconstruction.volume import Provenance
 from tests.spectral_models import made_up_model
 
-GEOMETRY = Geometry(source_to_detector_mm=300.0, source_to_object_mm=200.0, pitch_mm=0.75, rows=7, cols=64)
+GEOMETRY = Geometry(source_to_detector_mm=300.0, source_to_object_mm=200.0, pitch_mm=0.75, rows=9, cols=64)
 ANGLES = np.arange(180) * 2 * np.pi / 180
 OPEN_COUNTS = 2e4
 # (centre x, y, radius in mm), and g/cm3 of each material inside: water everywhere, one agent in each insert.

@@ -181,6 +181,8 @@ def cgls(
     downhill = gradient(xp.empty_like(x))
     direction = downhill.copy() if scaling is None else downhill * scaling
     steepness = inner_products(downhill, direction, n)
+    # Below this the gradient is rounding, and steps along it lead anywhere.
+    flat = float(xp.finfo(x.dtype).eps) ** 2 * steepness
     one = xp.ones(n)
     projected = xp.empty_like(b)
     for number in range(1, n_iterations + 1):
@@ -188,7 +190,7 @@ def cgls(
         bend = inner_products(_weigh(projected, weights, weighted), projected, n) + damping * inner_products(
             direction, direction, n
         )
-        length = _quotient(steepness, bend)
+        length = xp.where(steepness > flat, _quotient(steepness, bend), 0)
         _scale_and_add(x, one, length, direction)
         _scale_and_add(residual, one, -length, projected)
         gradient(downhill)
