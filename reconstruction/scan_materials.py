@@ -12,9 +12,10 @@ errors drawn from the Cramer-Rao bound of the rays go the same way as the paths 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from reconstruction import backend
 from reconstruction.fdk import fdk
 from reconstruction.field_of_view import cut_out, reached
 from reconstruction.methods.convergence import ConvergenceLog, logged
+from reconstruction.methods.iterates import Iterate
 from reconstruction.onestep import one_step
 from reconstruction.pipeline import grid_of, previewed
 from reconstruction.projections import LineIntegrals, measure_line_integrals, places_of
@@ -242,34 +244,8 @@ def decompose_scan(
     values = yield from _back_projected(fit.paths, measured, whole, recipe)
     log, sigma = None, None
     if prior or tier == ONE_STEP:
-        scan = ScanGeometry.circular(measured.geometry, measured.angles_rad, lifts_mm=measured.lifts_mm)
-        A = Projector(scan, whole, n_channels=len(model.materials), use_gpu=recipe.use_gpu)
-        send = backend.to_device if recipe.use_gpu else np.asarray
-        is_known = send(rays.is_known.astype(np.float32))
         n_iterations = n_iterations or N_ITERATIONS[tier]
-        if tier == ONE_STEP:
-            iterates = one_step(
-                A,
-                send(counts),
-                model,
-                open_counts=rays.open_counts,
-                weights=is_known,
-                start=send(values),
-                prior=prior,
-                strength=strength,
-                n_iterations=n_iterations,
-            )
-        else:
-            information = send(np.where(fit.is_converged, fit.information, 0)) * is_known
-            iterates = weighted(
-                A,
-                send(fit.paths),
-                information,
-                prior=prior,
-                strength=strength,
-                start=send(values),
-                n_iterations=n_iterations,
-            )
+        iterates = _iterates(rays, counts, fit, model, values, whole, recipe, tier, prior, strength, n_iterations)
         values, log = yield from logged(iterates, tier, n_iterations)
         values = np.ascontiguousarray(backend.to_host(values)[:, *cut_out(whole, grid)])
     else:
@@ -295,6 +271,37 @@ def decompose_scan(
     )
 
 
+def _iterates(
+    rays: ScanRays,
+    counts: NDArray[np.float32],
+    fit: RayFit,
+    model: SpectralModel,
+    start: NDArray[np.float32],
+    grid: Grid,
+    recipe: Recipe,
+    tier: str,
+    prior: str | None,
+    strength: float | None,
+    n_iterations: int,
+) -> Iterator[Iterate]:
+    """Return the iterates of one step, or of paths that are weighted by what their rays tell."""
+    measured = rays.measured
+    scan = ScanGeometry.circular(measured.geometry, measured.angles_rad, lifts_mm=measured.lifts_mm)
+    A = Projector(scan, grid, n_channels=len(model.materials), use_gpu=recipe.use_gpu)
+    send = backend.to_device if recipe.use_gpu else np.asarray
+    is_known = send(rays.is_known.astype(np.float32))
+    options: dict[str, Any] = {
+        "prior": prior,
+        "strength": strength,
+        "start": send(start),
+        "n_iterations": n_iterations,
+    }
+    if tier == ONE_STEP:
+        return one_step(A, send(counts), model, open_counts=rays.open_counts, weights=is_known, **options)
+    information = send(np.where(fit.is_converged, fit.information, 0)) * is_known
+    return weighted(A, send(fit.paths), information, **options)
+
+
 def fit_paths(rays: ScanRays, counts: NDArray[np.float32]) -> Generator[Progress, None, tuple[RayFit, SpectralModel]]:
     """Fit the paths of all rays, with a prior so wide that it only keeps noisy rays from running away.
 
@@ -311,21 +318,21 @@ def fit_paths(rays: ScanRays, counts: NDArray[np.float32]) -> Generator[Progress
     n_views = counts.shape[1]
     yield Progress("rays", 0, n_views)
     few = np.unique(np.linspace(0, n_views - 1, N_TYPICAL_VIEWS).round().astype(int))
-    first = fit_rays(counts[:, few], rays.open_counts, rays.model).paths
-    is_thick = first.sum(axis=0) >= np.nanquantile(first.sum(axis=0), 0.75)
-    typical = np.maximum(np.nanmedian(first[:, is_thick], axis=1), 0)
+    free = fit_rays(counts[:, few], rays.open_counts, rays.model).paths
+    is_thick = free.sum(axis=0) >= np.nanquantile(free.sum(axis=0), 0.75)
+    typical = np.maximum(np.nanmedian(free[:, is_thick], axis=1), 0)
     prior_sd = weak_prior_sd(rays.model, rays.open_counts, typical)
-    sampled = fit_rays(counts[:, few], rays.open_counts, rays.model, prior_sd=prior_sd, start=first).paths
+    sampled = fit_rays(counts[:, few], rays.open_counts, rays.model, prior_sd=prior_sd, start=free).paths
     lowest, highest = np.nanquantile(sampled.reshape(len(sampled), -1), (0.002, 0.998), axis=1)
     margin = RANGE_MARGIN * (highest - lowest) + 1e-6
     model = compress(rays.model, highest + margin, lowest - margin).model
     parts = []
-    for first in range(0, n_views, VIEWS_AT_A_TIME):
-        views = slice(first, min(first + VIEWS_AT_A_TIME, n_views))
-        first = fit_rays(counts[:, views], rays.open_counts, model, prior_sd=prior_sd).paths
-        around = ndimage.median_filter(first, (1, 1, NEIGHBOURS, NEIGHBOURS), mode="nearest")
+    for begin in range(0, n_views, VIEWS_AT_A_TIME):
+        views = slice(begin, min(begin + VIEWS_AT_A_TIME, n_views))
+        drawn = fit_rays(counts[:, views], rays.open_counts, model, prior_sd=prior_sd).paths
+        around = ndimage.median_filter(drawn, (1, 1, NEIGHBOURS, NEIGHBOURS), mode="nearest")
         parts.append(
-            fit_rays(counts[:, views], rays.open_counts, model, prior_sd=prior_sd, prior_mean=around, start=first)
+            fit_rays(counts[:, views], rays.open_counts, model, prior_sd=prior_sd, prior_mean=around, start=drawn)
         )
         yield Progress("rays", views.stop, n_views)
     return _together(parts), model
