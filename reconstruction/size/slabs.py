@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -45,8 +46,8 @@ from reconstruction.volume import Grid, Volume
 
 TRIAL_VIEWS = 16
 TRIAL_REPEATS = 3
-TRIAL_SLAB_UPDATES = 2 * 10**8
-"""A trial takes a strip of the slab that is as wide as it needs for so many updates: some tenths of a second."""
+TRIAL_SLAB_UPDATES = 10**9
+"""A trial takes a strip of the slab that is as wide as it needs for so many updates: half a second."""
 TRIAL_BYTES = 1 << 25
 TRIAL_UPDATES = 2 * 10**10
 """Work of more updates than this is long enough that its time is predicted first."""
@@ -292,11 +293,11 @@ def measure_costs(job: Job, source: Source, file: Path, slab: slice) -> Costs:
 
     def added_s(grid: Grid) -> float:
         stream = open_stream(job, source, grid, rows)
-        return _least_seconds(lambda views: stream.add(values, views), blocks)
+        return _usual_seconds(lambda views: stream.add(values, views), blocks)
 
     one_row = slice(rows.start, rows.start + 1)
-    seconds_one = _least_seconds(lambda views: read_upright(source, views, one_row), blocks)
-    seconds_rows = _least_seconds(lambda views: read_upright(source, views, rows), blocks)
+    seconds_one = _usual_seconds(lambda views: read_upright(source, views, one_row), blocks)
+    seconds_rows = _usual_seconds(lambda views: read_upright(source, views, rows), blocks)
     line, n_rows = n_bins * n * n_cols, rows.stop - rows.start
     prepare_s = max(seconds_rows - seconds_one, 0.0) / (line * max(n_rows - 1, 1))
     unpack_s = max(seconds_one - prepare_s * line, 0.0) / (line * source.geometry.rows)
@@ -309,7 +310,7 @@ def measure_costs(job: Job, source: Source, file: Path, slab: slice) -> Costs:
             trial_file.flush()
             os.fsync(trial_file.fileno())
 
-        write_s = 4 * _least_seconds(write, blocks) / TRIAL_BYTES
+        write_s = 4 * _usual_seconds(write, blocks) / TRIAL_BYTES
     return Costs(
         unpack_s=unpack_s,
         prepare_s=prepare_s,
@@ -319,14 +320,14 @@ def measure_costs(job: Job, source: Source, file: Path, slab: slice) -> Costs:
     )
 
 
-def _least_seconds(work: Callable[[slice], object], blocks: Sequence[slice]) -> float:
-    """Return what the fastest block of views took, not counting the first, in which things are still warming up."""
+def _usual_seconds(work: Callable[[slice], object], blocks: Sequence[slice]) -> float:
+    """Return what a block of views takes, the median of all but the first, in which things are still warming up."""
     seconds = []
     for views in blocks:
         began_s = time.perf_counter()
         work(views)
         seconds.append(time.perf_counter() - began_s)
-    return min(seconds[1:] or seconds)
+    return statistics.median(seconds[1:] or seconds)
 
 
 def words_of(writer: VolumeWriter) -> tuple[str, ...]:
