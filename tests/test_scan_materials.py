@@ -98,6 +98,16 @@ def test_noisy_counts_become_the_concentrations_they_were_made_of(tier, prior):
         assert mean[0] == pytest.approx(1, rel=0.03)
 
 
+def test_the_prior_of_rays_takes_nothing_off_the_agents():
+    model = made_up_model(("water", "iodine", "gadolinium"), (20, 33, 50, 62))
+    volume = finished(decompose_scan(scanned(model, seed=None), Recipe())).volume
+    middle = volume.values[:, volume.grid.shape[0] // 2]
+    for k, (place, amounts) in enumerate(CYLINDERS[1:], 1):
+        mean = middle[:, inside(volume.grid.axes_mm(), place)].mean(axis=1)
+        assert mean[k] == pytest.approx(amounts[k], rel=0.012)
+        assert mean[0] == pytest.approx(1, rel=0.012)
+
+
 def test_stated_errors_are_those_that_repeated_scans_show():
     model = made_up_model(("water", "iodine", "gadolinium"), (20, 33, 50, 62))
     runs = [finished(decompose_scan(scanned(model, seed=seed), Recipe())) for seed in range(6)]
