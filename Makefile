@@ -6,9 +6,13 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirem
 # Environments of their own for programs that we test against, outside the tree: LiberTEM alone takes 1.3 GB.
 PEERS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mpxct
 
-.PHONY: demo test test-kernel check lock clean peers test-peers
+.PHONY: demo gui test test-kernel check lock clean peers test-peers
 demo: .venv/.installed
 	$(BIN)/mpxct demo --out demo
+
+# The desktop window; with nothing attached it offers the simulated instrument.
+gui: .venv/.installed-gui
+	$(BIN)/mpxct gui
 
 # Whole files side by side, for tests of a file share what is dear.
 test: .venv/.installed-test
@@ -59,7 +63,12 @@ clean:
 	$(UV) --editable .
 	@touch $@
 
-.venv/.installed-test: .venv/.installed
+.venv/.installed-gui: .venv/.installed
+	$(UV) --editable '.[gui]'
+	@sh .ci/desktop
+	@touch $@
+
+.venv/.installed-test: .venv/.installed-gui
 	$(UV) --group test
 	@touch $@
 

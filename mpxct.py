@@ -280,7 +280,7 @@ def _write_demo_report(
 
     from acquisition.plan import plan_to_toml
     from acquisition.scan_file import read_scan
-    from gui.report import ReportData, save_report
+    from gui.reports.report import ReportData, save_report
 
     scan = read_scan(summary.path)
     sigmas: Mapping[str, float] = figures["threshold_sigma_kev"]  # pyright: ignore[reportAssignmentType]

@@ -1,4 +1,4 @@
-"""Commands that show files: view draws a picture, info tells what is inside, quality how good a volume is."""
+"""Commands that show: the window, a picture of a file, what is inside it, how good a volume is."""
 
 from __future__ import annotations
 
@@ -29,9 +29,28 @@ class Registration(Enum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this package."""
+    app.command("gui")(_window)
     app.command()(view)
     app.command()(info)
     app.command("quality")(_quality)
+
+
+def _window(
+    folder: Annotated[
+        Path, typer.Argument(help="Where new files go, and where the window looks for those that are there.")
+    ] = Path(),
+) -> None:
+    """Open the desktop window.
+
+    Example: mpxct gui data
+    """
+    try:
+        from gui.app import run
+    except ImportError as error:
+        raise WrongUsage(
+            f"the window cannot be opened: {error}", hint="install what it is made of: pip install 'mpxct[gui]'"
+        ) from error
+    raise typer.Exit(run(folder))
 
 
 def view(
@@ -112,8 +131,8 @@ def _quality(
     """
     from math import pi
 
-    from gui.material_figures import material_text, quality_figures
-    from gui.material_report import save_material_report
+    from gui.reports.material_figures import material_text, quality_figures
+    from gui.reports.material_report import save_material_report
     from reconstruction.assessment import assess, common_mtf50_per_mm
     from reconstruction.merit.registration import find_pose
     from reconstruction.phantom_file import load_phantom
@@ -160,7 +179,7 @@ def draw(
 
 def write_report(file: Path, html: Path) -> Path:
     """Write the report of a calibration file."""
-    from gui.calibration_report import save_calibration_report
+    from gui.reports.calibration_report import save_calibration_report
 
     kind, content = open_any(file)
     if kind != "calibration":

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from firmware_iface.errors import BadFile, WrongUsage
 from gui.cli import register
-from gui.material_figures import material_text, quality_figures
-from gui.material_report import material_html
+from gui.reports.material_figures import material_text, quality_figures
+from gui.reports.material_report import material_html
 from reconstruction.volume import save_volume
 from tests.material_phantom import CONTENTS, maps_of, ring
 from tests.test_assessment import finished, whole

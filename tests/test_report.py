@@ -15,9 +15,9 @@ import pytest
 from acquisition.scan import Event
 from calibration.conditions import StepRecord
 from calibration.store import Calibration
-from gui.beam_sections import counted_per_s
-from gui.calibration_report import calibration_html, save_calibration_report, sections
-from gui.report import ReportData, fits_of, report_html, save_report
+from gui.reports.beam_sections import counted_per_s
+from gui.reports.calibration_report import calibration_html, save_calibration_report, sections
+from gui.reports.report import ReportData, fits_of, report_html, save_report
 from reconstruction.quality import Vial, VialStatistics
 from tests.calibration_records import RECORDS, everything
 from tests.test_picture import calibration

@@ -18,8 +18,8 @@ from calibration.pixel_scale import PixelScale
 from calibration.pixels import SUSPECT, PixelClass
 from calibration.store import Calibration
 from firmware_iface.chip import TRIM_CODES
-from gui.page import SERIES, figure_of, histogram, label, legend, note, picture, plots, soft, svg, table
 from gui.picture import INK, SMALL_PT, SOFT_INK, classes_figure, maps_figure, median, name_of, png_bytes
+from gui.reports.page import SERIES, figure_of, histogram, label, legend, note, picture, plots, soft, svg, table
 
 MAP_DPI = 100
 

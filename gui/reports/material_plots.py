@@ -11,9 +11,9 @@ from matplotlib.patches import Circle, Patch, Rectangle
 from numpy.typing import NDArray
 
 from gui.colour import GREY, blend, colours_of, looks_for
-from gui.material_figures import sets_of_figures
-from gui.page import SERIES, label, legend, plots
 from gui.picture import INK, PANEL_PT, SMALL_PT, slab, swatch
+from gui.reports.material_figures import sets_of_figures
+from gui.reports.page import SERIES, label, legend, plots
 from reconstruction.assessment import Assessment, Figures, uniform_square
 from reconstruction.merit.noise import noise_equivalent_quanta
 from reconstruction.quality import series_of

@@ -18,8 +18,8 @@ from calibration.material_basis import MaterialBasis
 from calibration.response import Response
 from calibration.store import Calibration
 from calibration.thickness import EquivalentThickness, StepWedge
-from gui.page import SERIES, figure_of, histogram, label, legend, picture, plots, soft, svg, table
 from gui.picture import maps_figure, median, png_bytes
+from gui.reports.page import SERIES, figure_of, histogram, label, legend, picture, plots, soft, svg, table
 
 MAP_DPI = 100
 LOWEST_KEV = 5.0

@@ -12,7 +12,7 @@ from matplotlib.patches import Polygon
 from calibration.alignment import PARAMETERS, Alignment
 from calibration.geometry import TILTS, Geometry
 from calibration.store import Calibration
-from gui.page import SERIES, figure_of, label, legend, plots, soft, svg, table
+from gui.reports.page import SERIES, figure_of, label, legend, plots, soft, svg, table
 
 _WORDS: Mapping[str, str] = {"roll_rad": "roll", "tilt_u_rad": "tilt about u", "tilt_v_rad": "tilt about v"}
 

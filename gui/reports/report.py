@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from acquisition.scan import Event
 from calibration.store import Calibration
 from firmware_iface.errors import WrongUsage
-from gui import calibration_report
 from gui.colour import GREY, colours_of
-from gui.page import cards, label, note, page, picture, plots, svg, table
 from gui.picture import INK, write_whole
+from gui.reports import calibration_report
+from gui.reports.page import cards, label, note, page, picture, plots, svg, table
 from reconstruction.quality import SOLVENT, Regression, VialStatistics, cross_talk_mg_ml, regression
 
 SHOWN_EVENTS = 200

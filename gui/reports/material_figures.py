@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gui.page import figure_of
+from gui.reports.page import figure_of
 from reconstruction.assessment import Assessment, Figures
 
 

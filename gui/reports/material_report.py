@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gui import material_plots
-from gui.material_figures import figures_to_quote, pose_in_words, sets_of_figures
-from gui.page import cards, figure_of, note, page, picture, soft, svg, table
 from gui.picture import png_bytes, write_whole
+from gui.reports import material_plots
+from gui.reports.material_figures import figures_to_quote, pose_in_words, sets_of_figures
+from gui.reports.page import cards, figure_of, note, page, picture, soft, svg, table
 from reconstruction.assessment import Assessment
 from reconstruction.volume import Volume
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from calibration.store import Calibration
-from gui import beam_sections, chip_sections
-from gui.alignment_section import alignment
-from gui.page import cards, figure_of, note, page, table
 from gui.picture import write_whole
+from gui.reports import beam_sections, chip_sections
+from gui.reports.alignment_section import alignment
+from gui.reports.page import cards, figure_of, note, page, table
 
 _ZERO_C_K = 273.15
 

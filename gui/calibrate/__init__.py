@@ -1,0 +1,1 @@
+"""The page Calibrate: one step after the other, seen while it happens."""

@@ -1,0 +1,1 @@
+"""The page Instrument: what is there, opened and looked after."""

@@ -1,0 +1,1 @@
+"""Volumes and scans in the formats of other programs, one file each."""

@@ -1,0 +1,1 @@
+"""The page Live: frames as they come."""

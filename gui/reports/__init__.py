@@ -1,0 +1,1 @@
+"""Reports: one HTML file each, for people who were not there."""

@@ -1,0 +1,1 @@
+"""The page Scan: a plan, checked as it is typed, and its run."""

@@ -1,0 +1,105 @@
+"""What the window knows, as one frozen record, and what may be done with it: every refusal is a sentence.
+
+No Qt here: all that a page shows or greys out can be asked, and tested, without a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from acquisition.plan import Plan
+from calibration.store import Calibration
+from reconstruction.volume import Volume
+
+
+class Link(Enum):
+    """How the window stands with the instrument."""
+
+    NONE = "not connected"
+    CONNECTING = "connecting"
+    READY = "ready"
+    BUSY = "busy"
+    LOST = "lost, trying again"
+
+
+class Action(Enum):
+    """What a person may ask for; the value says it in words."""
+
+    CONNECT = "connect"
+    DISCONNECT = "disconnect"
+    LIVE = "look live"
+    CALIBRATE = "calibrate"
+    SCAN = "scan"
+    RECONSTRUCT = "reconstruct"
+    DECOMPOSE = "decompose"
+    SHOW = "show volumes"
+    EXPORT = "export"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What a session holds.
+
+    Attributes
+    ----------
+    folder : Path
+        Where new files go.
+    plan : Plan
+        Of the next scan, and of calibrations.
+    calibration, bins, materials : optional
+        In memory; the paths say where each stands, None where it was not saved yet.
+    """
+
+    folder: Path
+    plan: Plan = field(default_factory=Plan)
+    plan_path: Path | None = None
+    calibration: Calibration | None = None
+    calibration_path: Path | None = None
+    scan_path: Path | None = None
+    bins: Volume | None = None
+    bins_path: Path | None = None
+    materials: Volume | None = None
+    materials_path: Path | None = None
+
+
+def why_not(action: Action, state: State, link: Link, *, instrument_job: str = "", compute_job: str = "") -> str:
+    """Return why something cannot be done now, and what to do about it; empty where it can.
+
+    Parameters
+    ----------
+    instrument_job, compute_job : str
+        Titles of what runs on the instrument and in the background; empty: nothing.
+    """
+    if action is Action.CONNECT:
+        return "" if link in (Link.NONE, Link.LOST) else "An instrument is connected; disconnect it first."
+    if action is Action.DISCONNECT:
+        return "No instrument is connected." if link is Link.NONE else _busy(instrument_job)
+    if action in (Action.LIVE, Action.CALIBRATE, Action.SCAN):
+        return _why_not_measured(action, state, link, instrument_job)
+    if action is Action.RECONSTRUCT and state.scan_path is None:
+        return "There is no scan yet: make one on the page Scan, or open a scan file."
+    if action is Action.DECOMPOSE and state.scan_path is None and state.bins is None:
+        return "There is nothing to decompose yet: reconstruct a scan, or open a volume."
+    if action in (Action.RECONSTRUCT, Action.DECOMPOSE) and compute_job:
+        return f"{compute_job} is running; wait until it ends, or cancel it."
+    if action in (Action.SHOW, Action.EXPORT) and state.bins is None and state.materials is None:
+        return "There is no volume yet: reconstruct a scan, or open a volume file."
+    return ""
+
+
+def _why_not_measured(action: Action, state: State, link: Link, instrument_job: str) -> str:
+    if link is Link.NONE:
+        return "No instrument is connected: choose one on the page Instrument."
+    if link is Link.CONNECTING:
+        return "The instrument is being opened; a moment."
+    if link is Link.LOST:
+        return "The instrument is lost; it is opened again as soon as it is back. Check cable and power."
+    if action is Action.SCAN and state.calibration is None:
+        return "A scan needs a calibration: make one on the page Calibrate, or open a calibration file."
+    return _busy(instrument_job)
+
+
+def _busy(instrument_job: str) -> str:
+    return f"{instrument_job} is running on the instrument; stop it first." if instrument_job else ""

@@ -1,0 +1,1 @@
+"""The page Volume: slices, materials in colour, and the whole in three dimensions."""
