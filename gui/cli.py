@@ -39,10 +39,11 @@ def _window(
     folder: Annotated[
         Path, typer.Argument(help="Where new files go, and where the window looks for those that are there.")
     ] = Path(),
+    device: Annotated[str, typer.Option(help="Instrument to open at once, as usb: or sim:demo.")] = "",
 ) -> None:
     """Open the desktop window.
 
-    Example: mpxct gui data
+    Example: mpxct gui data --device sim:demo
     """
     try:
         from gui.app import run
@@ -50,7 +51,7 @@ def _window(
         raise WrongUsage(
             f"the window cannot be opened: {error}", hint="install what it is made of: pip install 'mpxct[gui]'"
         ) from error
-    raise typer.Exit(run(folder))
+    raise typer.Exit(run(folder.absolute(), device))
 
 
 def view(
