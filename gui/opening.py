@@ -32,7 +32,7 @@ def opened_file(path: Path) -> Generator[Progress, None, Opened]:
         It is none of ours, or damaged; a plan says which key is wrong.
     """
     from acquisition.plan import load_plan
-    from gui.cli import open_any
+    from gui.any_file import open_any
 
     yield Progress(f"reading {path.name}", 0, 0)
     if path.suffix.lower() == ".toml":
