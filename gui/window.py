@@ -21,6 +21,7 @@ from gui.page import Page
 from gui.reconstruct.page import ReconstructPage
 from gui.scan.page import ScanPage
 from gui.session import Session
+from gui.status_strip import StatusStrip
 from gui.volume.page import VolumePage
 
 BEAT_MS = 33
@@ -58,7 +59,14 @@ class Window(QtWidgets.QMainWindow):
             self.pages[page.title] = page
             self.tabs.addTab(page, page.title)
             self.tabs.setTabToolTip(self.tabs.count() - 1, f"{page.tip} (Ctrl+{self.tabs.count()})")
-        self.setCentralWidget(self.tabs)
+        self.strip = StatusStrip(session)
+        middle = QtWidgets.QWidget()
+        under = QtWidgets.QVBoxLayout(middle)
+        under.setContentsMargins(0, 0, 0, 0)
+        under.setSpacing(0)
+        under.addWidget(self.tabs, 1)
+        under.addWidget(self.strip)
+        self.setCentralWidget(middle)
         self._log = LogPanel(lines)
         self._console = ConsolePanel({"window": self, "session": session, "pages": self.pages})
         self._docks = [self._dock("Log", self._log), self._dock("Console", self._console)]
@@ -87,6 +95,7 @@ class Window(QtWidgets.QMainWindow):
             self.go_to(self.session.page_wanted)
             self.session.page_wanted = ""
         self.page.refresh()
+        self.strip.refresh()
         self._log.refresh()
         while self.session.failures:
             self._failures.show_failure(self.session.failures.pop(0))

@@ -52,9 +52,7 @@ class RecipeForm(QtWidgets.QWidget):
         self.prior = Choice("What is held for likely beside the data.", [("none", None, "")])
         self._prior_summary = hint()
         self.prior_options = OptionForm()
-        self.weights = Choice(
-            "What the data count for.", [(WEIGHTS_SAID[name], name, "") for name in WEIGHTS]
-        )
+        self.weights = Choice("What the data count for.", [(WEIGHTS_SAID[name], name, "") for name in WEIGHTS])
         self.until_noise = _check("stop at the noise", "End when the volume fits the data as well as noise allows.")
         self.start = Choice(
             "What the iterations start from.",
@@ -99,7 +97,10 @@ class RecipeForm(QtWidgets.QWidget):
         """Offer the methods that there are."""
         self._catalogue = catalogue
         self.method.offer(
-            [("fdk", FDK, "filtered back-projection"), *((m.name, m.name, m.summary) for m in catalogue.methods.values())]
+            [
+                ("fdk", FDK, "filtered back-projection"),
+                *((m.name, m.name, m.summary) for m in catalogue.methods.values()),
+            ]
         )
         self.rings.offer([(name, name, "") for name in catalogue.rings])
         self._offer_priors()
@@ -205,7 +206,9 @@ class RecipeForm(QtWidgets.QWidget):
         form.addRow("", self._prior_summary)
         inner.addLayout(form)
         inner.addWidget(self.prior_options)
-        inner.addLayout(_form([("data count", self.weights), ("start from", self.start), ("reference", self.reference)]))
+        inner.addLayout(
+            _form([("data count", self.weights), ("start from", self.start), ("reference", self.reference)])
+        )
         inner.addWidget(self.until_noise)
         inner.addWidget(self.options)
         layout.addWidget(self._iterative)
@@ -216,9 +219,7 @@ class RecipeForm(QtWidgets.QWidget):
         rows.addLayout(_form([("rings", self.rings), ("metal above, 1/mm", self.metal)]))
         for box in (self.linearise, self.extend):
             rows.addWidget(box)
-        rows.addLayout(
-            _form([("pass", self.pass_number), ("calibration", self.calibration), ("memory", self.memory)])
-        )
+        rows.addLayout(_form([("pass", self.pass_number), ("calibration", self.calibration), ("memory", self.memory)]))
         for box in (self.gpu, self.partial):
             rows.addWidget(box)
         layout.addWidget(more)
