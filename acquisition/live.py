@@ -17,7 +17,7 @@ from acquisition.steps import expand
 from acquisition.stream import Expectation, FrameStream, QueueHealth
 from calibration.progress import Progress
 from calibration.store import Calibration
-from firmware_iface.frame import Frame
+from firmware_iface.frame import Frame, Lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +39,12 @@ def look(
     stop: threading.Event | None = None,
     on_newest: Callable[[Frame], None] | None = None,
     on_health: Callable[[RunHealth], None] | None = None,
+    on_item: Callable[[Frame | Lost], object] = lambda _: None,
 ) -> Generator[Progress, None, Look]:
     """Take the frames of a plan for the eye only; a live one goes on until `stop` is set or it is closed.
 
-    Parameters and errors are those of `acquisition.runner.run_scan`. While nothing comes the same progress comes again.
+    Parameters and errors are those of `acquisition.runner.run_scan`; `on_item` gets every frame and every loss, in
+    order and in the thread that runs this. While nothing comes the same progress comes again.
     """
     refuse_foreign_pixels(plan)
     preflight.refuse(preflight.examine(instrument, plan, calibration, None), is_forced=is_forced)
@@ -67,6 +69,7 @@ def look(
                     is_told = True
                     stepper.stop()
                 if placed is not None:
+                    on_item(placed[1])
                     n_frames += item_frames(placed[1])
                     n_lost += 0 if isinstance(placed[1], Frame) else placed[1].n_frames
                 if on_health is not None and time.monotonic() - told_s >= TELL_EVERY_S:

@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from acquisition.plan import Plan
-from calibration.store import Calibration
-from reconstruction.volume import Volume
+
+if TYPE_CHECKING:  # they load much, and the window is to be there first
+    from calibration.store import Calibration
+    from reconstruction.volume import Volume
 
 
 class Link(Enum):
