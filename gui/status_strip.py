@@ -100,23 +100,28 @@ class StatusStrip(QtWidgets.QFrame):
             "instrument": JobBar("Stop", "End what runs on the instrument well, after the present frame or step."),
             "compute": JobBar("Cancel", "End what is being computed."),
         }
-        lanes = QtWidgets.QVBoxLayout()
-        lanes.setSpacing(1)
-        for lane in self._lanes.values():
-            lanes.addWidget(lane)
+        self._titles = {lane: QtWidgets.QLabel() for lane in self._lanes}
+        lanes = QtWidgets.QGridLayout()
+        lanes.setVerticalSpacing(1)
+        lanes.setColumnStretch(1, 1)
+        for place, lane in enumerate(self._lanes):
+            self._titles[lane].setStyleSheet("font-weight: 600;")
+            lanes.addWidget(self._titles[lane], place, 0)
+            lanes.addWidget(self._lanes[lane], place, 1)
         self.safe = ActionButton(
             "Beam off",
             "Switch the X-rays off and stop the stage at once, and break off what runs on the instrument.",
             lambda: session.why_not(Action.MAKE_SAFE),
             session.rig.make_safe,
         )
-        self.safe.setProperty("role", "stop")
+        self.safe.setStyleSheet(f"QPushButton:enabled {{ font-weight: 600; border: 2px solid {theme.BAD}; }}")
         for place, reading in enumerate(self._readings()):
             cell = Cell(self.acknowledge if reading.name == "Lost" else None)
             self.cells[_KEYS[place]] = cell
             self._row.addWidget(cell)
         self._row.addStretch(1)
         self._row.addLayout(lanes, 4)
+        self._row.addSpacing(8)
         self._row.addWidget(self.safe)
         self.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
         self.refresh()
@@ -130,7 +135,10 @@ class StatusStrip(QtWidgets.QFrame):
         for cell, reading in zip(self.cells.values(), self._readings(), strict=True):
             cell.show_reading(reading)
         for lane, bar in self._lanes.items():
-            bar.watch(self._session.job(lane))
+            job = self._session.job(lane)
+            bar.watch(job)
+            self._titles[lane].setText("" if job is None or job.is_over else job.title)
+            self._titles[lane].setVisible(bool(self._titles[lane].text()))
         self.safe.refresh()
 
     def acknowledge(self) -> None:

@@ -244,7 +244,7 @@ def _lost(run: RunHealth | None, losses: Losses) -> Reading:
     n_lost = 0 if run is None else run.n_lost
     if losses.n_new:
         what = f"{losses.n_new:,} were lost since somebody last acknowledged it; click to acknowledge."
-        return Reading(name="Lost", text=f"{losses.n_new:,}", tip=f"{tip}\n\n{what}", mood=Mood.BAD)
+        return Reading(name="Lost", text=f"{losses.n_new:,} new", tip=f"{tip}\n\n{what}", mood=Mood.BAD)
     if n_lost:
         return Reading(name="Lost", text=f"{n_lost:,} (known)", tip=f"{tip}\n\nThe last run lost {n_lost:,}.")
     return Reading(name="Lost", text="0" if run is not None else UNKNOWN, tip=tip)

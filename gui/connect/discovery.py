@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 SIMULATED = "sim:demo"
 """The instrument for who has none."""
 MOST_RECENT = 6
+_TEXTS = {
+    "sim:demo": "a whole instrument with tube, stage and samples; colour pixels of 110 µm",
+    "sim:fine": "the same with pixels of 55 µm, for fine detail",
+    "merlin://HOST": "a Merlin readout; write the name of its computer for HOST",
+}
+"""What technicians read of what developers list."""
 
 
 class Kind(Enum):
@@ -63,7 +69,10 @@ def look() -> tuple[Found, ...]:
 
 def sort_out(listed: Mapping[str, str]) -> tuple[Found, ...]:
     """Make entries of URLs and the lines on them, in the order in which to offer them."""
-    found = [Found(url=url, text=text, kind=kind_of(url), problem=_problem(url, text)) for url, text in listed.items()]
+    found = [
+        Found(url=url, text=_TEXTS.get(url, text), kind=kind_of(url), problem=_problem(url, text))
+        for url, text in listed.items()
+    ]
     return tuple(sorted(found, key=lambda each: (list(Kind).index(each.kind), bool(each.problem))))
 
 
@@ -89,6 +98,11 @@ def first_choice(found: Sequence[Found], recent: Sequence[Address]) -> str:
     if recent and (recent[0].url in there or kind_of(recent[0].url) in (Kind.MERLIN, Kind.SIMULATED)):
         return recent[0].url
     return next((each.url for each in found if each.kind is Kind.USB and not each.problem), SIMULATED)
+
+
+def offer(url: str) -> str:
+    """Return what stands on the button that opens this with one click."""
+    return "Use the simulated instrument" if kind_of(url) is Kind.SIMULATED else f"Connect to {url}"
 
 
 def why_not_address(address: Address) -> str:

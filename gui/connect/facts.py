@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Flag
 from typing import Any
 
 from acquisition.beam import SourceState, WarmUp
-from acquisition.limits import Limits
+from acquisition.limits import Limits, Range
 from acquisition.steps import Pose
 from gui.rig import RigSnapshot
 from gui.vitals import UNKNOWN, celsius
@@ -32,19 +32,26 @@ class Axis:
 
     Attributes
     ----------
-    lowest, highest : float
+    field : str
+        Of a `Pose`.
+    allowed : (lowest, highest)
         Where it may go, in `unit`; `is_known` says whether the stage told that itself.
-    stands : float or None
-        Where it is, in `unit`.
     """
 
     name: str
     field: str
     unit: str
-    lowest: float
-    highest: float
+    allowed: Range
     is_known: bool
-    stands: float | None
+
+    def of(self, pose: Pose) -> float:
+        """Return where this axis is in a pose, in `unit`."""
+        return getattr(pose, self.field) * self.per_internal
+
+    @property
+    def per_internal(self) -> float:
+        """How many of `unit` are one of what a `Pose` holds."""
+        return math.degrees(1.0) if self.unit == "°" else 1.0
 
 
 def board_facts(now: RigSnapshot) -> list[tuple[str, str]]:
@@ -73,6 +80,8 @@ def board_facts(now: RigSnapshot) -> list[tuple[str, str]]:
 
 
 def _how(now: RigSnapshot) -> list[tuple[str, str]]:
+    if now.status is None:
+        return []
     facts: list[tuple[str, str]] = []
     state = getattr(now.status, "state", None)
     if state is not None:
@@ -114,28 +123,22 @@ def source_facts(source: SourceState | None, why: str) -> list[tuple[str, str]]:
     ]
 
 
-def axes(pose: Pose | None, limits: Limits | None) -> tuple[Axis, ...]:
+def axes(limits: Limits | None) -> tuple[Axis, ...]:
     """Return the axes of a stage and where each may go."""
     return (
-        _axis("Angle", "angle_rad", "°", pose, limits, FARTHEST_DEG),
-        _axis("Lift", "lift_mm", "mm", pose, limits, FARTHEST_MM),
-        _axis("Shift", "shift_mm", "mm", pose, limits, FARTHEST_MM),
+        _axis("Angle", "angle_rad", "°", limits, FARTHEST_DEG),
+        _axis("Lift", "lift_mm", "mm", limits, FARTHEST_MM),
+        _axis("Shift", "shift_mm", "mm", limits, FARTHEST_MM),
     )
 
 
-def _axis(name: str, field: str, unit: str, pose: Pose | None, limits: Limits | None, farthest: float) -> Axis:
+def _axis(name: str, field: str, unit: str, limits: Limits | None, farthest: float) -> Axis:
     told = None if limits is None else getattr(limits, field)
-    scale = math.degrees(1.0) if unit == "°" else 1.0
-    low, high = (-math.inf, math.inf) if told is None else told
-    return Axis(
-        name=name,
-        field=field,
-        unit=unit,
-        lowest=max(low * scale, -farthest),
-        highest=min(high * scale, farthest),
-        is_known=told is not None,
-        stands=None if pose is None else getattr(pose, field) * scale,
-    )
+    free = Axis(name=name, field=field, unit=unit, allowed=(-farthest, farthest), is_known=told is not None)
+    if told is None:
+        return free
+    low, high = (value * free.per_internal for value in told)
+    return replace(free, allowed=(max(low, -farthest), min(high, farthest)))
 
 
 def pose_of(angle_deg: float, lift_mm: float, shift_mm: float) -> Pose:

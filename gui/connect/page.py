@@ -11,7 +11,7 @@ from pyqtgraph.Qt import QtCore, QtWidgets
 
 from calibration.progress import Progress
 from gui.connect import discovery
-from gui.connect.discovery import SIMULATED, Address, Found, Kind
+from gui.connect.discovery import SIMULATED, Address, Found
 from gui.connect.facts import board_facts, source_facts, where
 from gui.connect.panels import Facts, FindingsPanel, MovePanel
 from gui.controls import ActionButton, hint, title
@@ -128,13 +128,17 @@ class ConnectPage(Page):
         side.setFixedWidth(400)
         left.setContentsMargins(0, 0, 0, 0)
         right = QtWidgets.QGridLayout()
+        policy = QtWidgets.QSizePolicy.Policy
+        for box in (self._detector_box, self._source_box, self._stage_box):  # equally wide, whatever stands in them
+            box.setSizePolicy(policy.Ignored, policy.Preferred)
         right.addWidget(self._detector_box, 0, 0, 2, 1)
         right.addWidget(self._source_box, 0, 1)
         right.addWidget(self._stage_box, 1, 1)
         right.addWidget(self.machine, 2, 0, 1, 2)
         right.setColumnStretch(0, 1)
         right.setColumnStretch(1, 1)
-        right.setRowStretch(2, 1)
+        right.setRowStretch(1, 1)
+        right.setRowStretch(2, 100)
         row = QtWidgets.QHBoxLayout(self)
         row.addWidget(side)
         row.addSpacing(8)
@@ -146,8 +150,8 @@ class ConnectPage(Page):
         self.state.setWordWrap(True)
         rig, why_not = self.session.rig, self.session.why_not
         self.start = ActionButton(
-            "", "Open the instrument that is most likely meant, with one click.", lambda: why_not(Action.CONNECT),
-            self._start,
+            discovery.offer(SIMULATED), "Open the instrument that is most likely meant, with one click.",
+            lambda: why_not(Action.CONNECT), self._start,
         )  # fmt: skip
         self.start.setMinimumHeight(64)
         self.start.setStyleSheet("font-size: 13pt; font-weight: 600;")
@@ -239,23 +243,17 @@ class ConnectPage(Page):
             self._list_recent()
 
     def _show_found(self, found: tuple[Found, ...] | None) -> None:
-        if found is not None and found == self._found:
+        if found is None or found == self._found:
             return
-        is_first, self._found = self._found is None, found
-        if found is None:
-            self.start.setText("Looking for instruments \N{HORIZONTAL ELLIPSIS}" if is_first else self.start.text())
-            self.start.setText("Use the simulated instrument")
-            return
+        self._found = found
         choice = discovery.first_choice(found, self._recent)
-        if discovery.kind_of(choice) is Kind.SIMULATED:
-            self.start.setText("Use the simulated instrument")
-        else:
-            self.start.setText(f"Connect to {choice}")
+        self.start.setText(discovery.offer(choice))
         chosen = self.found.currentItem()
         before = chosen.data(_URL) if chosen is not None else choice
         self.found.clear()
         for each in found:
             item = QtWidgets.QListWidgetItem(f"{each.url}\n{each.kind.value}: {each.text}")
+            item.setSizeHint(QtCore.QSize(0, 3 * self.fontMetrics().lineSpacing() + 8))
             item.setData(_URL, each.url)
             item.setToolTip(each.problem or "A click takes it, a double click opens it.")
             self.found.addItem(item)

@@ -75,12 +75,12 @@ class MovePanel(QtWidgets.QWidget):
         grid = QtWidgets.QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.addWidget(self.place, 0, 0, 1, 4)
-        for column, axis in enumerate(axes(None, None)):
+        for column, axis in enumerate(axes(None)):
             box = QtWidgets.QDoubleSpinBox()
             box.setDecimals(2)
             box.setSuffix(f" {axis.unit}" if axis.unit != "°" else axis.unit)
             box.setKeyboardTracking(False)
-            box.setButtonSymbols(QtWidgets.QAbstractSpinBox.ButtonSymbols.UpDownArrows)
+            box.setMinimumHeight(26)
             self.fields[axis.field] = box
             label = QtWidgets.QLabel(axis.name)
             label.setProperty("role", "hint")
@@ -91,6 +91,7 @@ class MovePanel(QtWidgets.QWidget):
             "Move there", "Move the stage to this pose. Beam off stops it at once.", lambda: self._why_not, self._move
         )
         grid.addWidget(self.go, 2, 3)
+        grid.setRowStretch(3, 1)
 
     def refresh(self, now: RigSnapshot, why_not: str) -> None:
         """Take over limits, and, once, where it stands; say why it cannot move now."""
@@ -101,12 +102,13 @@ class MovePanel(QtWidgets.QWidget):
             return
         if (now.limits, self._is_filled) == (self._limits_shown, True):
             return
-        for axis in axes(now.pose, now.limits):
+        for axis in axes(now.limits):
             box = self.fields[axis.field]
-            box.setRange(axis.lowest, axis.highest)
-            if not self._is_filled and axis.stands is not None:
-                box.setValue(axis.stands)
-            told = f"{axis.lowest:g} to {axis.highest:g} {axis.unit}"
+            lowest, highest = axis.allowed
+            box.setRange(lowest, highest)
+            if not self._is_filled:
+                box.setValue(axis.of(now.pose))
+            told = f"{lowest:g} to {highest:g} {axis.unit}"
             known = told if axis.is_known else f"{told}; the stage does not tell its own limits"
             box.setToolTip(f"{axis.name} to move to: {known}.")
         self._limits_shown, self._is_filled = now.limits, True
@@ -118,7 +120,7 @@ class MovePanel(QtWidgets.QWidget):
     def _move(self) -> None:
         for box in self.fields.values():
             box.interpretText()
-        angle, lift, shift = (self.fields[axis.field].value() for axis in axes(None, None))
+        angle, lift, shift = (self.fields[axis.field].value() for axis in axes(None))
         pose = pose_of(angle, lift, shift)
 
         def work(instrument: Instrument) -> Generator[Progress, None, None]:
