@@ -17,8 +17,11 @@ TURN_S = 0.015
 LEAST_WIDTH_PX, PANEL_HEIGHT_PX = 330, 270
 GREY_COLOUR = "#8a8f98"
 SIGNS = {
-    Style.LINE: "\N{HORIZONTAL BAR}", Style.DOTS: "\N{BLACK CIRCLE}", Style.DASHED: "- -", Style.STEPS: "\N{BLACK SQUARE}",
-}  # fmt: skip
+    Style.LINE: "\N{HORIZONTAL BAR}",
+    Style.DOTS: "\N{BLACK CIRCLE}",
+    Style.DASHED: "- -",
+    Style.STEPS: "\N{BLACK SQUARE}",
+}
 KIND_COLOURS = (
     "#e4e6ea", "#d55e00", "#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#0072b2", "#7f7f7f", "#ff0000",
     "#5b6b9c", "#7d5a3c",
