@@ -6,6 +6,10 @@ import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
 from pyqtgraph.Qt import QtWidgets
+from pyqtgraph.widgets import ColorMapMenu
+
+ColorMapMenu.find_mpl_leftovers = list
+"""Every histogram has a menu of colour maps, and to ask matplotlib for the names of its own loads it: for seconds."""
 
 
 class ImagePanel(QtWidgets.QWidget):
