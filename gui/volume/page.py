@@ -178,7 +178,7 @@ class VolumePage(Page):
         self.crosshair.setCheckable(True)
         self.crosshair.setChecked(True)
         self.reset = QtWidgets.QPushButton("Reset")
-        self.picture = PictureMenu(self)
+        self.picture = PictureMenu(self.panes, self.session)
         self._needs_volume: list[tuple[QtWidgets.QWidget, str]] = [
             (self.slab, "How much each slice shows of what lies before and behind it."),
             (self.slab_kind, "What a thick slice shows: the mean of its voxels, or the largest."),

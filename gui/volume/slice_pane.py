@@ -344,10 +344,10 @@ class SlicePane(pg.GraphicsView):
     def _draw_directions(self, painter: QtGui.QPainter) -> None:
         width, height = self._size()
         left, right, below, above = self.overlay.directions
-        edge = MARGIN_PX
+        edge, below_title = MARGIN_PX, MARGIN_PX + 1.4 * painter.fontMetrics().height()
         for text, x, y, anchor in (
             (left, edge, height / 2, "lm"), (right, width - edge, height / 2, "rm"),
-            (below, width / 2, height - edge, "cb"), (above, width / 2, edge, "ct"),
+            (below, width / 2, height - edge, "cb"), (above, width / 2, below_title, "ct"),
         ):  # fmt: skip
             draw_text(painter, QtCore.QPointF(x, y), text, "#b8c0c8", anchor)
 
@@ -409,6 +409,9 @@ def pixmap_of(widget: QtWidgets.QWidget, factor: float) -> QtGui.QImage:
     painter = QtGui.QPainter(image)
     painter.setRenderHint(QtGui.QPainter.RenderHint.Antialiasing)
     painter.scale(factor, factor)
-    widget.render(painter, QtCore.QPoint(0, 0))
+    if isinstance(widget, QtWidgets.QGraphicsView):
+        widget.render(painter, QtCore.QRectF(widget.rect()), widget.rect())
+    else:
+        widget.render(painter, QtCore.QPoint(0, 0))
     painter.end()
     return image
