@@ -437,7 +437,7 @@ class Desk:
             suggest = partial(self._suggest, colours, Shown.MATERIALS, _MATERIALS_KEY)
             self._slow.ask(f"suggestion {_MATERIALS_KEY}", suggest)
         if why_not(self.view, self.bins, self.materials):
-            self.view = View(shown=Shown.MATERIALS if self.materials is not None else Shown.BIN)
+            self.view = View(shown=Shown.MATERIALS if self.bins is None or self.materials is not None else Shown.BIN)
         if self.grid is not None and self.grid != had_grid:
             self.reset()
         if self._volumes:

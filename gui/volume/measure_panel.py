@@ -77,6 +77,12 @@ class MeasurePanel(QtWidgets.QWidget):
         row = self.table.currentRow()
         return self.drawings[row].name if 0 <= row < len(self.drawings) else ""
 
+    def allow(self, why_not: str) -> None:
+        """Grey the tools where they cannot be used, and say why."""
+        for tool, button in self.tools.items():
+            button.setEnabled(not why_not)
+            button.setToolTip(f"{TOOL_TIPS[tool]}\n{tool.how}{why_not}")
+
     def put_tool_away(self) -> None:
         """Draw nothing any more."""
         for button in self.tools.values():
@@ -150,7 +156,6 @@ class MeasurePanel(QtWidgets.QWidget):
         for n, tool in enumerate(Tool):
             button = QtWidgets.QPushButton(tool.label.capitalize())
             button.setCheckable(True)
-            button.setToolTip(f"{TOOL_TIPS[tool]}\n{tool.how}")
             button.setMinimumWidth(10)
             button.clicked.connect(lambda on, tool=tool: self._choose(tool if on else None))
             self.tools[tool] = button

@@ -46,6 +46,7 @@ class Panes(QtWidgets.QWidget):
         self._middle: Point = (0.0, 0.0, 0.0)
         self.fourth = QtWidgets.QTabWidget()
         self.fourth.setDocumentMode(True)
+        self.fourth.tabBar().setDrawBase(False)
         self.fourth.addTab(self._slanted(), "Slanted cut")
         self.fourth.setTabToolTip(0, "A cut at any angle; turn it by the handles in the other panes, or by its angles.")
         self.fourth.currentChanged.connect(lambda _: self._see())
