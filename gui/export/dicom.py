@@ -148,8 +148,7 @@ def _series(
     d.SeriesInstanceUID = _uid(coding.digest, identity, "series", str(window))
     d.FrameOfReferenceUID = _uid(identity, "frame")
     d.StudyID, d.SeriesNumber, d.AcquisitionNumber = "", number, None
-    d.PositionReferenceIndicator = ""
-    d.PatientPosition = ""
+    d.PositionReferenceIndicator = d.PatientPosition = d.Laterality = ""
     d.KVP = None if content.tube_kvp is None else _decimal(content.tube_kvp)
     d.SliceThickness = d.SpacingBetweenSlices = voxel
     d.PixelSpacing = [voxel, voxel]
