@@ -20,6 +20,7 @@ from acquisition.calibrate.exposures import TUBE, refuse_full
 from acquisition.disk_watch import DiskWatch
 from acquisition.doctor import Level
 from acquisition.instrument import Instrument, begin, is_checked, settings
+from acquisition.pause import Pause
 from acquisition.plan import Plan, plan_to_toml, refuse_foreign_pixels
 from acquisition.resume import RESUME_HINT, Rest, find_rest, first_frames, refuse_other, step_of
 from acquisition.run_log import RunLog
@@ -134,6 +135,9 @@ def run_scan(
     is_verbose: bool = False,
     on_newest: Callable[[Frame], None] | None = None,
     on_health: Callable[[RunHealth], None] | None = None,
+    on_item: Callable[[Step, int, Frame | Lost], None] | None = None,
+    pause: Pause | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> Generator[Progress, None, ScanSummary]:
     """Run a whole scan into a file, or what is missing of it; a step of progress for each frame.
 
@@ -155,6 +159,12 @@ def run_scan(
         Gets the newest frame in a thread of its own; frames are skipped while it looks at one.
     on_health : callable, optional
         Hears every second how the run stands.
+    on_item : callable, optional
+        Hears of every frame that is written, or lost, with its step and its place in it; must be quick.
+    pause : Pause, optional
+        Holds the run between two steps.
+    notes : mapping of str to str, optional
+        What a person wants to be told of the scan; kept in the file's header.
 
     Raises
     ------
@@ -179,7 +189,7 @@ def run_scan(
         preflight.refuse(checks, is_forced=is_forced)
         run = _Run(
             instrument, plan, calibration, steps, first, log, endurance or Endurance(), stop or threading.Event(),
-            on_newest, on_health, is_forced,
+            on_newest, on_health, is_forced, on_item, pause, notes,
         )  # fmt: skip
         summary = yield from run.write(path, rest, checks, overwrite=overwrite or resume)
     except BaseException as error:
@@ -236,6 +246,9 @@ class _Run:
     on_newest: Callable[[Frame], None] | None
     on_health: Callable[[RunHealth], None] | None
     is_forced: bool
+    on_item: Callable[[Step, int, Frame | Lost], None] | None
+    pause: Pause | None
+    notes: Mapping[str, str] | None
     writer: ScanWriter = field(init=False)
     disk: DiskWatch = field(init=False)
     stepper: Stepper = field(init=False)
@@ -258,6 +271,7 @@ class _Run:
             calibration=self.calibration,
             sample=self.plan.scan.held or "",
             source=TUBE,
+            attributes=self.notes,
             settings=settings(self.instrument.detector, self.plan, self.calibration),
             is_checked=is_checked(self.instrument.detector),
             adopt=None if rest.source is None else (rest.source, rest.n_frames),
@@ -400,6 +414,7 @@ class _Run:
             check_beam=lambda: expect_shining(self.instrument.gantry.source_state()),
             expectation=expectation,
             no_data_s=self.endurance.no_data_s,
+            pause=self.pause,
         )
         is_told = False
         with FrameStream(
@@ -415,7 +430,8 @@ class _Run:
                     stepper.stop()
                 if placed is not None:
                     self._keep(*placed)
-                yield Progress("scan", self.writer.n_frames, self.first[-1])
+                is_holding = placed is None and self.pause is not None and self.pause.is_holding
+                yield Progress("paused" if is_holding else "scan", self.writer.n_frames, self.first[-1])
                 self._look(stream, is_idle=placed is None)
         if self.writer.n_frames < self.first[-1] and self.stop.is_set():
             raise Stopped("stopped after the present frame")
@@ -434,6 +450,8 @@ class _Run:
             text = f"frames {item.first_sequence} to {last} of run {item.run_id}: {item.reason}"
             self._alarm("lost", text, is_event=False)
             self.writer.lost(item, [step.pose_of(place + n) for n in range(item.n_frames)], step.pass_index)
+        if self.on_item is not None:
+            self.on_item(step, place, item)
         self._flushed()
         if (slow := self.disk.wrote(time.monotonic() - began_s)) is not None:
             self._alarm("slow-disk", slow)

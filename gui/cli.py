@@ -1,4 +1,4 @@
-"""Commands that show: the window, a picture of a file, what is inside it, how good a volume is."""
+"""Commands that show: the window, a picture of a file, what is inside it, how good a volume is, files for others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import gui.export.cli
 from firmware_iface.errors import WrongUsage
 from gui.any_file import open_any
 
@@ -34,6 +35,7 @@ def register(app: typer.Typer) -> None:
     app.command()(view)
     app.command()(info)
     app.command("quality")(_quality)
+    gui.export.cli.register(app)
 
 
 def _window(

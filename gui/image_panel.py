@@ -13,14 +13,19 @@ import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
+from pyqtgraph.widgets import ColorMapMenu
 
 from gui import levels as scales
 from gui.levels import percentile_levels
 
 __all__ = ["ImagePanel", "LevelMode", "percentile_levels"]
 
+ColorMapMenu.find_mpl_leftovers = list
+"""Every histogram has a menu of colour maps, and to ask matplotlib for the names of its own loads it: for seconds."""
 _BAR_SHARE = 0.25
 """Of the view's width that the scale bar may take."""
+_AROUND_SHARE = 0.3
+"""Of the levels' distance, that the histogram shows below and above them."""
 _GREY_NAMES = {"grey"}
 
 
@@ -53,7 +58,7 @@ class ImagePanel(QtWidgets.QWidget):
         self.item = _Image(axisOrder="row-major")
         self.view.addItem(self.item)
         self.histogram = pg.HistogramLUTItem(self.item)
-        self.histogram.vb.setMouseEnabled(x=False, y=True)
+        self.histogram.axis.enableAutoSIPrefix(False)
         if has_histogram:
             self.graphics.ci.addItem(self.histogram)
         layout = QtWidgets.QVBoxLayout(self)
@@ -79,7 +84,12 @@ class ImagePanel(QtWidgets.QWidget):
     # What is shown
 
     def show_image(
-        self, image: NDArray[np.number], *, levels: tuple[float, float] | None = None, pixel_mm: float | None = None
+        self,
+        image: NDArray[np.number],
+        *,
+        levels: tuple[float, float] | None = None,
+        pixel_mm: float | None = None,
+        is_left_out: NDArray[np.bool_] | None = None,
     ) -> None:
         """Show an image; the first one sets the levels, at percentiles, where none are given.
 
@@ -88,11 +98,13 @@ class ImagePanel(QtWidgets.QWidget):
         image : (h, w) number or (h, w, 3) uint8
         pixel_mm : float, optional
             Edge of a pixel; without it the image is measured in pixels.
+        is_left_out : (h, w) bool, optional
+            Pixels that have no say when the image sets the levels.
         """
         is_new_shape = self._image is None or self._image.shape[:2] != image.shape[:2] or pixel_mm != self._pixel_mm
         self._image, self._pixel_mm = image, pixel_mm
         if levels is None and image.ndim == 2 and (self.level_mode is LevelMode.AUTO or not self._has_levels):
-            levels = percentile_levels(image)
+            levels = percentile_levels(image if is_left_out is None else image[~is_left_out])
         if image.ndim == 2 and levels is not None:
             self._has_levels = True
         self.item.setScale(pixel_mm or 1.0)
@@ -115,7 +127,7 @@ class ImagePanel(QtWidgets.QWidget):
     def set_levels(self, low: float, high: float) -> None:
         """Let these be darkest and brightest."""
         self._has_levels = True
-        self.histogram.setLevels(*self._shown_levels((low, high)))
+        self._set_drawn_levels(*self._shown_levels((low, high)))
 
     def forget_levels(self) -> None:
         """Let the next image set the levels, at percentiles."""
@@ -133,7 +145,7 @@ class ImagePanel(QtWidgets.QWidget):
         levels = self.levels
         self._is_log = is_log
         self.histogram.axis.setLogMode(y=is_log)  # pyright: ignore[reportArgumentType]
-        self.histogram.setLevels(*self._shown_levels(levels))
+        self._set_drawn_levels(*self._shown_levels(levels))
         self._draw(self._shown_levels(levels))
 
     def set_colour_map(self, name: str) -> None:
@@ -150,7 +162,8 @@ class ImagePanel(QtWidgets.QWidget):
 
     def set_unit(self, unit: str) -> None:
         """Name what is shown, at the histogram."""
-        self.histogram.axis.setLabel(unit)
+        if self.histogram.axis.labelText != unit:
+            self.histogram.axis.setLabel(unit)
 
     def fit(self) -> None:
         """Show the whole image; until then, what is zoomed to stays."""
@@ -233,8 +246,15 @@ class ImagePanel(QtWidgets.QWidget):
         shown = scales.logarithm(self._image) if self._is_log else self._image
         kept = self.histogram.getLevels() if levels is None else levels
         self.item.setImage(shown, autoLevels=False, levels=kept)
-        if levels is not None and tuple(self.histogram.getLevels()) != levels:
-            self.histogram.setLevels(*levels)
+        if levels is not None:
+            self._set_drawn_levels(*levels)
+
+    def _set_drawn_levels(self, low: float, high: float) -> None:
+        """Set levels as they are drawn, and let the histogram show what lies around them: no outlier squeezes it."""
+        drawn: Any = self.histogram.getLevels()
+        if (float(drawn[0]), float(drawn[1])) != (low, high):
+            self.histogram.setLevels(low, high)
+            self.histogram.setHistogramRange(low, high, padding=_AROUND_SHARE)
 
     def _shown_levels(self, levels: tuple[float, float]) -> tuple[float, float]:
         low, high = levels

@@ -35,8 +35,11 @@ def apart(low: float, high: float) -> tuple[float, float]:
     if not (math.isfinite(low) and math.isfinite(high)):
         return 0.0, 1.0
     low, high = min(low, high), max(low, high)
-    gap = max(1e-9 * max(abs(low), abs(high)), 1e-12)
-    return (low, high) if high - low > gap else (low - 0.5, high + 0.5)
+    size = max(abs(low), abs(high))
+    if high - low > max(1e-9 * size, 1e-12):
+        return low, high
+    half = max(0.5, 1e-6 * size)
+    return low - half, high + half
 
 
 def logarithm(image: NDArray[np.number], lowest: float = LOWEST_COUNT) -> NDArray[np.float32]:

@@ -51,9 +51,9 @@ def _equalise(seen: Seen) -> list[Panel]:
     moving = now.peaks_dac if now is not None else None
     if now is not None and moving is not None:
         panels.append(_curves(f"{now.stage}: mean counts of a pixel", now))
-        panels.append(picture(f"Edges so far, threshold {now.thresholds[0]}", moving[0], "DAC code"))
         maps = {f"threshold {number}": moving[place] for place, number in enumerate(now.thresholds)}
         panels.append(_histograms("Edges moving: where pixels have counted most", maps, "edge, DAC code"))
+        panels.append(picture(f"Edges so far, threshold {now.thresholds[0]}", moving[0], "DAC code"))
     if edges:
         first, last = edges[0], edges[-1]
         numbers = numbers_seen(last.edges_dac)

@@ -39,6 +39,7 @@ class Standing(Enum):
     RUNNING = "running"
     NEW = "done, not accepted yet"
     FAILED = "failed"
+    STOPPED = "broken off"
     WAITS = "needs another first"
 
 
@@ -118,7 +119,7 @@ def views(
     candidate: Calibration | None,
     *,
     running: str = "",
-    failed: Mapping[str, str] | None = None,
+    failed: Mapping[str, tuple[Standing, str]] | None = None,
     now: Conditions | None = None,
 ) -> tuple[StepView, ...]:
     """Tell how every step stands.
@@ -129,8 +130,8 @@ def views(
         What was measured and is not accepted yet; it holds what it was begun with too.
     running : str
         The step that runs now.
-    failed : mapping of str to str
-        Why steps failed when they were last tried.
+    failed : mapping of str to (Standing, str)
+        How steps ended that did not end well when they were last tried, and why.
     now : Conditions, optional
         How the detector stands; without it nobody is told that a calibration is of other conditions.
     """
@@ -145,7 +146,7 @@ def _view(
     known: Calibration | None,
     accepted: Calibration | None,
     running: str,
-    failed: Mapping[str, str],
+    failed: Mapping[str, tuple[Standing, str]],
     foreign: tuple[str, ...],
 ) -> StepView:
     last = {record.step: (place, record) for place, record in enumerate(known.history)} if known else {}
@@ -154,7 +155,9 @@ def _view(
     if name == running:
         standing, words = Standing.RUNNING, "running now"
     elif name in failed:
-        standing, words = Standing.FAILED, failed[name]
+        standing, words = failed[name]
+        if name in last:
+            words = f"{words}; what was known before still holds"
     elif name not in last:
         standing = Standing.WAITS if missing else Standing.NOT_DONE
         words = f"needs {' and '.join(missing)} first" if missing else "not done"

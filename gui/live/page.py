@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ TITLE = "Live view"
 MEASURE_EVERY_S = 0.15
 """Tables and plots follow more slowly than the image: nobody reads numbers thirty times a second."""
 N_FLATS = 50
+NO_CALIBRATION = "There is no calibration: thresholds will be nominal, and the image may show noise, or nothing."
 
 
 class LivePage(Page):
@@ -49,6 +51,8 @@ class LivePage(Page):
     panel : ImagePanel
     n_painted : int
         Images that were painted since the page was made.
+    n_flats : int
+        Frames that make a flat.
     """
 
     title = "Live"
@@ -61,6 +65,7 @@ class LivePage(Page):
         self.flat: Flat | None = None
         self.underway: Underway | None = None
         self.n_painted = 0
+        self.n_flats = N_FLATS
         self._plan: Plan | None = None
         self._seen: tuple[object, ...] = ()
         self._shown: Shown | None = None
@@ -88,10 +93,10 @@ class LivePage(Page):
     def take_flat(self) -> None:
         """Take a flat, between frames where the view is running."""
         if self.is_running and self.run is not None:
-            self.run.take_flat(N_FLATS)
+            self.run.take_flat(self.n_flats)
             return
         plan, calibration = self.settings.plan(), self.session.state.calibration
-        run = self.run = LiveRun(self.store, plan, calibration, n_flats=N_FLATS)
+        run = self.run = LiveRun(self.store, plan, calibration, n_flats=self.n_flats)
         self.session.measure("Flat of the live view", run.work, stop=run.stop)
 
     @property
@@ -219,7 +224,8 @@ class LivePage(Page):
             )  # fmt: skip
         else:
             self._keep_scale(shown)
-            self.panel.show_image(shown.image, pixel_mm=pixel_mm)
+            is_left_out = self.pixels.left_out(shown.image.shape[:2])
+            self.panel.show_image(shown.image, pixel_mm=pixel_mm, is_left_out=is_left_out)
         self.caption.setText(self._caption(shown))
         self.n_painted += 1
 
@@ -298,11 +304,11 @@ class LivePage(Page):
         lost = f"<b>{status.n_lost} lost</b>" if status.n_lost else "0 lost"
         rate = f"{status.rate_per_s:.0f} frames/s" if self.is_running else "not running"
         kept = f"{status.end - status.first} in memory ({status.n_bytes / 1e6:.0f} MB)"
-        late = f" &nbsp; {status.n_late} late" if status.n_late else ""
-        _set(self.rates, f"{rate} &nbsp; {status.n_received} frames, {lost}{late} &nbsp; {kept}")
+        late = f", {status.n_late} late" if status.n_late else ""
+        _set(self.rates, f"{rate} · {status.n_received} frames, {lost}{late} · {kept}")
         note = self.underway.note if self.underway is not None else ""
         if not note and self.session.state.calibration is None:
-            note = "There is no calibration: thresholds will be nominal."
+            note = NO_CALIBRATION
         _set(self.note, note)
         self.note.setVisible(bool(note))
         running = self.is_running
@@ -457,6 +463,8 @@ class LivePage(Page):
         self.tabs_of_image.addTab(beside, "Side by side")
         self.tabs_of_image.currentChanged.connect(lambda _: self._anew())
         self.caption = QtWidgets.QLabel("Press Start to look at frames as they come.")
+        self.caption.setWordWrap(True)
+        self.caption.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Minimum)
         self.rates = QtWidgets.QLabel()
         self.rates.setToolTip("Frames that came and were lost, whether painted or not; the image shows the newest.")
         self.hold = QtWidgets.QPushButton("Hold")
@@ -495,7 +503,8 @@ def _set(widget: QtWidgets.QLabel | QtWidgets.QPushButton, text: str) -> None:
 
 def _legend(thresholds_kev: tuple[float, ...]) -> str:
     colours = measures.bin_colours(len(thresholds_kev))
-    names = [name_of(measures.Selection(kind=measures.Kind.BIN, first=n), thresholds_kev) for n in range(len(colours))]
+    ends = [f"{low:g} to {high:g}" for low, high in pairwise(thresholds_kev)]
+    names = [*ends, f"above {thresholds_kev[-1]:g} keV"]
     swatches = [
         f'<span style="color:#{"".join(f"{round(255 * part):02x}" for part in colour)}">&#9632;</span> {name}'
         for colour, name in zip(colours, names, strict=True)

@@ -18,6 +18,7 @@ from gui.undo import History
 
 MARKS = (
     ("masked", theme.SERIES[3], "Pixels that are switched off, those of your edits included"),
+    ("bad", theme.SERIES[6], "Pixels that the calibration says are not to be used: dead, unsteady, off, and others"),
     ("full", theme.BAD, "Pixels in which a counter is full in the newest frame: they counted more than they show"),
     ("noisy", theme.SERIES[4], "A guess: pixels far above those around them"),
 )
@@ -32,6 +33,7 @@ class PixelPanel(QtWidgets.QWidget):
         self._session, self._panel = session, panel
         self._calibration: Calibration | None = None
         self._history: History[NDArray[np.bool_]] | None = None
+        self._is_bad: NDArray[np.bool_] | None = None
         self._corner: tuple[int, int] | None = None
         self._is_ours = False
         self.table = QtWidgets.QTableWidget(0, 2)
@@ -91,6 +93,7 @@ class PixelPanel(QtWidgets.QWidget):
         mask = self.current_mask(picture.counts.shape[1:])
         found = {
             "masked": lambda: mask,
+            "bad": lambda: self.bad(picture.counts.shape[1:]),
             "full": lambda: measures.is_saturated(newest.counts, full),
             "noisy": lambda: measures.looks_noisy(plane) & (~mask if mask is not None else True),
         }
@@ -109,11 +112,21 @@ class PixelPanel(QtWidgets.QWidget):
             return None
         return self._history.now
 
+    def bad(self, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+        """Return the pixels that the calibration says are not to be used; None where it is of other pixels."""
+        return self._is_bad if self._is_bad is not None and self._is_bad.shape == tuple(shape) else None
+
+    def left_out(self, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+        """Return the pixels that are masked or bad; None where nothing is known of them."""
+        mask, is_bad = self.current_mask(shape), self.bad(shape)
+        return mask if is_bad is None or mask is None else mask | is_bad
+
     def follow(self, calibration: Calibration | None) -> None:
         """Take another calibration; edits of a mask that are not used yet are dropped with the old one."""
         if calibration is self._calibration:
             return
         self._calibration = calibration
+        self._is_bad = None if calibration is None else calibration.is_bad
         if self._is_ours:  # our own mask came back: what was edited can still be taken back
             self._is_ours = False
         else:
@@ -224,5 +237,5 @@ def _mark(name: str, colour: str, tip: str) -> QtWidgets.QCheckBox:
     check.setIcon(QtGui.QIcon(pixmap))
     check.setIconSize(QtCore.QSize(12, 12))
     check.setToolTip(tip)
-    check.setChecked(name != "noisy")
+    check.setChecked(name in ("masked", "full"))
     return check

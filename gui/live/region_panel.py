@@ -58,6 +58,7 @@ class RegionPanel(QtWidgets.QWidget):
         self.plot = pg.PlotWidget()
         self.plot.setLabel("bottom", "threshold, keV")
         self.plot.setLabel("left", "mean counts per pixel")
+        self.plot.getAxis("left").enableAutoSIPrefix(False)
         self.plot.setToolTip("Mean counts of each region over the thresholds; bars are standard errors of the mean.")
         self._curves: list[tuple[pg.PlotDataItem, pg.ErrorBarItem]] = []
         row = QtWidgets.QHBoxLayout()
@@ -199,6 +200,7 @@ class ProfilePanel(QtWidgets.QWidget):
         self.n_lines.setToolTip("So many lines side by side are averaged.")
         self.plot = pg.PlotWidget()
         self.plot.setLabel("bottom", "along the line, mm")
+        self.plot.getAxis("left").enableAutoSIPrefix(False)
         self._curve = self.plot.plot([], [], pen=pg.mkPen(theme.SERIES[0], width=1.5))
         row = QtWidgets.QHBoxLayout()
         row.addWidget(self.show_line)

@@ -211,4 +211,4 @@ def usable_calibration(instrument: Instrument, plan: Plan, calibration: Calibrat
         reason = "There is no calibration"
     bare = begin(instrument, plan)
     nominal = replace(bare, gain_dac_per_kev=np.full(len(bare.trim), nominal_gain(plan)))
-    return nominal, f"{reason}: thresholds are nominal, and pixels are not equalised."
+    return nominal, f"{reason}: thresholds are nominal, pixels are not equalised, and the image may be noise, or empty."

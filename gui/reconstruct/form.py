@@ -6,7 +6,11 @@ from collections.abc import Iterable, Mapping
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
+from firmware_iface.errors import WrongUsage
 from gui.reconstruct.options import Row, meant
+
+LABEL_PX = 104
+"""Names of all forms end at the same place."""
 
 
 class OptionForm(QtWidgets.QWidget):
@@ -40,6 +44,8 @@ class OptionForm(QtWidgets.QWidget):
             widget.setToolTip(tip)
             label = QtWidgets.QLabel(f"{row.label}, {row.unit}" if row.unit else row.label)
             label.setToolTip(tip)
+            label.setMinimumWidth(LABEL_PX)
+            label.setAlignment(QtCore.Qt.AlignmentFlag.AlignRight | QtCore.Qt.AlignmentFlag.AlignVCenter)
             self._form.addRow(label, widget)
             self._rows[row.name] = (row, widget)
         self.setVisible(bool(self._rows))
@@ -203,3 +209,43 @@ class FileLine(QtWidgets.QWidget):
     def _take(self, path: str) -> None:
         self.put(path)
         self.entered.emit()
+
+
+def labelled_rows(rows: Iterable[tuple[str, QtWidgets.QWidget]]) -> QtWidgets.QFormLayout:
+    """Return widgets under each other, the names before them of one width, with the widgets' own explanations."""
+    form = QtWidgets.QFormLayout()
+    form.setFieldGrowthPolicy(QtWidgets.QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    for name, widget in rows:
+        label = QtWidgets.QLabel(name)
+        label.setMinimumWidth(LABEL_PX)
+        label.setAlignment(QtCore.Qt.AlignmentFlag.AlignRight | QtCore.Qt.AlignmentFlag.AlignVCenter)
+        label.setToolTip(widget.toolTip())
+        form.addRow(label, widget)
+    return form
+
+
+def check(text: str, tip: str) -> QtWidgets.QCheckBox:
+    """Return a box for yes or no."""
+    box = QtWidgets.QCheckBox(text)
+    box.setToolTip(tip)
+    return box
+
+
+def number_of(text: str, what: str) -> float | None:
+    """Read a number, or nothing."""
+    if not text.strip():
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise WrongUsage(f"{what} is {text!r}; allowed: a number, or nothing") from None
+
+
+def whole_number_of(text: str, what: str) -> int | None:
+    """Read a whole number, or nothing."""
+    if not text.strip():
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise WrongUsage(f"{what} is {text!r}; allowed: a whole number, or nothing") from None

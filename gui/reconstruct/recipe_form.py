@@ -10,7 +10,7 @@ from typing import Any
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from gui.controls import hint
-from gui.reconstruct.form import Choice, FileLine, Line, OptionForm
+from gui.reconstruct.form import Choice, FileLine, Line, OptionForm, check, labelled_rows, number_of, whole_number_of
 from gui.reconstruct.options import Catalogue
 from gui.reconstruct.settings import Settings, told
 from gui.reconstruct.sources import Facts
@@ -53,7 +53,7 @@ class RecipeForm(QtWidgets.QWidget):
         self._prior_summary = hint()
         self.prior_options = OptionForm()
         self.weights = Choice("What the data count for.", [(WEIGHTS_SAID[name], name, "") for name in WEIGHTS])
-        self.until_noise = _check("stop at the noise", "End when the volume fits the data as well as noise allows.")
+        self.until_noise = check("stop at the noise", "End when the volume fits the data as well as noise allows.")
         self.start = Choice(
             "What the iterations start from.",
             [("nothing", None, "An empty volume."), ("a back-projection (fdk)", FDK, "Fewer iterations are needed.")],
@@ -67,18 +67,18 @@ class RecipeForm(QtWidgets.QWidget):
         self.region = Line(
             "Keep a region only, in mm, as x=-2:2,y=:1,z=0:1.5; empty: all that every view sees.", "all that is seen"
         )
-        self.preview = _check(
+        self.preview = check(
             "preview of the whole",
             "A quick look at the whole volume: every fourth view, pixels and voxels four times the size.",
         )
         self.rings = Choice("Take out rings, which single pixels draw; auto looks at the scan.", [("none", "none", "")])
         self.metal = Line("What attenuates more than this, in 1/mm, is metal; rays through it are replaced.", "none")
-        self.linearise = _check("beam hardening", "Take it out by the step wedge that the scan's calibration holds.")
-        self.extend = _check("extend cut-off views", "Where the object leaves the camera sideways, go on smoothly.")
+        self.linearise = check("beam hardening", "Take it out by the step wedge that the scan's calibration holds.")
+        self.extend = check("extend cut-off views", "Where the object leaves the camera sideways, go on smoothly.")
         self.pass_number = Line("Which pass of a scan of several, from 1; empty: all, with the bins of each.", "all")
         self.memory = Line("Stay below this much memory, as 8GB, slab by slab; empty: what is free.", "what is free")
-        self.gpu = _check("use the GPU", "Compute on the graphics card.")
-        self.partial = _check("take an interrupted scan", "Reconstruct what there is of a scan that was broken off.")
+        self.gpu = check("use the GPU", "Compute on the graphics card.")
+        self.partial = check("take an interrupted scan", "Reconstruct what there is of a scan that was broken off.")
         self.calibration = FileLine(
             "Calibration file whose geometry and response to take; empty: those in the scan.",
             "the scan's own",
@@ -130,7 +130,7 @@ class RecipeForm(QtWidgets.QWidget):
         if is_iterative:
             own = {
                 "options": {**self.options.values(), **self._prior_values()},
-                "n_iterations": _whole(self.iterations.text(), "the number of iterations"),
+                "n_iterations": whole_number_of(self.iterations.text(), "the number of iterations"),
                 "weights": str(self.weights.value()),
                 "stops_at_noise": self.until_noise.isChecked(),
                 "prior": self.prior.value() if self._has_prior() else None,
@@ -141,14 +141,14 @@ class RecipeForm(QtWidgets.QWidget):
             method=method,
             window=str(self.window_.value()),
             bins=bins_of(self.bins.text()),
-            voxel_mm=_number(self.voxel.text(), "the voxel"),
+            voxel_mm=number_of(self.voxel.text(), "the voxel"),
             region_mm=region_of(self.region.text()),
             is_preview=self.preview.isChecked(),
             rings=str(self.rings.value()),
-            metal_per_mm=_number(self.metal.text(), "the attenuation of metal"),
+            metal_per_mm=number_of(self.metal.text(), "the attenuation of metal"),
             truncation="auto" if self.extend.isChecked() else "none",
             linearise=self.linearise.isChecked(),
-            pass_number=_whole(self.pass_number.text(), "the pass"),
+            pass_number=whole_number_of(self.pass_number.text(), "the pass"),
             use_gpu=self.gpu.isChecked(),
             shape=before.recipe.shape,
             scatter=before.recipe.scatter,
@@ -195,31 +195,33 @@ class RecipeForm(QtWidgets.QWidget):
     def _build(self) -> None:
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        main = _form([("method", self.method)])
+        main = labelled_rows([("method", self.method)])
         main.addRow("", self._summary)
         main.addRow("filter", self.window_)
         layout.addLayout(main)
         self._iterative = QtWidgets.QWidget()
         inner = QtWidgets.QVBoxLayout(self._iterative)
         inner.setContentsMargins(0, 0, 0, 0)
-        form = _form([("iterations", self.iterations), ("prior", self.prior)])
+        form = labelled_rows([("iterations", self.iterations), ("prior", self.prior)])
         form.addRow("", self._prior_summary)
         inner.addLayout(form)
         inner.addWidget(self.prior_options)
         inner.addLayout(
-            _form([("data count", self.weights), ("start from", self.start), ("reference", self.reference)])
+            labelled_rows([("data count", self.weights), ("start from", self.start), ("reference", self.reference)])
         )
         inner.addWidget(self.until_noise)
         inner.addWidget(self.options)
         layout.addWidget(self._iterative)
-        layout.addLayout(_form([("bins", self.bins), ("voxel, mm", self.voxel), ("region, mm", self.region)]))
+        layout.addLayout(labelled_rows([("bins", self.bins), ("voxel, mm", self.voxel), ("region, mm", self.region)]))
         layout.addWidget(self.preview)
         more = QtWidgets.QGroupBox("Corrections and size")
         rows = QtWidgets.QVBoxLayout(more)
-        rows.addLayout(_form([("rings", self.rings), ("metal above, 1/mm", self.metal)]))
+        rows.addLayout(labelled_rows([("rings", self.rings), ("metal above, 1/mm", self.metal)]))
         for box in (self.linearise, self.extend):
             rows.addWidget(box)
-        rows.addLayout(_form([("pass", self.pass_number), ("calibration", self.calibration), ("memory", self.memory)]))
+        rows.addLayout(
+            labelled_rows([("pass", self.pass_number), ("calibration", self.calibration), ("memory", self.memory)])
+        )
         for box in (self.gpu, self.partial):
             rows.addWidget(box)
         layout.addWidget(more)
@@ -298,50 +300,6 @@ class RecipeForm(QtWidgets.QWidget):
 
 
 _DENOISERS = ("tv-denoiser", "nl-means", "bilateral", "wavelet", "rank-sparse")
-
-
-def _form(rows: list[tuple[str, QtWidgets.QWidget]]) -> QtWidgets.QFormLayout:
-    form = QtWidgets.QFormLayout()
-    form.setLabelAlignment(QtCore.Qt.AlignmentFlag.AlignRight)
-    form.setFieldGrowthPolicy(QtWidgets.QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-    for name, widget in rows:
-        label = QtWidgets.QLabel(name)
-        label.setMinimumWidth(LABEL_PX)
-        label.setAlignment(QtCore.Qt.AlignmentFlag.AlignRight | QtCore.Qt.AlignmentFlag.AlignVCenter)
-        label.setToolTip(widget.toolTip())
-        form.addRow(label, widget)
-    return form
-
-
-LABEL_PX = 92
-
-
-def _check(text: str, tip: str) -> QtWidgets.QCheckBox:
-    box = QtWidgets.QCheckBox(text)
-    box.setToolTip(tip)
-    return box
-
-
-def _number(text: str, what: str) -> float | None:
-    from firmware_iface.errors import WrongUsage
-
-    if not text.strip():
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise WrongUsage(f"{what} is {text!r}; allowed: a number, or nothing") from None
-
-
-def _whole(text: str, what: str) -> int | None:
-    from firmware_iface.errors import WrongUsage
-
-    if not text.strip():
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise WrongUsage(f"{what} is {text!r}; allowed: a whole number, or nothing") from None
 
 
 def _region_text(recipe: Recipe) -> str:

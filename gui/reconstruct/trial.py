@@ -6,6 +6,7 @@ only as far as its rays reach, which is near to what the whole would give, and s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from calibration.progress import Progress
 from gui.reconstruct.jobs import calibration_of, materials_of, quantities_of, watched
 from gui.reconstruct.settings import IMAGE, Settings
 from gui.reconstruct.sources import open_scan, reader_of
+from gui.reconstruct.tries import Try, pictures_of
 from reconstruction.volume import Grid, Volume
 
 if TYPE_CHECKING:
@@ -198,3 +200,40 @@ def _try_rays(
         grid=grid,
     )
     return (yield from watched(work, log)).volume
+
+
+def make_try(
+    source: Path | Volume, settings: Settings, z_mm: float, kept: Kept, log: list[Step], *, kind: str, number: int
+) -> Generator[Progress, None, Try]:
+    """Make one slice, of bins or of materials, and the pictures of it."""
+    began_s = time.monotonic()
+    n_slices = 1
+    others = None
+    if kind == "bins":
+        assert isinstance(source, Path), "bins are of scans"
+        made = yield from try_bins(source, settings, z_mm, kept, log)
+        if settings.recipe.is_iterative:
+            n_slices = _iterated_slices(kept)
+    else:
+        made, others = yield from try_materials(source, settings, z_mm, kept, log)
+    yield Progress("pictures", 0, 1)
+    pictures = pictures_of(made) + (pictures_of(others) if others is not None else ())
+    return Try(
+        number=number,
+        kind=kind,
+        settings=settings,
+        z_mm=made.grid.centre_mm[2],
+        pixel_mm=made.grid.voxel_mm,
+        pictures=pictures,
+        seconds_s=time.monotonic() - began_s,
+        seconds_per_iteration_s=log[-1].seconds / max(log[-1].number, 1) if log else 0.0,
+        n_slices=n_slices,
+        steps=made.provenance.steps,
+    )
+
+
+def _iterated_slices(kept: Kept) -> int:
+    from reconstruction.field_of_view import reached
+
+    seen = list(kept.seen.values())[-1]
+    return reached(seen.grid, seen.measured.geometry, seen.measured.lifts_mm).shape[0]

@@ -23,6 +23,7 @@ class CursorPanel(QtWidgets.QWidget):
         self.table.setHorizontalHeaderLabels(["What", "Value", "Unit"])
         self.table.setToolTip("Every material, with its standard error where it is known, and every energy bin.")
         self.table.verticalHeader().hide()
+        self.table.verticalHeader().setDefaultSectionSize(22)
         self.table.setEditTriggers(QtWidgets.QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionMode(QtWidgets.QAbstractItemView.SelectionMode.NoSelection)
         self.table.setFocusPolicy(QtCore.Qt.FocusPolicy.NoFocus)
@@ -35,6 +36,8 @@ class CursorPanel(QtWidgets.QWidget):
         self.plot.setMinimumHeight(150)
         self.plot.setLabel("bottom", "energy (keV)")
         self.plot.setLabel("left", "attenuation (1/mm)")
+        for side in ("bottom", "left"):
+            self.plot.getAxis(side).enableAutoSIPrefix(False)
         self.plot.addLegend(offset=(-5, 5))
         self._measured = self.plot.plot(pen=pg.mkPen(theme.SERIES[0], width=2), stepMode="center", name="measured")
         self._fitted = self.plot.plot(

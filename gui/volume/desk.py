@@ -107,6 +107,7 @@ class Desk:
         self._edits, self._edited_s = Edits(), 0.0
         self._suggested: dict[str, Suggestion] = {}
         self._recipe: Recipe | None = None
+        self._shown = self.view  # of the recipe; `view` is what was asked for last
         self._asked: dict[str, tuple[Recipe, Cut, Looks | GreyLook]] = {}
         self._figures: dict[Annotation, RegionFigures] = {}
         self._side_file: Path | None = None
@@ -135,7 +136,9 @@ class Desk:
     @property
     def look(self) -> Looks | GreyLook | None:
         """How the present view looks; None until that is known."""
-        if self.view.shown is Shown.MATERIALS:
+        if self._recipe is None:
+            return None
+        if self._shown.shown is Shown.MATERIALS:
             return self.material_looks or None
         chosen = dict(self._edits.greys).get(self._key)
         return chosen if chosen is not None or self._key not in self._suggested else self._suggested[self._key].grey
@@ -204,10 +207,10 @@ class Desk:
     @property
     def _key(self) -> str:
         """What shares one window: all energies do, and all bins of one unit."""
-        if self.view.shown is Shown.MATERIALS:
+        if self._shown.shown is Shown.MATERIALS:
             return _MATERIALS_KEY
-        element = self.view.element if self.view.shown is Shown.K_EDGE else ""
-        return f"{self.view.shown.name} {element} {self.unit}"
+        element = self._shown.element if self._shown.shown is Shown.K_EDGE else ""
+        return f"{self._shown.shown.name} {element} {self.unit}"
 
     # What is done.
 
@@ -228,7 +231,7 @@ class Desk:
     def ask_auto(self) -> None:
         """Choose colours and windows by the values."""
         if self._recipe is not None:
-            self._slow.ask("auto", partial(self._suggest, self._recipe, self.view.shown, self._key))
+            self._slow.ask("auto", partial(self._suggest, self._recipe, self._shown.shown, self._key))
 
     def edit_drawings(self, drawings: tuple[Annotation, ...]) -> None:
         """Have these drawings from now on."""
@@ -434,7 +437,7 @@ class Desk:
             suggest = partial(self._suggest, colours, Shown.MATERIALS, _MATERIALS_KEY)
             self._slow.ask(f"suggestion {_MATERIALS_KEY}", suggest)
         if why_not(self.view, self.bins, self.materials):
-            self.view = View(shown=Shown.MATERIALS if self.materials is not None else Shown.BIN)
+            self.view = View(shown=Shown.MATERIALS if self.bins is None or self.materials is not None else Shown.BIN)
         if self.grid is not None and self.grid != had_grid:
             self.reset()
         if self._volumes:
@@ -508,9 +511,9 @@ class Desk:
 
     def _take_recipe(self, found: tuple[View, Recipe]) -> None:
         view, made = found
-        if view != self.view or not any(made.volume is volume for volume in self._volumes):
+        if not any(made.volume is volume for volume in self._volumes):
             return
-        self._recipe = made
+        self._shown, self._recipe = view, made
         if self._key not in self._suggested:
             self._slow.ask(f"suggestion {self._key}", partial(self._suggest, made, view.shown, self._key))
         self.version += 1

@@ -52,9 +52,15 @@ class LooksPanel(QtWidgets.QWidget):
         self.stack.addWidget(self.grey)
         layout.addWidget(self.stack, 1)
         self.auto = QtWidgets.QPushButton("Auto windows")
-        self.auto.setToolTip("Set all windows by the values of the volume, and the colours to the usual ones.")
         self.auto.clicked.connect(lambda: self.auto_asked.emit())
         layout.addWidget(self.auto)
+
+    def allow(self, why_not: str) -> None:
+        """Grey what needs a volume, and say why."""
+        self.auto.setEnabled(not why_not)
+        self.auto.setToolTip(
+            f"Set all windows by the values of the volume, and the colours to the usual ones.{why_not}"
+        )
 
     def offer_where_new(self, bins: Volume | None, materials: Volume | None, view: View) -> None:
         """Offer what these volumes can show where they are others than before, and show the view."""

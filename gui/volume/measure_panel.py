@@ -17,6 +17,7 @@ from gui.volume.regions import Histogram, Joint, RegionFigures
 
 WHOLE = "Whole volume (every few voxels)"
 ALONE = "alone"
+ROW_PX = 22
 TOOL_TIPS = {
     Tool.SPHERE: "A sphere: mean, spread and volume of what lies inside.",
     Tool.CYLINDER: "A cylinder upright on the plane, as high as the thickness.",
@@ -63,14 +64,24 @@ class MeasurePanel(QtWidgets.QWidget):
         layout.addWidget(self.how)
         layout.addWidget(self._table(), 2)
         layout.addLayout(self._buttons())
-        layout.addWidget(self._detail(), 2)
-        layout.addWidget(self._histogram(), 3)
+        self.below = QtWidgets.QTabWidget()
+        self.below.addTab(self._detail(), "Figures")
+        self.below.addTab(self._histogram(), "Histogram")
+        self.below.setTabToolTip(0, "Mean, spread and extremes of the chosen region.")
+        self.below.setTabToolTip(1, "How often which value stands in a region or the volume.")
+        layout.addWidget(self.below, 3)
 
     @property
     def chosen_name(self) -> str:
         """Of the drawing that is chosen; empty where none is."""
         row = self.table.currentRow()
         return self.drawings[row].name if 0 <= row < len(self.drawings) else ""
+
+    def allow(self, why_not: str) -> None:
+        """Grey the tools where they cannot be used, and say why."""
+        for tool, button in self.tools.items():
+            button.setEnabled(not why_not)
+            button.setToolTip(f"{TOOL_TIPS[tool]}\n{tool.how}{why_not}")
 
     def put_tool_away(self) -> None:
         """Draw nothing any more."""
@@ -145,7 +156,6 @@ class MeasurePanel(QtWidgets.QWidget):
         for n, tool in enumerate(Tool):
             button = QtWidgets.QPushButton(tool.label.capitalize())
             button.setCheckable(True)
-            button.setToolTip(f"{TOOL_TIPS[tool]}\n{tool.how}")
             button.setMinimumWidth(10)
             button.clicked.connect(lambda on, tool=tool: self._choose(tool if on else None))
             self.tools[tool] = button
@@ -170,6 +180,7 @@ class MeasurePanel(QtWidgets.QWidget):
         self.table.setHorizontalHeaderLabels(["Name", "Kind", "Size"])
         self.table.setToolTip("What was drawn; double-click a name to change it. Kept beside the volume's file.")
         self.table.verticalHeader().hide()
+        self.table.verticalHeader().setDefaultSectionSize(ROW_PX)
         self.table.setSelectionBehavior(QtWidgets.QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setSelectionMode(QtWidgets.QAbstractItemView.SelectionMode.SingleSelection)
         header = self.table.horizontalHeader()
@@ -199,10 +210,12 @@ class MeasurePanel(QtWidgets.QWidget):
         self.copy.setToolTip(f"Copy all figures for a spreadsheet.{why}")
 
     def _detail(self) -> QtWidgets.QWidget:
-        self.detail = QtWidgets.QTableWidget(0, 5)
-        self.detail.setHorizontalHeaderLabels(["Channel", "Mean", "SD", "Min", "Max"])
+        self.detail = QtWidgets.QTableWidget(0, 6)
+        self.detail.setHorizontalHeaderLabels(["Channel", "Mean", "SD", "Min", "Max", "Unit"])
+        self.detail.setWordWrap(False)
         self.detail.setToolTip("Figures of the chosen region: mean, standard deviation of the voxels, least and most.")
         self.detail.verticalHeader().hide()
+        self.detail.verticalHeader().setDefaultSectionSize(ROW_PX)
         self.detail.setEditTriggers(QtWidgets.QAbstractItemView.EditTrigger.NoEditTriggers)
         header = self.detail.horizontalHeader()
         header.setSectionResizeMode(QtWidgets.QHeaderView.ResizeMode.ResizeToContents)
@@ -211,7 +224,7 @@ class MeasurePanel(QtWidgets.QWidget):
         return self.detail
 
     def _histogram(self) -> QtWidgets.QWidget:
-        box = QtWidgets.QGroupBox("Histogram")
+        box = QtWidgets.QWidget()
         layout = QtWidgets.QVBoxLayout(box)
         row = QtWidgets.QHBoxLayout()
         self.across, self.upwards, self.where = (QtWidgets.QComboBox() for _ in range(3))
@@ -233,6 +246,8 @@ class MeasurePanel(QtWidgets.QWidget):
         self.plot = pg.PlotWidget()
         self.plot.setMinimumHeight(120)
         self.plot.setToolTip("How often which value stands in it.")
+        for side in ("bottom", "left"):
+            self.plot.getAxis(side).enableAutoSIPrefix(False)
         self._curve = self.plot.plot(
             stepMode="center", fillLevel=0, brush=(*_rgb(theme.SERIES[0]), 90), pen=theme.SERIES[0]
         )
@@ -274,10 +289,11 @@ class MeasurePanel(QtWidgets.QWidget):
         channels = known.channels if known is not None else ()
         self.detail.setRowCount(len(channels))
         for row, one in enumerate(channels):
-            texts = (f"{one.channel} ({one.unit})", *map(rounded, (one.mean, one.sd, one.least, one.most)))
+            texts = (one.channel, *map(rounded, (one.mean, one.sd, one.least, one.most)), one.unit)
             for column, text in enumerate(texts):
                 item = QtWidgets.QTableWidgetItem(text)
-                if column:
+                item.setToolTip(text)
+                if 0 < column < 5:
                     item.setTextAlignment(QtCore.Qt.AlignmentFlag.AlignRight | QtCore.Qt.AlignmentFlag.AlignVCenter)
                 self.detail.setItem(row, column, item)
 

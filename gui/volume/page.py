@@ -19,7 +19,7 @@ from gui.volume.presets import PresetButton
 from gui.volume.slicing import Cut, Slab
 
 FILE_FILTER = "Volumes (*.h5 *.hdf5);;All files (*)"
-EMPTY = "No volume yet: open one, drop a file here,\nor reconstruct a scan on the page Reconstruct."
+EMPTY = "No volume yet.\n\nOpen one, drop a file here, or reconstruct\na scan on the page Reconstruct."
 
 
 class VolumePage(Page):
@@ -144,6 +144,8 @@ class VolumePage(Page):
             button.setEnabled(can)
             button.setToolTip(tip if can else f"{tip}\n\nNot now: there is nothing {none}.")
         self.presets.refresh()
+        self.measure.allow(why)
+        self.looks.allow(why)
 
     def _looks_tab(self) -> QtWidgets.QWidget:
         tab = QtWidgets.QWidget()
@@ -174,11 +176,10 @@ class VolumePage(Page):
         self.slab.setSpecialValueText("one slice")
         self.slab_kind = QtWidgets.QComboBox()
         self.slab_kind.addItems([kind.value for kind in Slab])
-        self.crosshair = QtWidgets.QPushButton("Crosshair")
-        self.crosshair.setCheckable(True)
+        self.crosshair = QtWidgets.QCheckBox("Crosshair")
         self.crosshair.setChecked(True)
         self.reset = QtWidgets.QPushButton("Reset")
-        self.picture = PictureMenu(self)
+        self.picture = PictureMenu(self.panes, self.session)
         self._needs_volume: list[tuple[QtWidgets.QWidget, str]] = [
             (self.slab, "How much each slice shows of what lies before and behind it."),
             (self.slab_kind, "What a thick slice shows: the mean of its voxels, or the largest."),

@@ -46,6 +46,7 @@ class Panes(QtWidgets.QWidget):
         self._middle: Point = (0.0, 0.0, 0.0)
         self.fourth = QtWidgets.QTabWidget()
         self.fourth.setDocumentMode(True)
+        self.fourth.tabBar().setDrawBase(False)
         self.fourth.addTab(self._slanted(), "Slanted cut")
         self.fourth.setTabToolTip(0, "A cut at any angle; turn it by the handles in the other panes, or by its angles.")
         self.fourth.currentChanged.connect(lambda _: self._see())
@@ -117,15 +118,27 @@ class Panes(QtWidgets.QWidget):
             pane.choose_tool(tool)
 
     def image(self, name: str | None, factor: float) -> QtGui.QImage:
-        """Return a picture of a pane, with the legend, or of all of them."""
-        if name is None:
-            return pixmap_of(self, factor)
+        """Return a picture of a pane, with the legend, or of all that are seen, side by side."""
+        return self._image_of(name, factor, has_legend=True) if name is not None else self._image_of_all(factor)
+
+    def _image_of(self, name: str, factor: float, *, has_legend: bool) -> QtGui.QImage:
         pane = self.panes[name]
         before = pane.overlay
-        pane.show_overlay(self._desk.overlay_of(name, has_legend=True, has_slant=self._has_slant))
+        pane.show_overlay(self._desk.overlay_of(name, has_legend=has_legend, has_slant=False))
         image = pixmap_of(pane, factor)
         pane.show_overlay(before)
         return image
+
+    def _image_of_all(self, factor: float) -> QtGui.QImage:
+        whole = QtGui.QImage(self.size() * factor, QtGui.QImage.Format.Format_RGB32)
+        whole.fill(QtGui.QColor("#000000"))
+        painter = QtGui.QPainter(whole)
+        for name, pane in self.panes.items():
+            if pane.isVisible():
+                at = pane.mapTo(self, QtCore.QPoint(0, 0)) * factor
+                painter.drawImage(at, self._image_of(name, factor, has_legend=name == self._with_legend))
+        painter.end()
+        return whole
 
     def enlarge(self, name: str) -> None:
         """Show one pane alone, or all again."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pyqtgraph.Qt import QtGui, QtWidgets
 
 from calibration.whole_file import whole_file
-
-if TYPE_CHECKING:
-    from gui.volume.page import VolumePage
+from gui.session import Session
+from gui.volume.panes import Panes
 
 ALL = "all panes"
 FACTORS = (1, 2, 3, 4)
@@ -19,15 +17,15 @@ FACTORS = (1, 2, 3, 4)
 class PictureMenu(QtWidgets.QToolButton):
     """Saves and copies what is seen."""
 
-    def __init__(self, page: VolumePage) -> None:
+    def __init__(self, panes: Panes, session: Session) -> None:
         super().__init__()
-        self._page = page
+        self._panes, self._session = panes, session
         self.factor = 2
         self.setText("Picture")
         self.setPopupMode(QtWidgets.QToolButton.ToolButtonPopupMode.InstantPopup)
         menu = QtWidgets.QMenu(self)
         saving, copying, sizing = menu.addMenu("Save as PNG"), menu.addMenu("Copy"), menu.addMenu("Size")
-        for name in (ALL, *page.panes.names):
+        for name in (ALL, *panes.names):
             saving.addAction(name.capitalize()).triggered.connect(lambda _=False, name=name: self._choose(name))
             copying.addAction(name.capitalize()).triggered.connect(lambda _=False, name=name: self.copy(name))
         group = QtGui.QActionGroup(sizing)
@@ -50,7 +48,7 @@ class PictureMenu(QtWidgets.QToolButton):
 
     def image(self, name: str) -> QtGui.QImage:
         """Return a picture of a pane, or of all."""
-        return self._page.panes.image(None if name == ALL else name, self.factor)
+        return self._panes.image(None if name == ALL else name, self.factor)
 
     def save(self, name: str, path: Path) -> None:
         """Write a picture; the file appears when it is whole."""
@@ -60,7 +58,7 @@ class PictureMenu(QtWidgets.QToolButton):
                 raise OSError(f"{path} could not be written")
 
     def _choose(self, name: str) -> None:
-        folder = self._page.session.state.folder
+        folder = self._session.state.folder
         chosen, _ = QtWidgets.QFileDialog.getSaveFileName(
             self, "Save a picture", str(folder / f"volume-{name.replace(' ', '-')}.png"), "Pictures (*.png)"
         )
@@ -69,4 +67,4 @@ class PictureMenu(QtWidgets.QToolButton):
         try:
             self.save(name, Path(chosen).with_suffix(".png"))
         except OSError as error:
-            self._page.session.fail("Saving a picture", error)
+            self._session.fail("Saving a picture", error)

@@ -1,4 +1,4 @@
-"""Scale bars and the ticks of legends: round numbers that fit."""
+"""Scale bars: round lengths that fit."""
 
 from __future__ import annotations
 
@@ -24,20 +24,3 @@ def bar_mm(mm_per_px: float, width_px: float, share: float = 0.25) -> float:
 def length_text(length_mm: float) -> str:
     """Return a length for people: "5 mm", "50 µm", "2 cm" stays 20 mm."""
     return f"{length_mm:g} mm" if length_mm >= 0.1 - 1e-12 else f"{1000 * length_mm:g} µm"
-
-
-def ticks(low: float, high: float, most: int = 5) -> tuple[float, ...]:
-    """Return round numbers from low to high, evenly apart, at most so many."""
-    if not low < high:
-        return ()
-    step = round_below((high - low) / max(most - 1, 1))
-    while (math.floor(high / step + 1e-9) - math.ceil(low / step - 1e-9) + 1) > most:
-        step = next(bigger for bigger in (2 * step, 2.5 * step) if _is_round(bigger))
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return tuple(round(n * step, 12) for n in range(first, last + 1))
-
-
-def _is_round(value: float) -> bool:
-    lead = value / 10.0 ** math.floor(math.log10(value) + 1e-9)
-    return any(math.isclose(lead, step, rel_tol=1e-6) for step in ROUND)

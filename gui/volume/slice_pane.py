@@ -178,6 +178,8 @@ class SlicePane(pg.GraphicsView):
 
     def drag(self, start: tuple[float, float], at: tuple[float, float], *, is_start: bool, is_finish: bool) -> None:
         """Turn a handle, draw, or take the crosshair along."""
+        if self.painted is None:
+            return
         if is_start:
             self._turning_rad = self._angle_of(start) if self.tool is None and self._is_handle(start) else None
             if self.tool is not None and self.tool is not Tool.ANGLE:
@@ -197,6 +199,8 @@ class SlicePane(pg.GraphicsView):
 
     def click(self, at: tuple[float, float]) -> None:
         """Take the crosshair there, or put one more point of an angle."""
+        if self.painted is None:
+            return
         if self.tool is None:
             self.pointed.emit(*at)
         elif self.tool is Tool.ANGLE:
@@ -305,7 +309,10 @@ class SlicePane(pg.GraphicsView):
 
     def _draw_note(self, painter: QtGui.QPainter) -> None:
         width, height = self._size()
-        draw_text(painter, QtCore.QPointF(width / 2, height / 2), self.overlay.note, "#9aa3ad", "cm")
+        lines, step = self.overlay.note.splitlines(), 1.3 * painter.fontMetrics().height()
+        for n, line in enumerate(lines):
+            at = QtCore.QPointF(width / 2, height / 2 + (n - (len(lines) - 1) / 2) * step)
+            draw_text(painter, at, line, "#c8ced4", "cm")
 
     def _draw_cross(self, painter: QtGui.QPainter) -> None:
         if self.overlay.cross_mm is None:
@@ -344,10 +351,10 @@ class SlicePane(pg.GraphicsView):
     def _draw_directions(self, painter: QtGui.QPainter) -> None:
         width, height = self._size()
         left, right, below, above = self.overlay.directions
-        edge = MARGIN_PX
+        edge, below_title = MARGIN_PX, MARGIN_PX + 1.4 * painter.fontMetrics().height()
         for text, x, y, anchor in (
             (left, edge, height / 2, "lm"), (right, width - edge, height / 2, "rm"),
-            (below, width / 2, height - edge, "cb"), (above, width / 2, edge, "ct"),
+            (below, width / 2, height - edge, "cb"), (above, width / 2, below_title, "ct"),
         ):  # fmt: skip
             draw_text(painter, QtCore.QPointF(x, y), text, "#b8c0c8", anchor)
 
@@ -366,7 +373,7 @@ class SlicePane(pg.GraphicsView):
 
     def _draw_legend(self, painter: QtGui.QPainter) -> None:
         width, _ = self._size()
-        line, bar_px = painter.fontMetrics().height() * 2 + 12, 110.0
+        line, bar_px = painter.fontMetrics().height() * 2 + 12, 130.0
         for n, row in enumerate(self.overlay.legend):
             top = MARGIN_PX + n * line
             right = width - MARGIN_PX
@@ -409,6 +416,9 @@ def pixmap_of(widget: QtWidgets.QWidget, factor: float) -> QtGui.QImage:
     painter = QtGui.QPainter(image)
     painter.setRenderHint(QtGui.QPainter.RenderHint.Antialiasing)
     painter.scale(factor, factor)
-    widget.render(painter, QtCore.QPoint(0, 0))
+    if isinstance(widget, QtWidgets.QGraphicsView):
+        widget.render(painter, QtCore.QRectF(widget.rect()), widget.rect())
+    else:
+        widget.render(painter, QtCore.QPoint(0, 0))
     painter.end()
     return image

@@ -4,7 +4,8 @@ Each quantity is a function of a cut's values alone, so that a picture at anothe
 
 # Ref: Hounsfield units of a bin: 1000 (mu / mu_water - 1) with the water of the calibrated basis in that bin.
 #      K-edge pictures as the difference of the bins above and below the edge: Roessl and Proksa 2007, Phys. Med. Biol.
-#      52, 4679 (its idea; here without the decomposition).
+#      52, 4679 (its idea; here without the decomposition). Where the basis tells water's attenuation in both bins, the
+#      lower one is scaled so that water is 0.
 """
 
 from __future__ import annotations
@@ -141,12 +142,14 @@ def _of_bin(view: View, bins: Volume) -> Recipe:
 def _of_edge(view: View, bins: Volume, materials: Volume | None) -> Recipe:
     edges = {edge.element: edge for edge in k_edges(bins, materials)}
     edge = edges.get(view.element) or next(iter(edges.values()))
+    per_water = [hu_of(bins, bins.channels[n]) for n in (edge.below, edge.below + 1)]
+    share = per_water[1] / per_water[0] if per_water[0] and per_water[1] else 1.0
     return Recipe(
         volume=bins,
         channels=(edge.below, edge.below + 1),
-        make=lambda values: values[1] - values[0],
+        make=lambda values: values[1] - share * values[0],
         unit=bins.unit,
-        title=f"K edge of {edge.element}, {edge.energy_kev:.1f} keV",
+        title=f"K edge of {edge.element}, {edge.energy_kev:.1f} keV{', water = 0' if share != 1 else ''}",
     )
 
 
