@@ -80,7 +80,8 @@ class LivePage(Page):
 
     def start(self) -> None:
         """Look on the instrument with the settings of the page."""
-        run = self.run = LiveRun(self.store, self.settings.plan(), self.session.state.calibration)
+        calibration, note_run = self.session.state.calibration, self.session.rig.note_run
+        run = self.run = LiveRun(self.store, self.settings.plan(), calibration, on_health=note_run)
         self.unfreeze()
         self.session.measure(TITLE, run.work, stop=run.stop, otherwise=self._ended)
 

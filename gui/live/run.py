@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from gui.live.measures import Flat
 
 if TYPE_CHECKING:
     from acquisition.instrument import Instrument
+    from acquisition.runner import RunHealth
 
 ENDLESS = 0
 
@@ -97,6 +98,9 @@ class LiveRun:
         Without one, or where it is of another chip, mode or gain, the thresholds stand where the gain mode's nominal
         scale puts them, and `underway.note` says so.
 
+    on_health : callable, optional
+        Hears every second how it stands.
+
     Attributes
     ----------
     underway : Underway
@@ -107,8 +111,16 @@ class LiveRun:
         How often it has begun, with its settings of then.
     """
 
-    def __init__(self, store: FrameStore, plan: Plan, calibration: Calibration | None, *, n_flats: int = 0) -> None:
-        self.store = store
+    def __init__(
+        self,
+        store: FrameStore,
+        plan: Plan,
+        calibration: Calibration | None,
+        *,
+        n_flats: int = 0,
+        on_health: Callable[[RunHealth], None] | None = None,
+    ) -> None:
+        self.store, self._on_health = store, on_health
         self.underway = Underway(plan=plan)
         self.flat: Flat | None = None
         self.n_begun = 0
@@ -161,7 +173,10 @@ class LiveRun:
     ) -> Generator[Progress, None, None]:
         from acquisition.live import look  # heavy, and the window is to be there first
 
-        looking = look(instrument, plan, calibration, is_forced=True, stop=self._is_told, on_item=store.push)
+        looking = look(
+            instrument, plan, calibration, is_forced=True, stop=self._is_told, on_item=store.push,
+            on_health=self._on_health,
+        )  # fmt: skip
         try:
             for progress in looking:
                 yield progress
