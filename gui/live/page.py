@@ -21,7 +21,7 @@ from gui.controls import ActionButton, hint
 from gui.image_panel import ImagePanel, LevelMode
 from gui.live import measures
 from gui.live.display_bar import DisplayBar
-from gui.live.frames import FrameStore, Picture, StoreStatus
+from gui.live.frames import FrameStore, Picture, Rate, StoreStatus
 from gui.live.grid import GridView
 from gui.live.measures import Flat
 from gui.live.pixel_panel import PixelPanel
@@ -73,6 +73,7 @@ class LivePage(Page):
         self._number: int | None = None
         self._scale: tuple[object, ...] = ()
         self._measured_s = 0.0
+        self._paints = Rate()
         self._build()
         self.follow_state()
 
@@ -134,6 +135,7 @@ class LivePage(Page):
         self._tell(status)
         self._follow_slider(status)
         self._paint(status)
+        self._tell_pixel()
         now_s = time.monotonic()
         if now_s - self._measured_s >= MEASURE_EVERY_S:
             self._measured_s = now_s
@@ -228,6 +230,7 @@ class LivePage(Page):
             self.panel.show_image(shown.image, pixel_mm=pixel_mm, is_left_out=is_left_out)
         self.caption.setText(self._caption(shown))
         self.n_painted += 1
+        self._paints.count()
 
     def _keep_scale(self, shown: Shown) -> None:
         """Let levels belong to what is shown: another threshold has its own, and a growing sum grows with them."""
@@ -303,9 +306,10 @@ class LivePage(Page):
     def _tell(self, status: StoreStatus) -> None:
         lost = f"<b>{status.n_lost} lost</b>" if status.n_lost else "0 lost"
         rate = f"{status.rate_per_s:.0f} frames/s" if self.is_running else "not running"
+        painted = f", {self._paints.per_s():.0f} painted/s" if self.is_running else ""
         kept = f"{status.end - status.first} in memory ({status.n_bytes / 1e6:.0f} MB)"
         late = f", {status.n_late} late" if status.n_late else ""
-        _set(self.rates, f"{rate} · {status.n_received} frames, {lost}{late} · {kept}")
+        _set(self.rates, f"{rate}{painted} · {status.n_received} frames, {lost}{late} · {kept}")
         note = self.underway.note if self.underway is not None else ""
         if not note and self.session.state.calibration is None:
             note = NO_CALIBRATION
@@ -313,6 +317,15 @@ class LivePage(Page):
         self.note.setVisible(bool(note))
         running = self.is_running
         _set(self.start_button, "Stop" if running else "Start")
+
+    def _tell_pixel(self) -> None:
+        at, shown = self.panel.pixel_under_mouse(), self._shown
+        if at is None or shown is None or at[0] >= shown.image.shape[0] or at[1] >= shown.image.shape[1]:
+            _set(self.under, "")
+            return
+        value = shown.image[at]
+        told = ", ".join(f"{part}" for part in value) if shown.is_colour else f"{value:.6g} {shown.unit}"
+        _set(self.under, f"column {at[1]}, row {at[0]}: {told}")
 
     def _follow_slider(self, status: StoreStatus) -> None:
         last = max(status.end - 1, status.first)
@@ -404,7 +417,7 @@ class LivePage(Page):
         self.display = DisplayBar(self.panel)
         self.settings = SettingsPanel(self.session.state.plan, self._settings_changed)
         self.start_button = ActionButton(
-            "Start", "Look at frames as they come; nothing is written. Press again to stop.", self._why_no_start,
+            "Start", "Look at frames as they come; nothing is written. Press again to stop. (F5)", self._why_no_start,
             self._start_or_stop,
         )  # fmt: skip
         self.flat_button = ActionButton(
@@ -431,6 +444,8 @@ class LivePage(Page):
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(8, 8, 8, 8)
         layout.addWidget(split)
+        for key, does in (("F5", self.start_button.click), ("F6", self.hold.click)):
+            QtGui.QShortcut(QtGui.QKeySequence(key), self, does)
 
     def _left(self) -> QtWidgets.QWidget:
         side = QtWidgets.QWidget()
@@ -469,7 +484,7 @@ class LivePage(Page):
         self.rates.setToolTip("Frames that came and were lost, whether painted or not; the image shows the newest.")
         self.hold = QtWidgets.QPushButton("Hold")
         self.hold.setCheckable(True)
-        self.hold.setToolTip("Hold this picture; frames go on coming and being kept. Press again to go on.")
+        self.hold.setToolTip("Hold this picture; frames go on coming and being kept. Press again to go on. (F6)")
         self.hold.toggled.connect(self._hold)
         self.slider = QtWidgets.QSlider(QtCore.Qt.Orientation.Horizontal)
         self.slider.setToolTip("Back through the last frames in memory; gaps where frames were lost are shown.")
@@ -489,7 +504,12 @@ class LivePage(Page):
         column.addWidget(self.caption)
         column.addWidget(self.tabs_of_image, 1)
         column.addLayout(row)
-        column.addWidget(self.rates)
+        self.under = QtWidgets.QLabel()
+        self.under.setToolTip("The value under the mouse; the tab Pixel tells more.")
+        row = QtWidgets.QHBoxLayout()
+        row.addWidget(self.rates, 1)
+        row.addWidget(self.under)
+        column.addLayout(row)
         return middle
 
     def _anew(self) -> None:

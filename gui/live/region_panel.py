@@ -17,7 +17,8 @@ from gui.live import measures
 from gui.live.measures import Region, Shape
 from gui.live.shown import Shown
 
-COLUMNS = ("region", "pixels", "mean", "sd", "sum", "min", "max", "full", "masked")
+COLUMNS = ("no.", "pixels", "mean", "sd", "sum", "min", "max", "full", "masked")
+_WIDTHS_PX = (46, 42, 46, 42, 60, 40, 40, 34, 48)
 _TIPS = (
     "Its number and colour on the image", "Pixels that count", "Mean of their values",
     "Standard deviation of their values", "Sum of their values", "Lowest value", "Highest value",
@@ -54,7 +55,11 @@ class RegionPanel(QtWidgets.QWidget):
         self.table.setEditTriggers(QtWidgets.QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionBehavior(QtWidgets.QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.verticalHeader().setVisible(False)
-        self.table.horizontalHeader().setSectionResizeMode(QtWidgets.QHeaderView.ResizeMode.ResizeToContents)
+        for place, width_px in enumerate(
+            _WIDTHS_PX
+        ):  # fitting them to what stands in them costs more than measuring it
+            self.table.setColumnWidth(place, width_px)
+        self.table.verticalHeader().setDefaultSectionSize(24)
         self.plot = pg.PlotWidget()
         self.plot.setLabel("bottom", "threshold, keV")
         self.plot.setLabel("left", "mean counts per pixel")
