@@ -13,12 +13,15 @@ import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
+from pyqtgraph.widgets import ColorMapMenu
 
 from gui import levels as scales
 from gui.levels import percentile_levels
 
 __all__ = ["ImagePanel", "LevelMode", "percentile_levels"]
 
+ColorMapMenu.find_mpl_leftovers = list
+"""Every histogram has a menu of colour maps, and to ask matplotlib for the names of its own loads it: for seconds."""
 _BAR_SHARE = 0.25
 """Of the view's width that the scale bar may take."""
 _AROUND_SHARE = 0.3
