@@ -12,11 +12,14 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from acquisition.plan import Plan
+from calibration.store import Calibration
+from firmware_iface.errors import WrongUsage
 from gui.controls import ActionButton, hint
 from gui.image_panel import ImagePanel, LevelMode
 from gui.live import measures
@@ -81,7 +84,10 @@ class LivePage(Page):
 
     def start(self) -> None:
         """Look on the instrument with the settings of the page."""
-        run = self.run = LiveRun(self.store, self.settings.plan(), self.session.state.calibration)
+        run = self.run = LiveRun(
+            self.store, self.settings.plan(), self.session.state.calibration, on_health=self.session.rig.note_run
+        )
+        self._given = self.settings.plan(), self.session.state.calibration
         self.unfreeze()
         self.session.measure(TITLE, run.work, stop=run.stop, otherwise=self._ended)
 
@@ -140,10 +146,9 @@ class LivePage(Page):
         if now_s - self._measured_s >= MEASURE_EVERY_S:
             self._measured_s = now_s
             self._measure()
+            for button in (self.flat_button, self.plan_button, self.save_button, self.copy_button):
+                button.refresh()
         self.start_button.refresh()
-        self.flat_button.refresh()
-        self.save_button.refresh()
-        self.copy_button.refresh()
 
     def follow_state(self) -> None:
         """Take another plan or calibration from the session, and give a changed one to the chip."""
@@ -154,8 +159,7 @@ class LivePage(Page):
             if self.underway is None:
                 self.display.set_thresholds(state.plan.detector.thresholds_kev)
             self._settings_changed()
-        before = self._calibration
-        if state.calibration is not before:
+        if state.calibration is not self._calibration:
             self._calibration = state.calibration
             self.pixels.follow(state.calibration)
             self._settings_changed()
@@ -188,6 +192,11 @@ class LivePage(Page):
         if isinstance(marks, list):
             for name, check in self.pixels.marks.items():
                 check.setChecked(name in marks)
+
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        for graphics in (self.panel, self.grid, self.regions, self.profile):
+            graphics.restyle()
 
     # Painting
 
@@ -342,8 +351,12 @@ class LivePage(Page):
     # Orders
 
     def _settings_changed(self) -> None:
-        if self.is_running and self.run is not None and not self.settings.why_not():
-            self.run.change(self.settings.plan(), self.session.state.calibration)
+        if not self.is_running or self.run is None or self.settings.why_not():
+            return
+        plan, calibration = self.settings.plan(), self.session.state.calibration
+        if plan != self._given[0] or calibration is not self._given[1]:
+            self._given = plan, calibration
+            self.run.change(plan, calibration)
 
     def _ended(self, status: JobStatus) -> None:
         if status is JobStatus.FAILED:
@@ -408,10 +421,26 @@ class LivePage(Page):
         assert clipboard is not None
         clipboard.setImage(self.panel.picture())
 
+    def _plan_of_settings(self) -> Plan:
+        plan, looks = self.session.state.plan, self.settings.plan()
+        return msgspec.structs.replace(plan, detector=looks.detector, geometry=looks.geometry)
+
+    def _why_no_plan(self) -> str:
+        try:
+            made = self._plan_of_settings()
+        except (ValueError, WrongUsage) as error:
+            return str(error)
+        return "The plan has these settings already." if made == self.session.state.plan else ""
+
+    def put_into_plan(self) -> None:
+        """Let scans and calibrations count as the live view does."""
+        self.session.change(plan=self._plan_of_settings())
+
     # Widgets
 
     def _build(self) -> None:
-        self._calibration = None
+        self._given: tuple[Plan | None, Calibration | None] = (None, None)
+        self._calibration: Calibration | None = None
         self._kept_levels: dict[object, tuple[float, ...]] = {}
         self.panel = ImagePanel()
         self.display = DisplayBar(self.panel)
@@ -423,6 +452,10 @@ class LivePage(Page):
         self.flat_button = ActionButton(
             "Take flat", f"Take {N_FLATS} frames of the open beam, to divide by; the view goes on afterwards.",
             self._why_no_flat, self.take_flat,
+        )  # fmt: skip
+        self.plan_button = ActionButton(
+            "Use for scans", "Put mode, gain, depth, exposure and thresholds into the plan of scans and calibrations.",
+            self._why_no_plan, self.put_into_plan,
         )  # fmt: skip
         self.save_button = ActionButton(
             "Save...", "Save the picture, with how it was taken.", self._why_no_picture, self._ask_and_save
@@ -440,7 +473,7 @@ class LivePage(Page):
         for widget, stretch in ((self._left(), 0), (self._middle(), 1), (self.tabs, 0)):
             split.addWidget(widget)
             split.setStretchFactor(split.count() - 1, stretch)
-        split.setSizes([230, 660, 340])
+        split.setSizes([220, 640, 380])
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(8, 8, 8, 8)
         layout.addWidget(split)
@@ -456,7 +489,7 @@ class LivePage(Page):
         self.note = hint()
         column.addWidget(self.note)
         column.addStretch(1)
-        for button in (self.flat_button, self.save_button, self.copy_button):
+        for button in (self.flat_button, self.plan_button, self.save_button, self.copy_button):
             column.addWidget(button)
         return side
 
