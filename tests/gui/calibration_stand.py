@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import msgspec
 import numpy as np
 
+from acquisition.beam import SourceState
+from acquisition.limits import UNKNOWN, Limits
 from acquisition.plan import Plan
 from acquisition.steps import Pose
 from calibration.conditions import StepRecord
@@ -48,8 +50,19 @@ class Stand(Bench):
     def status(self) -> SimpleNamespace:
         return SimpleNamespace(temperature_k=300.0)
 
-    def source_state(self) -> SimpleNamespace:
-        return SimpleNamespace(is_on=self.is_lit)
+    def source_state(self) -> SourceState:
+        return SourceState(is_beam_on=self.is_lit)
+
+    def limits(self) -> Limits:
+        return UNKNOWN
+
+    def chip_id(self, number: int = 0) -> str:
+        assert number == 0
+        return "W1_A1"
+
+    def shut_down(self) -> str:
+        self.is_lit = False
+        return ""
 
     def abort(self) -> None:
         self.n_aborts += 1

@@ -173,7 +173,7 @@ def test_abort_leaves_the_beam_off_the_calibration_as_it_was_and_the_chip_usable
     assert job is not None
     job.abort()
     desktop.until(lambda: desktop.bench.desk.job is None and desktop.session.job("instrument") is None)
-    assert desktop.stand.n_aborts == 1
+    assert desktop.stand.n_aborts >= 1
     assert not desktop.stand.is_lit
     assert in_use(desktop) is before
     assert desktop.bench.desk.candidate is None
