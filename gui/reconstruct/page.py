@@ -25,7 +25,7 @@ from gui.reconstruct.settings import BY_CALIBRATION, IMAGE, Settings
 from gui.reconstruct.side_work import SideWorks
 from gui.reconstruct.source_panel import SourcePanel
 from gui.reconstruct.sources import Facts, SourceKind, read_facts
-from gui.reconstruct.tries import MOST_KEPT, Try
+from gui.reconstruct.tries import MOST_KEPT, Try, before_of
 from gui.session import Session
 from gui.state import Action, State
 from gui.undo import History
@@ -250,10 +250,16 @@ class ReconstructPage(Page):
         column.addLayout(actions)
         left.setMinimumWidth(LABEL_PX + 240)
         self._down = QtWidgets.QSplitter(QtCore.Qt.Orientation.Vertical)
-        self._down.addWidget(self.compare)
+        self.empty = hint(EMPTY)
+        self.empty.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
+        self.pictures = QtWidgets.QStackedWidget()
+        self.pictures.addWidget(self.empty)
+        self.pictures.addWidget(self.compare)
+        self._down.addWidget(self.pictures)
         self._down.addWidget(self.outcome)
         self._down.setStretchFactor(0, 3)
-        self._down.setStretchFactor(1, 1)
+        self._down.setStretchFactor(1, 2)
+        self._down.setSizes([440, 230])
         right = QtWidgets.QWidget()
         column = QtWidgets.QVBoxLayout(right)
         column.setContentsMargins(0, 0, 0, 0)
@@ -429,8 +435,8 @@ class ReconstructPage(Page):
 
     def _show_try(self, place: int) -> None:
         one = self.tries[place]
-        before = next((other for other in reversed(self.tries[:place]) if other.kind == one.kind), None)
-        self.compare.show_tries(before, one)
+        self.pictures.setCurrentWidget(self.compare)
+        self.compare.show_tries(before_of(self.tries, place), one)
         self.outcome.show_tries(self.tries, place)
         self.outcome.show_made(f"Try {one.number}, slice at z {one.z_mm:.2f} mm:", one.steps)
 
@@ -468,6 +474,10 @@ class ReconstructPage(Page):
             self.z_slider.blockSignals(False)
 
 
+EMPTY = (
+    "Open a scan, choose how it is to be reconstructed, and try that on one slice.\n"
+    "Each try is shown here beside the one before it; when you like what you see, reconstruct all."
+)
 OURS = "Reconstruct: "
 """What the titles of this page's jobs begin with."""
 

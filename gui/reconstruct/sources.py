@@ -179,7 +179,7 @@ def scan_facts(path: Path, settings: Settings) -> Facts:
     ]
     lines = (
         ("sample", scan.sample or "not named"),
-        ("begun", scan.start_time.replace("T", " ").removesuffix("Z") or "not told"),
+        ("begun", f"{scan.start_time[:16].replace('T', ' ')} UTC" if scan.start_time else "not told"),
         ("views", f"{len(reader.angles_rad)} over {turn_deg:.0f}°, {n_frames} frames of {rows} × {cols} pixels"),
         ("bins", f"{n_bins}: {', '.join(source.channels)}" + (f", {n_passes} passes" if n_passes > 1 else "")),
         ("losses", f"{scan.n_lost} of {n_frames} frames" if scan.n_lost else "none"),

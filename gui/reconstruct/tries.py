@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +76,11 @@ class Try:
         return f"{self.number}. {self.kind} by {main}, z {self.z_mm:.2f} mm, {self.seconds_s:.1f} s{told}"
 
 
+def before_of(tries: Sequence[Try], place: int) -> Try | None:
+    """Return the last try of the same kind before one; None where it is the first."""
+    return next((other for other in reversed(tries[:place]) if other.kind == tries[place].kind), None)
+
+
 def pictures_of(volume: Volume) -> tuple[Picture, ...]:
     """Return the channels of a volume of one slice as pictures, and materials also in colour."""
     flat = volume.values[:, 0, ::-1]
@@ -90,49 +96,57 @@ def pictures_of(volume: Volume) -> tuple[Picture, ...]:
     return tuple(pictures)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reading:
-    """What a region of a picture reads.
+    """What two boxes of a picture read, in its unit.
 
     Attributes
     ----------
-    mean, sd : NDArray-like scalars
-        In the picture's unit; of the region.
-    background, background_sd
-        Of the region beside it.
+    region, outside : (n,) float32
+        Pixels of the region, and of the background beside it.
     """
 
-    mean: np.float64
-    sd: np.float64
-    background: np.float64
-    background_sd: np.float64
-    n_pixels: int
+    region: NDArray[np.float32]
+    outside: NDArray[np.float32]
 
     @property
-    def contrast(self) -> np.float64:
+    def mean(self) -> float:
+        """Mean of the region."""
+        return float(self.region.mean(dtype=np.float64))
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation in the region."""
+        return float(self.region.std(dtype=np.float64))
+
+    @property
+    def background(self) -> float:
+        """Mean of the background."""
+        return float(self.outside.mean(dtype=np.float64))
+
+    @property
+    def background_sd(self) -> float:
+        """Standard deviation in the background."""
+        return float(self.outside.std(dtype=np.float64))
+
+    @property
+    def contrast(self) -> float:
         """Mean over the background's mean."""
         return self.mean - self.background
 
     @property
-    def contrast_to_noise(self) -> np.float64:
+    def contrast_to_noise(self) -> float:
         """Contrast over the background's noise; NaN where there is none."""
-        return self.contrast / self.background_sd if self.background_sd > 0 else np.float64("nan")
+        noise = self.background_sd
+        return self.contrast / noise if noise > 0 else float("nan")
 
 
 def reading(
     values: NDArray[np.floating], region: tuple[slice, slice], background: tuple[slice, slice]
 ) -> Reading | None:
     """Return what two boxes of rows and columns read; None where one of them is empty or lies outside."""
-    inner, outer = values[region], values[background]
-    if not inner.size or not outer.size:
-        return None
-    return Reading(
-        mean=inner.mean(dtype=np.float64),
-        sd=inner.std(dtype=np.float64),
-        background=outer.mean(dtype=np.float64),
-        background_sd=outer.std(dtype=np.float64),
-        n_pixels=inner.size,
-    )
+    inner, outer = (values[box].ravel().astype(np.float32, copy=False) for box in (region, background))
+    return Reading(region=inner, outside=outer) if inner.size and outer.size else None
 
 
 def box_of(x_mm: float, y_mm: float, width_mm: float, height_mm: float, pixel_mm: float) -> tuple[slice, slice]:
