@@ -30,13 +30,25 @@ EXPLAINED = (
 
 
 class ComparePanel(QtWidgets.QWidget):
-    """Shows up to two tries, and their difference."""
+    """Shows up to two tries, and their difference.
+
+    Signals
+    -------
+    region_wanted
+        Only the solid box is to be reconstructed.
+    """
+
+    region_wanted = QtCore.Signal()
 
     def __init__(self) -> None:
         super().__init__()
         self._tries: list[Try | None] = [None, None]
         self.channel = Choice("Which bin, material or quantity to show.")
         self.channel.chosen.connect(self._show_channel)
+        self.beside = Choice("Which other try to show on the left; the one before, unless you choose.")
+        self.take_region = QtWidgets.QPushButton("Region from box")
+        self.take_region.setToolTip("Reconstruct only what the solid box holds, in x and y; it can be undone.")
+        self.take_region.clicked.connect(lambda: self.region_wanted.emit())
         self.is_less = QtWidgets.QCheckBox("difference")
         self.is_less.setToolTip("Show what this try has more than the one before, with grey for no difference.")
         self.is_less.toggled.connect(lambda _: self._show())
@@ -84,10 +96,10 @@ class ComparePanel(QtWidgets.QWidget):
         self.table.setFixedHeight(self.table.horizontalHeader().sizeHint().height() + 2 * 26 + 4)
         self.table.verticalHeader().setDefaultSectionSize(26)
         top = QtWidgets.QHBoxLayout()
-        for widget in (QtWidgets.QLabel("show"), self.channel, self.is_less):
+        for widget in (QtWidgets.QLabel("show"), self.channel, QtWidgets.QLabel("beside"), self.beside, self.is_less):
             top.addWidget(widget)
         top.addStretch(1)
-        for button in (self.level, self.fit):
+        for button in (self.take_region, self.level, self.fit):
             top.addWidget(button)
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

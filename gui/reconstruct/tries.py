@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gui.reconstruct.settings import Settings, changes
-from reconstruction.volume import Volume
+
+if TYPE_CHECKING:
+    from reconstruction.volume import Volume
 
 COLOUR = "all in colour"
 MOST_KEPT = 12
@@ -41,6 +44,8 @@ class Try:
     settings : Settings
     z_mm : float
     pixel_mm : float
+    corner_mm : (x, y) float
+        Where the upper left corner of the pictures lies.
     pictures : tuple of Picture
     seconds_s : float
         What it took.
@@ -62,6 +67,15 @@ class Try:
     seconds_per_iteration_s: float = 0.0
     n_slices: int = 1
     steps: tuple[str, ...] = ()
+    corner_mm: tuple[float, float] = (0.0, 0.0)
+
+    def spans_mm(
+        self, x_mm: float, y_mm: float, width_mm: float, height_mm: float
+    ) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Return from where to where along x and y a box of the pictures goes, told from their upper left corner."""
+        left_mm, top_mm = self.corner_mm[0] + x_mm, self.corner_mm[1] - y_mm
+        spans = (left_mm, left_mm + width_mm), (top_mm - height_mm, top_mm)
+        return (round(spans[0][0], 3), round(spans[0][1], 3)), (round(spans[1][0], 3), round(spans[1][1], 3))
 
     def picture(self, name: str) -> Picture | None:
         """Return one of its pictures; None where it has none of that name."""

@@ -117,6 +117,16 @@ def test_a_scan_is_tried_twice_and_gone_back_to(qtbot: QtBot, page: ReconstructP
     less = page.compare.items[2].image
     assert less is not None
     np.testing.assert_allclose(less, second.pictures[0].values - first.pictures[0].values)
+    qtbot.mouseClick(page.compare.take_region, LEFT)
+    region = page.settings.recipe.region_mm
+    assert region is not None
+    (left, right), (low, high), along_z = region
+    assert left < 0 < right
+    assert low < 0 < high  # the box begins in the middle
+    assert along_z == (float("-inf"), float("inf"))
+    assert f"x={left:g}:{right:g}" in page.recipe_form.region.text()
+    press(qtbot, page, page.undo_button)
+    assert page.settings == second.settings
     rect = page.outcome.list.visualItemRect(page.outcome.list.item(0))
     page.outcome.setCurrentIndex(0)
     qtbot.mouseClick(page.outcome.list.viewport(), LEFT, pos=rect.center())

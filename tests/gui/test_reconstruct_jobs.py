@@ -262,6 +262,7 @@ def test_more_work_is_predicted_to_take_longer(facts: Facts) -> None:
         number=1, kind="bins", settings=Settings(recipe=Recipe(method="sirt")), z_mm=0.0, pixel_mm=1.0, pictures=(),
         seconds_s=9.0, seconds_per_iteration_s=2.0, n_slices=4,
     )  # fmt: skip
+    assert replace(last, corner_mm=(-5.0, 4.0)).spans_mm(1.0, 2.0, 3.0, 0.5) == ((-4.0, -1.0), (1.5, 2.0))
     told = prediction.predict(facts, last.settings, last)
     assert told is not None
     assert "last try" in told.by
