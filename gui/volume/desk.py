@@ -308,6 +308,7 @@ class Desk:
     def choose_slab(self, thickness_mm: float, slab: Slab) -> None:
         """Show so much before and behind each slice."""
         self.thickness_mm, self.slab = thickness_mm, slab
+        self.version += 1
 
     def show_crosshair(self, is_shown: bool) -> None:
         """Show the crosshair, or not."""
