@@ -14,6 +14,10 @@ DEFAULT_WINDOW = "hann"
 FDK = "fdk"
 TRUNCATION = ("auto", "none")
 WEIGHTS = ("auto", "noise", "none")
+TIERS = ("image", "projection", "onestep")
+"""Ways to materials: of the bins' volumes, of every ray, or of all counts at once."""
+RULES = ("least-squares", "non-negative", "fractions", "exclusive", "min-residual")
+"""Of the bins' volumes: by which rule a voxel's materials are told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
