@@ -20,7 +20,7 @@ from gui.volume.annotations import Annotation, Tool
 from gui.volume.cursor import Reading, reading
 from gui.volume.latest import Answer, Latest
 from gui.volume.looks import GreyLook, Levels, applied, as_plain, from_plain
-from gui.volume.overlay import Overlay, legend_of, overlay_of
+from gui.volume.marks import Overlay, legend_of, overlay_of
 from gui.volume.painting import Looks, Painted, Painter, Suggestion
 from gui.volume.regions import (
     Histogram,

@@ -103,8 +103,7 @@ def composed(maps_g_cm3: NDArray[np.floating], looks: Sequence[MaterialLook]) ->
                 sums += (255 * part) * share
     np.minimum(total, 255, out=total)
     picture = np.empty((*total.shape[1:], 3), np.uint8)
-    for n, sums in enumerate(total):
-        picture[..., n] = np.rint(sums, out=sums)
+    picture[...] = np.moveaxis(np.rint(total, out=total), 0, 2)
     return picture
 
 

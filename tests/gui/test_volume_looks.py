@@ -24,7 +24,7 @@ from gui.volume.looks import (
     rounded,
     shaded,
 )
-from gui.volume.overlay import legend_of
+from gui.volume.marks import legend_of
 from gui.volume.painting import with_window
 from gui.volume.scale import bar_mm, length_text, round_below
 

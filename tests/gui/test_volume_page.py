@@ -15,7 +15,7 @@ from gui.volume.annotations import Tool, load, side_file
 from gui.volume.page import VolumePage
 from gui.volume.slicing import Slab, point_of
 from gui.volume.views import Shown, View
-from tests.gui.volume_phantom import GRID, materials, saved
+from tests.gui.volume_samples import GRID, materials, saved
 
 Opened = Callable[[], VolumePage]
 
