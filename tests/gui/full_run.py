@@ -1,4 +1,4 @@
-"""A whole day in the window, by its buttons: connect, look, calibrate, scan, reconstruct, decompose, show, export, close.
+"""A whole day in the window, by its buttons: connect, look, calibrate, scan, reconstruct, decompose, show, close.
 
 `python tests/gui/full_run.py FOLDER` needs a screen, or `xvfb-run`; it leaves a picture of every stage in the folder,
 and says at the end what it made as one JSON object. With `--pictures docs/window` it makes the pictures of the docs.
@@ -69,17 +69,24 @@ class Day:
                 self.shoot("stuck")
                 raise SystemExit(f"{self.window.page.title}: {until.__doc__ or 'what was waited for'} did not happen")
 
-    def button(self, text: str, within: QtWidgets.QWidget | None = None) -> QtWidgets.QAbstractButton:
-        """Return the button that has this on it and is seen."""
-        for each in (within or self.window).findChildren(QtWidgets.QAbstractButton):
+    def button(self, text: str) -> QtWidgets.QAbstractButton | None:
+        """Return the button of the page that has this on it and is seen."""
+        for each in self.window.page.findChildren(QtWidgets.QAbstractButton):
             if each.text().replace("&", "") == text and each.isVisible():
                 return each
-        raise SystemExit(f"{self.window.page.title} has no button {text!r}")
+        return None
 
-    def press(self, text: str, within: QtWidgets.QWidget | None = None) -> None:
-        """Press a button, once it can be pressed."""
-        button = self.button(text, within or self.window.page)
-        self.wait(button.isEnabled, 60.0)
+    def press(self, text: str) -> None:
+        """Press a button, once it is there and can be pressed."""
+
+        def can_be_pressed() -> bool:
+            button = self.button(text)
+            return button is not None and button.isEnabled()
+
+        can_be_pressed.__doc__ = f"a button {text!r} that can be pressed"
+        self.wait(can_be_pressed, 60.0)
+        button = self.button(text)
+        assert button is not None
         QtTest.QTest.mouseClick(button, QtCore.Qt.MouseButton.LeftButton)
 
     def show(self, page: str) -> None:
@@ -195,7 +202,7 @@ def main() -> None:
     window.show()
     made = run(window, pictures)
     window.close()
-    print(json.dumps(made))
+    sys.stdout.write(json.dumps(made))
 
 
 if __name__ == "__main__":
