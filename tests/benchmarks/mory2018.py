@@ -62,10 +62,10 @@ SHARPNESS_PIXELS = 1.5
 """Gaussian blur that all maps are brought to at least, where they are compared at one sharpness."""
 ENDURED = (1, 2, 4, 8, 16)
 RTK_ONE_STEPS = ("one_step_default", "one_step", "one_step_reset", "one_step_whole")
-"""RTK's with its default of iterations and four subsets, with more of them, with its momentum reset, without subsets."""
+"""RTK's with its default of iterations and four subsets, with more of them, its momentum reset, without subsets."""
 RTK_DEFAULT_ITERATIONS = 5
 RTK_UNITS_G_CM3 = np.array([0.01, 0.01, 1.0])
-"""What RTK's unknowns count in: its curvatures are of single precision, and volume fractions of metals part them by 1e8."""
+"""Of RTK's unknowns: its curvatures are of single precision, and volume fractions of metals part them by 1e8."""
 
 Volume = NDArray[np.floating[Any]]
 

@@ -1,8 +1,8 @@
 """RTK's spectral filters, in a Python that has `itk-rtk`: `python peers_rtk_spectral.py FOLDER` does what it asks for.
 
 The beam is parallel, along y in RTK's frame turned about its y axis; the object is flat, so three equal rows and three
-equal slices stand for it, of which the middle ones are returned. Unknowns of the simplex are volume fractions; those of the
-one step are in units of the data's, so that curvatures fit into its single precision.
+equal slices stand for it, of which the middle ones are returned. Unknowns of the simplex are volume fractions; those of
+the one step are in units of the data's, so that curvatures fit into its single precision.
 
 # Ref: `SimplexSpectralProjectionsDecompositionImageFilter` and `MechlemOneStepSpectralReconstructionFilter` of RTK 2.7;
 #      Mechlem et al. 2018, IEEE Trans. Med. Imaging 37, 68.
