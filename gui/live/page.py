@@ -12,16 +12,19 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from acquisition.plan import Plan
+from calibration.store import Calibration
+from firmware_iface.errors import WrongUsage
 from gui.controls import ActionButton, hint
 from gui.image_panel import ImagePanel, LevelMode
 from gui.live import measures
 from gui.live.display_bar import DisplayBar
-from gui.live.frames import FrameStore, Picture, StoreStatus
+from gui.live.frames import FrameStore, Picture, Rate, StoreStatus
 from gui.live.grid import GridView
 from gui.live.measures import Flat
 from gui.live.pixel_panel import PixelPanel
@@ -73,6 +76,7 @@ class LivePage(Page):
         self._number: int | None = None
         self._scale: tuple[object, ...] = ()
         self._measured_s = 0.0
+        self._paints = Rate()
         self._build()
         self.follow_state()
 
@@ -80,8 +84,10 @@ class LivePage(Page):
 
     def start(self) -> None:
         """Look on the instrument with the settings of the page."""
-        calibration, note_run = self.session.state.calibration, self.session.rig.note_run
-        run = self.run = LiveRun(self.store, self.settings.plan(), calibration, on_health=note_run)
+        run = self.run = LiveRun(
+            self.store, self.settings.plan(), self.session.state.calibration, on_health=self.session.rig.note_run
+        )
+        self._given = self.settings.plan(), self.session.state.calibration
         self.unfreeze()
         self.session.measure(TITLE, run.work, stop=run.stop, otherwise=self._ended)
 
@@ -135,14 +141,14 @@ class LivePage(Page):
         self._tell(status)
         self._follow_slider(status)
         self._paint(status)
+        self._tell_pixel()
         now_s = time.monotonic()
         if now_s - self._measured_s >= MEASURE_EVERY_S:
             self._measured_s = now_s
             self._measure()
+            for button in (self.flat_button, self.plan_button, self.save_button, self.copy_button):
+                button.refresh()
         self.start_button.refresh()
-        self.flat_button.refresh()
-        self.save_button.refresh()
-        self.copy_button.refresh()
 
     def follow_state(self) -> None:
         """Take another plan or calibration from the session, and give a changed one to the chip."""
@@ -153,8 +159,7 @@ class LivePage(Page):
             if self.underway is None:
                 self.display.set_thresholds(state.plan.detector.thresholds_kev)
             self._settings_changed()
-        before = self._calibration
-        if state.calibration is not before:
+        if state.calibration is not self._calibration:
             self._calibration = state.calibration
             self.pixels.follow(state.calibration)
             self._settings_changed()
@@ -187,6 +192,11 @@ class LivePage(Page):
         if isinstance(marks, list):
             for name, check in self.pixels.marks.items():
                 check.setChecked(name in marks)
+
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        for graphics in (self.panel, self.grid, self.regions, self.profile):
+            graphics.restyle()
 
     # Painting
 
@@ -229,6 +239,7 @@ class LivePage(Page):
             self.panel.show_image(shown.image, pixel_mm=pixel_mm, is_left_out=is_left_out)
         self.caption.setText(self._caption(shown))
         self.n_painted += 1
+        self._paints.count()
 
     def _keep_scale(self, shown: Shown) -> None:
         """Let levels belong to what is shown: another threshold has its own, and a growing sum grows with them."""
@@ -304,9 +315,10 @@ class LivePage(Page):
     def _tell(self, status: StoreStatus) -> None:
         lost = f"<b>{status.n_lost} lost</b>" if status.n_lost else "0 lost"
         rate = f"{status.rate_per_s:.0f} frames/s" if self.is_running else "not running"
+        painted = f", {self._paints.per_s():.0f} painted/s" if self.is_running else ""
         kept = f"{status.end - status.first} in memory ({status.n_bytes / 1e6:.0f} MB)"
         late = f", {status.n_late} late" if status.n_late else ""
-        _set(self.rates, f"{rate} · {status.n_received} frames, {lost}{late} · {kept}")
+        _set(self.rates, f"{rate}{painted} · {status.n_received} frames, {lost}{late} · {kept}")
         note = self.underway.note if self.underway is not None else ""
         if not note and self.session.state.calibration is None:
             note = NO_CALIBRATION
@@ -314,6 +326,15 @@ class LivePage(Page):
         self.note.setVisible(bool(note))
         running = self.is_running
         _set(self.start_button, "Stop" if running else "Start")
+
+    def _tell_pixel(self) -> None:
+        at, shown = self.panel.pixel_under_mouse(), self._shown
+        if at is None or shown is None or at[0] >= shown.image.shape[0] or at[1] >= shown.image.shape[1]:
+            _set(self.under, "")
+            return
+        value = shown.image[at]
+        told = ", ".join(f"{part}" for part in value) if shown.is_colour else f"{value:.6g} {shown.unit}"
+        _set(self.under, f"column {at[1]}, row {at[0]}: {told}")
 
     def _follow_slider(self, status: StoreStatus) -> None:
         last = max(status.end - 1, status.first)
@@ -330,8 +351,12 @@ class LivePage(Page):
     # Orders
 
     def _settings_changed(self) -> None:
-        if self.is_running and self.run is not None and not self.settings.why_not():
-            self.run.change(self.settings.plan(), self.session.state.calibration)
+        if not self.is_running or self.run is None or self.settings.why_not():
+            return
+        plan, calibration = self.settings.plan(), self.session.state.calibration
+        if plan != self._given[0] or calibration is not self._given[1]:
+            self._given = plan, calibration
+            self.run.change(plan, calibration)
 
     def _ended(self, status: JobStatus) -> None:
         if status is JobStatus.FAILED:
@@ -396,21 +421,41 @@ class LivePage(Page):
         assert clipboard is not None
         clipboard.setImage(self.panel.picture())
 
+    def _plan_of_settings(self) -> Plan:
+        plan, looks = self.session.state.plan, self.settings.plan()
+        return msgspec.structs.replace(plan, detector=looks.detector, geometry=looks.geometry)
+
+    def _why_no_plan(self) -> str:
+        try:
+            made = self._plan_of_settings()
+        except (ValueError, WrongUsage) as error:
+            return str(error)
+        return "The plan has these settings already." if made == self.session.state.plan else ""
+
+    def put_into_plan(self) -> None:
+        """Let scans and calibrations count as the live view does."""
+        self.session.change(plan=self._plan_of_settings())
+
     # Widgets
 
     def _build(self) -> None:
-        self._calibration = None
+        self._given: tuple[Plan | None, Calibration | None] = (None, None)
+        self._calibration: Calibration | None = None
         self._kept_levels: dict[object, tuple[float, ...]] = {}
         self.panel = ImagePanel()
         self.display = DisplayBar(self.panel)
         self.settings = SettingsPanel(self.session.state.plan, self._settings_changed)
         self.start_button = ActionButton(
-            "Start", "Look at frames as they come; nothing is written. Press again to stop.", self._why_no_start,
+            "Start", "Look at frames as they come; nothing is written. Press again to stop. (F5)", self._why_no_start,
             self._start_or_stop,
         )  # fmt: skip
         self.flat_button = ActionButton(
             "Take flat", f"Take {N_FLATS} frames of the open beam, to divide by; the view goes on afterwards.",
             self._why_no_flat, self.take_flat,
+        )  # fmt: skip
+        self.plan_button = ActionButton(
+            "Use for scans", "Put mode, gain, depth, exposure and thresholds into the plan of scans and calibrations.",
+            self._why_no_plan, self.put_into_plan,
         )  # fmt: skip
         self.save_button = ActionButton(
             "Save...", "Save the picture, with how it was taken.", self._why_no_picture, self._ask_and_save
@@ -428,10 +473,12 @@ class LivePage(Page):
         for widget, stretch in ((self._left(), 0), (self._middle(), 1), (self.tabs, 0)):
             split.addWidget(widget)
             split.setStretchFactor(split.count() - 1, stretch)
-        split.setSizes([230, 660, 340])
+        split.setSizes([220, 640, 380])
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(8, 8, 8, 8)
         layout.addWidget(split)
+        for key, does in (("F5", self.start_button.click), ("F6", self.hold.click)):
+            QtGui.QShortcut(QtGui.QKeySequence(key), self, does)
 
     def _left(self) -> QtWidgets.QWidget:
         side = QtWidgets.QWidget()
@@ -442,7 +489,7 @@ class LivePage(Page):
         self.note = hint()
         column.addWidget(self.note)
         column.addStretch(1)
-        for button in (self.flat_button, self.save_button, self.copy_button):
+        for button in (self.flat_button, self.plan_button, self.save_button, self.copy_button):
             column.addWidget(button)
         return side
 
@@ -470,7 +517,7 @@ class LivePage(Page):
         self.rates.setToolTip("Frames that came and were lost, whether painted or not; the image shows the newest.")
         self.hold = QtWidgets.QPushButton("Hold")
         self.hold.setCheckable(True)
-        self.hold.setToolTip("Hold this picture; frames go on coming and being kept. Press again to go on.")
+        self.hold.setToolTip("Hold this picture; frames go on coming and being kept. Press again to go on. (F6)")
         self.hold.toggled.connect(self._hold)
         self.slider = QtWidgets.QSlider(QtCore.Qt.Orientation.Horizontal)
         self.slider.setToolTip("Back through the last frames in memory; gaps where frames were lost are shown.")
@@ -490,7 +537,12 @@ class LivePage(Page):
         column.addWidget(self.caption)
         column.addWidget(self.tabs_of_image, 1)
         column.addLayout(row)
-        column.addWidget(self.rates)
+        self.under = QtWidgets.QLabel()
+        self.under.setToolTip("The value under the mouse; the tab Pixel tells more.")
+        row = QtWidgets.QHBoxLayout()
+        row.addWidget(self.rates, 1)
+        row.addWidget(self.under)
+        column.addLayout(row)
         return middle
 
     def _anew(self) -> None:

@@ -97,9 +97,10 @@ class LiveRun:
     calibration : Calibration, optional
         Without one, or where it is of another chip, mode or gain, the thresholds stand where the gain mode's nominal
         scale puts them, and `underway.note` says so.
-
+    n_flats : int
+        Take a flat of so many frames, and nothing else.
     on_health : callable, optional
-        Hears every second how it stands.
+        Gets how the run stands, now and then.
 
     Attributes
     ----------
@@ -120,10 +121,11 @@ class LiveRun:
         n_flats: int = 0,
         on_health: Callable[[RunHealth], None] | None = None,
     ) -> None:
-        self.store, self._on_health = store, on_health
+        self.store = store
         self.underway = Underway(plan=plan)
         self.flat: Flat | None = None
         self.n_begun = 0
+        self._on_health = on_health
         self._lock = threading.Lock()
         self._order = plan, calibration
         self._n_flats, self._is_flat_only = n_flats, bool(n_flats)
@@ -174,8 +176,8 @@ class LiveRun:
         from acquisition.live import look  # heavy, and the window is to be there first
 
         looking = look(
-            instrument, plan, calibration, is_forced=True, stop=self._is_told, on_item=store.push,
-            on_health=self._on_health,
+            instrument, plan, calibration, is_forced=True, stop=self._is_told, on_health=self._on_health,
+            on_item=store.push,
         )  # fmt: skip
         try:
             for progress in looking:

@@ -15,7 +15,7 @@ from pyqtgraph.Qt import QtCore, QtGui
 from pytestqt.qtbot import QtBot
 
 from acquisition.plan import Plan
-from calibration.store import Calibration
+from calibration.store import Calibration, load
 from firmware_iface.frame import Frame, Lost
 from gui.image_panel import ImagePanel, LevelMode
 from gui.live.frames import FrameStore
@@ -287,6 +287,10 @@ def test_a_mask_is_edited_by_clicks_taken_back_and_used(page: LivePage, qtbot: Q
     assert better is not old
     np.testing.assert_array_equal(masked(better), expected)
     page.refresh()
+    qtbot.waitUntil(lambda: session.state.calibration_path is not None, timeout=20_000)
+    assert session.state.calibration_path is not None
+    assert load(session.state.calibration_path).identity == better.identity
+    assert session.state.calibration_path.name in pixels.told.text()
     qtbot.mouseClick(pixels.undo, LEFT)  # still possible, against the new version
     np.testing.assert_array_equal(pixels.current_mask(SHAPE[1:])[8:11, 3:6], False)  # pyright: ignore
     assert pixels.keep.isEnabled()
@@ -326,7 +330,7 @@ def test_settings_come_back(page: LivePage, session: Session, qtbot: QtBot) -> N
 # The instrument
 
 
-def test_settings_that_cannot_be_are_told(page: LivePage) -> None:
+def test_settings_that_cannot_be_are_told(page: LivePage, qtbot: QtBot) -> None:
     page.settings.thresholds[0].setValue(60.0)
     assert "ascending" in page.settings.problem.text()
     page.settings.thresholds[0].setValue(18.0)
@@ -334,6 +338,13 @@ def test_settings_that_cannot_be_are_told(page: LivePage) -> None:
     page.settings.mode.setCurrentText("fine-spm")
     assert page.settings.plan().geometry.cols == 256
     assert len(page.settings.plan().detector.thresholds_kev) == 2
+    page._measured_s = 0.0
+    page.refresh()
+    qtbot.mouseClick(page.plan_button, LEFT)
+    page._measured_s = 0.0
+    page.refresh()
+    assert page.session.state.plan.detector.mode == "fine-spm"
+    assert "has these settings already" in page.plan_button.toolTip()
     assert "No instrument is connected" in page.start_button.toolTip()
 
 
