@@ -172,23 +172,23 @@ def test_held_frames_stay_and_gaps_are_shown(page: LivePage, qtbot: QtBot) -> No
     frames = fill(page, 3)
     page.store.push(Lost(run_id=1, first_sequence=3, n_frames=2, reason="dropped on purpose"))
     fill(page, 1, first=5)
-    qtbot.mouseClick(page.hold, LEFT)
+    qtbot.mouseClick(page.playback.hold, LEFT)
     held = image_of(page)
     fill(page, 2, first=6)
     np.testing.assert_array_equal(image_of(page), held)
     assert "2 lost" in page.rates.text()
-    page.slider.setValue(1)
+    page.playback.slider.setValue(1)
     page.refresh()
     np.testing.assert_array_equal(image_of(page), frames[1].counts[0])
-    page.slider.setValue(3)
+    page.playback.slider.setValue(3)
     page.refresh()
     assert np.isnan(image_of(page)).all()
     assert "2 frames were lost here" in page.caption.text()
     page.repaint()
-    qtbot.mouseClick(page.newest, LEFT)
+    qtbot.mouseClick(page.playback.newest, LEFT)
     page.refresh()
     np.testing.assert_array_equal(image_of(page), a_frame(7, SHAPE).counts[0])
-    assert not page.hold.isChecked()
+    assert not page.playback.hold.isChecked()
 
 
 def test_10000_frames_are_counted_while_the_page_paints(page: LivePage) -> None:
@@ -299,9 +299,10 @@ def test_a_mask_is_edited_by_clicks_taken_back_and_used(page: LivePage, qtbot: Q
 # Files
 
 
-def test_saved_pictures_tell_how_they_were_taken(page: LivePage, tmp_path: Path) -> None:
+def test_saved_pictures_tell_how_they_were_taken(page: LivePage, tmp_path: Path, qtbot: QtBot) -> None:
     counts = fill(page, 1)[0].counts
-    page.save_picture(tmp_path / "x.tiff")
+    page.pictures.write(tmp_path / "x.tiff")
+    qtbot.waitUntil(lambda: not page.pictures.is_writing)
     with tifffile.TiffFile(tmp_path / "x.tiff") as file:
         assert len(file.pages) == 1 + SHAPE[0]
         np.testing.assert_array_equal(file.pages[0].asarray()[::-1], counts[0])
@@ -309,7 +310,8 @@ def test_saved_pictures_tell_how_they_were_taken(page: LivePage, tmp_path: Path)
         told = json.loads(file.pages[0].description)  # pyright: ignore[reportAttributeAccessIssue]
     assert told["thresholds_kev"] == [18.0, 33.0, 50.0, 75.0]
     assert told["plan"]["detector"]["exposure_s"] == 1.0
-    page.save_picture(tmp_path / "x.png")
+    page.pictures.write(tmp_path / "x.png")
+    qtbot.waitUntil(lambda: not page.pictures.is_writing)
     picture = QtGui.QImage(str(tmp_path / "x.png"))
     assert (picture.width(), picture.height()) == (SHAPE[2], SHAPE[1])
     assert json.loads(picture.text("Description"))["what"] == "above 18 keV"
