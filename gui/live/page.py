@@ -213,9 +213,12 @@ class LivePage(Page):
         self.panel.set_unit(shown.unit)
         if self.tabs_of_image.currentIndex():
             planes, names = self._planes(shown)
-            is_following = self.panel.level_mode is LevelMode.AUTO
+            is_left_out = self.pixels.left_out(planes.shape[1:])
+            is_sum = view.source in (Source.LAST, Source.RUNNING)
+            is_following = is_sum or self.panel.level_mode is LevelMode.AUTO
             self.grid.show_planes(
-                planes, names, pixel_mm or 1.0, self.panel.colour_map_name, is_following=is_following
+                planes, names, pixel_mm or 1.0, self.panel.colour_map_name, is_following=is_following,
+                is_left_out=is_left_out,
             )  # fmt: skip
         else:
             self._keep_scale(shown)
@@ -300,9 +303,12 @@ class LivePage(Page):
         lost = f"<b>{status.n_lost} lost</b>" if status.n_lost else "0 lost"
         rate = f"{status.rate_per_s:.0f} frames/s" if self.is_running else "not running"
         painted = f", {self._paints.per_s():.0f} painted/s" if self.is_running else ""
-        kept = f"{status.end - status.first} in memory ({status.n_bytes / 1e6:.0f} MB)"
+        kept = f"{status.end - status.first} are in memory, {status.n_bytes / 1e6:.0f} MB"
         late = f", {status.n_late} late" if status.n_late else ""
-        _set(self.rates, f"{rate}{painted} · {status.n_received} frames, {lost}{late} · {kept}")
+        _set(self.rates, f"{rate}{painted} · {status.n_received} frames, {lost}{late}")
+        tip = f"Frames that came and were lost, whether painted or not; the image shows the newest. {kept}."
+        if self.rates.toolTip() != tip:
+            self.rates.setToolTip(tip)
         note = self.underway.note if self.underway is not None else ""
         if not note and self.session.state.calibration is None:
             note = NO_CALIBRATION
@@ -451,7 +457,7 @@ class LivePage(Page):
         self.caption.setWordWrap(True)
         self.caption.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Minimum)
         self.rates = QtWidgets.QLabel()
-        self.rates.setToolTip("Frames that came and were lost, whether painted or not; the image shows the newest.")
+        self.rates.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Preferred)
         middle = QtWidgets.QWidget()
         column = QtWidgets.QVBoxLayout(middle)
         column.setContentsMargins(0, 0, 0, 0)
