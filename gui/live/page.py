@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from acquisition.plan import Plan
-from calibration.store import Calibration
 from firmware_iface.errors import WrongUsage
 from gui.controls import ActionButton, hint
 from gui.image_panel import ImagePanel, LevelMode
@@ -30,13 +30,15 @@ from gui.live.pixel_panel import PixelPanel
 from gui.live.playback import PlaybackBar
 from gui.live.region_panel import ProfilePanel, RegionPanel
 from gui.live.run import LiveRun, Underway
-from gui.live.save import settings_of
 from gui.live.settings_panel import SettingsPanel
 from gui.live.shown import Shown, Source, name_of, show, taken
 from gui.page import Page
 from gui.session import Session
 from gui.state import Action
 from gui.workers import JobStatus
+
+if TYPE_CHECKING:
+    from calibration.store import Calibration
 
 TITLE = "Live view"
 MEASURE_EVERY_S = 0.15
@@ -354,13 +356,13 @@ class LivePage(Page):
     def _why_no_flat(self) -> str:
         return "" if self.is_running else self._why_no_start()
 
-    def _picture(self) -> tuple[Shown, dict[str, object]] | None:
-        """Return what is shown, and how it was taken."""
+    def _picture(self) -> tuple[Shown, str, Underway] | None:
+        """Return what is shown, its name, and how it was taken."""
         if self._shown is None:
             return None
         underway = self.underway or Underway(plan=self.session.state.plan)
         name = name_of(self.display.selection(), self.thresholds_kev)
-        return self._shown, settings_of(self._shown, name, underway)
+        return self._shown, name, underway
 
     def _held(self) -> None:
         """Keep the very picture that is shown, also a sum, where no item of the store is looked at."""
