@@ -270,9 +270,9 @@ class _PictureView(_Panel):
             ]
             self._tell_key([each for kind, each in enumerate(key) if kind in there])
         else:
-            self._item.setImage(np.asarray(panel.image, dtype=np.float32), autoLevels=False, levels=panel.levels)
+            self._item.setImage(np.asarray(panel.image, dtype=np.float32), autoLevels=False, levels=tuple(panel.levels))
             self._scale.setColorMap(self._scale.colorMap())
-            self._scale.setLevels(panel.levels)
+            self._scale.setLevels(tuple(panel.levels))
             self._scale.getAxis("right").setLabel(panel.unit)
             self._tell_key([])
         self._scale.setVisible(not panel.words)
