@@ -258,7 +258,7 @@ def _show(panel: ImagePanel, image: NDArray[np.number], unit: str, pixel_mm: flo
     low, high = percentile_levels(image)
     panel.show_image(image, levels=(low, high), pixel_mm=pixel_mm)
     panel.view.autoRange(padding=0.01)
-    return f"Black to white: {low:.4g} to {high:.4g} {unit}."
+    return f"Dark to bright: {low:.4g} to {high:.4g} {unit}."
 
 
 _CAPTIONS = ("Newest frame", "Sinogram", "Slice")
