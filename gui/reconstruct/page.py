@@ -283,6 +283,7 @@ class ReconstructPage(Page):
 
     def _take_state(self, state: State) -> None:
         before, self._seen_state = self._seen_state, state
+        self.recipe_form.take_bins(state.bins_path)
         was_scan = before.scan_path if before is not None else None
         if state.scan_path is not None and state.scan_path != was_scan and state.scan_path != self._path:
             self.open(state.scan_path)
@@ -326,6 +327,7 @@ class ReconstructPage(Page):
             is_file = facts.kind is SourceKind.VOLUME
             self.session.change(bins=facts.volume, bins_path=facts.path if is_file else None)
         self._seen_state = self.session.state
+        self.recipe_form.take_bins(self._seen_state.bins_path)
         self._predict()
         self._show_words()
 
