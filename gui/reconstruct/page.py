@@ -209,7 +209,8 @@ class ReconstructPage(Page):
         row = QtWidgets.QHBoxLayout(corner)
         row.setContentsMargins(0, 0, 0, 2)
         for button in (self.undo_button, self.redo_button):
-            button.setMaximumWidth(40)
+            button.setFixedSize(34, 22)
+            button.setStyleSheet("padding: 0")
             row.addWidget(button)
         self.steps.setCornerWidget(corner)
         self.z = QtWidgets.QDoubleSpinBox()
@@ -456,6 +457,9 @@ class ReconstructPage(Page):
         before = before_of(self.tries, place)
         others = [other for other in self.tries if other.kind == one.kind and other is not one]
         self.compare.beside.offer([(f"try {other.number}", other.number, "") for other in others])
+        self.compare.beside.setEnabled(bool(others))
+        if not others:
+            self.compare.beside.setToolTip("There is no other try of this kind yet.")
         self._place = place
         self.compare.beside.put(before.number if before is not None else None)
         self.compare.show_tries(before, one)

@@ -331,4 +331,8 @@ def test_pictures_stand_y_upwards_and_compare(facts: Facts) -> None:
     assert np.allclose(less.values, 1, atol=1e-5)
     assert tries.difference(pictures[0], replace(pictures[0], unit="HU")) is None
     materials, _ = run(trial.try_materials(facts.path, Settings(), 0.0, trial.Kept(), []))
-    assert tries.pictures_of(materials)[-1].name == tries.COLOUR
+    *_, gadolinium, colour = tries.pictures_of(materials)
+    assert gadolinium.unit == "mg/mL"
+    np.testing.assert_allclose(gadolinium.values, materials.values[2, 0, ::-1] * 1000, rtol=1e-5)
+    assert (colour.name, colour.values.shape[2]) == (tries.COLOUR, 3)
+    assert [text.split(",")[0] for text, _ in colour.legend] == list(BASIS.materials)
