@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from gui import theme
+from gui.controls import hint
 from gui.image_panel import percentile_levels
 from gui.reconstruct.form import Choice
 from gui.reconstruct.tries import Picture, Reading, Try, box_of, difference, reading
 
 BEFORE, THIS, LESS = 0, 1, 2
-WIDTH_PX = 300
+WIDTH_PX, HISTOGRAM_PX = 300, 130
 HEADINGS = ("before", "this", "this less before")
 COLUMNS = ("mean", "noise (sd)", "background", "background noise", "contrast", "contrast / noise")
 EXPLAINED = (
@@ -82,6 +83,12 @@ class ComparePanel(QtWidgets.QWidget):
         self.histogram.sigLevelsChanged.connect(self._share_levels)
         self.histogram.axis.enableAutoSIPrefix(False)
         self.graphics.ci.addItem(self.histogram, row=1, col=3)
+        grid: Any = self.graphics.ci.layout  # pyqtgraph puts a layout where Qt has a method
+        grid.setColumnStretchFactor(3, 0)
+        grid.setColumnFixedWidth(3, HISTOGRAM_PX)
+        self._legend = hint()
+        self._legend.setToolTip("What each colour of this picture means, and from which concentration it is full.")
+        self._legend.setVisible(False)
         self.table = QtWidgets.QTableWidget(2, len(COLUMNS))
         self.table.setHorizontalHeaderLabels(list(COLUMNS))
         self.table.setVerticalHeaderLabels(list(HEADINGS[:2]))
@@ -105,6 +112,7 @@ class ComparePanel(QtWidgets.QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(top)
         layout.addWidget(self.graphics, 1)
+        layout.addWidget(self._legend)
         layout.addWidget(self.table)
         self._show()
 
@@ -193,7 +201,7 @@ class ComparePanel(QtWidgets.QWidget):
 
     def _show(self) -> None:
         pictures = self._pictures()
-        grid: Any = self.graphics.ci.layout  # pyqtgraph puts a layout where Qt has a method
+        grid: Any = self.graphics.ci.layout
         for number, picture in enumerate(pictures):
             is_seen = picture is not None or number == THIS
             for item in (self._labels[number], self.views[number]):
@@ -205,6 +213,7 @@ class ComparePanel(QtWidgets.QWidget):
                 self._show_picture(number, picture)
             else:
                 self.items[number].clear()
+                self._labels[number].setText("" if number != THIS else HEADINGS[THIS])  # a text takes room, seen or not
         before, this = pictures[:2]
         can_subtract = before is not None and this is not None and difference(before, this) is not None
         self.is_less.setEnabled(can_subtract)
@@ -229,8 +238,12 @@ class ComparePanel(QtWidgets.QWidget):
         item.setScale(one.pixel_mm)
         unit = f", {picture.unit}" if picture.unit else ""
         name = f"{HEADINGS[number]} ({one.number})" if number != LESS else HEADINGS[number]
-        self._labels[number].setText(f"{name}: {picture.name if number != LESS else ''}{unit}".replace(": ,", ","))
+        told = f"{picture.name}{unit}" if number != LESS else picture.unit
+        self._labels[number].setText(f"{name}: {told}")
         if number == THIS:
+            said = (f"<span style='color:{colour}'>■</span> {text}" for text, colour in picture.legend)
+            self._legend.setText(" &nbsp; ".join(said))
+            self._legend.setVisible(bool(picture.legend))
             self.histogram.axis.setLabel(picture.unit or "colour")
             self.histogram.setVisible(picture.values.ndim == 2)
 

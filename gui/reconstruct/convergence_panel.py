@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyqtgraph as pg
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
     from reconstruction.methods.convergence import Step
 
 RESIDUAL, OBJECTIVE = "residual", "objective"
+TOGETHER = "all together"
 LOG_FROM = 3.0
 """Curves that fall by more than this are drawn on a logarithmic axis."""
 MOST_TICKS = 10
+LEAST_S = 0.2
+"""From one drawing to the next, while iterations come quickly."""
 
 
 class ConvergencePanel(QtWidgets.QWidget):
@@ -31,6 +35,8 @@ class ConvergencePanel(QtWidgets.QWidget):
         super().__init__()
         self._steps: tuple[Step, ...] = ()
         self._shown: tuple[object, ...] = ()
+        self._drawn_s = 0.0
+        self._curves: dict[str, pg.PlotDataItem] = {}
         self.what = Choice(
             "Which figure to plot.",
             [
@@ -70,7 +76,10 @@ class ConvergencePanel(QtWidgets.QWidget):
         seen = (len(steps), steps[-1] if steps else None, n_iterations, is_running)
         if seen == self._shown:
             return
-        self._shown, self._steps = seen, tuple(steps)
+        now_s = time.monotonic()
+        if is_running and steps and now_s - self._drawn_s < LEAST_S:
+            return
+        self._shown, self._steps, self._drawn_s = seen, tuple(steps), now_s
         self.words.setText(progress_words(self._steps, n_iterations, is_running=is_running))
         self._draw()
 
@@ -80,7 +89,6 @@ class ConvergencePanel(QtWidgets.QWidget):
         self._draw()
 
     def _draw(self) -> None:
-        self.plot.clear()
         name = str(self.what.value())
         if name == RESIDUAL and not any(np.isfinite(step.residual) for step in self._steps):
             name = OBJECTIVE  # some methods would need a projection more to tell it
@@ -93,19 +101,24 @@ class ConvergencePanel(QtWidgets.QWidget):
         every = max(-(-last // MOST_TICKS), 1)
         self.plot.getAxis("bottom").setTicks([[(n, str(n)) for n in range(every, last + 1, every)]])
         self.plot.getAxis("left").setTicks(_log_ticks(values) if is_log else None)
+        curves: dict[str, NDArray[np.float64]] = {}
         if name == RESIDUAL:
             channels = zip(*(step.channel_residuals for step in self._steps), strict=False)
-            for number, channel in enumerate(channels):
-                own = np.array(channel, dtype=float)
-                if not is_log or (own > 0).all():
-                    pen = pg.mkPen(theme.SERIES[(number + 1) % len(theme.SERIES)], width=1)
-                    self.plot.plot(numbers, own, pen=pen, name=f"bin {number + 1}")
+            own = {f"bin {number}": np.array(channel, dtype=float) for number, channel in enumerate(channels, 1)}
+            curves |= {each: curve for each, curve in own.items() if not is_log or (curve > 0).all()}
         if np.isfinite(values).any():
-            colour = theme.SERIES[0]
-            self.plot.plot(
-                numbers, values, pen=pg.mkPen(colour, width=3), symbol="o", symbolSize=6, symbolBrush=colour,
-                symbolPen=None, name="all together",
-            )  # fmt: skip
+            curves[TOGETHER] = values
+        if curves.keys() != self._curves.keys():
+            self.plot.clear()
+            self._curves = {each: self.plot.plot(name=each, pen=_pen(number)) for number, each in enumerate(curves)}
+            if TOGETHER in self._curves:
+                self._curves[TOGETHER].setPen(pg.mkPen(theme.SERIES[0], width=3))
+        for each, curve in curves.items():
+            self._curves[each].setData(numbers, curve)
+
+
+def _pen(number: int) -> Any:
+    return pg.mkPen(theme.SERIES[(number + 1) % len(theme.SERIES)], width=1)
 
 
 def _log_ticks(values: NDArray[np.float64]) -> list[list[tuple[float, str]]]:

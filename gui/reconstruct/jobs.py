@@ -165,7 +165,12 @@ def materials_of(bins: Volume, fitted_to: Volume, asked: Decomposition) -> tuple
         from reconstruction.spectral.exclusive import rule_named
 
         rule = rule_named(
-            asked.rule, attenuation.materials, k_edge_materials(attenuation), field_weight=asked.field_weight
+            asked.rule,
+            attenuation.materials,
+            k_edge_materials(attenuation),
+            subsets=asked.subsets,
+            air_below_per_mm=asked.air_below_per_mm,
+            field_weight=asked.field_weight,
         )
         found, labels = separate_volume(bins, rule, attenuation, is_weighted=bool(asked.is_weighted))
         return found, {"labels": labels}
@@ -175,6 +180,7 @@ def materials_of(bins: Volume, fitted_to: Volume, asked: Decomposition) -> tuple
         is_weighted=asked.weighs,
         is_non_negative=asked.rule == "non-negative",
         densities_g_cm3={} if asked.rule == "fractions" else None,
+        is_full=asked.is_full and asked.rule == "fractions",
     )
     return found, {}
 

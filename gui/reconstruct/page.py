@@ -209,7 +209,8 @@ class ReconstructPage(Page):
         row = QtWidgets.QHBoxLayout(corner)
         row.setContentsMargins(0, 0, 0, 2)
         for button in (self.undo_button, self.redo_button):
-            button.setMaximumWidth(40)
+            button.setFixedSize(34, 22)
+            button.setStyleSheet("padding: 0")
             row.addWidget(button)
         self.steps.setCornerWidget(corner)
         self.z = QtWidgets.QDoubleSpinBox()
@@ -283,6 +284,7 @@ class ReconstructPage(Page):
 
     def _take_state(self, state: State) -> None:
         before, self._seen_state = self._seen_state, state
+        self.recipe_form.take_bins(state.bins_path)
         was_scan = before.scan_path if before is not None else None
         if state.scan_path is not None and state.scan_path != was_scan and state.scan_path != self._path:
             self.open(state.scan_path)
@@ -326,6 +328,7 @@ class ReconstructPage(Page):
             is_file = facts.kind is SourceKind.VOLUME
             self.session.change(bins=facts.volume, bins_path=facts.path if is_file else None)
         self._seen_state = self.session.state
+        self.recipe_form.take_bins(self._seen_state.bins_path)
         self._predict()
         self._show_words()
 
@@ -454,6 +457,9 @@ class ReconstructPage(Page):
         before = before_of(self.tries, place)
         others = [other for other in self.tries if other.kind == one.kind and other is not one]
         self.compare.beside.offer([(f"try {other.number}", other.number, "") for other in others])
+        self.compare.beside.setEnabled(bool(others))
+        if not others:
+            self.compare.beside.setToolTip("There is no other try of this kind yet.")
         self._place = place
         self.compare.beside.put(before.number if before is not None else None)
         self.compare.show_tries(before, one)

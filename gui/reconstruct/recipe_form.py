@@ -26,6 +26,13 @@ WINDOWS_SAID = {
 WEIGHTS_SAID = {"auto": "as the method needs", "noise": "by their noise", "none": "all alike"}
 
 
+STARTS = (
+    ("nothing", None, "An empty volume."),
+    ("a back-projection (fdk)", FDK, "Fewer iterations are needed."),
+)
+REFERENCES = (("nothing", None, ""), ("a back-projection (fdk)", FDK, ""))
+
+
 class RecipeForm(QtWidgets.QWidget):
     """Shows settings of a reconstruction and tells what is filled in.
 
@@ -56,11 +63,11 @@ class RecipeForm(QtWidgets.QWidget):
         self.until_noise = check("stop at the noise", "End when the volume fits the data as well as noise allows.")
         self.start = Choice(
             "What the iterations start from.",
-            [("nothing", None, "An empty volume."), ("a back-projection (fdk)", FDK, "Fewer iterations are needed.")],
+            STARTS,
         )
         self.reference = Choice(
             "What damping, or a prior with a direction, pulls towards.",
-            [("nothing", None, ""), ("a back-projection (fdk)", FDK, "")],
+            REFERENCES,
         )
         self.bins = Line("Which bins, from 1, as 1,3-4; empty: all.", "all")
         self.voxel = Line("Edge of a voxel in mm; empty: a pixel's size on the axis.", "a pixel's size on the axis")
@@ -72,6 +79,11 @@ class RecipeForm(QtWidgets.QWidget):
             "A quick look at the whole volume: every fourth view, pixels and voxels four times the size.",
         )
         self.rings = Choice("Take out rings, which single pixels draw; auto looks at the scan.", [("none", "none", "")])
+        self.scatter = FileLine(
+            "Scatter to take off the counts: a TOML file of kernels, one table [[bin]] for each bin.",
+            "none",
+            "Kernels (*.toml);;All files (*)",
+        )
         self.metal = Line("What attenuates more than this, in 1/mm, is metal; rays through it are replaced.", "none")
         self.linearise = check("beam hardening", "Take it out by the step wedge that the scan's calibration holds.")
         self.extend = check("extend cut-off views", "Where the object leaves the camera sideways, go on smoothly.")
@@ -122,6 +134,12 @@ class RecipeForm(QtWidgets.QWidget):
             "The scan is whole." if facts.is_whole else "Reconstruct what there is of a scan that was broken off."
         )
 
+    def take_bins(self, path: Path | None) -> None:
+        """Offer a volume that is there for iterations to start from, and to be pulled towards."""
+        name = [] if path is None else [(path.name, path, "The bins that were reconstructed last.")]
+        self.start.offer([*STARTS, *name])
+        self.reference.offer([*REFERENCES, *name])
+
     def settings(self, before: Settings) -> Settings:
         """Return what is filled in; raises WrongUsage where that cannot be."""
         method = str(self.method.value() or FDK)
@@ -151,7 +169,7 @@ class RecipeForm(QtWidgets.QWidget):
             pass_number=whole_number_of(self.pass_number.text(), "the pass"),
             use_gpu=self.gpu.isChecked(),
             shape=before.recipe.shape,
-            scatter=before.recipe.scatter,
+            scatter=Path(self.scatter.text()) if self.scatter.text() else None,
             **own,
         )
         calibration = self.calibration.text()
@@ -185,6 +203,7 @@ class RecipeForm(QtWidgets.QWidget):
         self.preview.setChecked(recipe.is_preview)
         self.rings.put(recipe.rings)
         self.metal.put("" if recipe.metal_per_mm is None else told(recipe.metal_per_mm))
+        self.scatter.put("" if recipe.scatter is None else str(recipe.scatter))
         self.linearise.setChecked(recipe.linearise)
         self.extend.setChecked(recipe.truncation != "none")
         self.pass_number.put("" if recipe.pass_number is None else str(recipe.pass_number))
@@ -219,7 +238,15 @@ class RecipeForm(QtWidgets.QWidget):
         more = QtWidgets.QGroupBox("Corrections and size")
         rows = QtWidgets.QVBoxLayout(more)
         rows.addLayout(
-            labelled_rows([("rings", self.rings), ("metal, 1/mm", self.metal), ("", self.linearise), ("", self.extend)])
+            labelled_rows(
+                [
+                    ("rings", self.rings),
+                    ("metal, 1/mm", self.metal),
+                    ("scatter", self.scatter),
+                    ("", self.linearise),
+                    ("", self.extend),
+                ]
+            )
         )
         rows.addLayout(
             labelled_rows(
@@ -238,7 +265,7 @@ class RecipeForm(QtWidgets.QWidget):
         choices = (self.method, self.window_, self.prior, self.weights, self.start, self.reference, self.rings)
         yield from (choice.chosen for choice in choices)
         lines = (self.iterations, self.bins, self.voxel, self.region, self.metal, self.pass_number, self.memory)
-        yield from (line.entered for line in (*lines, self.calibration))
+        yield from (line.entered for line in (*lines, self.calibration, self.scatter))
         boxes = (self.until_noise, self.preview, self.linearise, self.extend, self.gpu, self.partial)
         yield from (box.clicked for box in boxes)
         yield from (self.options.changed, self.prior_options.changed)

@@ -85,6 +85,12 @@ class Decomposition:
         With vials: take out cupping.
     field_weight : float
         Of the exclusive rule: how much neighbours agree.
+    subsets : str
+        Of the exclusive rules: what a voxel may hold, as "air; water<2.1; water+iodine"; nothing: the rule's own.
+    air_below_per_mm : float, optional
+        Of the exclusive rules: what attenuates less on the mean is air.
+    is_full : bool
+        Of volume fractions: they sum to 1 exactly, there is no air.
     prior : str
         "usual", "none", "tv", "huber", "vtv" or "tnv", in units of the noise; of the tiers beside "image".
     strength_relative : float, optional
@@ -103,6 +109,9 @@ class Decomposition:
     water_mm: float = 0.0
     is_flattened: bool = False
     field_weight: float = 0.0
+    subsets: str = ""
+    air_below_per_mm: float | None = None
+    is_full: bool = False
     prior: str = USUAL
     strength_relative: float | None = None
     n_iterations: int | None = None

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from reconstruction.volume import Volume
 
 COLOUR = "all in colour"
+MASS_CONCENTRATION, MG_PER_ML = "g/cm3", "mg/mL"
+MG_ML_PER_G_CM3 = 1000.0
 MOST_KEPT = 12
 """Tries whose pictures are kept."""
 
@@ -26,11 +28,14 @@ class Picture:
     Attributes
     ----------
     values : (h, w) float32 or (h, w, 3) uint8
+    legend : tuple of (str, str)
+        Of a picture in colours: what each means, and the colour as "#rrggbb".
     """
 
     name: str
     unit: str
     values: NDArray[np.float32] | NDArray[np.uint8]
+    legend: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,18 +101,37 @@ def before_of(tries: Sequence[Try], place: int) -> Try | None:
 
 
 def pictures_of(volume: Volume) -> tuple[Picture, ...]:
-    """Return the channels of a volume of one slice as pictures, and materials also in colour."""
+    """Return the channels of a volume of one slice as pictures; materials in mg/mL, and all together in colour."""
     flat = volume.values[:, 0, ::-1]
+    is_material = volume.unit == MASS_CONCENTRATION
     pictures = [
-        Picture(name=name, unit=volume.unit_of(name), values=np.ascontiguousarray(values))
+        Picture(
+            name=name,
+            unit=MG_PER_ML if is_material else volume.unit_of(name),
+            values=np.ascontiguousarray(values * np.float32(MG_ML_PER_G_CM3 if is_material else 1)),
+        )
         for name, values in zip(volume.channels, flat, strict=True)
     ]
-    if volume.unit == "g/cm3":
-        from gui.colour import blend, looks_for
+    return (*pictures, _in_colour(volume.channels, flat)) if is_material else tuple(pictures)
 
-        looks = looks_for(volume.channels, flat)
-        pictures.append(Picture(name=COLOUR, unit="", values=blend(flat, looks)))
-    return tuple(pictures)
+
+def _in_colour(materials: Sequence[str], maps_g_cm3: NDArray[np.float32]) -> Picture:
+    from gui.colour import blend, looks_for
+
+    looks = looks_for(materials, maps_g_cm3)
+    legend = tuple(
+        (f"{look.material}, full from {_rounded(look.high_g_cm3 * MG_ML_PER_G_CM3)} mg/mL on", _hex(look.colour))
+        for look in looks
+    )
+    return Picture(name=COLOUR, unit="", values=blend(maps_g_cm3, looks), legend=legend)
+
+
+def _rounded(value_mg_ml: float) -> str:
+    return f"{value_mg_ml:.0f}" if value_mg_ml >= 100 else f"{value_mg_ml:.3g}"
+
+
+def _hex(colour: Sequence[float]) -> str:
+    return "#" + "".join(f"{round(255 * min(max(part, 0.0), 1.0)):02x}" for part in colour)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

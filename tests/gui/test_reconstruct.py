@@ -274,8 +274,12 @@ def test_the_recipe_form_gives_back_what_it_shows(qtbot: QtBot, page: Reconstruc
         settings = Settings(recipe=recipe, memory="8GB")
         page.recipe_form.fill(settings)
         assert page.recipe_form.settings(Settings()) == settings
+    page.recipe_form.take_bins(Path("mouse-volume.h5"))
+    page.recipe_form.fill(started := Settings(recipe=Recipe(method="cgls", start=Path("mouse-volume.h5"))))
+    assert page.recipe_form.settings(Settings()) == started
     asked = Decomposition(
-        tier=IMAGE, rule="exclusive", field_weight=0.5, is_weighted=True,
+        tier=IMAGE, rule="exclusive", field_weight=0.5, is_weighted=True, subsets="air; water",
+        air_below_per_mm=0.01,
         quantities=Quantities(mono_kev=(40.0, 70.0), electron_density=True, vnc_kev=60.0, elements=("I",),
         beams=("proton@150",)),
     )  # fmt: skip
