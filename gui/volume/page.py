@@ -49,12 +49,12 @@ class VolumePage(Page):
         self.presets = PresetButton(self.desk)
         self.side = QtWidgets.QTabWidget()
         self.side.addTab(self._looks_tab(), "Look")
-        self.side.addTab(self.readout, "Cursor")
-        self.side.addTab(self.measure, "Measure")
+        self.side.addTab(_scrolled(self.readout), "Cursor")
+        self.side.addTab(_scrolled(self.measure), "Measure")
         for n, tip in enumerate(("What is shown, and in which colours.", "What stands under the mouse.",
                                  "Regions, lengths, angles, histograms.")):  # fmt: skip
             self.side.setTabToolTip(n, tip)
-        self.side.setMinimumWidth(330)
+        self.side.setMinimumWidth(300)
         self.splitter = QtWidgets.QSplitter()
         self.solid = Solid(self.desk)
         self.places = QtWidgets.QTabWidget()
@@ -200,6 +200,7 @@ class VolumePage(Page):
         self._open.setToolTip("Open a volume file; it can also be dropped on the page.")
         self._open.clicked.connect(self._choose_file)
         self._name = QtWidgets.QLabel("no volume")
+        self._name.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Preferred)
         self.slab = QtWidgets.QDoubleSpinBox()
         self.slab.setRange(0, 500)
         self.slab.setDecimals(2)
@@ -288,3 +289,13 @@ class VolumePage(Page):
         )
         if chosen:
             self.open_file(Path(chosen))
+
+
+def _scrolled(widget: QtWidgets.QWidget) -> QtWidgets.QScrollArea:
+    """Return a panel that a low window does not squeeze."""
+    area = QtWidgets.QScrollArea()
+    area.setWidget(widget)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    return area

@@ -208,7 +208,7 @@ class Panes(QtWidgets.QWidget):
             spin.valueChanged.connect(lambda _: self._tilt())
             row.addWidget(QtWidgets.QLabel(text))
             row.addWidget(spin)
-        self.lines = QtWidgets.QCheckBox("Show in the others")
+        self.lines = QtWidgets.QCheckBox("Lines")
         self.lines.setChecked(True)
         self.lines.setToolTip("Show where the slanted cut crosses the other panes, with handles to turn it by.")
         row.addStretch(1)

@@ -156,7 +156,7 @@ def test_zoom_and_place_are_one_for_all(page: VolumePage) -> None:
 
 
 def test_a_sphere_is_drawn_measured_kept_and_undone(qtbot: QtBot, page: VolumePage, tmp_path: Path) -> None:
-    page.side.setCurrentWidget(page.measure)
+    page.side.setCurrentIndex(2)
     qtbot.mouseClick(page.measure.tools[Tool.SPHERE], QtCore.Qt.MouseButton.LeftButton)
     rod = point_of(GRID, (6, 5.5, 12))
     page.desk.go_to(rod)
@@ -294,7 +294,7 @@ def test_the_slanted_cut_turns_by_angles_and_handles(qtbot: QtBot, page: VolumeP
 
 
 def test_the_cursor_tells_what_is_under_the_mouse(qtbot: QtBot, page: VolumePage) -> None:
-    page.side.setCurrentWidget(page.readout)
+    page.side.setCurrentIndex(1)
     rod = point_of(GRID, (6, 5, 12))
     page.desk.go_to(rod)
     settled(qtbot, page)
