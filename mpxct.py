@@ -103,12 +103,15 @@ class Terminal:
                 bars.update(tasks[step.stage], completed=step.done, total=step.total or None)
 
     def _lines(self, work: Generator[Progress, None, T]) -> T:
-        stage, began_s, next_line_s = "", 0.0, 0.0
+        stage, began_s, next_line_s, last = "", 0.0, 0.0, None
         while True:
             try:
                 step = next(work)
             except StopIteration as end:
                 return end.value
+            if step == last:  # it waits, and lets itself be stopped meanwhile
+                continue
+            last = step
             now_s = time.monotonic()
             if step.stage != stage:
                 stage, began_s, next_line_s = step.stage, now_s, now_s + PLAIN_LINE_EVERY_S

@@ -1,4 +1,4 @@
-"""Commands that hold a detector, or look for one and what it needs; and those from and to foreign files."""
+"""Commands that hold a detector, or look for one and what it needs; and that from foreign files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,6 @@ def register(app: typer.Typer) -> None:
     app.command()(recover)
     app.command()(calibrate)
     app.command()(convert)
-    app.command()(export)
 
 
 def devices(ctx: typer.Context, json: Json = False) -> None:
@@ -391,30 +390,3 @@ def convert(
     scan = read_scan(console.track(convert_merlin(source, target, overwrite=overwrite)))
     figures = {"path": str(target), "shape": list(scan.shape), "dtype": str(scan.readout.dtype)}
     console.emit(figures, f"{target}: {' x '.join(map(str, scan.shape))} {scan.readout.dtype}", as_json=json)
-
-
-def export(
-    ctx: typer.Context,
-    source: Annotated[Path, typer.Argument(help="Scan file (.h5).")],
-    target: Annotated[Path, typer.Argument(help="Merlin file to write (.mib); the .hdr file comes beside it.")],
-    overwrite: Overwrite = False,
-    json: Json = False,
-) -> None:
-    """Export a scan file as a Merlin file: every counter of every frame as an image. Lost frames are left out.
-
-    Example: mpxct export scan.h5 scan.mib
-    """
-    from acquisition.merlin_writer import export_merlin
-    from firmware_iface.merlin import read_mib
-
-    console: Console = ctx.obj
-    written = read_mib(console.track(export_merlin(source, target, overwrite=overwrite)))
-    first = written.frames[0].header
-    figures = {
-        "path": str(target),
-        "n_images": len(written.frames),
-        "shape": list(first.shape),
-        "dtype": first.pixel_type,
-    }
-    text = f"{target}: {len(written.frames)} images of {' x '.join(map(str, first.shape))}, {first.pixel_type}"
-    console.emit(figures, text, as_json=json)

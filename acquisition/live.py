@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
@@ -10,12 +11,13 @@ from acquisition import preflight
 from acquisition.beam import expect_shining
 from acquisition.instrument import Instrument, begin
 from acquisition.plan import Plan, refuse_foreign_pixels
+from acquisition.runner import TELL_EVERY_S, RunHealth
 from acquisition.stepping import Stepper, item_frames
 from acquisition.steps import expand
 from acquisition.stream import Expectation, FrameStream, QueueHealth
 from calibration.progress import Progress
 from calibration.store import Calibration
-from firmware_iface.frame import Frame
+from firmware_iface.frame import Frame, Lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +38,17 @@ def look(
     is_forced: bool = False,
     stop: threading.Event | None = None,
     on_newest: Callable[[Frame], None] | None = None,
+    on_health: Callable[[RunHealth], None] | None = None,
+    on_item: Callable[[Frame | Lost], object] = lambda _: None,
 ) -> Generator[Progress, None, Look]:
     """Take the frames of a plan for the eye only; a live one goes on until `stop` is set or it is closed.
 
-    Parameters and errors are those of `acquisition.runner.run_scan`.
+    Parameters and errors are those of `acquisition.runner.run_scan`; `on_item` gets every frame and every loss, in
+    order and in the thread that runs this. While nothing comes the same progress comes again.
     """
     refuse_foreign_pixels(plan)
     preflight.refuse(preflight.examine(instrument, plan, calibration, None), is_forced=is_forced)
-    stop, is_told, n_frames, n_lost = stop or threading.Event(), False, 0, 0
+    stop, is_told, n_frames, n_lost, told_s = stop or threading.Event(), False, 0, 0, 0.0
     steps, expectation = expand(plan), Expectation()
     n_planned = sum(step.n_frames for step in steps)
     try:
@@ -63,10 +68,13 @@ def look(
                 if stop.is_set() and not is_told:
                     is_told = True
                     stepper.stop()
-                if placed is None:
-                    continue
-                n_frames += item_frames(placed[1])
-                n_lost += 0 if isinstance(placed[1], Frame) else placed[1].n_frames
+                if placed is not None:
+                    on_item(placed[1])
+                    n_frames += item_frames(placed[1])
+                    n_lost += 0 if isinstance(placed[1], Frame) else placed[1].n_frames
+                if on_health is not None and time.monotonic() - told_s >= TELL_EVERY_S:
+                    told_s = time.monotonic()
+                    on_health(RunHealth(n_frames=n_frames, n_lost=n_lost, queues=stream.health()))
                 yield Progress(plan.scan.kind, n_frames, n_planned)
             return Look(n_frames=n_frames, n_lost=n_lost, newest=stream.newest(), queues=stream.health())
     finally:

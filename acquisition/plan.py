@@ -374,7 +374,12 @@ def plan_from_toml(text: str, name: str = "plan") -> Plan:
 
 def plan_to_toml(plan: Plan) -> str:
     """Write a plan as TOML, every key of it; `plan_from_toml` gives the same plan back."""
-    return "\n".join(_toml_lines(msgspec.to_builtins(plan), "")) + "\n"
+    return tree_to_toml(msgspec.to_builtins(plan))
+
+
+def tree_to_toml(tree: Mapping[str, Any]) -> str:
+    """Write the sections and keys of a plan, or of a part of it, as TOML."""
+    return "\n".join(_toml_lines(tree, "")) + "\n"
 
 
 def plan_to_json(plan: Plan) -> str:

@@ -20,6 +20,7 @@ from acquisition.calibrate.exposures import TUBE, refuse_full
 from acquisition.disk_watch import DiskWatch
 from acquisition.doctor import Level
 from acquisition.instrument import Instrument, begin, is_checked, settings
+from acquisition.pause import Pause
 from acquisition.plan import Plan, plan_to_toml, refuse_foreign_pixels
 from acquisition.resume import RESUME_HINT, Rest, find_rest, first_frames, refuse_other, step_of
 from acquisition.run_log import RunLog
@@ -29,14 +30,27 @@ from acquisition.scan_layout import partial_path
 from acquisition.scan_writer import ScanWriter
 from acquisition.stepping import NO_DATA_S, Stepper
 from acquisition.steps import Step, StepKind, expand
-from acquisition.stream import Expectation, FrameStream, QueueHealth
+from acquisition.stream import LOOK_UP_S, Expectation, FrameStream, QueueHealth
 from calibration.progress import Progress
 from calibration.store import Calibration
-from firmware_iface.errors import DataLost, DetectorError, GantryError, MpxctError, Stopped, TransportError, WrongUsage
+from firmware_iface.errors import (
+    DataLost,
+    DetectorError,
+    GantryError,
+    MpxctError,
+    OurMistake,
+    Stopped,
+    TransportError,
+    WrongUsage,
+)
 from firmware_iface.frame import Frame, Lost
+from firmware_iface.states import State
 
 IMAGE_KEYS: Mapping[StepKind, ImageKey] = {StepKind.FLAT: ImageKey.FLAT, StepKind.PROJECTION: ImageKey.PROJECTION}
 HEALTH_EVERY_S = 10.0
+"""How often the log hears how the run stands."""
+TELL_EVERY_S = 1.0
+"""How often `on_health` does."""
 REOPEN_EVERY_S = 0.5
 MAX_BREAKS = 3
 """How often the device may leave in one and the same step before the run gives up."""
@@ -67,14 +81,22 @@ class Endurance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunHealth:
-    """How a run stands; `alarms` are what went wrong so far, each once."""
+    """How a run stands.
+
+    Attributes
+    ----------
+    write_s, free_bytes : float, int
+        The slowest write, and the room that is left; 0 where nothing is written.
+    alarms : tuple of str
+        What went wrong so far, each once.
+    """
 
     n_frames: int
     n_lost: int
     queues: tuple[QueueHealth, ...]
-    write_s: float
-    free_bytes: int
-    alarms: tuple[str, ...]
+    write_s: float = 0.0
+    free_bytes: int = 0
+    alarms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +135,13 @@ def run_scan(
     is_verbose: bool = False,
     on_newest: Callable[[Frame], None] | None = None,
     on_health: Callable[[RunHealth], None] | None = None,
+    on_item: Callable[[Step, int, Frame | Lost], None] | None = None,
+    pause: Pause | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> Generator[Progress, None, ScanSummary]:
     """Run a whole scan into a file, or what is missing of it; a step of progress for each frame.
 
+    While nothing comes the same step comes again, some times a second, so that who walks it can leave it at any time.
     Closed early (or by Ctrl-C) it aborts the exposure, switches the beam off, and leaves what it has as a valid file
     under the partial name, with the status "interrupted".
 
@@ -132,7 +158,13 @@ def run_scan(
     on_newest : callable, optional
         Gets the newest frame in a thread of its own; frames are skipped while it looks at one.
     on_health : callable, optional
-        Hears every few seconds how the run stands.
+        Hears every second how the run stands.
+    on_item : callable, optional
+        Hears of every frame that is written, or lost, with its step and its place in it; must be quick.
+    pause : Pause, optional
+        Holds the run between two steps.
+    notes : mapping of str to str, optional
+        What a person wants to be told of the scan; kept in the file's header.
 
     Raises
     ------
@@ -157,7 +189,7 @@ def run_scan(
         preflight.refuse(checks, is_forced=is_forced)
         run = _Run(
             instrument, plan, calibration, steps, first, log, endurance or Endurance(), stop or threading.Event(),
-            on_newest, on_health, is_forced,
+            on_newest, on_health, is_forced, on_item, pause, notes,
         )  # fmt: skip
         summary = yield from run.write(path, rest, checks, overwrite=overwrite or resume)
     except BaseException as error:
@@ -214,6 +246,9 @@ class _Run:
     on_newest: Callable[[Frame], None] | None
     on_health: Callable[[RunHealth], None] | None
     is_forced: bool
+    on_item: Callable[[Step, int, Frame | Lost], None] | None
+    pause: Pause | None
+    notes: Mapping[str, str] | None
     writer: ScanWriter = field(init=False)
     disk: DiskWatch = field(init=False)
     stepper: Stepper = field(init=False)
@@ -222,6 +257,7 @@ class _Run:
     n_flushed: int = 0
     began_s: float = field(default_factory=time.monotonic)
     looked_s: float = field(default_factory=time.monotonic)
+    told_s: float = field(default_factory=time.monotonic)
 
     def write(
         self, path: Path, rest: Rest, checks: Sequence[preflight.Check], *, overwrite: bool
@@ -235,6 +271,7 @@ class _Run:
             calibration=self.calibration,
             sample=self.plan.scan.held or "",
             source=TUBE,
+            attributes=self.notes,
             settings=settings(self.instrument.detector, self.plan, self.calibration),
             is_checked=is_checked(self.instrument.detector),
             adopt=None if rest.source is None else (rest.source, rest.n_frames),
@@ -299,7 +336,7 @@ class _Run:
                 return
             except (DetectorError, GantryError) as error:
                 broken = step_of(self.first, self.writer.n_frames)
-                is_gone = isinstance(error, TransportError)
+                is_gone = self._is_gone(error)
                 if broken > step:
                     n_breaks = 0
                 n_tries, n_breaks, step = n_tries + (not is_gone), n_breaks + is_gone, broken
@@ -315,11 +352,11 @@ class _Run:
                 self._event("broken", f"step {step}: {error}")
                 self._rewind(step, str(error))
                 if is_gone:
-                    self._reconnect(error)
+                    yield from self._reconnect(error)
                 else:
                     self._shut_down()
                     self._event("retry", f"try {n_tries} of {self.endurance.retries}, after {error}")
-                    self._wait(self.endurance.retry_wait_s)
+                    yield from self._wait("waiting before another try", self.endurance.retry_wait_s)
                     if self.instrument.gantry.source_state().fault:
                         self.instrument.gantry.clear_fault()
 
@@ -331,7 +368,13 @@ class _Run:
             self.n_repeated += n_frames
             self.log.write("repeated", f"{n_frames} frames of step {step} are taken again")
 
-    def _reconnect(self, error: MpxctError) -> None:
+    def _is_gone(self, error: MpxctError) -> bool:
+        """Return whether the device has left; where another thread saw that first, this one hears a refusal."""
+        if isinstance(error, OurMistake):
+            return getattr(self.instrument.detector, "state", None) is State.DISCONNECTED
+        return isinstance(error, TransportError)
+
+    def _reconnect(self, error: MpxctError) -> Generator[Progress, None, None]:
         """Wait for the device to come back, and open it."""
         deadline_s = time.monotonic() + self.endurance.reconnect_s
         while True:
@@ -342,13 +385,16 @@ class _Run:
             except MpxctError:
                 if time.monotonic() >= deadline_s:
                     raise error from None
-                self._wait(REOPEN_EVERY_S)
+                yield from self._wait("waiting for the device", REOPEN_EVERY_S)
         preflight.refuse(checks, is_forced=self.is_forced)  # it may be another one, or have got cold
         self._event("reconnected", f"the device came back after: {error}")
 
-    def _wait(self, duration_s: float) -> None:
-        if self.stop.wait(duration_s):
-            raise Stopped("stopped while waiting")
+    def _wait(self, stage: str, duration_s: float) -> Generator[Progress, None, None]:
+        deadline_s = time.monotonic() + duration_s
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            yield Progress(stage, 0, 0)
+            if self.stop.wait(min(left_s, LOOK_UP_S)):
+                raise Stopped("stopped while waiting")
 
     def _attempt(self, first_step: int) -> Generator[Progress, None, None]:
         """Prepare, switch the beam on, and take every step from one on."""
@@ -368,6 +414,7 @@ class _Run:
             check_beam=lambda: expect_shining(self.instrument.gantry.source_state()),
             expectation=expectation,
             no_data_s=self.endurance.no_data_s,
+            pause=self.pause,
         )
         is_told = False
         with FrameStream(
@@ -383,7 +430,8 @@ class _Run:
                     stepper.stop()
                 if placed is not None:
                     self._keep(*placed)
-                    yield Progress("scan", self.writer.n_frames, self.first[-1])
+                is_holding = placed is None and self.pause is not None and self.pause.is_holding
+                yield Progress("paused" if is_holding else "scan", self.writer.n_frames, self.first[-1])
                 self._look(stream, is_idle=placed is None)
         if self.writer.n_frames < self.first[-1] and self.stop.is_set():
             raise Stopped("stopped after the present frame")
@@ -402,6 +450,8 @@ class _Run:
             text = f"frames {item.first_sequence} to {last} of run {item.run_id}: {item.reason}"
             self._alarm("lost", text, is_event=False)
             self.writer.lost(item, [step.pose_of(place + n) for n in range(item.n_frames)], step.pass_index)
+        if self.on_item is not None:
+            self.on_item(step, place, item)
         self._flushed()
         if (slow := self.disk.wrote(time.monotonic() - began_s)) is not None:
             self._alarm("slow-disk", slow)
@@ -417,12 +467,18 @@ class _Run:
             self._alarm("low-disk", low.text)
             if low.is_stop:
                 raise DataLost(low.text, hint=f"make room on the disk; then {RESUME_HINT}")
-        if now_s - self.looked_s >= HEALTH_EVERY_S:
-            self._tell_health(stream)
+        is_for_log, is_for_caller = now_s - self.looked_s >= HEALTH_EVERY_S, now_s - self.told_s >= TELL_EVERY_S
+        if is_for_log or (is_for_caller and self.on_health is not None):
+            health = self._health(stream)
+            if is_for_log:
+                self.looked_s = now_s
+                self._log_health(health)
+            if self.on_health is not None:
+                self.told_s = now_s
+                self.on_health(health)
 
-    def _tell_health(self, stream: FrameStream[tuple[Step, int]]) -> None:
-        self.looked_s = time.monotonic()
-        health = RunHealth(
+    def _health(self, stream: FrameStream[tuple[Step, int]]) -> RunHealth:
+        return RunHealth(
             n_frames=self.writer.n_frames,
             n_lost=self.writer.n_lost,
             queues=stream.health(),
@@ -430,14 +486,14 @@ class _Run:
             free_bytes=self.disk.free_bytes,
             alarms=self._told(),
         )
+
+    def _log_health(self, health: RunHealth) -> None:
         disk = health.queues[0]
         text = (
             f"{health.n_frames} frames, {disk.rate_per_s:.1f} /s, {disk.depth} wait (most {disk.high_water} of "
             f"{disk.capacity}), the oldest for {disk.oldest_s:.2f} s; slowest write {health.write_s:.2f} s"
         )
         self.log.write("health", text, **{name: getattr(health, name) for name in RunHealth.__slots__})
-        if self.on_health is not None:
-            self.on_health(health)
 
     def _flushed(self) -> None:
         """Note what the writer has brought to the disk."""

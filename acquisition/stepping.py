@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from acquisition.calibrate.exposures import Instrument, operating_dacs, set_dacs, temperature_k
+from acquisition.pause import Pause
 from acquisition.plan import Plan, passes_kev
 from acquisition.scan_plan import TRIGGERS
 from acquisition.steps import Pose, Step
@@ -53,6 +54,8 @@ class Stepper:
         Is told what is waited for.
     no_data_s : float
         How much longer than an exposure nothing may come.
+    pause : Pause, optional
+        Is asked before each step.
     """
 
     def __init__(
@@ -64,7 +67,9 @@ class Stepper:
         check_beam: Callable[[], None] = lambda: None,
         expectation: Expectation | None = None,
         no_data_s: float = NO_DATA_S,
+        pause: Pause | None = None,
     ) -> None:
+        self._pause = pause
         self._instrument, self._plan, self._calibration = instrument, plan, calibration
         self._check_beam = check_beam
         self._expectation, self._no_data_s = expectation or Expectation(), no_data_s
@@ -91,6 +96,9 @@ class Stepper:
     def frames(self, steps: Iterable[Step]) -> Iterator[Placed]:
         """Move to each step and take its frames; every frame of a step is accounted for, as itself or as lost."""
         for step in steps:
+            if self._pause is not None:
+                self._expectation.none()
+                self._pause.hold(self._instrument.gantry, self._is_stopping)
             if self._is_stopping.is_set():
                 return
             self._look_at_temperature()

@@ -286,6 +286,15 @@ def load(path: str | Path) -> Calibration:
         raise BadFile(f"{path}: {error}", hint=error.hint) from error
 
 
+def is_calibration_file(path: str | Path) -> bool:
+    """Whether a file says that it is a calibration; whether it is whole, `load` tells."""
+    try:
+        with h5py.File(path, "r") as file:
+            return _word(file.attrs.get("format")) == FORMAT
+    except OSError:
+        return False
+
+
 def write_group(group: h5py.Group, calibration: Calibration) -> None:
     """Write a calibration into an open HDF5 group, one dataset with its units for each value."""
     group.attrs["version"] = VERSION

@@ -1,4 +1,4 @@
-"""Commands that show: the window, a picture of a file, what is inside it, how good a volume is."""
+"""Commands that show: the window, a picture of a file, what is inside it, how good a volume is, files for others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firmware_iface.errors import BadFile, WrongUsage
+import gui.export.cli
+from firmware_iface.errors import WrongUsage
+from gui.any_file import open_any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,16 +35,18 @@ def register(app: typer.Typer) -> None:
     app.command()(view)
     app.command()(info)
     app.command("quality")(_quality)
+    gui.export.cli.register(app)
 
 
 def _window(
     folder: Annotated[
         Path, typer.Argument(help="Where new files go, and where the window looks for those that are there.")
     ] = Path(),
+    device: Annotated[str, typer.Option(help="Instrument to open at once, as usb: or sim:demo.")] = "",
 ) -> None:
     """Open the desktop window.
 
-    Example: mpxct gui data
+    Example: mpxct gui data --device sim:demo
     """
     try:
         from gui.app import run
@@ -50,7 +54,7 @@ def _window(
         raise WrongUsage(
             f"the window cannot be opened: {error}", hint="install what it is made of: pip install 'mpxct[gui]'"
         ) from error
-    raise typer.Exit(run(folder))
+    raise typer.Exit(run(folder.absolute(), device))
 
 
 def view(
@@ -185,56 +189,6 @@ def write_report(file: Path, html: Path) -> Path:
     if kind != "calibration":
         raise WrongUsage(f"{file} is a {kind}; a report can be made of a calibration", hint="draw it: --png FILE")
     return save_calibration_report(content, html)
-
-
-def open_any(path: Path) -> tuple[str, Any]:
-    """Open a file of any kind and say which it is: merlin, scan, calibration or volume.
-
-    The loaders themselves know their own: each refuses the others' files.
-    """
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-    except OSError as error:
-        raise BadFile(f"{path} cannot be read: {error.strerror or error}") from error
-    if start != b"\x89HDF\r\n\x1a\n":
-        if start[:4] != b"MQ1," and path.suffix.lower() not in (".mib", ".hdr"):
-            raise BadFile(f"{path} is neither a Merlin file nor an HDF5 file of mpxct", hint=_KINDS)
-        return _open_merlin(path)
-    return _open_hdf5(path)
-
-
-_KINDS = "allowed: .mib files of Merlin; scans, calibrations and volumes written by mpxct"
-
-
-def _open_merlin(path: Path) -> tuple[str, Any]:
-    from firmware_iface.merlin import read_mib
-
-    return "merlin", read_mib(path.with_suffix(".mib") if path.suffix.lower() == ".hdr" else path)
-
-
-def _open_hdf5(path: Path) -> tuple[str, Any]:
-    from acquisition.scan_file import read_scan
-    from calibration.store import load
-    from reconstruction.volume import load_volume
-
-    refusals: dict[str, BadFile] = {}
-    for kind, loader in (
-        ("volume", load_volume),
-        ("calibration", load),
-        ("scan", lambda path: read_scan(path, allow_partial=True)),
-    ):
-        try:
-            return kind, loader(path)
-        except BadFile as error:
-            refusals[kind] = error
-    # A damaged file of ours is refused by its own loader for another reason than that it is foreign.
-    damaged = [error for kind, error in refusals.items() if f"not a {kind}" not in str(error)]
-    if len(damaged) == 1:
-        raise damaged[0]
-    if damaged:
-        raise BadFile(f"{path} cannot be read: the HDF5 file is truncated or damaged", hint="make or copy it again")
-    raise BadFile(f"{path} is an HDF5 file, but none of mpxct", hint=_KINDS)
 
 
 def _figure_of(kind: str, content: Any, frame: int | None, slice_index: int | None, slab_mm: float) -> Figure:

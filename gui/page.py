@@ -37,3 +37,16 @@ class Page(QtWidgets.QWidget):
 
     def restore(self, saved: dict[str, object]) -> None:
         """Take settings of an earlier start; what is missing or odd in them is left alone."""
+
+    def undo(self) -> None:
+        """Take back the last edit on this page; nothing where there is none."""
+
+    def redo(self) -> None:
+        """Make the edit again that was taken back; nothing where there is none."""
+
+    def keys(self) -> dict[str, str]:
+        """Return the keys that this page knows beside the window's, and what each does."""
+        return {}
+
+    def end(self) -> None:
+        """Stop what this page runs by itself: the window closes."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from calibration.progress import Progress
+from firmware_iface.errors import MpxctError
 from gui.rig import Rig
 from gui.state import Action, State, why_not
 from gui.workers import Job, JobStatus
@@ -32,6 +33,11 @@ class Failure:
     hint: str = ""
     error: BaseException | None = None
 
+    @property
+    def is_expected(self) -> bool:
+        """Whether it is one of those that tell a person what to do, and no fault of the program."""
+        return isinstance(self.error, MpxctError | OSError)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Running:
@@ -49,12 +55,15 @@ class Session:
         Replaced as a whole by `change`; a page that keeps the last one it saw knows whether anything is new.
     failures : list of Failure
         Not shown yet; the window takes them.
+    page_wanted : str
+        Title of a page that another one asks the window to show; empty: none.
     """
 
     def __init__(self, folder: Path, rig: Rig | None = None) -> None:
         self.rig = rig or Rig()
         self.state = State(folder=folder)
         self.failures: list[Failure] = []
+        self.page_wanted = ""
         self._running: dict[str, _Running] = {}
 
     def change(self, **parts: Any) -> None:
@@ -81,19 +90,36 @@ class Session:
         *,
         stop: Callable[[], object] | None = None,
         otherwise: Callable[[JobStatus], object] | None = None,
+        lane: str = "compute",
     ) -> Job[T]:
-        """Run work beside the instrument; `then` gets its result and `otherwise` any other end."""
-        return self._keep("compute", Job(title, work, stop=stop).start(), then, otherwise)
+        """Run work beside the instrument; `then` gets its result and `otherwise` any other end.
+
+        Parameters
+        ----------
+        lane : str
+            Each does one thing at a time: "compute", "files", or a page's own.
+        """
+        return self._keep(lane, Job(title, work, stop=stop).start(), then, otherwise)
 
     def job(self, lane: str) -> Job[Any] | None:
-        """Return what runs in a lane, "instrument" or "compute"; None where nothing does."""
+        """Return what runs in a lane, "instrument", "compute" or another; None where nothing does."""
         running = self._running.get(lane)
         return running.job if running is not None else None
 
     def why_not(self, action: Action) -> str:
         """Return why something cannot be done now; empty where it can."""
-        titles = {f"{lane}_job": running.job.title for lane, running in self._running.items()}
-        return why_not(action, self.state, self.rig.snapshot().link, **titles)
+        return why_not(
+            action,
+            self.state,
+            self.rig.snapshot().link,
+            instrument_job=self._title("instrument"),
+            compute_job=self._title("compute"),
+        )
+
+    def why_busy(self, lane: str) -> str:
+        """Return why a lane cannot take more work now; empty where it can."""
+        title = self._title(lane)
+        return f"{title} is running; wait until it ends, or cancel it." if title else ""
 
     def beat(self) -> None:
         """Hand over what has ended since the last time."""
@@ -113,6 +139,10 @@ class Session:
         for running in self._running.values():
             running.job.abort()
         self.rig.close()
+
+    def _title(self, lane: str) -> str:
+        running = self._running.get(lane)
+        return running.job.title if running is not None else ""
 
     def _keep(
         self,

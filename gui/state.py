@@ -8,14 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from acquisition.plan import Plan
-from calibration.store import Calibration
-from reconstruction.volume import Volume
+
+if TYPE_CHECKING:  # they load much, and the window is to be there first
+    from calibration.store import Calibration
+    from reconstruction.volume import Volume
 
 
 class Link(Enum):
-    """How the window stands with the instrument."""
+    """How the window stands with the instrument; lost is also one that was asked for and is not there yet."""
 
     NONE = "not connected"
     CONNECTING = "connecting"
@@ -29,6 +32,8 @@ class Action(Enum):
 
     CONNECT = "connect"
     DISCONNECT = "disconnect"
+    MOVE = "move the stage"
+    MAKE_SAFE = "switch the beam off and stop the stage"
     LIVE = "look live"
     CALIBRATE = "calibrate"
     SCAN = "scan"
@@ -73,10 +78,14 @@ def why_not(action: Action, state: State, link: Link, *, instrument_job: str = "
         Titles of what runs on the instrument and in the background; empty: nothing.
     """
     if action is Action.CONNECT:
-        return "" if link in (Link.NONE, Link.LOST) else "An instrument is connected; disconnect it first."
+        return _why_not_connected(link)
     if action is Action.DISCONNECT:
-        return "No instrument is connected." if link is Link.NONE else _busy(instrument_job)
-    if action in (Action.LIVE, Action.CALIBRATE, Action.SCAN):
+        if link is Link.NONE:
+            return "No instrument is connected, so there is none to let go."
+        return _busy(link, instrument_job)
+    if action is Action.MAKE_SAFE:
+        return _ABSENT.get(link, "")
+    if action in (Action.MOVE, Action.LIVE, Action.CALIBRATE, Action.SCAN):
         return _why_not_measured(action, state, link, instrument_job)
     if action is Action.RECONSTRUCT and state.scan_path is None:
         return "There is no scan yet: make one on the page Scan, or open a scan file."
@@ -89,17 +98,28 @@ def why_not(action: Action, state: State, link: Link, *, instrument_job: str = "
     return ""
 
 
-def _why_not_measured(action: Action, state: State, link: Link, instrument_job: str) -> str:
-    if link is Link.NONE:
-        return "No instrument is connected: choose one on the page Instrument."
+_ABSENT = {
+    Link.NONE: "No instrument is connected: choose one on the page Instrument.",
+    Link.CONNECTING: "The instrument is being opened; wait a moment.",
+    Link.LOST: "The instrument does not answer; it is opened as soon as it does. Check cable and power.",
+}
+
+
+def _why_not_connected(link: Link) -> str:
     if link is Link.CONNECTING:
-        return "The instrument is being opened; a moment."
-    if link is Link.LOST:
-        return "The instrument is lost; it is opened again as soon as it is back. Check cable and power."
+        return _ABSENT[link]
+    return "An instrument is connected; disconnect it first." if link in (Link.READY, Link.BUSY) else ""
+
+
+def _why_not_measured(action: Action, state: State, link: Link, instrument_job: str) -> str:
+    if link in _ABSENT:
+        return _ABSENT[link]
     if action is Action.SCAN and state.calibration is None:
         return "A scan needs a calibration: make one on the page Calibrate, or open a calibration file."
-    return _busy(instrument_job)
+    return _busy(link, instrument_job)
 
 
-def _busy(instrument_job: str) -> str:
-    return f"{instrument_job} is running on the instrument; stop it first." if instrument_job else ""
+def _busy(link: Link, instrument_job: str) -> str:
+    if instrument_job:
+        return f"{instrument_job} is running on the instrument; stop it first."
+    return "The instrument is busy; wait a moment." if link is Link.BUSY else ""

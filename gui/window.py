@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
+from gui import theme
 from gui.calibrate.page import CalibratePage
 from gui.connect.page import ConnectPage
+from gui.console_panel import ConsolePanel
+from gui.failure_box import FailureBox
 from gui.live.page import LivePage
 from gui.log_panel import LogLines, LogPanel
+from gui.opening import FILTER, Opened, open_into, opened_file
 from gui.page import Page
 from gui.reconstruct.page import ReconstructPage
 from gui.scan.page import ScanPage
-from gui.session import Failure, Session
+from gui.session import Session
+from gui.status_strip import StatusStrip
 from gui.volume.page import VolumePage
 
 BEAT_MS = 33
 PAGES: tuple[type[Page], ...] = (ConnectPage, LivePage, CalibratePage, ScanPage, ReconstructPage, VolumePage)
+MOST_RECENT = 10
+LEAST_PAGE = (900, 480)
+"""Without it the widest page would widen the window."""
+ABOUT = "<b>{version}</b><p>Colour X-ray CT with Medipix-family photon-counting detectors.<br>Apache-2.0</p>"
+LOOKS = ("system", "light", "dark")
 
 
 class Window(QtWidgets.QMainWindow):
     """Shows a session.
+
+    Parameters
+    ----------
+    settings : QSettings
+        Where layout, theme and what pages wish to keep is written at the end, and read at the next start.
 
     Attributes
     ----------
@@ -27,51 +47,283 @@ class Window(QtWidgets.QMainWindow):
         By title.
     """
 
-    def __init__(self, session: Session, lines: LogLines) -> None:
+    def __init__(self, session: Session, lines: LogLines, settings: QtCore.QSettings) -> None:
         super().__init__()
         self.session = session
+        self._settings = settings
         self.setWindowTitle("mpxct")
-        self.tabs = QtWidgets.QTabWidget()
+        self.setAcceptDrops(True)
+        self.tabs = QtWidgets.QTabWidget(documentMode=True)
+        self.tabs.setObjectName("pages")
         self.pages: dict[str, Page] = {}
-        for number, kind in enumerate(PAGES, start=1):
+        for kind in PAGES:
             page = kind(session)
+            page.setMinimumSize(*LEAST_PAGE)
             self.pages[page.title] = page
             self.tabs.addTab(page, page.title)
-            self.tabs.setTabToolTip(number - 1, f"{page.tip} (Ctrl+{number})")
-            QtGui.QShortcut(
-                QtGui.QKeySequence(f"Ctrl+{number}"), self, lambda n=number - 1: self.tabs.setCurrentIndex(n)
-            )
-        self.setCentralWidget(self.tabs)
+            self.tabs.setTabToolTip(self.tabs.count() - 1, f"{page.tip} (Ctrl+{self.tabs.count()})")
+        self.strip = StatusStrip(session)
+        middle = QtWidgets.QWidget()
+        under = QtWidgets.QVBoxLayout(middle)
+        under.setContentsMargins(0, 0, 0, 0)
+        under.setSpacing(0)
+        under.addWidget(self.tabs, 1)
+        under.addWidget(self.strip)
+        self.setCentralWidget(middle)
         self._log = LogPanel(lines)
-        self._dock("Log", self._log)
+        self._console = ConsolePanel({"window": self, "session": session, "pages": self.pages})
+        self._docks = [self._dock("Log", self._log), self._dock("Console", self._console)]
+        self._failures = FailureBox(self, lines)
+        self._recent = [str(path) for path in _list(settings.value("recent"))]
+        self._look = str(settings.value("look", LOOKS[0]))
+        self._make_menus()
+        self._restore()
         self._beat = QtCore.QTimer(self)
         self._beat.timeout.connect(self.beat)
         self._beat.start(BEAT_MS)
 
+    @property
+    def page(self) -> Page:
+        """The page that is seen."""
+        return cast(Page, self.tabs.currentWidget())
+
+    def go_to(self, title: str) -> None:
+        """Show a page."""
+        self.tabs.setCurrentWidget(self.pages[title])
+
     def beat(self) -> None:
         """Hand over what has ended, and show what is new on the page that is seen."""
         self.session.beat()
-        page = self.tabs.currentWidget()
-        if isinstance(page, Page):
-            page.refresh()
+        if self.session.page_wanted:
+            self.go_to(self.session.page_wanted)
+            self.session.page_wanted = ""
+        self.page.refresh()
+        self.strip.refresh()
         self._log.refresh()
         while self.session.failures:
-            self._show(self.session.failures.pop(0))
+            self._failures.show_failure(self.session.failures.pop(0))
+
+    def open_file(self, path: Path) -> None:
+        """Open a file of any kind in the background, and show the page that it belongs to."""
+
+        def then(opened: Opened) -> None:
+            page = open_into(self.session, opened)
+            self._recent = [str(path), *(each for each in self._recent if each != str(path))][:MOST_RECENT]
+            self.go_to(page)
+
+        why = self.session.why_busy("files")
+        if why:
+            self.session.fail(f"Open {path.name}", RuntimeError(why))
+            return
+        self.session.compute(f"Opening {path.name}", opened_file(path), then, lane="files")
+
+    def set_look(self, name: str) -> None:
+        """Make everything light or dark, or as the desktop is."""
+        app = QtWidgets.QApplication.instance()
+        assert isinstance(app, QtWidgets.QApplication)
+        self._look = name
+        theme.apply(app, {"light": theme.LIGHT, "dark": theme.DARK}.get(name) or theme.system_theme())
+        for page in self.pages.values():
+            page.restyle()
+
+    def save_picture(self, path: Path) -> None:
+        """Save what the window shows as a picture."""
+        if not self.grab().save(str(path)):
+            self.session.fail("Save a picture", OSError(f"{path} could not be written; allowed: .png or .jpg"))
+
+    def dragEnterEvent(self, event: QtGui.QDragEnterEvent) -> None:
+        """Take files."""
+        if event.mimeData().hasUrls():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QtGui.QDropEvent) -> None:
+        """Open the first file that was dropped."""
+        paths = [Path(url.toLocalFile()) for url in event.mimeData().urls() if url.isLocalFile()]
+        if paths:
+            self.open_file(paths[0])
 
     def closeEvent(self, event: QtGui.QCloseEvent) -> None:
-        """Let the instrument go before the window does."""
+        """Ask about what runs, keep the layout, and let the instrument go before the window does."""
+        job = self.session.job("instrument")
+        if job is not None and not job.is_over and not self._may_end(job.title):
+            event.ignore()
+            return
         self._beat.stop()
+        self._save()
+        for page in self.pages.values():
+            page.end()
         self.session.close()
         event.accept()
 
-    def _dock(self, name: str, widget: QtWidgets.QWidget) -> None:
+    def _may_end(self, title: str) -> bool:
+        """Ask whether what runs on the instrument may be broken off."""
+        button = QtWidgets.QMessageBox.StandardButton
+        answer = QtWidgets.QMessageBox.question(
+            self,
+            "Close mpxct?",
+            f"{title} is running. Closing breaks it off: the beam goes off, and what was measured is kept as a partial "
+            "file that can be resumed.",
+            button.Close | button.Cancel,
+            button.Cancel,
+        )
+        return answer == button.Close
+
+    def _dock(self, name: str, widget: QtWidgets.QWidget) -> QtWidgets.QDockWidget:
         dock = QtWidgets.QDockWidget(name, self)
         dock.setObjectName(name)
         dock.setWidget(widget)
         self.addDockWidget(QtCore.Qt.DockWidgetArea.BottomDockWidgetArea, dock)
         dock.hide()
+        return dock
 
-    def _show(self, failure: Failure) -> None:
-        box = QtWidgets.QMessageBox(QtWidgets.QMessageBox.Icon.Warning, failure.title, failure.sentence, parent=self)
-        box.setInformativeText(failure.hint)
+    def _make_menus(self) -> None:
+        bar = self.menuBar()
+        file = bar.addMenu("&File")
+        _add(
+            file,
+            "&Open...",
+            self._choose_file,
+            "Ctrl+O",
+            "Open a scan, a calibration, a volume, a plan, a Merlin file.",
+        )
+        self._recent_menu = file.addMenu("Open &recent")
+        self._recent_menu.aboutToShow.connect(self._fill_recent)
+        _add(file, "Data &folder...", self._choose_folder, tip="Where new files go.")
+        file.addSeparator()
+        _add(file, "&Export...", self._export, "Ctrl+E", "Write volumes for other programs.")
+        _add(file, "Save &picture of the window...", self._choose_picture, "Ctrl+Shift+P")
+        file.addSeparator()
+        _add(file, "&Quit", self.close, "Ctrl+Q")
+        edit = bar.addMenu("&Edit")
+        _add(edit, "&Undo", lambda: self.page.undo(), "Ctrl+Z", "Take back the last edit on this page.")
+        _add(edit, "&Redo", lambda: self.page.redo(), "Ctrl+Shift+Z", "Make it again.")
+        view = bar.addMenu("&View")
+        for number, page in enumerate(self.pages, start=1):
+            _add(view, page, lambda name=page: self.go_to(name), f"Ctrl+{number}")
+        view.addSeparator()
+        for dock, keys in zip(self._docks, ("Ctrl+L", "Ctrl+J"), strict=True):
+            action = dock.toggleViewAction()
+            action.setShortcut(QtGui.QKeySequence(keys))
+            view.addAction(action)
+        looks = QtGui.QActionGroup(self)
+        for name in LOOKS:
+            action = _add(view, f"{name.capitalize()} colours", lambda name=name: self.set_look(name))
+            action.setCheckable(True)
+            action.setChecked(name == self._look)
+            looks.addAction(action)
+        view.addSeparator()
+        _add(view, "F&ull screen", self._toggle_full_screen, "F11")
+        instrument = bar.addMenu("&Instrument")
+        _add(instrument, "&Stop what runs", self._stop, "Ctrl+.", "Let what runs on the instrument end well.")
+        _add(instrument, "&Abort what runs", self._abort, "Ctrl+Shift+.", "End what runs on the instrument at once.")
+        help_ = bar.addMenu("&Help")
+        _add(help_, "&Keys", self._show_keys, "F1")
+        _add(help_, "&About mpxct", self._show_about)
+
+    def _fill_recent(self) -> None:
+        self._recent_menu.clear()
+        for name in self._recent:
+            _add(self._recent_menu, name, lambda name=name: self.open_file(Path(name)))
+        if not self._recent:
+            self._recent_menu.addAction("nothing was opened yet").setEnabled(False)
+
+    def _choose_file(self) -> None:
+        folder = str(self.session.state.folder)
+        name, _ = QtWidgets.QFileDialog.getOpenFileName(self, "Open", folder, FILTER)
+        if name:
+            self.open_file(Path(name))
+
+    def _choose_folder(self) -> None:
+        folder = QtWidgets.QFileDialog.getExistingDirectory(self, "Data folder", str(self.session.state.folder))
+        if folder:
+            self.session.change(folder=Path(folder))
+
+    def _choose_picture(self) -> None:
+        name, _ = QtWidgets.QFileDialog.getSaveFileName(self, "Save picture", str(self.session.state.folder), "*.png")
+        if name:
+            self.save_picture(Path(name).with_suffix(".png") if not Path(name).suffix else Path(name))
+
+    def _export(self) -> None:
+        from gui.export.dialog import ExportDialog
+
+        ExportDialog(self.session, self).open()
+
+    def _toggle_full_screen(self) -> None:
+        self.setWindowState(self.windowState() ^ QtCore.Qt.WindowState.WindowFullScreen)
+
+    def _stop(self) -> None:
+        job = self.session.job("instrument")
+        if job is not None:
+            job.stop()
+
+    def _abort(self) -> None:
+        job = self.session.job("instrument")
+        if job is not None:
+            job.abort()
+
+    def _show_keys(self) -> None:
+        rows = [
+            f"<tr><td><b>{action.shortcut().toString()}</b></td><td>{action.text().replace('&', '')}</td></tr>"
+            for menu in self.menuBar().findChildren(QtWidgets.QMenu)
+            for action in menu.actions()
+            if not action.shortcut().isEmpty()
+        ]
+        rows += [f"<tr><td><b>{keys}</b></td><td>{text}</td></tr>" for keys, text in self.page.keys().items()]
+        box = QtWidgets.QMessageBox(self)
+        box.setWindowTitle("Keys")
+        box.setText(f"<table cellspacing='6'>{''.join(rows)}</table>")
         box.open()
+
+    def _show_about(self) -> None:
+        from calibration.store import software_version
+
+        QtWidgets.QMessageBox.about(self, "About mpxct", ABOUT.format(version=software_version()))
+
+    def _save(self) -> None:
+        keep = self._settings
+        keep.setValue("geometry", self.saveGeometry())
+        keep.setValue("docks", self.saveState())
+        keep.setValue("look", self._look)
+        keep.setValue("recent", self._recent)
+        keep.setValue("folder", str(self.session.state.folder))
+        keep.setValue("page", self.page.title)
+        for name, page in self.pages.items():
+            keep.setValue(f"page/{name}", json.dumps(page.save()))
+        keep.sync()
+
+    def _restore(self) -> None:
+        """Take up what an earlier window left; whatever is odd in it is left alone."""
+        keep = self._settings
+        if not self.restoreGeometry(_bytes(keep.value("geometry"))):
+            self.resize(1280, 800)
+        self.restoreState(_bytes(keep.value("docks")))
+        for name, page in self.pages.items():
+            page.restore(_table(keep.value(f"page/{name}")))
+        if keep.value("page") in self.pages:
+            self.go_to(str(keep.value("page")))
+
+
+def _add(menu: QtWidgets.QMenu, text: str, does: Callable[[], object], keys: str = "", tip: str = "") -> QtGui.QAction:
+    action = menu.addAction(text)
+    action.triggered.connect(lambda: does())
+    if keys:
+        action.setShortcut(QtGui.QKeySequence(keys))
+    action.setStatusTip(tip)
+    return action
+
+
+def _list(value: Any) -> list[Any]:
+    """Return a list of settings, of which one is read back as itself and none as nothing."""
+    return value if isinstance(value, list) else [value] if isinstance(value, str) else []
+
+
+def _bytes(value: Any) -> QtCore.QByteArray:
+    return value if isinstance(value, QtCore.QByteArray) else QtCore.QByteArray()
+
+
+def _table(value: Any) -> dict[str, object]:
+    try:
+        table = json.loads(value) if isinstance(value, str) else {}
+    except ValueError:
+        return {}
+    return table if isinstance(table, dict) else {}

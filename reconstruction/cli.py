@@ -18,14 +18,10 @@ from reconstruction.decompose_cli import decompose
 
 if TYPE_CHECKING:
     from calibration.alignment import Alignment
-    from calibration.store import Calibration
     from reconstruction.iterative import Option
-    from reconstruction.recipe import Recipe
     from reconstruction.volume import Volume
 
 METHOD, VOLUME, ARTEFACTS, SIZE = "Method", "Volume", "Corrections", "Size"
-FREE_SHARE = 0.8
-"""Of the memory that is free, what a reconstruction may take."""
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
 
 
@@ -224,6 +220,7 @@ def _reconstruct(
     from reconstruction import backend
     from reconstruction.pipeline import reconstruct_scan
     from reconstruction.recipe import Recipe, bins_of, region_of
+    from reconstruction.scan_slabs import memory_limit, reconstruct_to_file
     from reconstruction.volume import load_volume, save_volume
 
     console: Console = ctx.obj
@@ -254,13 +251,13 @@ def _reconstruct(
     )
     began_s = time.monotonic()
     known = load(calibration) if calibration else None
-    limit_bytes = _memory_limit(scan, recipe, memory, cluster, known, allow_partial)
+    limit_bytes = memory_limit(
+        scan, recipe, memory, calibration=known, allow_partial=allow_partial, is_on_cluster=cluster is not None
+    )
     if limit_bytes is None:
         volume = console.track(reconstruct_scan(scan, recipe, calibration=known, allow_partial=allow_partial))
         save_volume(volume, output)
     else:
-        from reconstruction.scan_slabs import reconstruct_to_file
-
         work = reconstruct_to_file(
             scan,
             output,
@@ -290,29 +287,6 @@ def _reconstruct(
     drawn = "" if plot is None else f", {plot}"
     text = f"{output}{drawn}: {len(volume.channels)} bins of {size}, {seconds:.1f} s{steps}"
     console.emit(figures, text, as_json=as_json)
-
-
-def _memory_limit(
-    scan: Path, recipe: Recipe, memory: str, cluster: str | None, known: Calibration | None, allow_partial: bool
-) -> int | None:
-    """Return below what the work must stay; None: the scan fits into memory whole, and nobody asks for less."""
-    from reconstruction.scan_slabs import whole_bytes
-    from reconstruction.scan_source import open_source
-    from reconstruction.size.budget import available_bytes, parse_bytes
-
-    if memory:
-        return parse_bytes(memory)
-    free_bytes = int(FREE_SHARE * available_bytes())
-    if cluster is not None:
-        return free_bytes
-    source = open_source(
-        scan,
-        calibration=known,
-        pass_number=recipe.pass_number or 1,
-        linearise=recipe.linearise,
-        allow_partial=allow_partial,
-    )
-    return None if whole_bytes(source, recipe) <= free_bytes else free_bytes
 
 
 def _tell_methods() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,17 +12,15 @@ import typer
 
 from calibration.progress import Console
 from firmware_iface.errors import CalibrationMissing, WrongUsage
+from reconstruction.recipe import RULES, TIERS, Recipe, region_of
 
 if TYPE_CHECKING:
     from reconstruction.decomposition import Attenuation
     from reconstruction.quality import VialStatistics
-    from reconstruction.spectral.exclusive import Rule
     from reconstruction.vials import VialFit
     from reconstruction.volume import Volume
 
 BY, RULE, IMAGES, SCANS = "Attenuation of the materials", "Rule", "Images", "Scans"
-TIERS = ("image", "projection", "onestep")
-RULES = ("least-squares", "non-negative", "fractions", "exclusive", "min-residual")
 
 
 def decompose(
@@ -192,12 +189,12 @@ def decompose(
     from calibration.store import load
     from reconstruction import backend
     from reconstruction.decomposition import read_matrix_csv
-    from reconstruction.materials import read_image_folder
+    from reconstruction.materials import basis_of_response, read_image_folder
     from reconstruction.phantom_file import load_phantom
     from reconstruction.pipeline import reconstruct_scan
     from reconstruction.quality import find_vials, k_edge_materials, vial_statistics
-    from reconstruction.recipe import Recipe, region_of
     from reconstruction.scan_materials_cli import decompose_counts
+    from reconstruction.spectral.exclusive import rule_named
     from reconstruction.vials import fit_vials, flattened
     from reconstruction.volume import is_volume, load_volume, save_volume
 
@@ -254,7 +251,7 @@ def decompose(
         fit = fit_vials(volume, phantom)
         attenuation = fit.basis
     elif response is not None:
-        attenuation = _from_response(volume, response, water_mm, _names(materials))
+        attenuation = basis_of_response(volume, response, water_mm=water_mm, materials=_names(materials))
     if attenuation is None:
         raise CalibrationMissing(
             "the volume carries no material basis",
@@ -270,8 +267,16 @@ def decompose(
 
         found, labels = separate_volume(
             volume,
-            _exclusive(
-                chosen, attenuation, looked_for, subsets, significance, false_alarm, angle_deg, air_per_mm, field
+            rule_named(
+                chosen,
+                attenuation.materials,
+                looked_for,
+                subsets=subsets,
+                rejected_fraction=significance,
+                false_fraction=false_alarm,
+                most_angle_deg=angle_deg,
+                air_below_per_mm=air_per_mm,
+                field_weight=field,
             ),
             attenuation,
             is_weighted=bool(weighted),
@@ -319,29 +324,6 @@ def _refuse_two_sources(*sources: Path | None) -> None:
         raise WrongUsage("more than one of --matrix, --vials and --response was given; allowed: one")
 
 
-def _from_response(volume: Volume, file: Path, water_mm: float, materials: tuple[str, ...]) -> Attenuation:
-    """Compute the attenuation in the volume's bins from a calibration's response."""
-    from calibration.material_basis import MaterialBasis
-    from calibration.store import load
-    from reconstruction.spectral.effective import effective_attenuation
-    from reconstruction.spectral.model import SpectralModel
-
-    known = load(file).response
-    if known is None:
-        raise CalibrationMissing(f"{file} holds no response", hint="run mpxct calibrate response")
-    names = materials or (volume.basis.materials if volume.basis else ())
-    if not names:
-        raise WrongUsage("the volume names no materials; allowed: name them with --materials")
-    thresholds_kev = volume.thresholds_kev or known.thresholds_kev
-    model = SpectralModel.of_response(known, names, thresholds_kev=thresholds_kev)
-    return MaterialBasis(
-        materials=names,
-        attenuation_per_mm_per_g_cm3=effective_attenuation(model, water_mm),
-        thresholds_kev=tuple(thresholds_kev),
-        tube_kvp=known.tube_kvp,
-    )
-
-
 def _least_squares(
     volume: Volume, attenuation: Attenuation, rule: str, is_weighted: bool, densities: str, is_full: bool
 ) -> Volume:
@@ -359,37 +341,6 @@ def _least_squares(
         densities_g_cm3=_numbers(densities, "--densities") if rule == "fractions" else None,
         is_full=is_full,
     )
-
-
-def _exclusive(
-    rule: str,
-    attenuation: Attenuation,
-    dissolved: Sequence[str],
-    subsets: str,
-    significance: float,
-    false_alarm: float,
-    angle_deg: float | None,
-    air_per_mm: float | None,
-    field: float,
-) -> Rule:
-    """Return the rule by its name, with what the options change."""
-    from reconstruction.spectral.exclusive import exclusive_rule, min_residual_rule, parse_sub_problems
-
-    is_sparse = rule == "exclusive"
-    make = exclusive_rule if is_sparse else min_residual_rule
-    try:
-        found = make(attenuation.materials, dissolved=dissolved)
-        return replace(
-            found,
-            sub_problems=parse_sub_problems(subsets) if subsets else found.sub_problems,
-            rejected_fraction=significance if is_sparse else 0.0,
-            false_fraction=false_alarm,
-            most_angle_deg=angle_deg,
-            air_below_per_mm=air_per_mm,
-            field_weight=field,
-        )
-    except ValueError as error:
-        raise WrongUsage(str(error)) from error
 
 
 def _label_figures(labels: Volume | None, file: Path | None) -> dict[str, object] | None:

@@ -21,7 +21,7 @@ import numpy as np
 from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
 from reconstruction.backend import Array
-from reconstruction.methods.convergence import ConvergenceLog, Step, timed
+from reconstruction.methods.convergence import ConvergenceLog, Iteration, Step, timed
 from reconstruction.methods.iterates import Iterate
 from reconstruction.methods.stopping import Rule
 from reconstruction.operators import Operator
@@ -282,10 +282,10 @@ def reconstruct(
         _refuse_divergence(method, step, steps)
         steps.append(step)
         kept.volume = iterate.volume
+        yield Iteration.of(method, step, total)
         if stop is not None and kept.all_done(stop.met(steps)):
             ended_by = str(stop)
             break
-        yield Progress(method, step.number, total)
     yield Progress(method, total, total)
     return Reconstruction(
         values=kept.result(), log=ConvergenceLog(method=method, steps=tuple(steps), ended_by=ended_by)

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from calibration.attenuation import material
 from calibration.material_basis import MaterialBasis
-from calibration.store import software_version
+from calibration.store import load, software_version
 from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction import decomposition
+from reconstruction.spectral.effective import effective_attenuation
 from reconstruction.spectral.exclusive import Rule, separate
+from reconstruction.spectral.model import SpectralModel
 from reconstruction.volume import (
     LINEAR_ATTENUATION,
     MASS_CONCENTRATION,
@@ -101,6 +103,34 @@ def decompose_volume(
     sum_ = "" if densities is None else f", fractions sum to 1{'' if is_full else ' at most'}"
     signs = ", none below 0" if is_non_negative or densities is not None else ""
     return _materials(volume, attenuation, values, f"least squares, {weights}{signs}{sum_}")
+
+
+def basis_of_response(
+    volume: Volume, file: Path, *, water_mm: float = 0.0, materials: Sequence[str] = ()
+) -> MaterialBasis:
+    """Compute the attenuation in the volume's bins from the response that a calibration file holds.
+
+    Parameters
+    ----------
+    water_mm : float
+        The rays' mean way through the sample, as water.
+    materials : sequence of str
+        Nothing: those of the volume's basis.
+    """
+    known = load(file).response
+    if known is None:
+        raise CalibrationMissing(f"{file} holds no response", hint="run mpxct calibrate response")
+    names = tuple(materials) or (volume.basis.materials if volume.basis else ())
+    if not names:
+        raise WrongUsage("the volume names no materials; allowed: name them with --materials")
+    thresholds_kev = volume.thresholds_kev or known.thresholds_kev
+    model = SpectralModel.of_response(known, names, thresholds_kev=thresholds_kev)
+    return MaterialBasis(
+        materials=names,
+        attenuation_per_mm_per_g_cm3=effective_attenuation(model, water_mm),
+        thresholds_kev=tuple(thresholds_kev),
+        tube_kvp=known.tube_kvp,
+    )
 
 
 def separate_volume(

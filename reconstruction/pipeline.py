@@ -99,7 +99,24 @@ def reconstruct_scan(
     if recipe.is_preview:
         measured = previewed(measured)
     yield Progress("reading", 2, 2)
-    grid = grid_of(measured, recipe)
+    return (yield from reconstruct_rays(source, measured, grid_of(measured, recipe), recipe))
+
+
+def reconstruct_rays(
+    source: ScanSource, measured: LineIntegrals, grid: Grid, recipe: Recipe
+) -> Generator[Progress, None, Volume]:
+    """Turn line integrals of a scan into a volume of the recipe's bins.
+
+    Parameters
+    ----------
+    source : ScanSource
+        Where they are from.
+    measured : LineIntegrals
+        Of those bins; what is corrected may be corrected in place.
+    grid : Grid
+        Voxels to make.
+    """
+    bins = chosen_bins(source, recipe)
     measured, metal, corrections = yield from corrected(measured, grid, recipe)
     is_whole = len(bins) == source.scan.shape[1]
     values, how, convergence_json = yield from _values(measured, grid, recipe)

@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from firmware_iface.errors import WrongUsage
-from reconstruction.field_of_view import Span
+
+if TYPE_CHECKING:  # a recipe is read where nothing is reconstructed
+    from reconstruction.field_of_view import Span
 
 DEFAULT_WINDOW = "hann"
 FDK = "fdk"
 TRUNCATION = ("auto", "none")
 WEIGHTS = ("auto", "noise", "none")
+TIERS = ("image", "projection", "onestep")
+"""Ways to materials: of the bins' volumes, of every ray, or of all counts at once."""
+RULES = ("least-squares", "non-negative", "fractions", "exclusive", "min-residual")
+"""Of the bins' volumes: by which rule a voxel's materials are told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

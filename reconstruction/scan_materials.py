@@ -217,6 +217,7 @@ def decompose_scan(
     prior: str | None = None,
     strength: float | None = None,
     n_iterations: int | None = None,
+    grid: Grid | None = None,
 ) -> Generator[Progress, None, ScanMaterials]:
     """Turn the counts of a scan into volumes of its materials.
 
@@ -232,12 +233,14 @@ def decompose_scan(
         In units of the noise. None: the prior's own.
     n_iterations : int, optional
         None: as many as the method's default.
+    grid : Grid, optional
+        Voxels to make; None: those of the recipe.
     """
     if tier not in (PROJECTION, ONE_STEP):
         raise WrongUsage(f"the tier is {tier!r}; allowed: image, {PROJECTION}, {ONE_STEP}")
     measured = previewed(rays.measured) if recipe.is_preview else rays.measured
     rays = replace(rays, measured=measured)
-    grid = grid_of(measured, recipe)
+    grid = grid or grid_of(measured, recipe)
     counts = rays.counts()
     fit, model = yield from fit_paths(rays, counts)
     whole = reached(grid, measured.geometry, measured.lifts_mm) if prior or tier == ONE_STEP else grid

@@ -23,8 +23,11 @@ from reconstruction.projections import LineIntegralReader
 from reconstruction.recipe import Recipe
 from reconstruction.scan_source import ScanSource, open_source
 from reconstruction.size import cluster, slabs
+from reconstruction.size.budget import available_bytes, parse_bytes
 from reconstruction.volume import LINEAR_ATTENUATION, Volume
 
+FREE_SHARE = 0.8
+"""Of the memory that is free, what a reconstruction may take."""
 DATUM_BYTES = 24
 """What a line integral takes at the most while a scan is held whole: counts, their corrections, values and masks."""
 VOXEL_BYTES = 8
@@ -40,6 +43,37 @@ def whole_bytes(source: ScanSource, recipe: Recipe) -> int:
     n_data = int(np.prod(reader.shape[1:], dtype=np.int64)) * reader.shape[0]
     n_voxels = int(np.prod(grid_of(reader, recipe).shape, dtype=np.int64)) * n_bins
     return DATUM_BYTES * n_data + (ITERATED_VOXEL_BYTES if recipe.is_iterative else VOXEL_BYTES) * n_voxels
+
+
+def memory_limit(
+    path: str | Path,
+    recipe: Recipe,
+    memory: str = "",
+    *,
+    calibration: Calibration | None = None,
+    allow_partial: bool = False,
+    is_on_cluster: bool = False,
+) -> int | None:
+    """Return below what the work must stay; None: the scan fits into memory whole, and nobody asks for less.
+
+    Parameters
+    ----------
+    memory : str
+        What is asked for, as "8GB"; nothing: what is free.
+    """
+    if memory:
+        return parse_bytes(memory)
+    free_bytes = int(FREE_SHARE * available_bytes())
+    if is_on_cluster:
+        return free_bytes
+    source = open_source(
+        path,
+        calibration=calibration,
+        pass_number=recipe.pass_number or 1,
+        linearise=recipe.linearise,
+        allow_partial=allow_partial,
+    )
+    return None if whole_bytes(source, recipe) <= free_bytes else free_bytes
 
 
 def reconstruct_to_file(

@@ -24,8 +24,9 @@ from acquisition.scan import ScanStatus
 from acquisition.scan_file import read_scan
 from acquisition.scan_layout import partial_path
 from calibration.store import Calibration
-from firmware_iface.errors import CalibrationMissing, DataLost, MpxctError, Stopped
+from firmware_iface.errors import CalibrationMissing, DataLost, Disconnected, MpxctError, Stopped
 from firmware_iface.frame import Frame
+from firmware_iface.states import Action, State, step
 from tests.rough_calibration import rough_calibration
 from tests.scan_bench import N_FRAMES, PLAN, Bench, run
 
@@ -101,6 +102,46 @@ def test_data_that_do_not_come_are_missed(tmp_path: Path, calibration: Calibrati
         run(bench, calibration, path, endurance=Endurance(no_data_s=0.2))
     assert plan_s < time.monotonic() - began_s < plan_s + 30
     assert read_scan(partial_path(path), allow_partial=True).status is ScanStatus.INTERRUPTED
+
+
+class Overheard(Bench):
+    """A board whose leaving another thread has seen first: whoever takes frames hears a refusal only."""
+
+    state = State.IDLE
+
+    def _be_there(self) -> None:
+        try:
+            super()._be_there()
+        except Disconnected:
+            self.state = State.DISCONNECTED
+            step(self.state, Action.ASK)
+
+    def open_again(self) -> tuple[Any, Any]:
+        self.state = State.IDLE
+        return super().open_again()
+
+
+def test_a_device_whose_leaving_another_thread_saw_first_is_waited_for_too(
+    tmp_path: Path, calibration: Calibration, undisturbed: np.ndarray
+) -> None:
+    bench, path = Overheard(by_pose=True, unplug_at=frozenset({5})), tmp_path / "scan.h5"
+    run(bench, calibration, path, instrument=bench.replugged, endurance=QUICK)
+    np.testing.assert_array_equal(read_scan(path).counts(), undisturbed)
+    assert bench.n_opens == 1
+
+
+def test_a_run_that_waits_for_its_device_can_be_closed_at_once(tmp_path: Path, calibration: Calibration) -> None:
+    bench = Bench(unplug_at=frozenset({5}), absent=1_000_000)
+    work = run_scan(
+        bench.replugged, PLAN, calibration, tmp_path / "scan.h5", endurance=dataclasses.replace(QUICK, reconnect_s=600)
+    )
+    for progress in work:
+        if progress.stage == "waiting for the device":
+            break
+    began_s = time.monotonic()
+    work.close()
+    assert time.monotonic() - began_s < 5.0
+    assert read_scan(partial_path(tmp_path / "scan.h5"), allow_partial=True).status is ScanStatus.INTERRUPTED
 
 
 # Stage and tube

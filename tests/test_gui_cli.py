@@ -18,7 +18,8 @@ from calibration.energy_scale import EndPoint
 from calibration.material_basis import MaterialBasis
 from firmware_iface.errors import BadFile, WrongUsage
 from firmware_iface.merlin import FrameHeader
-from gui.cli import draw, open_any, register
+from gui.any_file import open_any
+from gui.cli import draw, register
 from reconstruction.volume import Grid, Provenance, Volume, save_volume
 from tests.calibration_records import RECORDS, everything
 from tests.test_merlin import header_text

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import msgspec
 import pytest
 
 from acquisition.live import Look, look
-from acquisition.scan_plan import LivePlan, SnapPlan
+from acquisition.runner import RunHealth
+from acquisition.scan_plan import FramesPlan, LivePlan, SnapPlan
+from calibration.progress import Progress
 from firmware_iface.errors import CalibrationMissing
 from firmware_iface.frame import Frame, Lost
+from mpxct import Terminal
 from tests.rough_calibration import rough_calibration
 from tests.scan_bench import PLAN, Bench
 
 SNAP = msgspec.structs.replace(PLAN, scan=SnapPlan())
 LIVE = msgspec.structs.replace(PLAN, scan=LivePlan())
+FRAMES = msgspec.structs.replace(PLAN, scan=FramesPlan(n_frames=3))
 CALIBRATION = rough_calibration(PLAN, chip_id="W1")
 
 
@@ -71,6 +76,40 @@ def test_who_closes_the_picture_leaves_all_safe() -> None:
             break
     work.close()
     assert [line for line in bench.lines if line.startswith("BEAM ")][-1] == "BEAM OFF"
+
+
+def test_while_nothing_comes_the_same_progress_comes_again_so_that_it_can_be_closed() -> None:
+    bench = Bench()
+    bench.hangs_at = 2
+    work = look(bench.instrument, FRAMES, CALIBRATION)
+    seen = [next(work)]
+    while len(seen) < 5 or seen[-5:] != [Progress("frames", 1, 3)] * 5:
+        seen.append(next(work))
+    began_s = time.monotonic()
+    work.close()
+    assert time.monotonic() - began_s < 1.0
+    assert bench.aborting.is_set()
+    assert [line for line in bench.lines if line.startswith("BEAM ")][-1] == "BEAM OFF"
+
+
+def test_a_terminal_does_not_say_the_same_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    def waiting() -> Iterator[Progress]:
+        yield from [Progress("live", 0, 0)] * 50
+        yield from [Progress("scan", 7, 7)] * 50
+
+    Terminal().track(waiting())  # type: ignore[arg-type]
+    assert capsys.readouterr().err.splitlines() == ["live ...", "scan ..."]
+
+
+def test_a_view_tells_how_it_stands() -> None:
+    told = list[RunHealth]()
+    stop, bench = threading.Event(), Endless(lose=frozenset({1}))
+    for progress in look(bench.instrument, LIVE, CALIBRATION, stop=stop, on_health=told.append):
+        if progress.done > 20:
+            stop.set()
+    assert told
+    assert told[0].queues[0].name == "disk"
+    assert told[-1].n_frames >= 1
 
 
 def test_another_chip_s_calibration_is_refused_for_the_eye_too() -> None:

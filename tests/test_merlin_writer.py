@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acquisition.cli import export
 from acquisition.convert import convert_merlin
 from acquisition.merlin_writer import encode_frame_header, export_merlin
 from acquisition.scan import ImageKey, Readout
@@ -20,6 +19,7 @@ from firmware_iface.chip import COLOUR_PITCH_MM, DAC_FIELDS, PITCH_MM, Gain
 from firmware_iface.errors import BadFile, WrongUsage
 from firmware_iface.frame import Frame, Lost
 from firmware_iface.merlin import ChipSettings, FrameHeader, parse_frame_header, read_mib
+from gui.export.cli import export
 
 rsciio = pytest.importorskip("rsciio.quantumdetector", reason="rosettasciio is not installed")
 

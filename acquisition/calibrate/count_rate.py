@@ -16,6 +16,7 @@ from acquisition.calibrate.exposures import (
     set_up_detector,
     take,
 )
+from acquisition.calibrate.watch import RatesFound, show
 from acquisition.plan import Plan
 from calibration.count_rate import FEWEST_CURRENTS, fit_count_rate
 from calibration.store import Calibration
@@ -46,6 +47,15 @@ def count_rate(instrument: Instrument, plan: Plan, calibration: Calibration) -> 
             exposures_s.append(exposure_s)
             means.append(counts.mean(axis=0, dtype=np.float64))
             per_ma = [m[0][is_good].mean() / (t * i) for m, t, i in zip(means, exposures_s, currents_ma, strict=True)]
+            rates = [m[:, is_good].mean(axis=1) / t for m, t in zip(means, exposures_s, strict=True)]
+            show(
+                instrument,
+                RatesFound(
+                    currents_ma=np.asarray(currents_ma),
+                    rates_per_s=np.stack(rates),
+                    thresholds_kev=plan.detector.thresholds_kev,
+                ),
+            )
             if per_ma[-1] < lowest_share * max(per_ma):
                 break
             current_ma *= wanted.growth_ratio

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.calibrate.exposures import HIGHEST_CODE, Instrument, beam, frame, matrix
+from acquisition.calibrate.watch import EdgesFound, show
 from acquisition.plan import Plan
 from calibration.bias_currents import search
 from calibration.edge_form import EdgeForm, Layer, edge_form
@@ -147,6 +148,7 @@ class NoiseEdges:
                     break
             found = noise_edges_dac(np.stack(taken), wanted[: len(taken)])
             edges[:, counts_here] = found[:, counts_here]
+        show(self.instrument, EdgesFound(stage=stage, edges_dac=edges, trim=trim))
         return edges
 
 
@@ -205,6 +207,7 @@ class PulseEdges:
         for which, counts_here in enumerate(_patterns(trim.shape, self._spacing)):
             taken = yield from self._count(_named(stage, which, self._spacing), trim, counts_here, steps)
             edges[:, counts_here] = falling_edges_dac(taken, steps, n_pulses, window_dac=window_dac)
+        show(self.instrument, EdgesFound(stage=stage, edges_dac=edges, trim=trim))
         return edges
 
     def _count(
@@ -297,6 +300,7 @@ class SourceEdges:
                     shift_grid(SPREAD_DAC),
                 )
                 edges[:, counts_here] = (at + shift).reshape(counts.shape[1:])
+        show(self.instrument, EdgesFound(stage=stage, edges_dac=edges, trim=trim))
         return edges
 
 

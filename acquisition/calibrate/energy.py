@@ -22,6 +22,7 @@ from acquisition.calibrate.exposures import (
     refuse_full,
     set_up_detector,
 )
+from acquisition.calibrate.watch import CurveFitted, show
 from acquisition.plan import Plan
 from calibration.edge_form import EdgeForm, edge_form
 from calibration.energy_scale import (
@@ -84,6 +85,21 @@ class _Fit:
 
     scale: EnergyScale
     lines: Lines
+    curves: list[SCurve]
+
+    def shown(self, number: int) -> list[CurveFitted]:
+        """Return every source's curve on this threshold beside its fit, for whoever looks on."""
+        return [
+            CurveFitted(
+                source=curve.source,
+                threshold=number,
+                codes_dac=curve.dacs,
+                counts=curve.counts,
+                fitted=self.scale.model_of(which, curve)(curve.dacs),
+                position_dac=float(self.scale.positions_dac[which]),
+            )
+            for which, curve in enumerate(self.curves)
+        ]
 
 
 def energy(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work:
@@ -108,6 +124,9 @@ def energy(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work
             hint="expose longer, or choose sources below the sensor's K edges",
         )
     fits = yield from _fit_thresholds(with_edge, plan, calibration, (offset_dac, gain))
+    for number, fit in fits.items():
+        for curve in fit.shown(number):
+            show(instrument, curve)
     calibration = replace(
         _with_scales(calibration, fits),
         sources_without_edge=tuple(scan.source for scan in scans if scan not in with_edge),
@@ -231,7 +250,11 @@ def _fit_threshold(
     if zero_dac is not None:
         energies, positions = [0.0, *energies], [zero_dac.astype(np.float64), *positions]
         sigmas = [np.full(zero_dac.shape, sigma_dac), *sigmas]
-    return _Fit(scale=scale, lines=fit_lines(np.asarray(energies), np.stack(positions), np.stack(sigmas)))
+    return _Fit(
+        scale=scale,
+        lines=fit_lines(np.asarray(energies), np.stack(positions), np.stack(sigmas)),
+        curves=curves,
+    )
 
 
 def _shifts(

@@ -199,6 +199,7 @@ def take(
     """Take frames, lost ones again: (n_frames, n_counters, rows, cols)."""
     taken: list[NDArray[np.unsignedinteger]] = []
     for _ in range(RETRIES):
+        yield Progress(stage, len(taken), n_frames)
         for item in detector.frames(n_frames - len(taken), exposure_s):
             if isinstance(item, Frame):
                 yield Progress(stage, len(taken), n_frames)

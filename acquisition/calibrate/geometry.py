@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,16 +19,20 @@ from acquisition.calibrate.exposures import (
     set_up_detector,
     take,
 )
+from acquisition.calibrate.watch import TracksFound, is_watched, show
 from acquisition.plan import Plan
 from acquisition.steps import Pose
 from calibration import pixels
 from calibration.alignment import align_beads
-from calibration.beads import find_shadows, join_tracks
+from calibration.beads import Shadows, find_shadows, join_tracks
+from calibration.geometry import Geometry
 from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.errors import WrongUsage
 
 LEAST_COUNTS = 0.5
+PLACE_STEPS = 4
+PLACE_STEP_MM = 1e-3
 
 
 def geometry(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work:
@@ -61,6 +65,9 @@ def geometry(instrument: Instrument, plan: Plan, calibration: Calibration) -> Wo
     alignment = align_beads(
         tracks, angles_rad, plan.geometry, length_mm=beads.length_mm, length_error_mm=beads.length_error_mm
     )
+    if is_watched(instrument):
+        at_px = _tracks_px(tracks, len(angles_rad), plan.geometry)
+        show(instrument, TracksFound(at_px=at_px, rests_px=_rests_px(at_px, angles_rad, alignment.geometry)))
     yield Progress("fit", 2, 2)
     return replace(calibration, alignment=alignment)
 
@@ -87,3 +94,26 @@ def _views(
     is_bad = calibration.is_bad | (flat <= 0)
     values = np.log(np.where(is_bad, 1.0, flat)) - np.log(np.maximum(taken, LEAST_COUNTS))
     return np.asarray(pixels.fill(values.astype(np.float32), is_bad), dtype=np.float64)
+
+
+def _tracks_px(tracks: Sequence[Shadows], n_views: int, geometry: Geometry) -> NDArray[np.float64]:
+    """Return where each bead was seen from the detector's centre: (n_beads, n_views, 2), NaN where it was not."""
+    at_px = np.full((len(tracks), n_views, 2), np.nan)
+    for track, seen in zip(at_px, tracks, strict=True):
+        track[seen.view] = seen.at_px - np.array([geometry.cols - 1, geometry.rows - 1]) / 2
+    return at_px
+
+
+def _rests_px(at_px: NDArray[np.float64], angles_rad: NDArray[np.float64], found: Geometry) -> NDArray[np.float64]:
+    """Return how far each shadow stands from where it belongs, if every bead is at its best place in this geometry."""
+    views = found.views(angles_rad)
+    places_mm = np.zeros((len(at_px), 3))
+    for _ in range(PLACE_STEPS):
+        here = views.shadows_px(places_mm)
+        slopes = np.stack([views.shadows_px(places_mm + step) - here for step in np.eye(3) * PLACE_STEP_MM], axis=-1)
+        for bead, seen in enumerate(at_px):
+            is_seen = np.isfinite(seen[:, 0])
+            slope = slopes[is_seen, bead].reshape(-1, 3) / PLACE_STEP_MM
+            rest = (seen[is_seen] - here[is_seen, bead]).ravel()
+            places_mm[bead] += np.linalg.lstsq(slope, rest)[0]
+    return at_px - views.shadows_px(places_mm).swapaxes(0, 1)

@@ -6,7 +6,7 @@ Each step takes the calibration so far and returns a better one; what it did is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -26,6 +26,7 @@ from acquisition.calibrate.geometry import geometry
 from acquisition.calibrate.materials import materials
 from acquisition.calibrate.pixels import pixels
 from acquisition.calibrate.response import response
+from acquisition.calibrate.watch import Watched
 from acquisition.calibrate.wedge import wedge
 from acquisition.gantry import Gantry
 from acquisition.plan import Plan
@@ -102,15 +103,39 @@ def calibrate_all(instrument: Instrument, plan: Plan) -> Work:
     if unknown:
         raise WrongUsage(f"calibration.steps names {', '.join(unknown)}; allowed: {', '.join(STEPS)}")
     _refuse_unknown(instrument.gantry, plan)
-    calibration = begin(instrument, plan)
+    return (yield from run_steps(plan.calibration.steps, instrument, plan, begin(instrument, plan)))
+
+
+def run_steps(
+    names: Collection[str],
+    instrument: Instrument,
+    plan: Plan,
+    calibration: Calibration,
+    *,
+    is_forced: bool = False,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Work:
+    """Run some steps in their order upon what is known so far; those that the device cannot do may be left out.
+
+    Parameters
+    ----------
+    is_over : callable
+        Asked before each step: whether to go on no further, and return what is known by then.
+    """
+    watch = instrument.watch if isinstance(instrument, Watched) else None
     for step in STEPS.values():
-        if step.name not in plan.calibration.steps:
+        if step.name not in names or is_over():
             continue
+        if watch is not None:
+            watch.begins(step.name, calibration)
         try:
-            calibration = yield from run_step(step, instrument, plan, calibration)
+            calibration = yield from run_step(step, instrument, plan, calibration, is_forced=is_forced)
         except OurMistake:
-            if not step.is_skippable:
+            if not step.is_skippable or len(names) == 1:
                 raise
+            continue
+        if watch is not None:
+            watch.ends(step.name, calibration)
     return calibration
 
 

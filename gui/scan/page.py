@@ -1,20 +1,234 @@
-"""The page Scan: the plan and its cost, the run and what it has seen so far."""
+"""The page Scan: the plan and its cost, the run and what it has seen so far, and scans that were broken off."""
 
 from __future__ import annotations
 
-from pyqtgraph.Qt import QtWidgets
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gui.controls import hint
+from pyqtgraph.Qt import QtCore, QtWidgets
+
+from acquisition.plan import Plan
+from gui import theme
+from gui.controls import ActionButton
 from gui.page import Page
+from gui.scan.interrupted import Interrupted, find_interrupted
+from gui.scan.latest import Latest
+from gui.scan.plan_panel import PlanPanel
+from gui.scan.run import Order, Preflight, ScanRun, look_first
+from gui.scan.run_panel import RunPanel
+from gui.scan.start_panel import StartPanel
 from gui.session import Session
+from gui.state import Action
+from gui.workers import JobStatus
+
+if TYPE_CHECKING:
+    from acquisition.runner import ScanSummary
+
+RECONSTRUCT = "Reconstruct"
+PLAN, RUN = 0, 1
 
 
 class ScanPage(Page):
     """Plan a scan, and run it."""
 
     title = "Scan"
-    tip = "Plan a scan, and run it."
+    tip = "Plan a scan, see what it costs, run it, and watch what it sees."
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        QtWidgets.QVBoxLayout(self).addWidget(hint(self.tip))
+        self.plan = PlanPanel(session)
+        self.start = StartPanel(session, self.plan.document, self.begin, self.look)
+        self.run = RunPanel(session, self._reconstruct)
+        self.scan_run: ScanRun | None = None
+        self._interrupted: Latest[tuple[Interrupted, ...]] = Latest()
+        self._offered: tuple[Interrupted, ...] = ()
+        self._n_seen = 0
+        self._folder = session.state.folder
+        split = QtWidgets.QSplitter(QtCore.Qt.Orientation.Horizontal)
+        split.addWidget(self.plan)
+        split.addWidget(self.start)
+        split.setStretchFactor(0, 3)
+        split.setStretchFactor(1, 2)
+        split.setChildrenCollapsible(False)
+        self.tabs = QtWidgets.QTabWidget()
+        self.tabs.setDocumentMode(True)
+        self.tabs.addTab(split, "Plan")
+        self.tabs.addTab(self.run, "Run")
+        self.tabs.setTabToolTip(PLAN, "What the scan will do, and what it costs.")
+        self.tabs.setTabToolTip(RUN, "How far it is, and what it has seen so far.")
+        column = QtWidgets.QVBoxLayout(self)
+        column.addWidget(self._offer())
+        column.addWidget(self.tabs, 1)
+        self.look_for_interrupted()
+
+    def refresh(self) -> None:
+        """Show what is new."""
+        if self.session.state.folder != self._folder:
+            self._folder = self.session.state.folder
+            self.look_for_interrupted()
+        if self._interrupted.n_answers != self._n_seen:
+            self._n_seen = self._interrupted.n_answers
+            self._show_interrupted()
+        if self.offer.isVisible():
+            self.resume.refresh()
+        self.plan.refresh()
+        if self.tabs.currentIndex() == PLAN:
+            self.start.refresh()
+        else:
+            self.run.refresh()
+
+    def restyle(self) -> None:
+        """Draw the text in the colours of another theme."""
+        self.plan.text.restyle()
+
+    def save(self) -> dict[str, object]:
+        """Return what is asked for again at the next start."""
+        return {
+            "operator": self.start.operator.text(),
+            "reconnect_s": self.start.reconnect.value(),
+            "beam_off_after_s": self.start.beam_off.value(),
+            "text": self.plan.document.text,
+        }
+
+    def restore(self, saved: dict[str, object]) -> None:
+        """Take what an earlier start saved; a plan only where none was brought in meanwhile."""
+        operator, text = saved.get("operator"), saved.get("text")
+        if isinstance(operator, str):
+            self.start.operator.setText(operator)
+        for name, box in (("reconnect_s", self.start.reconnect), ("beam_off_after_s", self.start.beam_off)):
+            value = saved.get(name)
+            if isinstance(value, int | float):
+                box.setValue(value)
+        if isinstance(text, str) and self.session.state.plan == Plan() and not self.plan.document.can_undo:
+            self.plan.begin_with(text)
+
+    def look_for_interrupted(self) -> None:
+        """Look in the session's folder for scans that were broken off."""
+        folder = self.session.state.folder
+        self._interrupted.ask(lambda: _interrupted_in(folder))
+
+    def look(self, order: Order) -> None:
+        """Make the checks only."""
+        self.session.measure("Checks before the scan", look_first(order), self.start.show_checks)
+
+    def begin(self, order: Order) -> None:
+        """Make the checks, and run where they allow it."""
+
+        def then(preflight: Preflight) -> None:
+            self.start.show_checks(preflight)
+            if preflight.failed and not (order.is_forced and preflight.is_forcible):
+                self.tabs.setCurrentIndex(PLAN)
+                return
+            self.launch(order)
+
+        self.session.measure("Checks before the scan", look_first(order), then)
+
+    def launch(self, order: Order) -> None:
+        """Run it."""
+        run = self.scan_run = ScanRun(order, on_health=self.session.rig.note_run)
+        job = self.session.measure(
+            f"Scan of {order.plan.scan.held or 'the open beam'}",
+            run.work,
+            then=self._ended,
+            stop=run.stop,
+            otherwise=self._broken,
+        )
+        self.run.watch(run, job)
+        self.tabs.setCurrentIndex(RUN)
+        self.offer.hide()
+
+    def _ended(self, summary: ScanSummary) -> None:
+        self.session.change(scan_path=summary.path)
+        self.run.ended(summary)
+        self.look_for_interrupted()
+
+    def _broken(self, status: JobStatus) -> None:
+        self.run.broken(status)
+        self.look_for_interrupted()
+
+    def _offer(self) -> QtWidgets.QFrame:
+        """Make the line that offers to go on with a scan."""
+        self.offer = QtWidgets.QFrame()
+        self.offer.setStyleSheet(f"QFrame#offer {{ border: 1px solid {theme.WARN}; border-radius: 4px; }}")
+        self.offer.setObjectName("offer")
+        row = QtWidgets.QHBoxLayout(self.offer)
+        row.setContentsMargins(8, 4, 8, 4)
+        row.addWidget(QtWidgets.QLabel("Interrupted scan:"))
+        self.which = QtWidgets.QComboBox()
+        self.which.setToolTip("Scans in this folder that were broken off; each keeps its own plan and calibration.")
+        row.addWidget(self.which, 1)
+        self.resume = ActionButton(
+            "Go on with it",
+            "Take the views that are missing, with the plan and the calibration that it was begun with.",
+            self._why_no_resume,
+            self._resume,
+        )
+        row.addWidget(self.resume)
+        later = QtWidgets.QPushButton("Not now")
+        later.setToolTip("Hide this line; the file stays, and is offered again at the next start.")
+        later.clicked.connect(self.offer.hide)
+        row.addWidget(later)
+        self.offer.hide()
+        return self.offer
+
+    def _show_interrupted(self) -> None:
+        if self._interrupted.error is not None:
+            self.session.fail("Interrupted scans", self._interrupted.error)
+            return
+        found = self._interrupted.answer or ()
+        job = self.session.job("instrument")
+        running = self.scan_run.order.path if self.scan_run is not None and job is not None else None
+        self._offered = tuple(each for each in found if each.path != running)
+        self.which.clear()
+        for each in self._offered:
+            self.which.addItem(each.told)
+        self.offer.setVisible(bool(self._offered) and running is None)
+
+    def _chosen(self) -> Interrupted | None:
+        place = self.which.currentIndex()
+        return self._offered[place] if 0 <= place < len(self._offered) else None
+
+    def _why_no_resume(self) -> str:
+        chosen = self._chosen()
+        if chosen is None:
+            return "There is none."
+        if chosen.why_not:
+            return chosen.why_not
+        why = self.session.why_not(Action.SCAN)
+        return "" if self.session.state.calibration is None and "calibration" in why else why
+
+    def _resume(self) -> None:
+        chosen = self._chosen()
+        if chosen is None or chosen.plan is None or chosen.calibration is None:
+            return
+        if self.session.state.calibration is None:
+            self.session.change(calibration=chosen.calibration)
+        base = self.start.order()
+        order = replace(
+            base, path=chosen.path, plan=chosen.plan, calibration=chosen.calibration, is_resumed=True,
+            is_overwriting=False, notes=chosen.notes,
+        )  # fmt: skip
+        self.begin(order)
+
+    def _reconstruct(self) -> None:
+        """Go to the page that reconstructs, in whatever tabs this page stands."""
+        widget = self.parentWidget()
+        while widget is not None:
+            if isinstance(widget, QtWidgets.QTabWidget):
+                for place in range(widget.count()):
+                    if widget.tabText(place) == RECONSTRUCT:
+                        widget.setCurrentIndex(place)
+                return
+            widget = widget.parentWidget()
+
+
+def _interrupted_in(folder: Path) -> Iterator[tuple[Interrupted, ...]]:
+    work = find_interrupted(folder)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            yield end.value
+            return

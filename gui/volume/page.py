@@ -1,20 +1,260 @@
-"""The page Volume: slices and colour rendering of what was reconstructed."""
+"""The page Volume: slices and colour rendering of what was reconstructed, measured where one points."""
 
 from __future__ import annotations
 
-from pyqtgraph.Qt import QtWidgets
+from pathlib import Path
 
-from gui.controls import hint
+from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
+
 from gui.page import Page
 from gui.session import Session
+from gui.volume.annotations import Tool
+from gui.volume.cursor_panel import CursorPanel
+from gui.volume.desk import Desk
+from gui.volume.looks_panel import LooksPanel
+from gui.volume.measure_panel import MeasurePanel
+from gui.volume.panes import Panes
+from gui.volume.pictures import PictureMenu
+from gui.volume.presets import PresetButton
+from gui.volume.slicing import Cut, Slab
+
+FILE_FILTER = "Volumes (*.h5 *.hdf5);;All files (*)"
+EMPTY = "No volume yet.\n\nOpen one, drop a file here, or reconstruct\na scan on the page Reconstruct."
 
 
 class VolumePage(Page):
-    """Look at volumes: slices, colours, measurements, three dimensions."""
+    """Look at volumes: slices, colours, measurements, three dimensions.
+
+    Attributes
+    ----------
+    desk : Desk
+        All it shows, without a widget.
+    """
 
     title = "Volume"
     tip = "Look at volumes: slices, colours, measurements, three dimensions."
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        QtWidgets.QVBoxLayout(self).addWidget(hint(self.tip))
+        self.setAcceptDrops(True)
+        self.desk = Desk(session)
+        self.panes = Panes(self.desk)
+        self.looks = LooksPanel()
+        self.readout = CursorPanel()
+        self.measure = MeasurePanel()
+        self.presets = PresetButton(self.desk)
+        self.side = QtWidgets.QTabWidget()
+        self.side.addTab(self._looks_tab(), "Look")
+        self.side.addTab(self.readout, "Cursor")
+        self.side.addTab(self.measure, "Measure")
+        for n, tip in enumerate(("What is shown, and in which colours.", "What stands under the mouse.",
+                                 "Regions, lengths, angles, histograms.")):  # fmt: skip
+            self.side.setTabToolTip(n, tip)
+        self.side.setMinimumWidth(330)
+        self.splitter = QtWidgets.QSplitter()
+        self.splitter.addWidget(self.panes)
+        self.splitter.addWidget(self.side)
+        self.splitter.setStretchFactor(0, 1)
+        self.splitter.setSizes([940, 340])
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.setContentsMargins(8, 8, 8, 8)
+        layout.addLayout(self._bar())
+        layout.addWidget(self.splitter, 1)
+        self._connect()
+        self._shortcuts()
+        self._shown_version = -1
+        self._buttons()
+
+    def refresh(self) -> None:
+        """Take what is new in the session and from the background, and show it."""
+        self.desk.beat()
+        if self.desk.version != self._shown_version:
+            self._shown_version = self.desk.version
+            self._show()
+        if self.desk.has_new_reading and self.desk.reading is not None:
+            self.desk.has_new_reading = False
+            self.readout.show_reading(self.desk.reading, is_scale_known=self.desk.is_scale_known)
+        if self.desk.has_new_histogram:
+            self.desk.has_new_histogram = False
+            self.measure.show_histogram(*self.desk.histogram)
+        self.panes.refresh()
+
+    def restyle(self) -> None:
+        """Take the colours of another theme; pictures stay on black in both."""
+        self.readout.restyle()
+        self.measure.restyle()
+
+    def save(self) -> dict[str, object]:
+        """Return presets and the layout."""
+        return {
+            "presets": self.desk.presets_plain(),
+            "splitter": list(self.splitter.sizes()),
+            "tab": self.side.currentIndex(),
+            "crosshair": self.crosshair.isChecked(),
+        }
+
+    def restore(self, saved: dict[str, object]) -> None:
+        """Take presets and the layout of an earlier start."""
+        self.desk.take_presets(saved.get("presets"))
+        sizes = saved.get("splitter")
+        if isinstance(sizes, list) and len(sizes) == 2 and all(isinstance(size, int) for size in sizes):
+            self.splitter.setSizes(sizes)
+        if isinstance(tab := saved.get("tab"), int) and 0 <= tab < self.side.count():
+            self.side.setCurrentIndex(tab)
+        if isinstance(shown := saved.get("crosshair"), bool):
+            self.crosshair.setChecked(shown)
+
+    def open_file(self, path: Path) -> None:
+        """Open a volume file, in the background."""
+        self.desk.open(path)
+
+    def dragEnterEvent(self, event: QtGui.QDragEnterEvent) -> None:
+        """Take files that end like volumes."""
+        if _dropped(event.mimeData()):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QtGui.QDropEvent) -> None:
+        """Open what was dropped."""
+        for path in _dropped(event.mimeData()):
+            self.open_file(path)
+
+    def _show(self) -> None:
+        desk = self.desk
+        self._name.setText(desk.name)
+        self._name.setToolTip(desk.description)
+        self.looks.offer_where_new(desk.bins, desk.materials, desk.view)
+        if desk.look is not None:
+            self.looks.show_looks(desk.look, desk.spans, desk.unit)
+        self.measure.offer_channels(desk.channels)
+        self.measure.show_drawings(desk.drawings, desk.figures, desk.chosen)
+        self.panes.show_all(EMPTY)
+        self._buttons()
+
+    def _buttons(self) -> None:
+        """Grey what cannot be done, and say why."""
+        has_volume = self.desk.grid is not None
+        why = "" if has_volume else "\n\nNot now: no volume is open."
+        for widget, tip in self._needs_volume:
+            widget.setEnabled(has_volume)
+            widget.setToolTip(tip + why)
+        for button, can, tip, none in (
+            (self.undo, self.desk.can_undo, "Take the last change of looks or drawings back (Ctrl+Z).", "to undo"),
+            (self.redo, self.desk.can_redo, "Make it again (Ctrl+Shift+Z).", "to redo"),
+        ):
+            button.setEnabled(can)
+            button.setToolTip(tip if can else f"{tip}\n\nNot now: there is nothing {none}.")
+        self.presets.refresh()
+        self.measure.allow(why)
+        self.looks.allow(why)
+
+    def _looks_tab(self) -> QtWidgets.QWidget:
+        tab = QtWidgets.QWidget()
+        layout = QtWidgets.QVBoxLayout(tab)
+        layout.setContentsMargins(0, 0, 0, 6)
+        layout.addWidget(self.looks, 1)
+        row = QtWidgets.QHBoxLayout()
+        row.setContentsMargins(6, 0, 6, 0)
+        self.undo, self.redo = QtWidgets.QPushButton("Undo"), QtWidgets.QPushButton("Redo")
+        row.addWidget(self.presets)
+        row.addStretch(1)
+        row.addWidget(self.undo)
+        row.addWidget(self.redo)
+        layout.addLayout(row)
+        return tab
+
+    def _bar(self) -> QtWidgets.QLayout:
+        row = QtWidgets.QHBoxLayout()
+        self._open = QtWidgets.QPushButton("Open…")
+        self._open.setToolTip("Open a volume file; it can also be dropped on the page.")
+        self._open.clicked.connect(self._choose_file)
+        self._name = QtWidgets.QLabel("no volume")
+        self.slab = QtWidgets.QDoubleSpinBox()
+        self.slab.setRange(0, 500)
+        self.slab.setDecimals(2)
+        self.slab.setSingleStep(0.1)
+        self.slab.setSuffix(" mm")
+        self.slab.setSpecialValueText("one slice")
+        self.slab_kind = QtWidgets.QComboBox()
+        self.slab_kind.addItems([kind.value for kind in Slab])
+        self.crosshair = QtWidgets.QCheckBox("Crosshair")
+        self.crosshair.setChecked(True)
+        self.reset = QtWidgets.QPushButton("Reset")
+        self.picture = PictureMenu(self.panes, self.session)
+        self._needs_volume: list[tuple[QtWidgets.QWidget, str]] = [
+            (self.slab, "How much each slice shows of what lies before and behind it."),
+            (self.slab_kind, "What a thick slice shows: the mean of its voxels, or the largest."),
+            (self.crosshair, "Show the crosshair (C)."),
+            (self.reset, "Show the whole volume, crosshair in the middle, slanted cut upright (R)."),
+            (self.picture, "Save or copy what is seen, with scale bar and legend."),
+        ]
+        row.addWidget(self._open)
+        row.addWidget(self._name, 1)
+        row.addWidget(QtWidgets.QLabel("Slab"))
+        for widget in (self.slab, self.slab_kind, self.crosshair, self.reset, self.picture):
+            row.addWidget(widget)
+        return row
+
+    def _connect(self) -> None:
+        desk = self.desk
+        self.looks.view_changed.connect(desk.choose_view)
+        self.looks.looks_changed.connect(desk.choose_look)
+        self.looks.auto_asked.connect(desk.ask_auto)
+        self.undo.clicked.connect(lambda: desk.undo())
+        self.redo.clicked.connect(lambda: desk.redo())
+        self.slab.valueChanged.connect(lambda _: self._slab())
+        self.slab_kind.currentIndexChanged.connect(lambda _: self._slab())
+        self.crosshair.toggled.connect(desk.show_crosshair)
+        self.reset.clicked.connect(self._reset)
+        self.measure.tool_chosen.connect(self.panes.choose_tool)
+        self.measure.edited.connect(desk.edit_drawings)
+        self.measure.chosen.connect(desk.choose_drawing)
+        self.measure.histogram_asked.connect(self._histogram)
+        self.measure.copy_asked.connect(self._copy_table)
+        self.panes.drawn.connect(self._drawn)
+
+    def _shortcuts(self) -> None:
+        for keys, does in (
+            ("R", self._reset), ("C", self.crosshair.toggle), ("Esc", self._put_away), ("Ctrl+Z", self.desk.undo),
+            ("Ctrl+Shift+Z", self.desk.redo), ("Ctrl+Y", self.desk.redo), ("Ctrl+Shift+C", self.picture.copy_all),
+        ):  # fmt: skip
+            shortcut = QtGui.QShortcut(QtGui.QKeySequence(keys), self)
+            shortcut.setContext(QtCore.Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            shortcut.activated.connect(does)
+
+    def _slab(self) -> None:
+        self.desk.choose_slab(self.slab.value(), list(Slab)[self.slab_kind.currentIndex()])
+
+    def _reset(self) -> None:
+        self.desk.reset()
+        self.panes.fit()
+
+    def _put_away(self) -> None:
+        self.measure.put_tool_away()
+        self.panes.choose_tool(None)
+
+    def _drawn(self, tool: Tool, points: list[tuple[float, float]], cut: Cut) -> None:
+        self.desk.draw(tool, points, cut, self.measure.thickness.value())
+        self._histogram()
+
+    def _histogram(self) -> None:
+        measure = self.measure
+        self.desk.ask_histogram(
+            measure.across.currentText(),
+            measure.upwards.currentText() if measure.upwards.currentIndex() > 0 else "",
+            measure.chosen_name if measure.where.currentIndex() else "",
+        )
+
+    def _copy_table(self) -> None:
+        QtWidgets.QApplication.clipboard().setText(self.desk.table_csv())
+
+    def _choose_file(self) -> None:
+        chosen, _ = QtWidgets.QFileDialog.getOpenFileName(
+            self, "Open a volume", str(self.session.state.folder), FILE_FILTER
+        )
+        if chosen:
+            self.open_file(Path(chosen))
+
+
+def _dropped(data: QtCore.QMimeData) -> list[Path]:
+    paths = [Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()]
+    return [path for path in paths if path.suffix.lower() in (".h5", ".hdf5")]

@@ -85,6 +85,19 @@ class ConvergenceLog:
         return Path(path)
 
 
+class Iteration(Progress):
+    """Progress that tells how an iteration went, for whoever looks on while a method works."""
+
+    step: Step
+
+    @classmethod
+    def of(cls, method: str, step: Step, n_iterations: int) -> Iteration:
+        """Return how far a method is after this step."""
+        made = cls(method, min(step.number, n_iterations), n_iterations)
+        made.step = step
+        return made
+
+
 def _float(value: float | None) -> float:
     return math.nan if value is None else value
 
@@ -112,5 +125,5 @@ def logged(
     for iterate, step in timed(iterates, time.monotonic):
         volume = iterate.volume
         steps.append(step)
-        yield Progress(method, min(step.number, n_iterations), n_iterations)
+        yield Iteration.of(method, step, n_iterations)
     return volume, ConvergenceLog(method=method, steps=tuple(steps), ended_by=f"{n_iterations} iterations")

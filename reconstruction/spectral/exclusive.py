@@ -30,6 +30,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,6 +192,30 @@ def min_residual_rule(materials: Sequence[str], *, dissolved: Sequence[str] = ()
             )
         )
     return Rule(sub_problems=tuple(alone), is_sparse=False, rejected_fraction=0.0)
+
+
+def rule_named(
+    name: str, materials: Sequence[str], dissolved: Sequence[str], *, subsets: str = "", **changes: Any
+) -> Rule:
+    """Return "exclusive" or "min-residual" with what is changed of it, or refuse.
+
+    Parameters
+    ----------
+    subsets : str
+        As `parse_sub_problems` reads them; nothing: the rule's own.
+    changes
+        Fields of `Rule`; what chi square may reject is left at none by "min-residual".
+    """
+    is_sparse = name == "exclusive"
+    make = exclusive_rule if is_sparse else min_residual_rule
+    try:
+        found = make(materials, dissolved=dissolved)
+        if not is_sparse:
+            changes["rejected_fraction"] = 0.0
+        sub_problems = parse_sub_problems(subsets) if subsets else found.sub_problems
+        return replace(found, sub_problems=sub_problems, **changes)
+    except ValueError as error:
+        raise WrongUsage(str(error)) from error
 
 
 def parse_sub_problems(text: str) -> tuple[SubProblem, ...]:

@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyqtgraph.Qt import QtCore
+from pytestqt.qtbot import QtBot
 
+from gui.log_panel import LogLines
 from gui.session import Session
+from gui.window import Window
 
 
 @pytest.fixture
@@ -20,3 +24,18 @@ def session(tmp_path: Path) -> Iterator[Session]:
     session = Session(tmp_path)
     yield session
     session.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> QtCore.QSettings:
+    """Return settings of nobody."""
+    return QtCore.QSettings(str(tmp_path / "window.ini"), QtCore.QSettings.Format.IniFormat)
+
+
+@pytest.fixture
+def window(qtbot: QtBot, session: Session, settings: QtCore.QSettings) -> Window:
+    """Return a window that is shown."""
+    window = Window(session, LogLines(), settings)
+    qtbot.addWidget(window)
+    window.show()
+    return window

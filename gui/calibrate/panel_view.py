@@ -1,0 +1,293 @@
+"""Draws charts and pictures of a calibration, as many side by side as there is room for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pyqtgraph as pg
+from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
+
+from gui.calibrate.panels import GREY, Chart, Line, Panel, Picture, Style
+from gui.controls import hint
+from gui.theme import SERIES
+
+TURN_S = 0.005
+LEAST_WIDTH_PX, PANEL_HEIGHT_PX = 330, 270
+GREY_COLOUR = "#8a8f98"
+SIGNS = {
+    Style.LINE: "\N{HORIZONTAL BAR}",
+    Style.DOTS: "\N{BLACK CIRCLE}",
+    Style.DASHED: "- -",
+    Style.STEPS: "\N{BLACK SQUARE}",
+}
+KIND_COLOURS = (
+    "#e4e6ea", "#d55e00", "#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#0072b2", "#7f7f7f", "#ff0000",
+    "#5b6b9c", "#7d5a3c",
+)  # fmt: skip
+"""Of kinds of pixels, the good ones first; as in printed reports."""
+
+
+class PanelView(QtWidgets.QScrollArea):
+    """Shows any number of panels; where only their values change, the plots stay and so does how one looked at them.
+
+    Plots are costly to make: a turn of the window makes only as many as fit into it, and those not needed are kept.
+    """
+
+    def __init__(self, nothing: str) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
+        self._inside = QtWidgets.QWidget()
+        self._grid = QtWidgets.QGridLayout(self._inside)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setSpacing(10)
+        self._nothing = hint(nothing)
+        self._nothing.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
+        self._grid.addWidget(self._nothing, 0, 0)
+        self.setWidget(self._inside)
+        self._shown: list[_Panel] = []
+        self._spare: list[_Panel] = []
+        self._panels: tuple[Panel, ...] = ()
+        self._n_drawn = self._n_cols = 0
+        self._next_turn = QtCore.QTimer(self)
+        self._next_turn.setSingleShot(True)
+        self._next_turn.timeout.connect(self._draw)
+
+    def show_panels(self, panels: Sequence[Panel], nothing: str = "") -> None:
+        """Show these from now on, or a line that says why there are none."""
+        if nothing:
+            self._nothing.setText(nothing)
+        self._panels, self._n_drawn = tuple(panels), 0
+        self._nothing.setVisible(not panels)
+        self._draw()
+
+    @property
+    def titles(self) -> list[str]:
+        """Of what is shown."""
+        return [view.shown_title for view in self._shown]
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether all is shown that was asked for."""
+        return self._n_drawn == len(self._panels)
+
+    def restyle(self) -> None:
+        """Take the colours of another theme: plots are made again."""
+        for view in (*self._shown, *self._spare):
+            view.deleteLater()
+        self._shown, self._spare = [], []
+        self.show_panels(self._panels)
+
+    def resizeEvent(self, event: QtGui.QResizeEvent) -> None:
+        """Put as many panels side by side as there is room for."""
+        super().resizeEvent(event)
+        if self._columns() != self._n_cols:
+            self._arrange()
+
+    def _draw(self) -> None:
+        """Draw what is not drawn yet, until this turn is used up."""
+        began_s = time.monotonic()
+        while self._n_drawn < len(self._panels):
+            if time.monotonic() - began_s > TURN_S:
+                self._next_turn.start(0)
+                return
+            panel = self._panels[self._n_drawn]
+            self._view_for(self._n_drawn, _PictureView if isinstance(panel, Picture) else _ChartView).draw(panel)
+            self._n_drawn += 1
+        while len(self._shown) > len(self._panels):
+            self._put_by(self._shown.pop())
+        self._arrange()
+
+    def _view_for(self, place: int, kind: type[_Panel]) -> _Panel:
+        if place < len(self._shown):
+            if type(self._shown[place]) is kind:
+                return self._shown[place]
+            self._put_by(self._shown[place])
+        spare = next((view for view in self._spare if type(view) is kind), None)
+        if spare is not None:
+            self._spare.remove(spare)
+        view = spare or kind()
+        self._shown[place : place + 1] = [view]
+        self._arrange()
+        return view
+
+    def _put_by(self, view: _Panel) -> None:
+        self._grid.removeWidget(view)
+        view.hide()
+        self._spare.append(view)
+
+    def _columns(self) -> int:
+        most = max(self.viewport().width() // LEAST_WIDTH_PX, 1)
+        n = len(self._panels)
+        return min(2, most) if n == 4 else max(min(most, n, 3), 1)
+
+    def _arrange(self) -> None:
+        self._n_cols = self._columns()
+        for place, view in enumerate(self._shown):
+            self._grid.addWidget(view, place // self._n_cols, place % self._n_cols)
+            view.show()
+        for column in range(4):
+            self._grid.setColumnStretch(column, 1 if column < self._n_cols else 0)
+
+
+class _Panel(QtWidgets.QWidget):
+    """One panel: a title, the plot, and a line of figures under it."""
+
+    def __init__(self, plot: QtWidgets.QWidget | None = None) -> None:
+        super().__init__()
+        self._title = QtWidgets.QLabel()
+        self._title.setStyleSheet("font-weight: 600;")
+        self._title.setWordWrap(True)
+        self._note = hint()
+        self._note.setTextInteractionFlags(QtCore.Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setMinimumHeight(PANEL_HEIGHT_PX)
+        self._rows = QtWidgets.QVBoxLayout(self)
+        self._rows.setContentsMargins(4, 4, 4, 4)
+        self._rows.setSpacing(4)
+        self._key = QtWidgets.QLabel()
+        self._key.setWordWrap(True)
+        self._rows.addWidget(self._title)
+        if plot is not None:
+            # Plots ask for more room than a page of them has.
+            plot.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Ignored)
+            self._rows.addWidget(plot, 1)
+        self._rows.addWidget(self._key)
+        self._rows.addWidget(self._note)
+
+    @property
+    def shown_title(self) -> str:
+        return self._title.text()
+
+    def _tell_key(self, key: Sequence[tuple[str, str, str]]) -> None:
+        """Say under the plot what its colours mean: colour, sign and words of each."""
+        text = " &nbsp; ".join(
+            f'<span style="color:{colour}">{sign}</span>&nbsp;{words.replace(" ", "&nbsp;")}'
+            for colour, sign, words in key
+        )
+        if text != self._key.text():
+            self._key.setText(text)
+        self._key.setVisible(bool(key))
+
+    def draw(self, panel: Panel) -> None:
+        """Show what a panel says."""
+        self._title.setText(panel.title)
+        self._note.setText(panel.note)
+        self._note.setVisible(bool(panel.note))
+
+
+class _ChartView(_Panel):
+    def __init__(self) -> None:
+        self._plot = pg.PlotWidget()
+        super().__init__(self._plot)
+        self._plot.setToolTip("Drag to move, wheel to zoom, right click for more: export, axes, all in view.")
+        self._plot.showGrid(x=True, y=True, alpha=0.15)
+        for side in ("bottom", "left"):
+            self._plot.getAxis(side).enableAutoSIPrefix(False)  # units stand in the labels, and are not scaled
+        self._curves: list[pg.PlotDataItem] = []
+        self._looks: list[tuple[str, Style, int]] = []
+
+    def draw(self, panel: Panel) -> None:
+        assert isinstance(panel, Chart)
+        super().draw(panel)
+        self._plot.setLabel("bottom", panel.x_label)
+        self._plot.setLabel("left", panel.y_label)
+        self._plot.getAxis("bottom").setTicks([list(enumerate(panel.x_names))] if panel.x_names else None)
+        looks = [(line.name, line.style, line.series) for line in panel.lines]
+        if looks != self._looks:
+            self._looks = looks
+            self._rebuild(panel.lines)
+        for curve, line in zip(self._curves, panel.lines, strict=True):
+            curve.setData(*_points(line))
+
+    def _rebuild(self, lines: Sequence[Line]) -> None:
+        self._plot.clear()
+        self._curves = [_curve(line) for line in lines]
+        for curve in self._curves:
+            self._plot.addItem(curve)
+        named = {line.name: line for line in reversed(lines) if line.name}
+        shown = [line for line in lines if named.get(line.name) is line]
+        self._tell_key([(_colour(line), SIGNS[line.style], line.name) for line in shown])
+        self._plot.enableAutoRange()
+
+
+def _points(line: Line) -> tuple[np.ndarray, np.ndarray]:
+    """Return the corners of a line; of a histogram, the outline of its columns."""
+    if line.style is not Style.STEPS:
+        return line.x, line.y
+    return np.repeat(line.x, 2), np.concatenate([[0.0], np.repeat(line.y, 2), [0.0]])
+
+
+def _colour(line: Line) -> str:
+    return GREY_COLOUR if line.series == GREY else SERIES[line.series % len(SERIES)]
+
+
+def _curve(line: Line) -> pg.PlotDataItem:
+    colour = _colour(line)
+    if line.style is Style.DOTS:
+        return pg.PlotDataItem(pen=None, symbol="o", symbolSize=6, symbolBrush=colour, symbolPen=None, connect="finite")
+    dash = QtCore.Qt.PenStyle.DashLine if line.style is Style.DASHED else QtCore.Qt.PenStyle.SolidLine
+    pen = pg.mkPen(colour, width=1.5 if line.style is not Style.DASHED else 1, style=dash)
+    if line.style is Style.STEPS and line.series == GREY:
+        return pg.PlotDataItem(pen=pen, fillLevel=0, brush=QtGui.QColor(138, 143, 152, 90))
+    return pg.PlotDataItem(pen=pen, connect="finite")
+
+
+class _PictureView(_Panel):
+    def __init__(self) -> None:
+        self._graphics = pg.GraphicsLayoutWidget()
+        super().__init__(self._graphics)
+        self._graphics.setToolTip(
+            "Every pixel of the chip, row 0 at the bottom; the one under the mouse is told below."
+        )
+        self._view = self._graphics.ci.addViewBox(row=0, col=0, lockAspect=True)
+        self._item = pg.ImageItem(axisOrder="row-major")
+        self._view.addItem(self._item)
+        self._scale = pg.ColorBarItem(width=12, interactive=False, colorMap=pg.colormap.get("viridis"))
+        self._scale.setImageItem(self._item)
+        self._graphics.ci.addItem(self._scale, row=0, col=1)
+        self._under = hint("Move the mouse over the picture to read a pixel.")
+        self._rows.addWidget(self._under)
+        self._panel: Picture | None = None
+        scene = self._graphics.scene()
+        assert isinstance(scene, pg.GraphicsScene)
+        scene.sigMouseMoved.connect(self._point_at)
+
+    def draw(self, panel: Panel) -> None:
+        assert isinstance(panel, Picture)
+        super().draw(panel)
+        is_first = self._panel is None or self._panel.image.shape != panel.image.shape
+        self._panel = panel
+        if panel.words:
+            colours = [QtGui.QColor(KIND_COLOURS[n % len(KIND_COLOURS)]) for n in range(len(panel.words))]
+            lut = np.array([colour.getRgb() for colour in colours], np.uint8)
+            image = panel.image.astype(np.uint8)
+            self._item.setImage(image, autoLevels=False, levels=(0, len(lut)), lut=lut)
+            there = {int(kind) for kind in np.unique(image)}
+            key = [
+                (colour.name(), "\N{BLACK SQUARE}", words) for colour, words in zip(colours, panel.words, strict=True)
+            ]
+            self._tell_key([each for kind, each in enumerate(key) if kind in there])
+        else:
+            self._item.setImage(np.asarray(panel.image, dtype=np.float32), autoLevels=False, levels=panel.levels)
+            self._scale.setColorMap(self._scale.colorMap())
+            self._scale.setLevels(panel.levels)
+            self._scale.getAxis("right").setLabel(panel.unit)
+            self._tell_key([])
+        self._scale.setVisible(not panel.words)
+        if is_first:
+            self._view.autoRange(padding=0.02)
+
+    def _point_at(self, place: QtCore.QPointF) -> None:
+        panel = self._panel
+        if panel is None or not self._view.sceneBoundingRect().contains(place):
+            return
+        at = self._view.mapSceneToView(place)
+        row, col = int(np.floor(at.y())), int(np.floor(at.x()))
+        rows, cols = panel.image.shape
+        if not (0 <= row < rows and 0 <= col < cols):
+            return
+        value = panel.image[row, col]
+        words = panel.words[int(value)].split(" (")[0] if panel.words else f"{float(value):.4g} {panel.unit}"
+        self._under.setText(f"row {row}, column {col}: {words}")

@@ -1,0 +1,220 @@
+"""The tab Result: what a step found beside the calibration in use, in words, plots and a table; accept or discard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from html import escape
+from pathlib import Path
+from typing import TypeVar
+
+from pyqtgraph.Qt import QtCore, QtWidgets
+
+from calibration.progress import Progress
+from calibration.store import Calibration
+from gui.calibrate.comparison import Row, sentences, table
+from gui.calibrate.desk import Desk
+from gui.calibrate.errands import Errands
+from gui.calibrate.library import keep, new_path
+from gui.calibrate.panel_view import PanelView
+from gui.calibrate.panels import Panel
+from gui.calibrate.results import result_panels
+from gui.calibrate.sequence import TITLES
+from gui.controls import ActionButton, hint
+
+T = TypeVar("T")
+
+
+def made(make: Callable[[], T]) -> Generator[Progress, None, T]:
+    """Make something in the background that is not long but too long for a window."""
+    yield Progress("", 0, 0)
+    return make()
+
+
+class Rows(QtWidgets.QTableWidget):
+    """A table of two calibrations."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 4)
+        self.setHorizontalHeaderLabels(["", "before", "after", "change"])
+        self.verticalHeader().setVisible(False)
+        self.setEditTriggers(QtWidgets.QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setSelectionMode(QtWidgets.QAbstractItemView.SelectionMode.NoSelection)
+        self.setShowGrid(False)
+        self.setAlternatingRowColors(True)
+        self.setWordWrap(True)
+        self.setToolTip("The figures of both calibrations, with their units in the first column.")
+        header = self.horizontalHeader()
+        header.setDefaultAlignment(QtCore.Qt.AlignmentFlag.AlignLeft | QtCore.Qt.AlignmentFlag.AlignVCenter)
+        header.setSectionResizeMode(QtWidgets.QHeaderView.ResizeMode.Stretch)
+        header.setSectionResizeMode(0, QtWidgets.QHeaderView.ResizeMode.ResizeToContents)
+
+    def show_rows(self, rows: Sequence[Row], before: str = "before", after: str = "after") -> None:
+        """Show these; `before` and `after` name the two."""
+        self.setHorizontalHeaderLabels(["", before, after, "change"])
+        self.setRowCount(len(rows))
+        for number, row in enumerate(rows):
+            for column, text in enumerate((row.quantity, row.before, row.after, row.change)):
+                item = QtWidgets.QTableWidgetItem(text)
+                item.setToolTip(text)
+                if row.change and row.change != "the same" and column == 3:
+                    font = item.font()
+                    font.setBold(True)
+                    item.setFont(font)
+                self.setItem(number, column, item)
+        self.resizeRowsToContents()
+
+
+class ResultPanel(QtWidgets.QWidget):
+    """Shows the candidate against the calibration in use, or the latter alone."""
+
+    def __init__(self, desk: Desk, errands: Errands) -> None:
+        super().__init__()
+        self._desk, self._errands = desk, errands
+        self._shown: tuple[object, ...] = ()
+        self._step = ""
+        self._words = QtWidgets.QLabel()
+        self._words.setWordWrap(True)
+        self._words.setTextFormat(QtCore.Qt.TextFormat.RichText)
+        self.accept = ActionButton(
+            "Accept", "Use it from now on, and save it in the session's folder under a name of its own.",
+            self._why_no_candidate, self._accept,
+        )  # fmt: skip
+        self.accept_as = ActionButton(
+            "Accept as...",
+            "Use it from now on, and save it under a name that you choose; a file that has it is copied first "
+            "(NAME.bak-DATE) and stays in the history.",
+            self._why_no_candidate, self._accept_as,
+        )  # fmt: skip
+        self.discard = ActionButton(
+            "Discard", "Put it away; the calibration in use stays as it is.", self._why_no_candidate, self._discard
+        )
+        self.bring_back = ActionButton(
+            "Bring back", "Take the calibration that was discarded last.", self._why_not_bring_back, self._bring_back
+        )
+        self.buttons = (self.accept, self.accept_as, self.discard, self.bring_back)
+        row = QtWidgets.QHBoxLayout()
+        for button in self.buttons:
+            row.addWidget(button)
+        row.addStretch(1)
+        self.panels = PanelView("")
+        self.rows = Rows()
+        parts = QtWidgets.QSplitter(QtCore.Qt.Orientation.Vertical)
+        parts.addWidget(self.panels)
+        parts.addWidget(self.rows)
+        parts.setStretchFactor(0, 3)
+        parts.setStretchFactor(1, 2)
+        parts.setSizes([480, 260])
+        self._said = hint()
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.addWidget(self._words)
+        layout.addLayout(row)
+        layout.addWidget(self._said)
+        layout.addWidget(parts, 1)
+        self._said.hide()
+
+    def show_step(self, step: str) -> None:
+        """Show the plots of this step from now on."""
+        self._step = step
+
+    def refresh(self) -> None:
+        """Show what is new."""
+        for button in self.buttons:
+            button.refresh()
+        before, after = self._desk.session.state.calibration, self._desk.known
+        wanted = (before, self._desk.candidate, self._step)
+        if wanted == self._shown:
+            return
+        step, has_candidate = self._step, self._desk.candidate is not None
+        if after is None:
+            self._shown = wanted
+            self._words.setText("There is no calibration yet: run the steps on the left, or open one under History.")
+            self.panels.show_panels([], "Nothing to show yet.")
+            self.rows.setRowCount(0)
+            return
+
+        def make() -> tuple[list[str], list[Row], list[Panel]]:
+            old = before if has_candidate else None
+            told = sentences(old, after) if has_candidate else []
+            return told, table(old, after), result_panels(step, after, old)
+
+        if self._errands.run("Plots of the result", made(make), lambda found: self._show(*found, step)):
+            self._shown = wanted
+
+    def _show(self, told: Sequence[str], rows: Sequence[Row], panels: Sequence[Panel], step: str) -> None:
+        session = self._desk.session
+        if self._desk.candidate is not None:
+            steps = ", ".join(TITLES[each] for each in self._new_steps())
+            words = f"<b>A new calibration waits to be accepted</b> ({escape(steps)}).<br>"
+            words += "<br>".join(escape(each) for each in told)
+        else:
+            path = session.state.calibration_path
+            words = f"<b>The calibration in use</b>: {escape(path.name if path else 'not saved yet')}"
+        self._words.setText(words)
+        has_two = self._desk.candidate is not None and session.state.calibration is not None
+        self.rows.show_rows(rows, "in use", "in use" if self._desk.candidate is None else "new")
+        self.rows.setColumnHidden(1, not has_two)
+        self.rows.setColumnHidden(3, not has_two)
+        self.panels.show_panels(panels, f"{TITLES[step]} has not been done in this calibration.")
+
+    def _new_steps(self) -> list[str]:
+        accepted = self._desk.session.state.calibration
+        old = set() if accepted is None else set(accepted.history)
+        history = () if self._desk.candidate is None else self._desk.candidate.history
+        return list(dict.fromkeys(record.step for record in history if record not in old))
+
+    def _why_no_candidate(self) -> str:
+        if self._desk.job is not None:
+            return f"{self._desk.job.title} is running; wait until it ends."
+        return "" if self._desk.candidate is not None else "nothing new was measured since the last was accepted."
+
+    def _why_not_bring_back(self) -> str:
+        if self._desk.candidate is not None:
+            return "another one waits to be accepted."
+        return "" if self._desk.discarded is not None else "none was discarded."
+
+    def _accept(self) -> None:
+        self.save(new_path(self._desk.session.state.folder))
+
+    def _accept_as(self) -> None:
+        start = self._desk.session.state.calibration_path or new_path(self._desk.session.state.folder)
+        name, _ = QtWidgets.QFileDialog.getSaveFileName(
+            self, "Accept and save as", str(start), "Calibrations (*.h5)",
+            options=QtWidgets.QFileDialog.Option.DontConfirmOverwrite,
+        )  # fmt: skip
+        if name:
+            path = Path(name)
+            self.save(path if path.suffix == ".h5" else path.with_name(path.name + ".h5"))
+
+    def save(self, path: Path) -> None:
+        """Accept the candidate and save it under a name."""
+        session = self._desk.session
+        accepted = self._desk.accept()
+        is_backed_up = path.exists()
+
+        def saved(where: Path) -> None:
+            if session.state.calibration is accepted:
+                session.change(calibration_path=where)
+            self._shown = ()
+            copied = " The file of that name was copied first, and is in the history." if is_backed_up else ""
+            self._tell(f"Accepted, and saved as {where.name}.{copied}")
+
+        if not self._errands.run(f"Saving {path.name}", keep(accepted, path), saved):
+            self._tell(f"{path.name} is being saved already.")
+
+    def _discard(self) -> None:
+        self._desk.discard()
+        self._tell("Discarded; the calibration in use is as it was.")
+
+    def _bring_back(self) -> None:
+        self._desk.bring_back()
+        self._tell("")
+
+    def _tell(self, text: str) -> None:
+        self._said.setText(text)
+        self._said.setVisible(bool(text))
+
+
+def conditions_words(calibration: Calibration) -> str:
+    """Return of which detector and mode a calibration is, in a line."""
+    c = calibration
+    return f"{c.chip_id}, {c.conditions.mode}, {c.gain}, {c.bias_v:g} V"

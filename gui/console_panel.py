@@ -1,0 +1,35 @@
+"""A Python console in the window, which holds its objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyqtgraph.Qt import QtGui, QtWidgets
+
+WELCOME = "The window's objects are here: {names}. Example: session.state.materials.values.max()\n"
+
+
+class ConsolePanel(QtWidgets.QWidget):
+    """Makes its console when it is first seen, for that takes a while.
+
+    Parameters
+    ----------
+    names : mapping of str to object
+        What can be used in it.
+    """
+
+    def __init__(self, names: Mapping[str, object]) -> None:
+        super().__init__()
+        self._names = dict(names)
+        QtWidgets.QVBoxLayout(self).setContentsMargins(0, 0, 0, 0)
+
+    def showEvent(self, event: QtGui.QShowEvent) -> None:
+        """Make the console."""
+        layout = self.layout()
+        if layout is not None and layout.count() == 0:
+            import numpy as np
+            from pyqtgraph.console import ConsoleWidget
+
+            names = {**self._names, "np": np}
+            layout.addWidget(ConsoleWidget(self, namespace=names, text=WELCOME.format(names=", ".join(names))))
+        super().showEvent(event)

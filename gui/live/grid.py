@@ -1,0 +1,94 @@
+"""All thresholds, or all bins, side by side; a zoom in one is a zoom in all."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyqtgraph as pg
+from numpy.typing import NDArray
+from pyqtgraph.Qt import QtCore, QtWidgets
+
+from gui import levels as scales
+
+
+class GridView(QtWidgets.QWidget):
+    """Shows planes in a grid, each with a heading and levels of its own.
+
+    Attributes
+    ----------
+    views : list of pg.ViewBox
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graphics = pg.GraphicsLayoutWidget()
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.graphics)
+        self.views: list[pg.ViewBox] = []
+        self._items: list[pg.ImageItem] = []
+        self._labels: list[pg.LabelItem] = []
+        self._levels: list[tuple[float, float]] = []
+        self._shape: tuple[int, ...] = ()
+
+    def show_planes(
+        self, planes: NDArray[np.number], names: list[str], pixel_mm: float, colour_map: str, *, is_following: bool
+    ) -> None:
+        """Show planes (n, rows, cols); the first ones set the levels, or each where levels follow."""
+        if len(planes) != len(self.views) or planes.shape != self._shape:
+            self._lay_out(len(planes))
+            self._fit(planes.shape, pixel_mm)
+            self._shape = planes.shape
+            self._levels = [scales.percentile_levels(plane) for plane in planes]
+        table = _table(colour_map)
+        for place, plane in enumerate(planes):
+            if is_following:
+                self._levels[place] = scales.percentile_levels(plane)
+            low, high = self._levels[place]
+            self._items[place].setImage(plane, autoLevels=False, levels=(low, high), lut=table)
+            self._items[place].setScale(pixel_mm)
+            text = f"{names[place]}   {low:.4g} to {high:.4g}"
+            if self._labels[place].text != text:
+                self._labels[place].setText(text)
+
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        self.graphics.setBackground("default")
+
+    def set_levels(self) -> None:
+        """Let the next planes set the levels."""
+        self._shape = ()
+
+    def _lay_out(self, n: int) -> None:
+        if n == len(self.views):
+            return
+        self.graphics.ci.clear()
+        self.views, self._items, self._labels = [], [], []
+        n_cols = 1 if n == 1 else 2 if n <= 4 else 4
+        for place in range(n):
+            row, col = divmod(place, n_cols)
+            self._labels.append(self.graphics.ci.addLabel("", row=2 * row, col=col))
+            view = self.graphics.ci.addViewBox(row=2 * row + 1, col=col, lockAspect=True)
+            item = pg.ImageItem(axisOrder="row-major")
+            view.addItem(item)
+            if self.views:
+                view.setXLink(self.views[0])
+                view.setYLink(self.views[0])
+            self.views.append(view)
+            self._items.append(item)
+
+    def _fit(self, shape: tuple[int, ...], pixel_mm: float) -> None:
+        for view in self.views:
+            view.disableAutoRange()
+        if self.views and math.prod(shape):
+            width, height = shape[2] * pixel_mm, shape[1] * pixel_mm
+            self.views[0].setRange(QtCore.QRectF(0, 0, width, height), padding=0.02)
+
+
+def _table(name: str) -> NDArray[np.uint8]:
+    if name == "grey":
+        return np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    colours = pg.colormap.get(name)
+    assert colours is not None
+    return np.asarray(colours.getLookupTable(nPts=256), dtype=np.uint8)

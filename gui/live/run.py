@@ -1,0 +1,231 @@
+"""A live view on the instrument: looks on until it is stopped, begins anew when settings change, takes a flat between.
+
+`work` runs in the instrument's thread; all else may be called from the window's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from acquisition.plan import MODES, DetectorPlan, Plan
+from acquisition.scan_plan import FlatsPlan, FramesPlan, LivePlan, SnapPlan
+from calibration.progress import Progress
+from calibration.store import Calibration
+from firmware_iface.chip import COLOUR_PITCH_MM, COLS, PITCH_MM, ROWS
+from firmware_iface.errors import DataLost, WrongUsage
+from gui.live.frames import FrameStore
+from gui.live.measures import Flat
+
+if TYPE_CHECKING:
+    from acquisition.instrument import Instrument
+    from acquisition.runner import RunHealth
+
+ENDLESS = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Underway:
+    """What the frames in the store were taken with.
+
+    Attributes
+    ----------
+    calibration : Calibration or None
+        None before it is known.
+    note : str
+        What is to be known of the thresholds; empty where they are as calibrated.
+    """
+
+    plan: Plan
+    calibration: Calibration | None = None
+    note: str = ""
+
+
+def live_plan(plan: Plan, detector: DetectorPlan, n_frames: int = ENDLESS, sample: str = "") -> Plan:
+    """Return a plan that looks with these settings, on the chip's own pixels in their mode.
+
+    Parameters
+    ----------
+    n_frames : int
+        1 is a snapshot, 0 goes on until somebody stops it.
+
+    Raises
+    ------
+    ValueError
+        The settings cannot be; the message says what is allowed.
+    """
+    scan = (
+        LivePlan(sample=sample)
+        if n_frames == ENDLESS
+        else SnapPlan(sample=sample)
+        if n_frames == 1
+        else FramesPlan(sample=sample, n_frames=n_frames)
+    )
+    rows, cols, pitch_mm = (
+        (ROWS // 2, COLS // 2, COLOUR_PITCH_MM) if detector.is_colour else (ROWS, COLS, PITCH_MM)
+    )  # fmt: skip
+    geometry = replace(plan.geometry, rows=rows, cols=cols, pitch_mm=pitch_mm)
+    return msgspec.structs.replace(plan, detector=detector, scan=scan, geometry=geometry)
+
+
+def thresholds_for(mode: str, energies_kev: tuple[float, ...], highest_kev: float) -> tuple[float, ...]:
+    """Return as many ascending thresholds as a mode takes: those given, and where they are too few others above."""
+    n = len(MODES[mode].thresholds)
+    kept = energies_kev[:n]
+    missing = n - len(kept)
+    if not missing:
+        return kept
+    low_kev = kept[-1] if kept else 10.0
+    step_kev = (max(highest_kev - 1, low_kev + missing) - low_kev) / missing
+    return (*kept, *(round(low_kev + (k + 1) * step_kev, 1) for k in range(missing)))
+
+
+class LiveRun:
+    """One live view.
+
+    Parameters
+    ----------
+    store : FrameStore
+        Gets every frame and every loss.
+    plan : Plan
+        Of `live_plan`.
+    calibration : Calibration, optional
+        Without one, or where it is of another chip, mode or gain, the thresholds stand where the gain mode's nominal
+        scale puts them, and `underway.note` says so.
+    n_flats : int
+        Take a flat of so many frames, and nothing else.
+    on_health : callable, optional
+        Gets how the run stands, now and then.
+
+    Attributes
+    ----------
+    underway : Underway
+        Of the frames in the store.
+    flat : Flat or None
+        The newest that was taken.
+    n_begun : int
+        How often it has begun, with its settings of then.
+    """
+
+    def __init__(
+        self,
+        store: FrameStore,
+        plan: Plan,
+        calibration: Calibration | None,
+        *,
+        n_flats: int = 0,
+        on_health: Callable[[RunHealth], None] | None = None,
+    ) -> None:
+        self.store = store
+        self.underway = Underway(plan=plan)
+        self.flat: Flat | None = None
+        self.n_begun = 0
+        self._on_health = on_health
+        self._lock = threading.Lock()
+        self._order = plan, calibration
+        self._n_flats, self._is_flat_only = n_flats, bool(n_flats)
+        self._is_told = threading.Event()
+        self._is_stopping = False
+
+    def change(self, plan: Plan, calibration: Calibration | None) -> None:
+        """Go on with other settings, as soon as the present frame is over."""
+        with self._lock:
+            self._order = plan, calibration
+            self._is_told.set()
+
+    def take_flat(self, n_frames: int) -> None:
+        """Take frames of the open beam in between; then `flat` is their mean."""
+        with self._lock:
+            self._n_flats = n_frames
+            self._is_told.set()
+
+    def stop(self) -> None:
+        """End it, as soon as the present frame is over."""
+        with self._lock:
+            self._is_stopping = True
+            self._is_told.set()
+
+    def work(self, instrument: Instrument) -> Generator[Progress, None, None]:
+        """Look until there are no more frames, or somebody says so."""
+        while True:
+            with self._lock:
+                self._is_told.clear()
+                if self._is_stopping:
+                    return
+                (plan, wanted), n_flats, self._n_flats = self._order, self._n_flats, 0
+            calibration, note = usable_calibration(instrument, plan, wanted)
+            if n_flats:
+                yield from self._take_flat(instrument, plan, calibration, n_flats)
+                if self._is_flat_only:
+                    return
+                continue
+            self.store.begin()
+            self.underway, self.n_begun = Underway(plan=plan, calibration=calibration, note=note), self.n_begun + 1
+            yield from self._look(instrument, plan, calibration, self.store)
+            if not self._is_told.is_set():
+                return
+
+    def _look(
+        self, instrument: Instrument, plan: Plan, calibration: Calibration, store: FrameStore
+    ) -> Generator[Progress, None, None]:
+        from acquisition.live import look  # heavy, and the window is to be there first
+
+        looking = look(
+            instrument, plan, calibration, is_forced=True, stop=self._is_told, on_health=self._on_health,
+            on_item=store.push,
+        )  # fmt: skip
+        try:
+            for progress in looking:
+                yield progress
+                if self._is_told.is_set():
+                    return
+        finally:
+            looking.close()
+
+    def _take_flat(
+        self, instrument: Instrument, plan: Plan, calibration: Calibration, n_frames: int
+    ) -> Generator[Progress, None, None]:
+        taken = FrameStore(most_frames=1)
+        flats = msgspec.structs.replace(plan, scan=FlatsPlan(n_flats=n_frames))
+        yield from self._look(instrument, flats, calibration, taken)
+        picture = taken.running()
+        if self._is_told.is_set():
+            return
+        if picture is None:
+            raise DataLost("no frame of the flat came", hint="check the cable, and take it again")
+        self.flat = Flat(
+            rates_per_s=picture.counts.astype(np.float64) / picture.exposure_s,
+            thresholds=picture.thresholds,
+            thresholds_kev=plan.detector.thresholds_kev,
+            n_frames=picture.n_frames,
+        )
+
+
+def usable_calibration(instrument: Instrument, plan: Plan, calibration: Calibration | None) -> tuple[Calibration, str]:
+    """Return the calibration to look with, and what is to be known of it; nominal where there is none that holds."""
+    from acquisition.calibrate.edges import nominal_gain
+    from acquisition.calibrate.exposures import wanted_conditions
+    from acquisition.calibrate.steps import begin
+    from calibration.conditions import differences
+
+    if not hasattr(instrument.detector, "info"):
+        raise WrongUsage(
+            "a live view needs a board of ours; this detector is driven by its own program",
+            hint="start its live view there, and scan here",
+        )
+    if calibration is not None:
+        now, was = wanted_conditions(instrument.detector, plan), calibration.conditions
+        told = "; ".join(differences(was, now))
+        if (was.chip_id, was.mode, was.gain) == (now.chip_id, now.mode, now.gain):
+            return calibration, f"The calibration may not hold: {told}." if told else ""
+        reason = f"The calibration is of another kind ({told})"
+    else:
+        reason = "There is no calibration"
+    bare = begin(instrument, plan)
+    nominal = replace(bare, gain_dac_per_kev=np.full(len(bare.trim), nominal_gain(plan)))
+    return nominal, f"{reason}: thresholds are nominal, pixels are not equalised, and the image may be noise, or empty."

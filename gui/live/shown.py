@@ -1,0 +1,157 @@
+"""What a live view shows of what is in its store, and how it is called: without a window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firmware_iface.frame import Frame, Lost
+from gui.live.frames import FrameStore, Picture, picture_of
+from gui.live.measures import Flat, Kind, Selection, bins, composite, flattened, select
+
+
+class Source(Enum):
+    """Which frames are shown; the value says it in words."""
+
+    NEWEST = "newest frame"
+    LAST = "sum of the last"
+    RUNNING = "sum of all"
+    AVERAGE = "average of all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What is to be shown.
+
+    Attributes
+    ----------
+    n_last : int
+        Frames of Source.LAST.
+    number : int or None
+        Of an item in the store that is looked at again; None: what comes.
+    """
+
+    source: Source = Source.NEWEST
+    n_last: int = 10
+    selection: Selection = field(default_factory=Selection)
+    is_flat: bool = False
+    number: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shown:
+    """What is shown.
+
+    Attributes
+    ----------
+    picture : Picture
+        Counts of all thresholds, for whatever is asked of them.
+    image : (rows, cols) number or (rows, cols, 3) uint8
+        NaN everywhere where a frame was lost.
+    unit : str
+    lost : Lost or None
+        What is missing at this place.
+    note : str
+        What keeps the flat field from being used, if anything does.
+    """
+
+    picture: Picture
+    image: NDArray[np.number]
+    unit: str
+    lost: Lost | None = None
+    note: str = ""
+
+    @property
+    def is_colour(self) -> bool:
+        """Whether the image has colours of its own."""
+        return self.image.ndim == 3
+
+
+def taken(store: FrameStore, view: View) -> tuple[Picture | None, Lost | None]:
+    """Return the frames that are shown, summed or averaged, and what is missing in their place."""
+    if view.number is not None:
+        item = store.item(view.number)
+        newest = store.newest()
+        if isinstance(item, Frame):
+            return picture_of(item), None
+        return newest, item
+    if view.source is Source.NEWEST:
+        return store.newest(), None
+    if view.source is Source.LAST:
+        return store.last(view.n_last), None
+    total = store.running()
+    return (average(total) if total is not None and view.source is Source.AVERAGE else total), None
+
+
+def average(total: Picture) -> Picture:
+    """Return the mean frame of a sum: its counts are fractions."""
+    n = total.n_frames
+    return replace(total, counts=total.counts / n, exposure_s=total.exposure_s / n, n_frames=1)
+
+
+def show(
+    picture: Picture,
+    view: View,
+    flat: Flat | None = None,
+    lost: Lost | None = None,
+    *,
+    thresholds_kev: tuple[float, ...] | None = None,
+) -> Shown:
+    """Make the image of frames that were taken, with these thresholds where they are known."""
+    if lost is not None:
+        nothing = np.full(picture.counts.shape[1:], np.nan, dtype=np.float32)
+        return Shown(picture=picture, image=nothing, unit="counts", lost=lost)
+    unit = "counts per frame" if np.issubdtype(picture.counts.dtype, np.floating) else "counts"
+    selection = within(view.selection, len(picture.counts))
+    note = ""
+    if view.is_flat:
+        note = why_no_flat(picture, flat, thresholds_kev)
+        if flat is not None and not note:
+            return Shown(picture=picture, image=_flat_image(picture, flat, selection), unit="share of open beam")
+    if selection.kind is Kind.COMPOSITE:
+        return Shown(picture=picture, image=composite(bins(picture.counts))[0], unit=unit, note=note)
+    return Shown(picture=picture, image=select(picture.counts, selection), unit=unit, note=note)
+
+
+def why_no_flat(picture: Picture, flat: Flat | None, thresholds_kev: tuple[float, ...] | None = None) -> str:
+    """Return why frames cannot be divided by a flat; empty where they can."""
+    if flat is None:
+        return "No flat was taken yet."
+    if flat.rates_per_s.shape != picture.counts.shape or flat.thresholds != picture.thresholds:
+        return "The flat is of another mode; take one anew."
+    if thresholds_kev not in (None, flat.thresholds_kev):
+        return "The flat was taken with other thresholds; take one anew."
+    return ""
+
+
+def within(selection: Selection, n_counters: int) -> Selection:
+    """Return a selection of counters that are there."""
+    last = n_counters - 1
+    return replace(selection, first=min(selection.first, last), second=min(selection.second, last))
+
+
+def name_of(selection: Selection, thresholds_kev: tuple[float, ...]) -> str:
+    """Return what a selection is called."""
+    kev = [f"{energy:g}" for energy in thresholds_kev]
+    selection = within(selection, len(kev))
+    first, second = kev[selection.first], kev[selection.second]
+    if selection.kind is Kind.COMPOSITE:
+        return "colours of all bins"
+    if selection.kind is Kind.DIFFERENCE:
+        return f"above {first} keV minus above {second} keV"
+    if selection.kind is Kind.BIN and selection.first + 1 < len(kev):
+        return f"bin {first} to {kev[selection.first + 1]} keV"
+    return f"bin above {first} keV" if selection.kind is Kind.BIN else f"above {first} keV"
+
+
+def _flat_image(picture: Picture, flat: Flat, selection: Selection) -> NDArray[np.number]:
+    if selection.kind is not Kind.COMPOSITE:
+        return flattened(picture.counts, picture.exposure_s, flat, selection)
+    planes = [
+        flattened(picture.counts, picture.exposure_s, flat, Selection(kind=Kind.BIN, first=n))
+        for n in range(len(picture.counts))
+    ]
+    return composite(np.stack(planes), [(0.0, 1.05)] * len(planes))[0]

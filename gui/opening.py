@@ -1,0 +1,75 @@
+"""Files into the session: what is in a file decides which part of the state it becomes, and which page shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calibration.progress import Progress
+from gui.session import Session
+
+FILTER = "Files of mpxct, plans, Merlin files (*.h5 *.hdf5 *.nxs *.toml *.mib *.hdr);;All files (*)"
+PLAN = "plan"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Opened:
+    """A file and what is in it; `kind` is plan, scan, calibration, volume or merlin."""
+
+    path: Path
+    kind: str
+    content: Any
+
+
+def opened_file(path: Path) -> Generator[Progress, None, Opened]:
+    """Read a file of any kind; a Merlin file becomes a scan file beside it.
+
+    Raises
+    ------
+    BadFile, WrongUsage
+        It is none of ours, or damaged; a plan says which key is wrong.
+    """
+    from acquisition.plan import load_plan
+    from gui.any_file import open_any
+
+    yield Progress(f"reading {path.name}", 0, 0)
+    if path.suffix.lower() == ".toml":
+        return Opened(path=path, kind=PLAN, content=load_plan(path))
+    kind, content = open_any(path)
+    if kind == "merlin":
+        path, content = yield from _converted(path)
+        kind = "scan"
+    return Opened(path=path, kind=kind, content=content)
+
+
+def open_into(session: Session, opened: Opened) -> str:
+    """Make a file part of the session, and return the title of the page that shows it."""
+    from reconstruction.volume import MASS_CONCENTRATION
+
+    path, content = opened.path, opened.content
+    if opened.kind == PLAN:
+        session.change(plan=content, plan_path=path)
+        return "Scan"
+    if opened.kind == "calibration":
+        session.change(calibration=content, calibration_path=path)
+        return "Calibrate"
+    if opened.kind == "scan":
+        session.change(scan_path=path)
+        return "Reconstruct"
+    if content.unit == MASS_CONCENTRATION:
+        session.change(materials=content, materials_path=path)
+    else:
+        session.change(bins=content, bins_path=path)
+    return "Volume"
+
+
+def _converted(path: Path) -> Generator[Progress, None, tuple[Path, Any]]:
+    from acquisition.convert import convert_merlin
+    from acquisition.scan_file import read_scan
+
+    target = path.with_suffix(".h5")
+    if not target.exists():
+        yield from convert_merlin(path.with_suffix(".mib"), target)
+    return target, read_scan(target)

@@ -1,0 +1,320 @@
+"""Two tries side by side: the one before and this one, with one zoom, one window of levels, and two regions to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyqtgraph as pg
+from numpy.typing import NDArray
+from pyqtgraph.Qt import QtCore, QtWidgets
+
+from gui import theme
+from gui.image_panel import percentile_levels
+from gui.reconstruct.form import Choice
+from gui.reconstruct.tries import Picture, Reading, Try, box_of, difference, reading
+
+BEFORE, THIS, LESS = 0, 1, 2
+WIDTH_PX = 300
+HEADINGS = ("before", "this", "this less before")
+COLUMNS = ("mean", "noise (sd)", "background", "background noise", "contrast", "contrast / noise")
+EXPLAINED = (
+    "Mean of the region (solid box).",
+    "Standard deviation in the region.",
+    "Mean of the background (dashed box).",
+    "Standard deviation in the background.",
+    "Mean of the region less that of the background.",
+    "Contrast over the background's noise: how well it stands out.",
+)
+
+
+class ComparePanel(QtWidgets.QWidget):
+    """Shows up to two tries, and their difference.
+
+    Signals
+    -------
+    region_wanted
+        Only the solid box is to be reconstructed.
+    """
+
+    region_wanted = QtCore.Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tries: list[Try | None] = [None, None]
+        self.channel = Choice("Which bin, material or quantity to show.")
+        self.channel.chosen.connect(self._show_channel)
+        self.beside = Choice("Which other try to show on the left; the one before, unless you choose.")
+        self.take_region = QtWidgets.QPushButton("Region from box")
+        self.take_region.setToolTip("Reconstruct only what the solid box holds, in x and y; it can be undone.")
+        self.take_region.clicked.connect(lambda: self.region_wanted.emit())
+        self.is_less = QtWidgets.QCheckBox("difference")
+        self.is_less.setToolTip("Show what this try has more than the one before, with grey for no difference.")
+        self.is_less.toggled.connect(lambda _: self._show())
+        self.level = QtWidgets.QPushButton("Fit levels")
+        self.level.setToolTip("Set black and white anew by what this picture holds; they stay until you do.")
+        self.level.clicked.connect(self._fit_levels)
+        self.fit = QtWidgets.QPushButton("Fit view")
+        self.fit.setToolTip("Show the whole slice again.")
+        self.fit.clicked.connect(self._fit_view)
+        self.graphics = pg.GraphicsLayoutWidget()
+        self.graphics.setToolTip(
+            "Wheel: zoom, drag: move, in all pictures at once. The solid box is the region that is read, "
+            "the dashed one its background; drag them, or their corners."
+        )
+        self._labels: list[pg.LabelItem] = []
+        self.views: list[pg.ViewBox] = []
+        self.items: list[pg.ImageItem] = []
+        self._bars: list[pg.ScaleBar] = []
+        self.boxes: list[tuple[pg.RectROI, pg.RectROI]] = []
+        for number, heading in enumerate(HEADINGS):
+            self._labels.append(self.graphics.ci.addLabel(heading, row=0, col=number))
+            view = self.graphics.ci.addViewBox(row=1, col=number, lockAspect=True, invertY=True)
+            view.setBackgroundColor("k")  # slices are dark at their corners in either look
+            item = pg.ImageItem(axisOrder="row-major")
+            view.addItem(item)
+            view.sigRangeChangedManually.connect(lambda *_, number=number: self._share_range(number))
+            self.views.append(view)
+            self.items.append(item)
+            self.boxes.append(self._make_boxes(view))
+        self.histogram = pg.HistogramLUTItem(self.items[THIS])
+        self.histogram.sigLevelsChanged.connect(self._share_levels)
+        self.histogram.axis.enableAutoSIPrefix(False)
+        self.graphics.ci.addItem(self.histogram, row=1, col=3)
+        self.table = QtWidgets.QTableWidget(2, len(COLUMNS))
+        self.table.setHorizontalHeaderLabels(list(COLUMNS))
+        self.table.setVerticalHeaderLabels(list(HEADINGS[:2]))
+        for number, text in enumerate(EXPLAINED):
+            header = self.table.horizontalHeaderItem(number)
+            if header is not None:
+                header.setToolTip(text)
+        self.table.setEditTriggers(QtWidgets.QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.setSelectionMode(QtWidgets.QAbstractItemView.SelectionMode.NoSelection)
+        self.table.setFocusPolicy(QtCore.Qt.FocusPolicy.NoFocus)
+        self.table.horizontalHeader().setSectionResizeMode(QtWidgets.QHeaderView.ResizeMode.Stretch)
+        self.table.setFixedHeight(self.table.horizontalHeader().sizeHint().height() + 2 * 26 + 4)
+        self.table.verticalHeader().setDefaultSectionSize(26)
+        top = QtWidgets.QHBoxLayout()
+        for widget in (QtWidgets.QLabel("show"), self.channel, QtWidgets.QLabel("beside"), self.beside, self.is_less):
+            top.addWidget(widget)
+        top.addStretch(1)
+        for button in (self.take_region, self.level, self.fit):
+            top.addWidget(button)
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(top)
+        layout.addWidget(self.graphics, 1)
+        layout.addWidget(self.table)
+        self._show()
+
+    def show_tries(self, before: Try | None, this: Try | None) -> None:
+        """Show two tries; zoom and levels stay where both pictures are of one kind."""
+        old = self._tries[THIS]
+        self._tries = [before, this]
+        if this is not None:
+            names = [picture.name for picture in this.pictures]
+            kept = str(self.channel.value())
+            self.channel.offer([(name, name, "") for name in names])
+            is_other = old is None or old.kind != this.kind or kept not in names
+            has_moved = old is None or _extent(old) != _extent(this)
+            self._show()
+            if is_other:
+                self._fit_levels()
+            if has_moved:
+                self._place_boxes(this)
+                self._fit_view()
+        else:
+            self._show()
+        self._read()
+
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        self.graphics.setBackground("default")
+        colour = pg.getConfigOption("foreground")
+        for label in self._labels:
+            label.setText(label.text, color=colour)
+        self.histogram.axis.setPen(colour)
+        self.histogram.axis.setTextPen(colour)
+
+    def readings(self) -> tuple[Reading | None, Reading | None]:
+        """Return what the boxes read, before and in this try."""
+        return self._reading(self._tries[BEFORE]), self._reading(self._tries[THIS])
+
+    def region_mm(self) -> tuple[float, float, float, float]:
+        """Return the solid box: x, y, width and height in mm from the picture's upper left corner."""
+        region = self.boxes[THIS][0]
+        at, size = region.pos(), region.size()
+        return at.x(), at.y(), size.x(), size.y()
+
+    def _make_boxes(self, view: pg.ViewBox) -> tuple[pg.RectROI, pg.RectROI]:
+        region = pg.RectROI([0, 0], [1, 1], pen=pg.mkPen(theme.SERIES[4], width=2))
+        background = pg.RectROI(
+            [0, 0], [1, 1], pen=pg.mkPen(theme.SERIES[5], width=2, style=QtCore.Qt.PenStyle.DashLine)
+        )
+        for number, box in enumerate((region, background)):
+            view.addItem(box)
+            box.sigRegionChanged.connect(lambda moved, number=number: self._follow(moved, number))
+        return region, background
+
+    def _follow(self, moved: pg.RectROI, number: int) -> None:
+        """Move the other pictures' boxes along, and read again."""
+        for pair in self.boxes:
+            box = pair[number]
+            if box is not moved:
+                box.blockSignals(True)
+                box.setPos(moved.pos(), update=False)
+                box.setSize(moved.size())
+                box.blockSignals(False)
+        self._read()
+
+    def _place_boxes(self, this: Try) -> None:
+        width_mm, height_mm = _extent(this)
+        side_mm = 0.12 * min(width_mm, height_mm)
+        for number, (across, down) in enumerate(((0.44, 0.44), (0.44, 0.7))):
+            box = self.boxes[THIS][number]
+            box.blockSignals(True)
+            box.setPos([across * width_mm, down * height_mm], update=False)
+            box.setSize([side_mm, side_mm])
+            box.blockSignals(False)
+            self._follow(box, number)
+
+    def _show_channel(self) -> None:
+        self._show()
+        self._fit_levels()
+
+    def _pictures(self) -> list[Picture | None]:
+        name = str(self.channel.value())
+        before, this = (one.picture(name) if one is not None else None for one in self._tries)
+        less = (
+            difference(before, this) if before is not None and this is not None and self.is_less.isChecked() else None
+        )
+        return [before, this, less]
+
+    def _show(self) -> None:
+        pictures = self._pictures()
+        grid: Any = self.graphics.ci.layout  # pyqtgraph puts a layout where Qt has a method
+        for number, picture in enumerate(pictures):
+            is_seen = picture is not None or number == THIS
+            for item in (self._labels[number], self.views[number]):
+                item.setVisible(is_seen)
+            grid.setColumnStretchFactor(number, 1 if is_seen else 0)
+            grid.setColumnMaximumWidth(number, 100_000 if is_seen else 0)
+            grid.setColumnPreferredWidth(number, WIDTH_PX if is_seen else 0)
+            if picture is not None:
+                self._show_picture(number, picture)
+            else:
+                self.items[number].clear()
+        before, this = pictures[:2]
+        can_subtract = before is not None and this is not None and difference(before, this) is not None
+        self.is_less.setEnabled(can_subtract)
+        self.is_less.setToolTip(
+            "Show what this try has more than the one before, with grey for no difference."
+            if can_subtract
+            else "A difference needs two tries of the same kind and size, and no colours."
+        )
+        for pair in self.boxes:
+            for box in pair:
+                box.setVisible(self._tries[THIS] is not None)
+        self._read()
+
+    def _show_picture(self, number: int, picture: Picture) -> None:
+        one = self._tries[min(number, THIS)]
+        assert one is not None
+        item = self.items[number]
+        levels = (0, 255)
+        if picture.values.ndim == 2:
+            levels = self.histogram.getLevels() if number != LESS else _balanced(picture.values)
+        item.setImage(picture.values, autoLevels=False, levels=levels)
+        item.setScale(one.pixel_mm)
+        unit = f", {picture.unit}" if picture.unit else ""
+        name = f"{HEADINGS[number]} ({one.number})" if number != LESS else HEADINGS[number]
+        self._labels[number].setText(f"{name}: {picture.name if number != LESS else ''}{unit}".replace(": ,", ","))
+        if number == THIS:
+            self.histogram.axis.setLabel(picture.unit or "colour")
+            self.histogram.setVisible(picture.values.ndim == 2)
+
+    def _share_levels(self) -> None:
+        image = self.items[BEFORE].image
+        if image is not None and image.ndim == 2:
+            self.items[BEFORE].setLevels(self.histogram.getLevels())
+
+    def _fit_levels(self) -> None:
+        picture = self._pictures()[THIS]
+        if picture is not None and picture.values.ndim == 2:
+            low, high = percentile_levels(picture.values)
+            self.histogram.setLevels(low, high)
+            self.histogram.setHistogramRange(low, high)
+            self._share_levels()
+
+    def _fit_view(self) -> None:
+        this = self._tries[THIS]
+        if this is not None:
+            width_mm, height_mm = _extent(this)
+            self._draw_bars(width_mm)
+            for view in self.views:
+                view.setRange(QtCore.QRectF(0, 0, width_mm, height_mm), padding=0.02)
+
+    def _share_range(self, number: int) -> None:
+        """Show in all pictures the part that one was moved to; links of pyqtgraph drift where one is hidden."""
+        for other, view in enumerate(self.views):
+            if other != number:
+                view.setRange(self.views[number].viewRect(), padding=0)
+
+    def _draw_bars(self, width_mm: float) -> None:
+        """Draw bars of a round length, about a fifth of the slice."""
+        for bar in self._bars:
+            bar.setParentItem(None)
+            if bar.scene() is not None:
+                bar.scene().removeItem(bar)
+        self._bars = []
+        length_mm = _round_length_mm(width_mm / 5)
+        for view in self.views:
+            bar = pg.ScaleBar(length_mm, suffix="", brush=pg.mkBrush("w"), pen=pg.mkPen("w"))
+            bar.text.setColor(pg.mkColor("w"))
+            bar.text.setText(f"{length_mm:g} mm")
+            bar.setParentItem(view)
+            bar.anchor((1, 1), (1, 1), offset=(-20, -20))
+            self._bars.append(bar)
+
+    def _reading(self, one: Try | None) -> Reading | None:
+        picture = one.picture(str(self.channel.value())) if one is not None else None
+        if one is None or picture is None or picture.values.ndim != 2:
+            return None
+        region, background = (
+            box_of(box.pos().x(), box.pos().y(), box.size().x(), box.size().y(), one.pixel_mm)
+            for box in self.boxes[THIS]
+        )
+        return reading(picture.values.astype(np.float32, copy=False), region, background)
+
+    def _read(self) -> None:
+        if not hasattr(self, "table"):
+            return
+        this = self._tries[THIS]
+        picture = this.picture(str(self.channel.value())) if this is not None else None
+        unit = f" {picture.unit}" if picture is not None else ""
+        for row, found in enumerate(self.readings()):
+            cells: Sequence[str] = [""] * len(COLUMNS)
+            if found is not None:
+                figures = (found.mean, found.sd, found.background, found.background_sd, found.contrast)
+                cells = [*(f"{figure:.4g}{unit}" for figure in figures), f"{found.contrast_to_noise:.3g}"]
+            for column, text in enumerate(cells):
+                self.table.setItem(row, column, QtWidgets.QTableWidgetItem(text))
+
+
+def _extent(one: Try) -> tuple[float, float]:
+    """Return width and height in mm."""
+    height, width = one.pictures[0].values.shape[:2] if one.pictures else (1, 1)
+    return width * one.pixel_mm, height * one.pixel_mm
+
+
+def _balanced(values: NDArray[np.generic]) -> tuple[float, float]:
+    """Return levels with 0 in the middle."""
+    most = float(np.quantile(np.abs(values), 0.998)) or 1.0
+    return -most, most
+
+
+def _round_length_mm(wanted_mm: float) -> float:
+    """Return 1, 2 or 5 times a power of ten, not above what is wanted."""
+    power = 10.0 ** np.floor(np.log10(wanted_mm))
+    return float(power * max(step for step in (1, 2, 5) if step * power <= wanted_mm))

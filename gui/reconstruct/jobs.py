@@ -1,0 +1,262 @@
+"""The works of the page Reconstruct: from a source and settings to files, as the command line would make them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from calibration.progress import Progress
+from firmware_iface.errors import CalibrationMissing, WrongUsage
+from gui.reconstruct.settings import (
+    BY_MATRIX,
+    BY_RESPONSE,
+    BY_VIALS,
+    EXCLUSIVE,
+    IMAGE,
+    Decomposition,
+    Quantities,
+    Settings,
+)
+
+if TYPE_CHECKING:
+    from calibration.store import Calibration
+    from reconstruction.decomposition import Attenuation
+    from reconstruction.methods.convergence import Step
+    from reconstruction.volume import Volume
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Made:
+    """What a work has made.
+
+    Attributes
+    ----------
+    volume : Volume
+        As read back from its file.
+    others : tuple of path
+        Files beside it: standard errors, labels, quantities.
+    """
+
+    volume: Volume
+    path: Path
+    others: tuple[Path, ...] = ()
+    seconds_s: float = 0.0
+
+
+def watched(work: Generator[Progress, None, T], log: list[Step]) -> Generator[Progress, None, T]:
+    """Run a work, and note its iterations in a log that anybody may look at meanwhile."""
+    from reconstruction.methods.convergence import Iteration
+
+    try:
+        while True:
+            try:
+                progress = next(work)
+            except StopIteration as end:
+                return end.value
+            if isinstance(progress, Iteration):
+                log.append(progress.step)
+            yield progress
+    finally:
+        work.close()
+
+
+def free_path(folder: Path, stem: str, what: str) -> Path:
+    """Return the first of "STEM-what.h5", "STEM-what-2.h5", ... that is not there yet."""
+    path, number = folder / f"{stem}-{what}.h5", 2
+    while path.exists():
+        path, number = folder / f"{stem}-{what}-{number}.h5", number + 1
+    return path
+
+
+def reconstruct(path: Path, settings: Settings, output: Path, log: list[Step]) -> Generator[Progress, None, Made]:
+    """Reconstruct a scan into a file that is not there yet."""
+    from reconstruction.pipeline import reconstruct_scan
+    from reconstruction.scan_slabs import memory_limit, reconstruct_to_file
+    from reconstruction.volume import load_volume, save_volume
+
+    began_s = time.monotonic()
+    yield Progress("reading", 0, 0)
+    known = geometry_of(settings)
+    of_scan: dict[str, Any] = {"calibration": known, "allow_partial": settings.allow_partial}
+    limit_bytes = memory_limit(path, settings.recipe, settings.memory, **of_scan)
+    if limit_bytes is None:
+        volume = yield from watched(reconstruct_scan(path, settings.recipe, **of_scan), log)
+        yield Progress("writing", 0, 0)
+        save_volume(volume, output)
+    else:
+        yield from reconstruct_to_file(path, output, settings.recipe, **of_scan, memory_bytes=limit_bytes)
+    return Made(volume=load_volume(output), path=output, seconds_s=time.monotonic() - began_s)
+
+
+def decompose(
+    source: Path | Volume, settings: Settings, output: Path, log: list[Step]
+) -> Generator[Progress, None, Made]:
+    """Decompose a scan, or a volume of bins, into a file that is not there yet, and what is asked for beside it."""
+    from reconstruction.volume import load_volume, save_volume
+
+    began_s = time.monotonic()
+    asked = settings.decomposition
+    if asked.tier == IMAGE:
+        bins = source
+        if isinstance(bins, Path):
+            from reconstruction.pipeline import reconstruct_scan
+
+            work = reconstruct_scan(
+                bins, settings.recipe, calibration=geometry_of(settings), allow_partial=settings.allow_partial
+            )
+            bins = yield from watched(work, log)
+        yield Progress("materials", 0, 1)
+        found, beside = materials_of(bins, bins, asked)
+    else:
+        if not isinstance(source, Path):
+            raise WrongUsage("a volume has no counts of rays", hint="open the scan, or choose the tier image")
+        found, beside = yield from _by_rays(source, settings, log)
+    if asked.quantities.is_any:
+        beside["quantities"] = yield from quantities_of(found, asked.quantities)
+    yield Progress("writing", 0, 1 + len(beside))
+    save_volume(found, output)
+    others = tuple(save_volume(volume, output.with_name(f"{output.stem}-{name}.h5")) for name, volume in beside.items())
+    return Made(volume=load_volume(output), path=output, others=others, seconds_s=time.monotonic() - began_s)
+
+
+def _by_rays(
+    path: Path, settings: Settings, log: list[Step]
+) -> Generator[Progress, None, tuple[Volume, dict[str, Volume]]]:
+    from reconstruction.scan_materials import decompose_scan, read_rays
+
+    asked = settings.decomposition
+    rays = yield from read_rays(
+        path,
+        asked.materials,
+        calibration=calibration_of(settings),
+        pass_number=settings.recipe.pass_number,
+        allow_partial=settings.allow_partial,
+    )
+    work = decompose_scan(
+        rays,
+        settings.recipe,
+        tier=asked.tier,
+        prior=asked.prior_name,
+        strength=asked.strength_relative,
+        n_iterations=asked.n_iterations,
+    )
+    found = yield from watched(work, log)
+    return found.volume, {} if found.sigma is None else {"sigma": found.sigma}
+
+
+def materials_of(bins: Volume, fitted_to: Volume, asked: Decomposition) -> tuple[Volume, dict[str, Volume]]:
+    """Turn volumes of bins into materials, and labels where a rule makes them.
+
+    Parameters
+    ----------
+    fitted_to : Volume
+        Where vials are looked at: the whole of which `bins` may be a slice.
+    """
+    from reconstruction.materials import decompose_volume, separate_volume
+
+    bins, attenuation = attenuation_of(bins, fitted_to, asked)
+    if asked.rule in EXCLUSIVE:
+        from reconstruction.quality import k_edge_materials
+        from reconstruction.spectral.exclusive import rule_named
+
+        rule = rule_named(
+            asked.rule, attenuation.materials, k_edge_materials(attenuation), field_weight=asked.field_weight
+        )
+        found, labels = separate_volume(bins, rule, attenuation, is_weighted=bool(asked.is_weighted))
+        return found, {"labels": labels}
+    found = decompose_volume(
+        bins,
+        attenuation,
+        is_weighted=asked.weighs,
+        is_non_negative=asked.rule == "non-negative",
+        densities_g_cm3={} if asked.rule == "fractions" else None,
+    )
+    return found, {}
+
+
+def attenuation_of(bins: Volume, fitted_to: Volume, asked: Decomposition) -> tuple[Volume, Attenuation]:
+    """Return the bins, flattened where that is asked for, and what attenuates how in them."""
+    file = asked.file
+    if asked.by == BY_MATRIX and file is not None:
+        from reconstruction.decomposition import read_matrix_csv
+
+        return bins, read_matrix_csv(file).in_order_of(bins.channels)
+    if asked.by == BY_RESPONSE and file is not None:
+        from reconstruction.materials import basis_of_response
+
+        return bins, basis_of_response(bins, file, water_mm=asked.water_mm, materials=asked.materials)
+    if asked.by == BY_VIALS and file is not None:
+        from reconstruction.phantom_file import load_phantom
+        from reconstruction.vials import fit_vials, flattened
+
+        phantom = load_phantom(file)
+        whole = flattened(fitted_to, phantom) if asked.is_flattened else fitted_to
+        return whole if bins is fitted_to else bins, fit_vials(whole, phantom).basis
+    if bins.basis is None:
+        raise CalibrationMissing(
+            "the bins carry no material basis, so that nothing tells how materials attenuate in them",
+            hint="calibrate materials and scan again; or choose a table of attenuation, a response, or vials",
+        )
+    return bins, bins.basis
+
+
+def quantities_of(materials: Volume, asked: Quantities) -> Generator[Progress, None, Volume]:
+    """Return what the materials mean, a channel for each quantity."""
+    from reconstruction import quantities
+    from reconstruction.quantities import Quantity
+
+    basis = quantities.basis_of(materials)
+    wanted: list[Quantity] = [quantities.monoenergetic(basis, energy_kev) for energy_kev in asked.mono_kev]
+    if asked.vnc_kev is not None:
+        wanted.append(quantities.non_contrast(basis, asked.vnc_kev))
+    wanted += [quantities.element_map(basis, element) for element in asked.elements]
+    if asked.electron_density or asked.effective_z or asked.beams:
+        from reconstruction.spectral.stoichiometry import calibrate
+
+        known = calibrate(basis)
+        wanted += [quantities.electron_density(known)] if asked.electron_density else []
+        wanted += [quantities.effective_z(known)] if asked.effective_z else []
+        wanted += [quantities.stopping_power_ratio(known, *_beam(beam)) for beam in asked.beams]
+    return (yield from quantities.evaluate(materials, wanted))
+
+
+def _beam(text: str) -> tuple[float, str]:
+    ion, _, energy = text.partition("@")
+    try:
+        return float(energy), ion.strip()
+    except ValueError:
+        raise WrongUsage(f"the beam is {text!r}; allowed: ION@MEV, as proton@150 or carbon@300") from None
+
+
+def calibration_of(settings: Settings) -> Calibration | None:
+    """Return the calibration that is named; None: the scan's own."""
+    from calibration.store import load
+
+    return load(settings.calibration) if settings.calibration else None
+
+
+def geometry_of(settings: Settings) -> Calibration | None:
+    """Return the calibration that is named, where it knows a geometry; None: the scan's own."""
+    known = calibration_of(settings)
+    return known if known is not None and known.alignment is not None else None
+
+
+def agents_of(materials: Sequence[str]) -> tuple[str, ...]:
+    """Return those that have a K edge which a scan sees, for names that are known."""
+    from calibration.attenuation import material
+    from reconstruction.spectral.stoichiometry import is_agent
+
+    found = []
+    for name in materials:
+        try:
+            matter = material(name, 1.0)
+        except WrongUsage:
+            continue
+        if is_agent(matter):
+            found.append(name)
+    return tuple(found)

@@ -1,0 +1,264 @@
+"""The run: how far it is, the newest picture, the sinogram as it grows, a slice of what is there, how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pyqtgraph.Qt import QtCore, QtWidgets
+
+from gui import theme
+from gui.controls import JobBar, clock, hint, title
+from gui.image_panel import ImagePanel, percentile_levels
+from gui.scan.preview import Preview
+from gui.scan.run import ScanRun, told_at_end, told_of_health
+from gui.session import Session
+from gui.workers import Job, JobStatus
+
+if TYPE_CHECKING:
+    from acquisition.runner import ScanSummary
+
+PICTURE_EVERY_S = 0.1
+NOTHING = "No scan yet in this session: plan one on the left tab and start it there."
+
+
+class RunPanel(QtWidgets.QWidget):
+    """Shows a run while it goes on, and how it ended.
+
+    Parameters
+    ----------
+    reconstruct : callable
+        Goes to the page where the scan is reconstructed.
+    """
+
+    def __init__(self, session: Session, reconstruct: Callable[[], None]) -> None:
+        super().__init__()
+        self.session = session
+        self._run: ScanRun | None = None
+        self._job: Job | None = None
+        self._shown = (-1, -1)
+        self._shown_at_s = 0.0
+        self._preview: Preview | None = None
+        self._is_paused: bool | None = None
+        self.heading = title("Scan")
+        self.bar = JobBar("Stop after this frame", "End well: the beam off, the file valid, to be gone on with later.")
+        self.pause = QtWidgets.QPushButton("Pause")
+        self.pause.clicked.connect(self._toggle)
+        self.told = hint(NOTHING)
+        self.health = hint()
+        self.axis = hint()
+        self.lost = QtWidgets.QLabel()
+        self.lost.setWordWrap(True)
+        self.lost.setStyleSheet(f"color: {theme.BAD}; font-weight: 600;")
+        self.lost.hide()
+        self.reconstruct = QtWidgets.QPushButton("Reconstruct")
+        self.reconstruct.setToolTip("Go to the page Reconstruct with this scan.")
+        self.reconstruct.setStyleSheet("font-weight: 600;")
+        self.reconstruct.clicked.connect(lambda: reconstruct())
+        self.reconstruct.hide()
+        self.threshold = QtWidgets.QComboBox()
+        self.threshold.setToolTip("Which threshold picture, sinogram and slice are of; all of them are written.")
+        self.threshold.currentIndexChanged.connect(self._choose)
+        column = QtWidgets.QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        top = QtWidgets.QHBoxLayout()
+        top.addWidget(self.heading)
+        top.addWidget(self.bar, 1)
+        top.addWidget(self.pause, 0, QtCore.Qt.AlignmentFlag.AlignRight)
+        column.addLayout(top)
+        below = QtWidgets.QHBoxLayout()
+        below.addWidget(self.told, 1)
+        below.addWidget(self.reconstruct)
+        below.addWidget(QtWidgets.QLabel("Threshold"))
+        below.addWidget(self.threshold)
+        column.addLayout(below)
+        column.addWidget(self.lost)
+        column.addLayout(self._pictures(), 1)
+        column.addWidget(self.axis)
+        column.addWidget(self.health)
+        self._show_pause()
+
+    def watch(self, run: ScanRun, job: Job) -> None:
+        """Show this run from now on."""
+        self._run, self._job, self._shown, self._preview = run, job, (-1, -1), None
+        self._is_paused = None
+        self.heading.setText(run.order.path.stem)
+        self.bar.watch(job)
+        self.reconstruct.hide()
+        self.lost.hide()
+        self.axis.setText("")
+        thresholds = run.order.plan.detector
+        kev = run.watch.first_kev
+        self.threshold.blockSignals(True)
+        self.threshold.clear()
+        for number, energy_kev in zip(thresholds.thresholds, kev, strict=True):
+            self.threshold.addItem(f"{energy_kev:g} keV (number {number})")
+        self.threshold.blockSignals(False)
+        for panel in (self.picture, self.sinogram, self.slice):
+            panel.item.clear()
+
+    def ended(self, summary: ScanSummary) -> None:
+        """Tell how it ended, whole."""
+        self.told.setText(told_at_end(summary))
+        self.told.setStyleSheet(f"color: {theme.BAD if summary.n_lost else theme.GOOD}; font-weight: 600;")
+        self.reconstruct.show()
+        self._over()
+
+    def broken(self, status: JobStatus) -> None:
+        """Tell that it ended before it was whole."""
+        run = self._run
+        assert run is not None
+        pace = run.watch.pace()
+        how = "was stopped" if status is JobStatus.STOPPED else "BROKE OFF"
+        if pace.n_frames:
+            rest = (
+                f"{pace.n_frames} of {pace.n_planned} frames are kept in {run.order.path.stem}.partial.h5; it is "
+                "offered above to go on with."
+            )
+        else:
+            rest = "No frame was taken, and no file is left."
+        self.told.setText(f"The scan {how}. {rest}")
+        self.told.setStyleSheet(f"font-weight: 600;{'' if status is JobStatus.STOPPED else f' color: {theme.BAD};'}")
+        self._over()
+
+    def refresh(self) -> None:
+        """Show what is new."""
+        self.bar.refresh()
+        run, job = self._run, self._job
+        if run is None or job is None:
+            return
+        self._show_pause()
+        if not job.is_over:
+            self._show_progress(run)
+        now_s = time.monotonic()
+        if now_s - self._shown_at_s >= PICTURE_EVERY_S:
+            self._shown_at_s = now_s
+            self._show_newest(run)
+            self._show_preview(run.previewer.newest)
+
+    def _over(self) -> None:
+        self.bar.refresh()
+        if self._run is not None:
+            self._run.close()
+        self._show_pause()
+
+    def _toggle(self) -> None:
+        if self._run is not None:
+            self._run.toggle_pause()
+
+    def _choose(self, place: int) -> None:
+        if self._run is not None and place >= 0:
+            self._run.previewer.threshold = place
+            self._shown = (-1, -1)
+
+    def _show_pause(self) -> None:
+        run, job = self._run, self._job
+        is_running = run is not None and job is not None and not job.is_over
+        is_paused = is_running and run is not None and run.pause.is_closed
+        self.pause.setEnabled(is_running)
+        if self.pause.isEnabled() and is_paused == self._is_paused:
+            return
+        self._is_paused = is_paused
+        self.pause.setText("Continue" if is_paused else "Pause")
+        after_s = run.order.beam_off_after_s if run is not None else 0
+        tip = (
+            "Go on; a beam that was switched off meanwhile is switched on first."
+            if is_paused
+            else "Hold before the next view (a sweep is ended first); the beam goes off after "
+            f"{after_s:g} s and on again when the scan goes on."
+        )
+        self.pause.setToolTip(tip if is_running else "Not now: no scan runs.")
+
+    def _show_progress(self, run: ScanRun) -> None:
+        pace = run.watch.pace()
+        parts = []
+        if run.pause.is_closed:
+            where = "after the present view" if not run.pause.is_holding else f"for {clock(run.pause.held_s)}"
+            parts.append(f"PAUSED {where}, beam {'off' if run.pause.is_beam_off else 'still on'}")
+        elif pace.left_s is not None:
+            ends = time.strftime("%H:%M", time.localtime(time.time() + pace.left_s))
+            parts.append(f"{pace.rate_per_s:.3g} frames/s, about {clock(pace.left_s)} left, until {ends}")
+        elif pace.n_frames < pace.n_planned:
+            parts.append("No frame yet" if not pace.n_frames else "Pace not known yet")
+        parts.append(f"{pace.n_lost} LOST" if pace.n_lost else "none lost")
+        text = "; ".join(parts)
+        self.told.setText(f"{text[0].upper()}{text[1:]}.")
+        self.told.setStyleSheet("")
+        self.health.setText(told_of_health(self.session.rig.snapshot().run if pace.n_frames else None))
+        lost = run.watch.lost()
+        if lost:
+            more = f" (and {len(lost) - 3} more)" if len(lost) > 3 else ""
+            self.lost.setText(f"Degraded: {'; '.join(lost[-3:])}{more}. Marked in the file in their places.")
+        self.lost.setVisible(bool(lost))
+
+    def _show_newest(self, run: ScanRun) -> None:
+        place = max(self.threshold.currentIndex(), 0)
+        now = run.watch.version, place
+        newest = run.watch.newest()
+        if newest is None or now == self._shown:
+            return
+        self._shown = now
+        frame, step, number = newest
+        counts = frame.counts[min(place, len(frame.counts) - 1)]
+        angle = np.degrees(step.pose_of(number).angle_rad)
+        grey = _show(self.picture, counts, "counts")
+        self.picture_told.setText(f"Newest frame: {step.kind.value} at {angle:.1f}°. {grey}")
+
+    def _show_preview(self, preview: Preview) -> None:
+        if preview is self._preview:
+            return
+        self._preview = preview
+        self.slice_told.setText(preview.told)
+        self.axis.setText(preview.axis_told)
+        is_bad = preview.axis is not None and not preview.axis.is_good
+        self.axis.setStyleSheet(f"color: {theme.BAD}; font-weight: 600;" if is_bad else "")
+        rows = preview.rows
+        if rows is not None and np.isfinite(rows.line_integrals).any():
+            image = rows.line_integrals
+            grey = _show(self.sinogram, np.nan_to_num(image, nan=float(np.nanmax(image))), "line integral")
+            n_lost = int(rows.is_lost.sum())
+            lost = f", {n_lost} LOST: bright lines" if n_lost else ""
+            self.sinogram_told.setText(f"Sinogram: {len(image)} views, the newest on top{lost}. {grey}")
+        if preview.slice_per_mm is not None:
+            grey = _show(self.slice, preview.slice_per_mm, "1/mm", pixel_mm=preview.voxel_mm)
+            wide_mm = preview.voxel_mm * preview.slice_per_mm.shape[1]
+            self.slice_told.setText(f"{preview.told} {wide_mm:.3g} mm wide. {grey}")
+
+    def _pictures(self) -> QtWidgets.QGridLayout:
+        grid = QtWidgets.QGridLayout()
+        self.picture, self.sinogram, self.slice = (ImagePanel(has_histogram=False) for _ in range(3))
+        self.sinogram.view.setAspectLocked(False)
+        for panel in (self.picture, self.sinogram, self.slice):
+            panel.view.invertY(False)
+            panel.setMinimumHeight(200)
+        self.picture_told, self.sinogram_told, self.slice_told = (QtWidgets.QLabel(text) for text in _CAPTIONS)
+        parts = (
+            (self.picture, self.picture_told, "The newest frame as it comes; row 0, the lowest, is at the bottom."),
+            (self.sinogram, self.sinogram_told, "Line integrals of the middle rows, a line for each view."),
+            (self.slice, self.slice_told, "A quick slice of the views so far; the real one comes by Reconstruct."),
+        )
+        for number, (panel, caption, tip) in enumerate(parts):
+            caption.setWordWrap(True)
+            caption.setAlignment(QtCore.Qt.AlignmentFlag.AlignTop)
+            caption.setMinimumHeight(48)
+            panel.setToolTip(tip)
+            caption.setToolTip(tip)
+            grid.addWidget(caption, 0, number)
+            grid.addWidget(panel, 1, number)
+            grid.setColumnStretch(number, 1)
+        grid.setRowStretch(1, 1)
+        return grid
+
+
+def _show(panel: ImagePanel, image: NDArray[np.number], unit: str, pixel_mm: float | None = None) -> str:
+    """Show an image, all of it, and return what its grey levels mean."""
+    low, high = percentile_levels(image)
+    panel.show_image(image, levels=(low, high), pixel_mm=pixel_mm)
+    panel.view.autoRange(padding=0.01)
+    return f"Black to white: {low:.4g} to {high:.4g} {unit}."
+
+
+_CAPTIONS = ("Newest frame", "Sinogram", "Slice")

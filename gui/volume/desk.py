@@ -1,0 +1,598 @@
+"""What the page Volume works on, without a widget: volumes, cuts, looks, drawings, and what is computed for them.
+
+Everything slow is asked of `Latest` and taken over in `beat`; so the page never waits, and a test needs no window.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gui.session import Session
+from gui.state import State
+from gui.undo import History
+from gui.volume import annotations, files
+from gui.volume.annotations import Annotation, Tool
+from gui.volume.cursor import Reading, reading
+from gui.volume.latest import Answer, Latest
+from gui.volume.looks import GreyLook, Levels, applied, as_plain, from_plain
+from gui.volume.marks import Overlay, legend_of, overlay_of
+from gui.volume.painting import Looks, Painted, Painter, Suggestion
+from gui.volume.regions import (
+    Histogram,
+    Joint,
+    RegionFigures,
+    as_csv,
+    histogram_of,
+    table_of,
+)
+from gui.volume.slicing import (
+    Cut,
+    Orientation,
+    Point,
+    Slab,
+    along,
+    angles_rad,
+    held,
+    index_of,
+    point_of,
+    stepped,
+    tilted,
+    turned,
+)
+from gui.volume.views import Recipe, Shown, View, recipe, why_not
+from reconstruction.volume import Grid, Volume
+
+SLANTED = "slanted"
+PANES = (*(orientation.label for orientation in Orientation), SLANTED)
+SETTLED_S = 0.6
+"""Looks that stay for so long are one edit, however many steps a slider took to them."""
+FIRST_SLANT_RAD = (0.6, 0.7)
+_MATERIALS_KEY = Shown.MATERIALS.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edits:
+    """What can be undone.
+
+    Attributes
+    ----------
+    greys : tuple of (key, GreyLook)
+        Of every grey view that was looked at.
+    """
+
+    looks: Looks = ()
+    greys: tuple[tuple[str, GreyLook], ...] = ()
+    drawings: tuple[Annotation, ...] = ()
+
+
+class Desk:
+    """Holds what the page shows.
+
+    Attributes
+    ----------
+    version : int
+        Grows with all that the panels beside the panes show.
+    pictures : dict of str to Painted
+        The newest of each pane.
+    seen : set of str
+        Panes that somebody sees; only they are painted.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.bins: Volume | None = None
+        self.materials: Volume | None = None
+        self.sigma: Volume | None = None
+        self.view = View(shown=Shown.MATERIALS)
+        self.point_mm: Point = (0.0, 0.0, 0.0)
+        self.slant = tilted((0.0, 0.0, 0.0), *FIRST_SLANT_RAD)
+        self.thickness_mm, self.slab = 0.0, Slab.MEAN
+        self.has_crosshair = True
+        self.seen: set[str] = set(PANES[:3])
+        self.version = 0
+        self.pictures: dict[str, Painted] = {}
+        self.figures: dict[str, RegionFigures] = {}
+        self.chosen = ""
+        self.reading: Reading | None = None
+        self.histogram: tuple[Histogram | Joint | None, str] = (None, "")
+        self.has_new_reading = self.has_new_histogram = False
+        self.presets: dict[str, Looks] = {}
+        self._state: State | None = None
+        self._history: History[Edits] = History(Edits())
+        self._edits, self._edited_s = Edits(), 0.0
+        self._suggested: dict[str, Suggestion] = {}
+        self._recipe: Recipe | None = None
+        self._shown = self.view  # of the recipe; `view` is what was asked for last
+        self._asked: dict[str, tuple[Recipe, Cut, Looks | GreyLook]] = {}
+        self._figures: dict[Annotation, RegionFigures] = {}
+        self._side_file: Path | None = None
+        self._painter = Painter()
+        self._slow, self._quick = Latest(), Latest()
+
+    # What there is.
+
+    @property
+    def grid(self) -> Grid | None:
+        """Of what is shown; None where nothing is open."""
+        volume = self._volume
+        return None if volume is None else volume.grid
+
+    @property
+    def _volume(self) -> Volume | None:
+        if self._recipe is not None:
+            return self._recipe.volume
+        return self.materials if self.materials is not None else self.bins
+
+    @property
+    def is_scale_known(self) -> bool:
+        """Whether voxels have a size in mm."""
+        return self.grid is None or self.grid.is_scale_known
+
+    @property
+    def look(self) -> Looks | GreyLook | None:
+        """How the present view looks; None until that is known."""
+        if self._recipe is None:
+            return None
+        if self._shown.shown is Shown.MATERIALS:
+            return self.material_looks or None
+        chosen = dict(self._edits.greys).get(self._key)
+        return chosen if chosen is not None or self._key not in self._suggested else self._suggested[self._key].grey
+
+    @property
+    def material_looks(self) -> Looks:
+        """How the materials look, whatever is shown; empty until that is known."""
+        return self._edits.looks or self._suggested.get(_MATERIALS_KEY, Suggestion()).looks
+
+    @property
+    def spans(self) -> tuple[Levels, ...]:
+        """From where to where the sliders of the present view reach."""
+        return self._suggested.get(self._key, Suggestion()).spans
+
+    @property
+    def unit(self) -> str:
+        """Of the present view."""
+        return self._recipe.unit if self._recipe is not None else ""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """All that can be put into a histogram."""
+        return tuple(name for volume in self._volumes for name in volume.channels)
+
+    @property
+    def drawings(self) -> tuple[Annotation, ...]:
+        """What was drawn."""
+        return self._edits.drawings
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is an edit to take back."""
+        return self._history.can_undo or self._edits != self._history.now
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is an edit to make again."""
+        return self._history.can_redo and self._edits == self._history.now
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was asked is answered and taken over."""
+        return self._slow.is_idle and self._quick.is_idle
+
+    @property
+    def name(self) -> str:
+        """Of the open volumes, short."""
+        if not self._volumes:
+            return "no volume"
+        state, names = self.session.state, []
+        for kind in ("materials", "bins"):
+            if getattr(self, kind) is not None:
+                path = getattr(state, f"{kind}_path")
+                names.append(path.name if path is not None else f"{kind}, not saved yet")
+        return "   +   ".join(names)
+
+    @property
+    def description(self) -> str:
+        """Of the open volumes, with where they came from."""
+        return "\n\n".join(map(files.described, self._volumes)) or "Open a volume, or reconstruct a scan."
+
+    @property
+    def _volumes(self) -> tuple[Volume, ...]:
+        return tuple(volume for volume in (self.materials, self.bins) if volume is not None)
+
+    @property
+    def _key(self) -> str:
+        """What shares one window: all energies do, and all bins of one unit."""
+        if self._shown.shown is Shown.MATERIALS:
+            return _MATERIALS_KEY
+        element = self._shown.element if self._shown.shown is Shown.K_EDGE else ""
+        return f"{self._shown.shown.name} {element} {self.unit}"
+
+    # What is done.
+
+    def open(self, path: Path) -> None:
+        """Open a volume file into the session."""
+        self._slow.ask(f"open {path}", partial(files.opened, path))
+
+    def choose_view(self, view: View) -> None:
+        """Show something else."""
+        self.view = view
+        self._ask_recipe()
+
+    def choose_look(self, look: Looks | GreyLook) -> None:
+        """Show it otherwise; many small changes in a row are one edit."""
+        self._edited_s = time.monotonic()
+        self._edits = self._with_look(look)
+
+    def ask_auto(self) -> None:
+        """Choose colours and windows by the values."""
+        if self._recipe is not None:
+            self._slow.ask("auto", partial(self._suggest, self._recipe, self._shown.shown, self._key))
+
+    def edit_drawings(self, drawings: tuple[Annotation, ...]) -> None:
+        """Have these drawings from now on."""
+        self._settle()
+        self._edits = replace(self._edits, drawings=drawings)
+        self._settle()
+        self._drawings_changed()
+
+    def draw(self, tool: Tool, points_mm: Sequence[tuple[float, float]], cut: Cut, thickness_mm: float) -> Annotation:
+        """Draw something on a cut, by points in its picture."""
+        drawing = Annotation(
+            tool=tool,
+            name=annotations.next_name(tool, self.drawings),
+            points_mm=tuple(cut.point_mm(*point) for point in points_mm),
+            right=cut.right,
+            up=cut.up,
+            thickness_mm=thickness_mm if tool.is_region else 0.0,
+        )
+        self.chosen = drawing.name
+        self.edit_drawings((*self.drawings, drawing))
+        return drawing
+
+    def choose_drawing(self, name: str) -> None:
+        """Make one stand out."""
+        self.chosen = name
+        self.version += 1
+
+    def undo(self) -> None:
+        """Take the last edit back."""
+        self._settle()
+        self._go_to(self._history.undo())
+
+    def redo(self) -> None:
+        """Make it again."""
+        self._settle()
+        self._go_to(self._history.redo())
+
+    def go_to(self, point: Point) -> None:
+        """Take the crosshair to a point, held inside the volume."""
+        if self.grid is not None:
+            self.point_mm = held(self.grid, point)
+            self.ask_reading(self.point_mm)
+
+    def point_at(self, pane: str, right_mm: float, up_mm: float) -> Point:
+        """Return the point that stands at a position in the picture of a pane."""
+        return self.cut_of(pane).point_mm(right_mm, up_mm)
+
+    def step(self, pane: str, n_steps: int) -> None:
+        """Go so many slices on in a pane."""
+        grid = self.grid
+        if grid is None:
+            return
+        if pane == SLANTED:
+            normal = self.slant.normal * grid.voxel_mm * n_steps
+            x, y, z = (at + by for at, by in zip(self.point_mm, normal, strict=True))
+            self.go_to((x, y, float(z)))
+        else:
+            self.go_to(stepped(grid, self.point_mm, _orientation(pane), n_steps))
+
+    def turn(self, pane: str, angle_rad: float) -> None:
+        """Turn the slanted cut about what a pane looks along."""
+        x, y, z = (float(part) for part in self.cut_of(pane).normal)
+        self.slant = turned(self.slant, (x, y, z), angle_rad)
+
+    def tilt(self, azimuth_rad: float, tilt_rad: float) -> None:
+        """Tilt the slanted cut by these angles."""
+        self.slant = tilted(self.point_mm, azimuth_rad, tilt_rad)
+
+    @property
+    def slant_rad(self) -> tuple[float, float]:
+        """Azimuth and tilt of the slanted cut."""
+        return angles_rad(self.slant)
+
+    def choose_slab(self, thickness_mm: float, slab: Slab) -> None:
+        """Show so much before and behind each slice."""
+        self.thickness_mm, self.slab = thickness_mm, slab
+        self.version += 1
+
+    def show_crosshair(self, is_shown: bool) -> None:
+        """Show the crosshair, or not."""
+        self.has_crosshair = is_shown
+        self.version += 1
+
+    def reset(self) -> None:
+        """Take the crosshair to the middle, and the slanted cut to where it was first."""
+        if self.grid is not None:
+            self.slant = tilted((0.0, 0.0, 0.0), *FIRST_SLANT_RAD)
+            middle = [(n - 1) // 2 for n in self.grid.shape]
+            self.go_to(point_of(self.grid, (middle[0], middle[1], middle[2])))
+
+    def ask_reading(self, point: Point) -> None:
+        """Ask what stands at a point."""
+        self._quick.ask("reading", partial(reading, point, self.bins, self.materials, self.sigma))
+
+    def ask_histogram(self, across: str, upwards: str, region: str) -> None:
+        """Ask for a histogram of one channel, or of two together, over a region or the volume (empty)."""
+        drawing = next((one for one in self.drawings if one.name == region and one.tool.is_region), None)
+        volume = next((volume for volume in self._volumes if across in volume.channels), None)
+        if volume is not None:
+            self._slow.ask("histogram", partial(histogram_of, volume, across, upwards, drawing))
+
+    def table_csv(self) -> str:
+        """Return the table of all drawings whose figures are known."""
+        return as_csv([self.figures[d.name] for d in self.drawings if d.name in self.figures], self.drawings)
+
+    # Presets of looks.
+
+    def keep_preset(self, name: str) -> None:
+        """Keep the looks of the materials under a name."""
+        self.presets[name] = self.material_looks
+        self.version += 1
+
+    def use_preset(self, name: str) -> None:
+        """Take the looks that were kept, for the materials there are."""
+        self._settle()
+        self._edits = replace(self._edits, looks=applied(self.presets[name], self.material_looks))
+        self._settle()
+
+    def forget_preset(self, name: str) -> None:
+        """Delete a preset."""
+        self.presets.pop(name, None)
+        self.version += 1
+
+    def presets_plain(self) -> dict[str, object]:
+        """Return the presets as plain values."""
+        return {name: as_plain(looks) for name, looks in self.presets.items()}
+
+    def take_presets(self, saved: object) -> None:
+        """Take presets from plain values; what cannot be read is left out."""
+        if isinstance(saved, Mapping):
+            found = {str(name): from_plain(looks) for name, looks in saved.items()}
+            self.presets |= {name: looks for name, looks in found.items() if looks}
+            self.version += 1
+
+    # What is shown.
+
+    def cut_of(self, pane: str) -> Cut:
+        """Return the cut of a pane."""
+        grid = self.grid
+        if pane == SLANTED:
+            return replace(self.slant, centre_mm=self.point_mm, thickness_mm=self.thickness_mm, slab=self.slab)
+        orientation, centre = _orientation(pane), self.point_mm
+        if grid is not None:  # two points of one slice make one cut
+            at = [(n - 1) / 2 for n in grid.shape]
+            at[orientation.axis] = float(round(index_of(grid, self.point_mm)[orientation.axis]))
+            centre = point_of(grid, (at[0], at[1], at[2]))
+        return along(orientation, centre, self.thickness_mm, self.slab)
+
+    def overlay_of(self, pane: str, *, has_legend: bool = False, has_slant: bool = False) -> Overlay:
+        """Return what stands over the picture of a pane."""
+        grid = self.grid
+        if grid is None:
+            return Overlay()
+        look, title = self.look, self._recipe.title if self._recipe is not None else ""
+        slant = replace(self.slant, centre_mm=self.point_mm) if has_slant and pane != SLANTED else None
+        return overlay_of(
+            self.cut_of(pane),
+            grid,
+            cross=self.point_mm if self.has_crosshair else None,
+            slant=slant,
+            legend=legend_of(look, self.unit, title) if has_legend and look is not None else (),
+            drawings=self.drawings,
+            chosen=self.chosen,
+        )
+
+    def beat(self) -> None:
+        """Take over what is new, and ask for what is missing."""
+        if self.session.state is not self._state:
+            self._take(self.session.state)
+        for name, answer in (self._slow.take() | self._quick.take()).items():
+            self._receive(name, answer)
+        if self._edits != self._history.now and time.monotonic() - self._edited_s > SETTLED_S:
+            self._settle()
+        self._ask_pictures()
+
+    def close(self) -> None:
+        """Compute nothing any more."""
+        self._slow.close()
+        self._quick.close()
+
+    def _take(self, state: State) -> None:
+        """Take the volumes of the session where they are others."""
+        before = self._state
+        self._state = state
+        self._follow_file(state)
+        if before is not None and (before.bins is state.bins and before.materials is state.materials):
+            return
+        had_grid = self.grid
+        if before is None or before.materials is not state.materials:
+            self.sigma = None
+            self._edits = replace(self._edits, looks=())
+        self._edits = replace(self._edits, greys=())
+        self._history = History(self._edits)
+        self.bins, self.materials = state.bins, state.materials
+        self._recipe, self._suggested = None, {}
+        self._asked.clear()
+        self._figures.clear()
+        self.figures.clear()
+        self.pictures.clear()
+        self._slow.ask("forget", self._painter.forget)
+        if state.materials is not None:
+            self._slow.ask("sigma", partial(files.sigma_of, state.materials, state.materials_path))
+            colours = recipe(View(shown=Shown.MATERIALS), None, state.materials)
+            suggest = partial(self._suggest, colours, Shown.MATERIALS, _MATERIALS_KEY)
+            self._slow.ask(f"suggestion {_MATERIALS_KEY}", suggest)
+        if why_not(self.view, self.bins, self.materials):
+            self.view = View(shown=Shown.MATERIALS if self.bins is None or self.materials is not None else Shown.BIN)
+        if self.grid is not None and self.grid != had_grid:
+            self.reset()
+        if self._volumes:
+            self._ask_recipe()
+            self._drawings_changed(is_to_be_saved=False)
+        self.version += 1
+
+    def _follow_file(self, state: State) -> None:
+        """Read the drawings that lie beside the file, where it is another."""
+        path = state.materials_path if state.materials is not None else state.bins_path
+        side_file = None if path is None else annotations.side_file(path)
+        if side_file == self._side_file:
+            return
+        was_new = self._side_file is None and self._state is not None and bool(self.drawings)
+        self._side_file = side_file
+        if side_file is None:
+            return
+        if was_new and not side_file.exists():
+            self._drawings_changed()  # drawn before the volume had a file: kept beside it now
+        else:
+            self._slow.ask("drawings", partial(annotations.load, side_file))
+
+    def _ask_recipe(self) -> None:
+        if not why_not(self.view, self.bins, self.materials):
+            self._slow.ask("recipe", partial(_with_view, self.view, self.bins, self.materials))
+
+    def _suggest(self, made: Recipe, shown: Shown, key: str) -> tuple[str, Suggestion]:
+        return key, self._painter.suggest(made, shown)
+
+    def _ask_pictures(self) -> None:
+        made = self._recipe
+        if made is None:
+            return
+        look = self.look
+        if look is None:
+            return
+        for pane in sorted(self.seen, key=PANES.index):
+            question = made, self.cut_of(pane), look
+            if not _is_same(self._asked.get(pane), question):
+                self._asked[pane] = question
+                self._slow.ask(pane, partial(self._painter.paint, pane, *question))
+
+    def _receive(self, name: str, answer: Answer) -> None:
+        if answer.error is not None:
+            self._fail(name, answer.error)
+            return
+        takers: dict[str, Callable[[Any], None]] = {
+            "recipe": self._take_recipe, "auto": self._take_auto,
+            "sigma": self._take_sigma, "drawings": self._take_drawings, "figures": self._take_figures,
+            "reading": self._take_reading, "histogram": self._take_histogram,
+        }  # fmt: skip
+        if name in PANES:
+            if self._recipe is not None:
+                self.pictures[name] = answer.result
+        elif name.startswith("open "):
+            self.session.change(**answer.result.parts())
+        elif name.startswith("suggestion "):
+            self._take_suggestion(answer.result)
+        elif name in takers:
+            takers[name](answer.result)
+
+    def _fail(self, name: str, error: BaseException) -> None:
+        titles = {
+            "save": "Keeping what was drawn", "drawings": "Reading what was drawn", "sigma": "Reading standard errors",
+            "recipe": "Showing the volume", "figures": "Measuring", "histogram": "Histogram",
+        }  # fmt: skip
+        if name in ("save", "drawings"):
+            self._side_file = None  # what cannot be read is not written over, and a folder is refused only once
+        title = "Opening a volume" if name.startswith("open ") else titles.get(name, f"Painting the {name} cut")
+        self.session.fail(title, error)
+
+    def _take_recipe(self, found: tuple[View, Recipe]) -> None:
+        view, made = found
+        if not any(made.volume is volume for volume in self._volumes):
+            return
+        self._shown, self._recipe = view, made
+        if self._key not in self._suggested:
+            self._slow.ask(f"suggestion {self._key}", partial(self._suggest, made, view.shown, self._key))
+        self.version += 1
+
+    def _take_suggestion(self, found: tuple[str, Suggestion]) -> None:
+        """Take what is suggested where nothing was chosen; that is no edit."""
+        key, suggestion = found
+        self._suggested[key] = suggestion
+        self.version += 1
+
+    def _take_auto(self, found: tuple[str, Suggestion]) -> None:
+        key, suggestion = found
+        self._suggested[key] = suggestion
+        if key == self._key:
+            self._settle()
+            self._edits = self._with_look(suggestion.grey or suggestion.looks)
+            self._settle()
+        self.version += 1
+
+    def _take_sigma(self, sigma: Volume | None) -> None:
+        self.sigma = sigma
+        self.ask_reading(self.point_mm)
+
+    def _take_drawings(self, drawings: tuple[Annotation, ...]) -> None:
+        self._settle()
+        self._edits = replace(self._edits, drawings=drawings)
+        self._history = History(self._edits)
+        self._drawings_changed(is_to_be_saved=False)
+
+    def _take_figures(self, found: dict[Annotation, RegionFigures]) -> None:
+        self._figures |= found
+        self._name_figures()
+
+    def _take_reading(self, found: Reading) -> None:
+        self.reading, self.has_new_reading = found, True
+
+    def _take_histogram(self, found: tuple[Histogram | Joint | None, str]) -> None:
+        self.histogram, self.has_new_histogram = found, True
+
+    def _with_look(self, look: Looks | GreyLook) -> Edits:
+        if isinstance(look, GreyLook):
+            return replace(self._edits, greys=tuple((dict(self._edits.greys) | {self._key: look}).items()))
+        return replace(self._edits, looks=look)
+
+    def _settle(self) -> None:
+        """Make what was changed an edit."""
+        if self._edits != self._history.now:
+            self._history.edit(self._edits)
+            self.version += 1
+
+    def _go_to(self, edits: Edits) -> None:
+        has_other_drawings = edits.drawings != self._edits.drawings
+        self._edits = edits
+        if has_other_drawings:
+            self._drawings_changed()
+        self.version += 1
+
+    def _drawings_changed(self, *, is_to_be_saved: bool = True) -> None:
+        if is_to_be_saved and self._side_file is not None:
+            self._slow.ask("save", partial(annotations.save, self.drawings, self._side_file))
+        missing = [drawing for drawing in self.drawings if drawing not in self._figures]
+        if missing and self._volumes:
+            self._slow.ask("figures", partial(table_of, missing, self._volumes))
+        self._name_figures()
+
+    def _name_figures(self) -> None:
+        known = self._figures
+        self.figures = {d.name: known[d] for d in self.drawings if d in known}
+        self.version += 1
+
+
+def _is_same(before: tuple[Recipe, Cut, Any] | None, now: tuple[Recipe, Cut, Any]) -> bool:
+    return before is not None and before[0] is now[0] and before[1:] == now[1:]
+
+
+def _with_view(view: View, bins: Volume | None, materials: Volume | None) -> tuple[View, Recipe]:
+    return view, recipe(view, bins, materials)
+
+
+def _orientation(pane: str) -> Orientation:
+    return next(orientation for orientation in Orientation if orientation.label == pane)

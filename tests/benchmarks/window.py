@@ -1,0 +1,288 @@
+"""How the window feels: how soon it is there, how fast it paints while frames come, and whether it ever stands still.
+
+The live view gets 256 x 256 frames of 12 bits at a Medipix3's full rate through the stream of acquisition, counted on
+both ends, while a job computes in the background. Run it under a screen, or `xvfb-run`; offscreen there is no OpenGL
+and `volume_fps` is null. `--hour` watches the memory for an hour of live view.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+
+FULL_RATE_PER_S = 1219
+"""12 bits over 8 lines in 820 us."""
+PUSHED_PER_S = 10_000
+SIZE = (1280, 800)
+TICK_MS = 2
+
+
+def main() -> None:
+    options = read_options()
+    if options.child == "start":
+        start(options.began_s)
+    elif options.child == "live":
+        print(json.dumps(live(options.seconds, options.rate, is_busy=True)))
+    elif options.child == "memory":
+        print(json.dumps(memory(options.seconds, options.rate)))
+    else:
+        show(measure(options), as_json=options.json)
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="ends within 45 s on 2 cores")
+    parser.add_argument("--hour", action="store_true", help="an hour of live view, for its memory, and nothing else")
+    parser.add_argument("--child", choices=("start", "live", "memory"), help=argparse.SUPPRESS)
+    parser.add_argument("--began-s", type=float, default=0.0, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of live view")
+    parser.add_argument("--rate", type=int, default=FULL_RATE_PER_S, help="frames per second")
+    return parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> dict[str, object]:
+    """Make every figure, each in a process of its own."""
+    if options.hour:
+        return child("memory", "--seconds", "3600", "--rate", str(options.rate))
+    starts = [
+        float(child("start", "--began-s", repr(time.time()))["startup_s"]) for _ in range(3 if options.quick else 7)
+    ]
+    seconds = "4" if options.quick else str(options.seconds)
+    at_rate = child("live", "--seconds", seconds)
+    pushed = child("live", "--seconds", seconds, "--rate", str(PUSHED_PER_S))
+    return {
+        "startup_s": round(statistics.median(starts), 2),
+        "live_fps": at_rate["live_fps"],
+        "lost": at_rate["lost"] + pushed["lost"],
+        "longest_block_ms": max(at_rate["longest_block_ms"], pushed["longest_block_ms"]),
+        "volume_fps": volume_fps(is_quick=options.quick),
+        "at_full_rate": at_rate,
+        "pushed": pushed,
+    }
+
+
+def child(what: str, *arguments: str) -> dict:
+    command = [sys.executable, str(Path(__file__)), "--child", what, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{what} failed:\n{done.stdout}{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def show(figures: dict[str, object], *, as_json: bool) -> None:
+    print(json.dumps(figures) if as_json else "\n".join(f"{name:<18} {value}" for name, value in figures.items()))
+
+
+def start(began_s: float) -> None:
+    """Open the window as the command does, and tell when it was painted first."""
+    from pyqtgraph.Qt import QtCore, QtWidgets
+
+    app, window = open_window()
+
+    class FirstPaint(QtCore.QObject):
+        def eventFilter(self, seen: QtCore.QObject, event: QtCore.QEvent) -> bool:
+            if event.type() == QtCore.QEvent.Type.Paint:
+                print(json.dumps({"startup_s": time.time() - began_s}), flush=True)
+                window.centralWidget().removeEventFilter(self)
+                QtCore.QTimer.singleShot(0, window.close)
+            return super().eventFilter(seen, event)
+
+    watcher = FirstPaint()
+    window.centralWidget().installEventFilter(watcher)
+    window.show()
+    app.exec()
+    assert QtWidgets.QApplication.instance() is app
+
+
+def open_window():
+    from pyqtgraph.Qt import QtCore, QtWidgets
+
+    app = QtWidgets.QApplication(sys.argv[:1])
+    from gui import theme
+    from gui.log_panel import LogLines
+    from gui.session import Session
+    from gui.window import Window
+
+    theme.apply(app, theme.LIGHT)
+    folder = Path(tempfile.mkdtemp(prefix="mpxct-window-"))
+    settings = QtCore.QSettings(str(folder / "window.ini"), QtCore.QSettings.Format.IniFormat)
+    window = Window(Session(folder), LogLines(), settings)
+    window.resize(*SIZE)
+    return app, window
+
+
+def live(seconds: float, rate_per_s: int, *, is_busy: bool) -> dict[str, object]:
+    """Look at frames that come at a rate; tell what was painted and lost, and the longest block of Qt's thread."""
+    from pyqtgraph.Qt import QtCore
+
+    from acquisition.stream import FrameStream
+    from firmware_iface.frame import Frame
+
+    app, window = open_window()
+    page = window.pages["Live"]
+    window.go_to("Live")
+    window.show()
+    painted = count_paints(page)
+    block = LongestBlock()
+    is_over = threading.Event()
+    n_sent, n_taken = 0, 0
+
+    def source() -> Iterator[tuple[int, Frame]]:
+        nonlocal n_sent
+        for frame in frames(rate_per_s, seconds):
+            n_sent += 1
+            yield n_sent, frame
+
+    def take() -> None:
+        nonlocal n_taken
+        with FrameStream(source()) as stream:
+            for _, item in stream:
+                page.store.push(item)
+                n_taken += 1
+        is_over.set()
+
+    if is_busy:
+        window.session.compute("Something heavy", heavy(seconds))
+    began_s = time.monotonic()
+    taker = threading.Thread(target=take)
+    QtCore.QTimer.singleShot(500, block.begin)
+    QtCore.QTimer.singleShot(500, taker.start)
+    watch = QtCore.QTimer()
+    watch.timeout.connect(lambda: is_over.is_set() and app.quit())
+    watch.start(50)
+    app.exec()
+    took_s = time.monotonic() - began_s - 0.5
+    status = page.store.status()
+    window.close()
+    return {
+        "live_fps": round(painted[0] / took_s, 1),
+        "frames_per_s": round(n_taken / took_s),
+        "sent": n_sent,
+        "lost": n_sent - status.n_received + status.n_lost,
+        "longest_block_ms": round(1e3 * block.longest_s, 1),
+    }
+
+
+def memory(seconds: float, rate_per_s: int) -> dict[str, object]:
+    """Watch the memory of a live view: after its ring is full, and at the end."""
+    import resource
+
+    from gui.live.frames import MOST_FRAMES
+
+    rss: list[tuple[float, float]] = []
+    began_s = time.monotonic()
+    settle_s = max(MOST_FRAMES / rate_per_s, 20.0)
+
+    def watch() -> None:
+        while time.monotonic() - began_s < seconds:
+            rss.append((time.monotonic() - began_s, resident_mb()))
+            time.sleep(5.0)
+
+    threading.Thread(target=watch, daemon=True).start()
+    found = live(seconds, rate_per_s, is_busy=False)
+    settled = [mb for at_s, mb in rss if at_s > settle_s]
+    return found | {
+        "seconds": round(seconds),
+        "settled_mb": round(settled[0]),
+        "end_mb": round(settled[-1]),
+        "highest_mb": round(max(settled)),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
+    }
+
+
+def resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def frames(rate_per_s: int, seconds: float) -> Iterator:
+    """Yield frames as they come from a chip: at a rate, each with counts of its own."""
+    from firmware_iface.frame import Frame
+
+    kinds = np.random.default_rng(1).poisson(800, (16, 1, 256, 256)).astype(np.uint16)
+    began_s = time.monotonic()
+    for n in range(round(rate_per_s * seconds)):
+        due_s = began_s + n / rate_per_s
+        if due_s > time.monotonic() + 1e-3:
+            time.sleep(due_s - time.monotonic())
+        yield Frame(
+            counts=kinds[n % 16].copy(), thresholds=(0,), sequence=n, timestamp_ns=n * 820_000,
+            exposure_ns=800_000, run_id=1,
+        )  # fmt: skip
+
+
+def heavy(seconds: float) -> Generator:
+    """Compute for a while as a reconstruction does: mostly without the interpreter's lock."""
+    from calibration.progress import Progress
+
+    numbers = np.random.default_rng(0).random((600, 600))
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        numbers @ numbers
+        yield Progress("multiplying", 0, 0)
+
+
+def count_paints(page) -> list[int]:
+    """Count how often the image is painted anew."""
+    from pyqtgraph.Qt import QtCore
+
+    painted = [0]
+
+    class Counter(QtCore.QObject):
+        def eventFilter(self, seen: QtCore.QObject, event: QtCore.QEvent) -> bool:
+            painted[0] += event.type() == QtCore.QEvent.Type.Paint
+            return super().eventFilter(seen, event)
+
+    viewport = page.panel.graphics.viewport()
+    counter = Counter(viewport)
+    viewport.installEventFilter(counter)
+    return painted
+
+
+class LongestBlock:
+    """The longest time for which Qt's thread did not come back to its events."""
+
+    def __init__(self) -> None:
+        from pyqtgraph.Qt import QtCore
+
+        self.longest_s = 0.0
+        self._last_s = 0.0
+        self._timer = QtCore.QTimer()
+        self._timer.setTimerType(QtCore.Qt.TimerType.PreciseTimer)
+        self._timer.timeout.connect(self._tick)
+
+    def begin(self) -> None:
+        self._last_s = time.monotonic()
+        self._timer.start(TICK_MS)
+
+    def _tick(self) -> None:
+        now_s = time.monotonic()
+        self.longest_s = max(self.longest_s, now_s - self._last_s - TICK_MS / 1e3)
+        self._last_s = now_s
+
+
+def volume_fps(*, is_quick: bool) -> float | None:
+    """Return how often a volume of 256^3 is drawn a second, by what `volume_view.py` measures; None without OpenGL."""
+    script = Path(__file__).with_name("volume_view.py")
+    command = [sys.executable, str(script), "--json", *(["--quick"] if is_quick else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return None
+    return json.loads(done.stdout.splitlines()[-1])["volume_fps"]
+
+
+if __name__ == "__main__":
+    main()

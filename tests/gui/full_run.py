@@ -1,0 +1,209 @@
+"""A whole day in the window, by its buttons: connect, look, calibrate, scan, reconstruct, decompose, show, close.
+
+`python tests/gui/full_run.py FOLDER` needs a screen, or `xvfb-run`; it leaves a picture of every stage in the folder,
+and says at the end what it made as one JSON object. With `--pictures docs/window` it makes the pictures of the docs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from pyqtgraph.Qt import QtCore, QtTest, QtWidgets
+
+from gui import theme
+from gui.app import catch_faults, keep_log
+from gui.session import Session
+from gui.state import Link
+from gui.window import Window
+
+PLAN = """
+[detector]
+exposure_s = 0.5
+
+[scan]
+n_views = 120
+frames_per_view = 1
+flats_every_n_views = 60
+n_flats = 20
+
+[calibration]
+sources = ["Am-241", "Pb"]
+n_dark_frames = 5
+n_flat_frames = 10
+n_cell_frames = 10
+
+[calibration.equalisation]
+max_rounds = 1
+
+[calibration.energy]
+end_point_kvp = 0.0
+"""
+"""Each stage of a day, and each but a little."""
+SECONDS_AT_MOST = 600.0
+
+
+class Day:
+    """A person at the window, who presses buttons by what stands on them and waits for what they do."""
+
+    def __init__(self, window: Window, pictures: Path) -> None:
+        self.window, self.pictures = window, pictures
+        self.shots: list[str] = []
+
+    def wait(self, until: Callable[[], object], seconds: float = SECONDS_AT_MOST) -> None:
+        """Let the window live until something holds."""
+        end_s = time.monotonic() + seconds
+        while not until():
+            QtTest.QTest.qWait(20)
+            box = QtWidgets.QApplication.activeModalWidget()
+            if isinstance(box, QtWidgets.QMessageBox):
+                raise SystemExit(f"{box.windowTitle()}: {box.text()} {box.informativeText()}")
+            if time.monotonic() > end_s:
+                self.shoot("stuck")
+                raise SystemExit(f"{self.window.page.title}: {until.__doc__ or 'what was waited for'} did not happen")
+
+    def button(self, text: str) -> QtWidgets.QAbstractButton | None:
+        """Return the button of the page that has this on it and is seen."""
+        for each in self.window.page.findChildren(QtWidgets.QAbstractButton):
+            if each.text().replace("&", "") == text and each.isVisible():
+                return each
+        return None
+
+    def press(self, text: str) -> None:
+        """Press a button, once it is there and can be pressed."""
+
+        def can_be_pressed() -> bool:
+            button = self.button(text)
+            return button is not None and button.isEnabled()
+
+        can_be_pressed.__doc__ = f"a button {text!r} that can be pressed"
+        self.wait(can_be_pressed, 60.0)
+        button = self.button(text)
+        assert button is not None
+        QtTest.QTest.mouseClick(button, QtCore.Qt.MouseButton.LeftButton)
+
+    def show(self, page: str) -> None:
+        """Go to a page by its tab."""
+        bar = self.window.tabs.tabBar()
+        place = list(self.window.pages).index(page)
+        QtTest.QTest.mouseClick(bar, QtCore.Qt.MouseButton.LeftButton, pos=bar.tabRect(place).center())
+        self.pause(0.5)
+
+    def pause(self, seconds: float) -> None:
+        """Look for a while."""
+        QtTest.QTest.qWait(round(1000 * seconds))
+
+    def shoot(self, name: str) -> None:
+        """Keep a picture of the window."""
+        self.window.save_picture(self.pictures / f"{name}.png")
+        self.shots.append(name)
+
+    def is_idle(self, lane: str = "instrument") -> bool:
+        """Tell whether nothing runs."""
+        return self.window.session.job(lane) is None
+
+
+def run(window: Window, pictures: Path) -> dict[str, object]:
+    """Go through the day and return what there is at its end."""
+    day, session = Day(window, pictures), window.session
+    day.pause(1.0)
+    day.shoot("1-start")
+    day.press("Use the simulated instrument")
+    day.wait(lambda: session.rig.snapshot().link is Link.READY)
+    day.pause(2.0)
+    day.shoot("2-instrument")
+    plan = session.state.folder / "short.toml"
+    plan.write_text(PLAN)
+    window.open_file(plan)
+    day.wait(lambda: session.state.plan_path == plan)
+
+    day.show("Live")
+    day.press("Start")
+    live = window.pages["Live"]
+    day.wait(lambda: live.n_painted > 3)
+    day.shoot("3-live")
+    day.press("Stop")
+    day.wait(day.is_idle)
+
+    day.show("Calibrate")
+    day.press("Run all")
+    day.wait(lambda: not day.is_idle())
+    day.wait(lambda: (job := session.job("instrument")) is None or job.snapshot().stage.startswith("energy"))
+    day.pause(2.0)
+    day.shoot("4-calibrating")
+    day.wait(day.is_idle)
+    day.pause(2.0)
+    day.shoot("5-calibrated")
+    day.press("Accept")
+    day.wait(lambda: session.state.calibration_path is not None)
+
+    day.show("Scan")
+    day.pause(2.0)
+    day.shoot("6-plan")
+    day.press("Start scan")
+    day.wait(lambda: not day.is_idle())
+    day.wait(lambda: (job := session.job("instrument")) is None or job.snapshot().done > 100)
+    day.pause(3.0)
+    day.shoot("7-scanning")
+    day.wait(lambda: session.state.scan_path is not None)
+    day.pause(1.0)
+    day.shoot("8-scanned")
+
+    day.show("Reconstruct")
+    day.press("Try on one slice")
+    day.pause(0.5)
+    day.wait(lambda: day.is_idle("compute"))
+    day.pause(2.0)
+    day.shoot("9-tried")
+    day.press("Reconstruct")
+    day.wait(lambda: session.state.bins is not None)
+    materials = window.pages["Reconstruct"]
+    for tabs in materials.findChildren(QtWidgets.QTabWidget):
+        for place in range(tabs.count()):
+            if "Materials" in tabs.tabText(place):
+                tabs.setCurrentIndex(place)
+    day.pause(0.5)
+    day.press("Decompose")
+    day.wait(lambda: session.state.materials is not None)
+    day.pause(2.0)
+    day.shoot("10-decomposed")
+
+    day.show("Volume")
+    day.pause(4.0)
+    day.shoot("11-volume")
+    return {"folder": str(session.state.folder), "pictures": day.shots, "failures": len(session.failures)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", help="for the files; a temporary one by default")
+    parser.add_argument("--pictures", type=Path, help="folder for the pictures; that of the files by default")
+    parser.add_argument("--size", default="1280x800", help="of the window")
+    parser.add_argument("--look", choices=("light", "dark"), default="light")
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="mpxct-day-"))
+    pictures = options.pictures or folder
+    for each in (folder, pictures):
+        each.mkdir(parents=True, exist_ok=True)
+    app = QtWidgets.QApplication(sys.argv[:1])
+    theme.apply(app, theme.DARK if options.look == "dark" else theme.LIGHT)
+    session = Session(folder)
+    settings = QtCore.QSettings(str(folder / "window.ini"), QtCore.QSettings.Format.IniFormat)
+    window = Window(session, keep_log(folder / "window.log"), settings)
+    window.resize(*map(int, options.size.split("x")))
+    catch_faults(session)
+    window.show()
+    made = run(window, pictures)
+    window.close()
+    sys.stdout.write(json.dumps(made))
+
+
+if __name__ == "__main__":
+    main()

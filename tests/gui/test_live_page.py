@@ -1,0 +1,384 @@
+"""The page Live, by mouse and key: levels stay, masks are edited, frames are looked at again, the instrument starts."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import tifffile
+from pyqtgraph.Qt import QtCore, QtGui
+from pytestqt.qtbot import QtBot
+
+from acquisition.plan import Plan
+from calibration.store import Calibration, load
+from firmware_iface.frame import Frame, Lost
+from gui.image_panel import ImagePanel, LevelMode
+from gui.live.frames import FrameStore
+from gui.live.measures import Flat, Kind, Region, Selection, Shape
+from gui.live.page import LivePage
+from gui.live.pixel import masked
+from gui.live.run import Underway
+from gui.session import Session
+from gui.state import Link
+from tests.gui.live_fakes import a_calibration, a_frame
+
+SHAPE = (4, 32, 24)
+LEFT = QtCore.Qt.MouseButton.LeftButton
+
+
+@pytest.fixture
+def page(qtbot: QtBot, session: Session) -> Iterator[LivePage]:
+    plan = Plan()
+    session.change(plan=plan, calibration=a_calibration(SHAPE[1:]))
+    page = LivePage(session)
+    qtbot.addWidget(page)
+    page.resize(1280, 800)
+    page.show()
+    page.begin(Underway(plan=plan))
+    yield page
+    page.close()
+
+
+def fill(page: LivePage, n: int, first: int = 0) -> list[Frame]:
+    frames = [a_frame(first + k, SHAPE) for k in range(n)]
+    for frame in frames:
+        page.store.push(frame)
+    page.refresh()
+    return frames
+
+
+def image_of(page: LivePage) -> np.ndarray:
+    assert page.panel.image is not None
+    return page.panel.image
+
+
+def click(qtbot: QtBot, panel: ImagePanel, row: int, col: int) -> None:
+    view = panel.graphics
+    at = view.mapFromScene(panel.place_of(row, col))
+    qtbot.mouseMove(view.viewport(), at)
+    qtbot.mouseClick(view.viewport(), LEFT, pos=at)
+
+
+# The panel
+
+
+@pytest.fixture
+def panel(qtbot: QtBot) -> ImagePanel:
+    panel = ImagePanel()
+    qtbot.addWidget(panel)
+    panel.resize(600, 400)
+    panel.show()
+    return panel
+
+
+def test_levels_stay_whatever_comes(panel: ImagePanel, qtbot: QtBot) -> None:
+    rng = np.random.default_rng(1)
+    panel.show_image(rng.poisson(100, (20, 30)).astype(np.uint16), pixel_mm=0.11)
+    levels = panel.levels
+    assert 60 < levels[0] < 90 < 110 < levels[1] < 150
+    odd = (
+        np.full((20, 30), np.nan),
+        np.zeros((20, 30), np.uint16),
+        np.full((20, 30), 5.0),
+        rng.normal(0, 1e6, (20, 30)),
+    )
+    for image in odd:
+        panel.show_image(image, pixel_mm=0.11)
+        panel.repaint()
+        assert panel.levels == levels
+    panel.set_log(True)
+    assert panel.levels == pytest.approx(levels)
+    panel.show_image(rng.integers(0, 255, (20, 30, 3)).astype(np.uint8))
+    panel.set_log(False)
+    assert panel.levels == pytest.approx(levels)
+    panel.level_mode = LevelMode.AUTO
+    panel.show_image(np.linspace(0, 1000, 600).reshape(20, 30))
+    assert panel.levels == pytest.approx((0, 1000), abs=5)
+
+
+def test_a_zoom_stays_until_it_is_asked_away(panel: ImagePanel) -> None:
+    panel.show_image(np.zeros((20, 30)), pixel_mm=0.1)
+    panel.view.setRange(QtCore.QRectF(1, 1, 0.5, 0.5), padding=0)
+    zoomed = panel.view.viewRect()
+    panel.show_image(np.ones((20, 30)), pixel_mm=0.1)
+    assert panel.view.viewRect() == zoomed
+    panel.fit()
+    assert panel.view.viewRect().contains(QtCore.QRectF(0, 0, 3, 2))
+
+
+def test_row_0_is_drawn_lowest_and_pixels_are_found(panel: ImagePanel) -> None:
+    panel.show_image(np.arange(600.0).reshape(20, 30), pixel_mm=0.1)
+    assert panel.place_of(0, 0).y() > panel.place_of(19, 0).y()
+    assert panel.pixel_at(panel.place_of(7, 9)) == (7, 9)
+    assert panel.pixel_at(panel.place_of(7, 40)) is None
+    picture = panel.picture()
+    assert (picture.width(), picture.height()) == (30, 20)
+    assert QtGui.qGray(picture.pixel(0, 0)) > QtGui.qGray(picture.pixel(0, 19))  # the last row is on top, and brighter
+
+
+# What is shown
+
+
+def test_what_is_shown_follows_the_controls(page: LivePage) -> None:
+    frames = fill(page, 12)
+    counts = np.stack([frame.counts for frame in frames]).astype(np.int64)
+    np.testing.assert_array_equal(image_of(page), counts[-1, 0])
+    page.display.select(Selection(kind=Kind.BIN, first=2))
+    page.display.source.setCurrentIndex(1)
+    page.display.n_last.setValue(5)
+    page.refresh()
+    np.testing.assert_array_equal(image_of(page), (counts[-5:, 2] - counts[-5:, 3]).sum(axis=0))
+    page.display.select(Selection(kind=Kind.COMPOSITE))
+    page.refresh()
+    assert image_of(page).dtype == np.uint8
+    assert "above 75 keV" in page.caption.text()
+    page.flat = Flat(
+        rates_per_s=counts[-1] / 1e-3, thresholds=(0, 1, 2, 3), thresholds_kev=page.thresholds_kev, n_frames=1
+    )
+    page.display.select(Selection())
+    page.display.source.setCurrentIndex(0)
+    page.display.flat.setChecked(True)
+    page.refresh()
+    np.testing.assert_allclose(image_of(page), 1.0)
+    page.tabs_of_image.setCurrentIndex(1)
+    page.refresh()
+    assert len(page.grid.views) == 4
+    page.grid.views[2].setRange(QtCore.QRectF(0.5, 0.5, 1, 1), padding=0)
+    assert page.grid.views[0].viewRect().center() == page.grid.views[2].viewRect().center()
+
+
+def test_levels_belong_to_what_is_shown_and_grow_with_a_sum(page: LivePage) -> None:
+    fill(page, 4)
+    first = page.panel.levels
+    page.display.select(Selection(first=3))
+    page.refresh()
+    assert page.panel.levels[1] < first[1]
+    page.display.select(Selection())
+    page.refresh()
+    assert page.panel.levels == pytest.approx(first)
+    page.display.source.setCurrentIndex(2)
+    page.refresh()
+    low, high = page.panel.levels
+    fill(page, 4, first=4)
+    assert page.panel.levels == pytest.approx((2 * low, 2 * high))
+
+
+def test_held_frames_stay_and_gaps_are_shown(page: LivePage, qtbot: QtBot) -> None:
+    frames = fill(page, 3)
+    page.store.push(Lost(run_id=1, first_sequence=3, n_frames=2, reason="dropped on purpose"))
+    fill(page, 1, first=5)
+    qtbot.mouseClick(page.playback.hold, LEFT)
+    held = image_of(page)
+    fill(page, 2, first=6)
+    np.testing.assert_array_equal(image_of(page), held)
+    assert "2 lost" in page.rates.text()
+    page.playback.slider.setValue(1)
+    page.refresh()
+    np.testing.assert_array_equal(image_of(page), frames[1].counts[0])
+    page.playback.slider.setValue(3)
+    page.refresh()
+    assert np.isnan(image_of(page)).all()
+    assert "2 frames were lost here" in page.caption.text()
+    page.repaint()
+    qtbot.mouseClick(page.playback.newest, LEFT)
+    page.refresh()
+    np.testing.assert_array_equal(image_of(page), a_frame(7, SHAPE).counts[0])
+    assert not page.playback.hold.isChecked()
+
+
+def test_10000_frames_are_counted_while_the_page_paints(page: LivePage) -> None:
+    store, counts = FrameStore(), a_frame(0, SHAPE).counts
+    page.store = store
+    is_over = threading.Event()
+
+    def push() -> None:
+        for n in range(10_000):
+            store.push(
+                Frame(counts=counts, thresholds=(0, 1, 2, 3), sequence=n, timestamp_ns=0, exposure_ns=1, run_id=1)
+            )
+        is_over.set()
+
+    thread = threading.Thread(target=push)
+    thread.start()
+    page.display.source.setCurrentIndex(2)
+    while not is_over.is_set():
+        page.refresh()
+        page.repaint()
+    thread.join()
+    page.refresh()
+    np.testing.assert_array_equal(image_of(page), 10_000 * counts[0].astype(np.int64))
+    status = store.status()
+    assert (status.n_received, status.n_lost, status.n_late) == (10_000, 0, 0)
+    assert "10000 frames, 0 lost" in page.rates.text()
+
+
+# Regions, profile, pixel, mask
+
+
+def test_regions_and_profile_measure_what_is_shown(page: LivePage, qtbot: QtBot) -> None:
+    counts = fill(page, 1)[0].counts
+    page.tabs.setCurrentWidget(page.regions)
+    qtbot.mouseClick(page.regions.add_rectangle, LEFT)
+    page.regions.add(Shape.ELLIPSE)
+    page.regions.take_away()
+    page.regions.add(Shape.RECTANGLE, Region(Shape.RECTANGLE, 2, 3, 5, 4))
+    found = page.regions.regions()[1]
+    assert found == pytest.approx((Shape.RECTANGLE, 2, 3, 5, 4)) or found[1:] == pytest.approx((2, 3, 5, 4))
+    page._measured_s = 0.0
+    page.refresh()
+    item = page.regions.table.item(1, 2)
+    assert item is not None
+    assert float(item.text()) == pytest.approx(counts[0, 3:7, 2:7].mean(), rel=1e-3)
+    curve = page.regions._curves[1][0].getData()
+    np.testing.assert_allclose(curve[0], page.thresholds_kev)
+    np.testing.assert_allclose(curve[1], counts[:, 3:7, 2:7].mean(axis=(1, 2)))
+    page.tabs.setCurrentWidget(page.profile)
+    qtbot.mouseClick(page.profile.show_line, LEFT, pos=QtCore.QPoint(8, page.profile.show_line.height() // 2))
+    page._measured_s = 0.0
+    page.refresh()
+    ends = page.profile.ends()
+    assert ends is not None
+    _, values = page.profile._curve.getData()
+    assert len(values) > 10
+    assert np.isin(values, counts[0, int(ends[0][1])]).all()
+
+
+def test_the_inspector_tells_of_the_pixel_under_the_mouse(page: LivePage, qtbot: QtBot) -> None:
+    counts = fill(page, 1)[0].counts
+    qtbot.waitExposed(page)
+    click(qtbot, page.panel, 5, 7)
+    page.panel._note_mouse(page.panel.place_of(5, 7))
+    page._measured_s = 0.0
+    page.refresh()
+    table = page.pixels.table
+    rows = {table.item(n, 0).text(): table.item(n, 1).text() for n in range(table.rowCount())}  # pyright: ignore
+    assert rows["pixel"] == "column 7, row 5"
+    assert rows["above 18 keV"] == str(counts[0, 5, 7])
+    calibration = page.session.state.calibration
+    assert calibration is not None
+    assert rows["trim"] == ", ".join(str(trim) for trim in calibration.trim[:4, 5, 7])
+
+
+def test_a_mask_is_edited_by_clicks_taken_back_and_used(page: LivePage, qtbot: QtBot) -> None:
+    fill(page, 1)
+    pixels, session = page.pixels, page.session
+    assert not pixels.keep.isEnabled()
+    assert "that of the calibration" in pixels.keep.toolTip()
+    pixels.editing.setCurrentIndex(1)
+    page.panel.clicked[0](4, 4)
+    pixels.editing.setCurrentIndex(2)
+    page.panel.clicked[0](10, 3)
+    page.panel.clicked[0](8, 5)
+    expected = np.zeros(SHAPE[1:], dtype=bool)
+    expected[4, 4] = True
+    expected[8:11, 3:6] = True
+    np.testing.assert_array_equal(pixels.current_mask(SHAPE[1:]), expected)
+    qtbot.mouseClick(pixels.undo, LEFT)
+    qtbot.mouseClick(pixels.redo, LEFT)
+    old = session.state.calibration
+    qtbot.mouseClick(pixels.keep, LEFT)
+    better = session.state.calibration
+    assert isinstance(better, Calibration)
+    assert better is not old
+    np.testing.assert_array_equal(masked(better), expected)
+    page.refresh()
+    qtbot.waitUntil(lambda: session.state.calibration_path is not None, timeout=20_000)
+    assert session.state.calibration_path is not None
+    assert load(session.state.calibration_path).identity == better.identity
+    assert session.state.calibration_path.name in pixels.told.text()
+    qtbot.mouseClick(pixels.undo, LEFT)  # still possible, against the new version
+    np.testing.assert_array_equal(pixels.current_mask(SHAPE[1:])[8:11, 3:6], False)  # pyright: ignore
+    assert pixels.keep.isEnabled()
+
+
+# Files
+
+
+def test_saved_pictures_tell_how_they_were_taken(page: LivePage, tmp_path: Path, qtbot: QtBot) -> None:
+    counts = fill(page, 1)[0].counts
+    page.pictures.write(tmp_path / "x.tiff")
+    qtbot.waitUntil(lambda: not page.pictures.is_writing)
+    with tifffile.TiffFile(tmp_path / "x.tiff") as file:
+        assert len(file.pages) == 1 + SHAPE[0]
+        np.testing.assert_array_equal(file.pages[0].asarray()[::-1], counts[0])
+        np.testing.assert_array_equal(file.pages[3].asarray()[::-1], counts[2])
+        told = json.loads(file.pages[0].description)  # pyright: ignore[reportAttributeAccessIssue]
+    assert told["thresholds_kev"] == [18.0, 33.0, 50.0, 75.0]
+    assert told["plan"]["detector"]["exposure_s"] == 1.0
+    page.pictures.write(tmp_path / "x.png")
+    qtbot.waitUntil(lambda: not page.pictures.is_writing)
+    picture = QtGui.QImage(str(tmp_path / "x.png"))
+    assert (picture.width(), picture.height()) == (SHAPE[2], SHAPE[1])
+    assert json.loads(picture.text("Description"))["what"] == "above 18 keV"
+
+
+def test_settings_come_back(page: LivePage, session: Session, qtbot: QtBot) -> None:
+    page.display.colours.setCurrentText("cividis")
+    page.display.log.setChecked(True)
+    page.pixels.marks["noisy"].setChecked(True)
+    saved = json.loads(json.dumps(page.save()))
+    other = LivePage(session)
+    qtbot.addWidget(other)
+    other.restore(saved)
+    assert other.save() == saved
+    other.restore({"tab": "odd", "marks": 5, "colours": None})
+
+
+# The instrument
+
+
+def test_settings_that_cannot_be_are_told(page: LivePage, qtbot: QtBot) -> None:
+    page.settings.thresholds[0].setValue(60.0)
+    assert "ascending" in page.settings.problem.text()
+    page.settings.thresholds[0].setValue(18.0)
+    assert page.settings.why_not() == ""
+    page.settings.mode.setCurrentText("fine-spm")
+    assert page.settings.plan().geometry.cols == 256
+    assert len(page.settings.plan().detector.thresholds_kev) == 2
+    page._measured_s = 0.0
+    page.refresh()
+    qtbot.mouseClick(page.plan_button, LEFT)
+    page._measured_s = 0.0
+    page.refresh()
+    assert page.session.state.plan.detector.mode == "fine-spm"
+    assert "has these settings already" in page.plan_button.toolTip()
+    assert "No instrument is connected" in page.start_button.toolTip()
+
+
+def test_the_simulated_instrument_is_looked_at_and_changed(session: Session, qtbot: QtBot) -> None:
+    plan = Plan()
+    session.change(
+        plan=msgspec.structs.replace(plan, detector=msgspec.structs.replace(plan.detector, exposure_s=0.002))
+    )
+    session.rig.connect("sim:demo")
+    page = LivePage(session)
+    page.n_flats = 3
+    qtbot.addWidget(page)
+    qtbot.waitUntil(lambda: session.rig.snapshot().link is Link.READY, timeout=30_000)
+
+    def seen() -> bool:
+        session.beat()
+        page.refresh()
+        return page.run is not None and page.run.n_begun > n_begun and page.store.status().n_received > 3
+
+    page.refresh()
+    n_begun = 0
+    qtbot.mouseClick(page.start_button, LEFT)
+    qtbot.waitUntil(seen, timeout=100_000)
+    assert page.is_running
+    assert "nominal" in page.note.text()
+    n_begun = 1
+    page.settings.thresholds[3].setValue(80.0)
+    qtbot.waitUntil(seen, timeout=30_000)
+    assert page.thresholds_kev == (18.0, 33.0, 50.0, 80.0)
+    qtbot.mouseClick(page.flat_button, LEFT)
+    qtbot.waitUntil(lambda: seen() and page.flat is not None, timeout=30_000)
+    qtbot.mouseClick(page.start_button, LEFT)
+    qtbot.waitUntil(lambda: (session.beat(), not page.is_running)[1], timeout=30_000)
+    assert session.failures == []
+    assert page.store.status().n_lost == 0

@@ -1,0 +1,314 @@
+"""The works of the page Reconstruct: as the command line makes them, and a slice as the whole makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import reconstruction.cli
+from acquisition.scan_layout import partial_path
+from calibration.progress import Progress
+from firmware_iface.errors import CalibrationMissing, WrongUsage
+from gui.reconstruct import check, jobs, options, prediction, trial, tries
+from gui.reconstruct.settings import (
+    BY_MATRIX,
+    BY_RESPONSE,
+    Decomposition,
+    Quantities,
+    Settings,
+    changes,
+    names_of,
+    numbers_of,
+)
+from gui.reconstruct.sources import Facts, SourceKind, read_facts
+from reconstruction.recipe import Recipe
+from reconstruction.volume import load_volume
+from tests.test_pipeline import BASIS, N_VIEWS, run, write_scan
+
+ITERATED = Recipe(method="fista", prior="tv", n_iterations=3, options={"strength_per_mm": 0.0005}, start="fdk")
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scan(tmp_path_factory.mktemp("page") / "scan.h5")
+
+
+@pytest.fixture(scope="module")
+def facts(scan: Path) -> Facts:
+    return run(read_facts(scan, Settings()))
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> options.Catalogue:
+    return run(options.read_catalogue())
+
+
+class Silent:
+    """A console that runs works and says nothing."""
+
+    def track(self, work: Generator[Progress, None, Any], stop: object = None) -> Any:
+        return run(work)
+
+    def say(self, text: str) -> None: ...
+
+    def emit(self, figures: object, text: str, *, as_json: bool) -> None: ...
+
+    def picture(self, file: Path) -> Path:
+        return file
+
+
+def command_line(*arguments: str) -> None:
+    app = typer.Typer()
+    reconstruction.cli.register(app)
+    result = CliRunner().invoke(app, list(arguments), obj=Silent(), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def test_bins_are_those_of_the_command_line(scan: Path, tmp_path: Path) -> None:
+    ours = run(jobs.reconstruct(scan, Settings(recipe=replace(ITERATED, bins=(1, 2))), tmp_path / "ours.h5", log := []))
+    command_line(
+        "reconstruct", str(scan), "-o", str(tmp_path / "theirs.h5"), "--cpu", "--method", "fista", "--prior", "tv",
+        "--iterations", "3", "--set", "strength_per_mm=0.0005", "--start", "fdk", "--bins", "1-2",
+    )  # fmt: skip
+    theirs = load_volume(tmp_path / "theirs.h5")
+    np.testing.assert_array_equal(ours.volume.values, theirs.values)
+    assert ours.volume.provenance.steps == theirs.provenance.steps
+    assert [step.number for step in log] == [1, 2, 3]
+
+
+def test_materials_are_those_of_the_command_line(scan: Path, tmp_path: Path) -> None:
+    asked = Decomposition(rule="exclusive", field_weight=0.5, quantities=Quantities(mono_kev=(70.0,), vnc_kev=70.0))
+    ours = run(jobs.decompose(scan, Settings(decomposition=asked), tmp_path / "ours.h5", []))
+    theirs = tmp_path / "theirs.h5"
+    command_line("decompose", str(scan), "-o", str(theirs), "--cpu", "--rule", "exclusive", "--field", "0.5")
+    np.testing.assert_array_equal(ours.volume.values, load_volume(theirs).values)
+    labels, quantities = (load_volume(path) for path in ours.others)
+    np.testing.assert_array_equal(labels.values, load_volume(tmp_path / "theirs-labels.h5").values)
+    assert quantities.channels == ("70 keV", "without contrast, 70 keV")
+
+
+def test_a_volume_is_decomposed_by_a_table(scan: Path, tmp_path: Path) -> None:
+    bins = run(jobs.reconstruct(scan, Settings(), tmp_path / "bins.h5", [])).volume
+    table = tmp_path / "matrix.csv"
+    rows = BASIS.attenuation_per_mm_per_g_cm3.T * 10
+    text = "\n".join(
+        f"{name},{','.join(f'{value:.9g}' for value in row)}" for name, row in zip(BASIS.materials, rows, strict=True)
+    )
+    table.write_text(f"material,{','.join(bins.channels)}\n{text}\n")
+    asked = Decomposition(by=BY_MATRIX, file=table)
+    by_table = run(jobs.decompose(bins, Settings(decomposition=asked), tmp_path / "table.h5", [])).volume
+    unweighted = Settings(decomposition=Decomposition(is_weighted=False))
+    by_basis = run(jobs.decompose(bins, unweighted, tmp_path / "basis.h5", [])).volume
+    np.testing.assert_allclose(by_table.values, by_basis.values, rtol=1e-4, atol=1e-6)
+
+
+def test_a_slice_is_that_of_the_whole(scan: Path, tmp_path: Path) -> None:
+    whole = run(jobs.reconstruct(scan, Settings(), tmp_path / "whole.h5", [])).volume
+    z_mm = float(whole.grid.axes_mm()[0][3])
+    kept = trial.Kept()
+    one = run(trial.try_bins(scan, Settings(), z_mm + 0.01, kept, []))
+    np.testing.assert_allclose(one.values[:, 0], whole.values[:, 3], atol=2e-5)
+    assert one.grid.centre_mm[2] == pytest.approx(z_mm)
+    again = run(trial.try_bins(scan, Settings(), z_mm + 0.01, kept, []))
+    np.testing.assert_array_equal(again.values, one.values)
+    assert len(kept.seen) == 1
+    materials, quantities = run(
+        trial.try_materials(
+            scan, Settings(decomposition=Decomposition(is_weighted=False, quantities=Quantities(mono_kev=(60.0,)))),
+            z_mm, kept, [],
+        )
+    )  # fmt: skip
+    of_volume, _ = run(
+        trial.try_materials(whole, Settings(decomposition=Decomposition(is_weighted=False)), z_mm, kept, [])
+    )
+    np.testing.assert_allclose(materials.values, of_volume.values, atol=2e-3)
+    assert quantities is not None
+    assert quantities.unit_of("60 keV") == "HU"
+
+
+def test_an_iterated_slice_is_near_that_of_the_whole(scan: Path, tmp_path: Path) -> None:
+    settings = Settings(recipe=replace(ITERATED, bins=(1,)))
+    whole = run(jobs.reconstruct(scan, settings, tmp_path / "whole.h5", [])).volume
+    z_mm = float(whole.grid.axes_mm()[0][whole.grid.shape[0] // 2])
+    one = run(trial.try_bins(scan, settings, z_mm, trial.Kept(), log := []))
+    middle = whole.values[0, whole.grid.shape[0] // 2]
+    assert np.sqrt(np.mean((one.values[0, 0] - middle) ** 2)) < 0.05 * middle.max()
+    assert len(log) == 3
+    assert all(later.seconds > earlier.seconds for earlier, later in pairwise(log))
+
+
+def test_a_work_that_is_broken_off_leaves_nothing(scan: Path, tmp_path: Path) -> None:
+    work = jobs.reconstruct(scan, Settings(recipe=ITERATED), tmp_path / "never.h5", log := [])
+    for _ in work:
+        if log:
+            break
+    work.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_file_is_written_over(tmp_path: Path) -> None:
+    assert jobs.free_path(tmp_path, "mouse", "volume").name == "mouse-volume.h5"
+    (tmp_path / "mouse-volume.h5").touch()
+    assert jobs.free_path(tmp_path, "mouse", "volume").name == "mouse-volume-2.h5"
+    (tmp_path / "mouse-volume-2.h5").touch()
+    assert jobs.free_path(tmp_path, "mouse", "volume").name == "mouse-volume-3.h5"
+
+
+def test_facts_of_a_scan(facts: Facts, scan: Path, tmp_path: Path) -> None:
+    told = dict(facts.lines)
+    assert facts.kind is SourceKind.SCAN
+    assert facts.n_views == N_VIEWS
+    assert facts.materials == BASIS.materials
+    assert told["losses"] == "none"
+    assert "material basis" in told["calibration"]
+    assert str(N_VIEWS) in told["views"]
+    low, high = facts.z_mm
+    assert low < 0 < high
+    path = write_scan(tmp_path / "broken.h5", is_whole=False)
+    broken = run(read_facts(partial_path(path), Settings()))
+    assert not broken.is_whole
+    assert broken.warnings
+
+
+def test_a_volume_tells_its_bins_and_materials_are_refused(scan: Path, tmp_path: Path) -> None:
+    made = run(jobs.reconstruct(scan, Settings(), tmp_path / "bins.h5", []))
+    found = run(read_facts(made.path, Settings()))
+    assert found.kind is SourceKind.VOLUME
+    assert found.channels == made.volume.channels
+    materials = run(jobs.decompose(made.volume, Settings(), tmp_path / "materials.h5", []))
+    with pytest.raises(WrongUsage, match="g/cm3"):
+        run(read_facts(materials.path, Settings()))
+
+
+def test_forms_are_those_of_the_methods(catalogue: options.Catalogue) -> None:
+    from reconstruction.iterative import METHODS, method_named, prior_options
+
+    assert set(catalogue.methods) == set(METHODS)
+    for name, form in catalogue.methods.items():
+        assert {row.name for row in form.rows} == set(METHODS[name].options())
+        filled = {row.name: row.default for row in form.rows}
+        assert method_named(name).parse(filled) == filled
+        assert all(options.meant(row, str(row.default)) is None for row in form.rows if row.kind == "number")
+    for name, form in catalogue.priors.items():
+        own = {row.name for row in form.rows} - {"strength"}
+        assert own <= set(prior_options(name))
+    row = catalogue.methods["os-sart"].rows[1]
+    assert options.meant(row, "18") == 18
+    with pytest.raises(WrongUsage, match="whole number"):
+        options.meant(row, "many")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        (Recipe(), ""),
+        (Recipe(bins=(9,)), "Bin 9"),
+        (Recipe(linearise=True), "step wedge"),
+        (Recipe(method="fista"), "needs a prior"),
+        (Recipe(method="sirt", prior="tv"), "takes no prior"),
+        (Recipe(method="fista", prior="quadratic"), "must be set"),
+        (Recipe(method="fista", prior="tv", options={"strength": "auto"}), ""),
+        (Recipe(method="fista", prior="directional-tv", options={"strength": "auto"}), "reference"),
+        (Recipe(method="mlem", reference="fdk"), "no use"),
+        (Recipe(pass_number=2), "Pass 2"),
+    ],
+)
+def test_what_cannot_be_reconstructed_is_told(
+    facts: Facts, catalogue: options.Catalogue, recipe: Recipe, says: str
+) -> None:
+    why = check.why_not_bins(Settings(recipe=recipe), facts, catalogue)
+    assert says in why
+    assert bool(why) == bool(says)
+
+
+def test_what_cannot_be_decomposed_is_told(facts: Facts, catalogue: options.Catalogue) -> None:
+    def why(asked: Decomposition, of: Facts = facts) -> str:
+        return check.why_not_materials(Settings(decomposition=asked), of, catalogue)
+
+    assert why(Decomposition()) == ""
+    assert "response" in why(Decomposition(tier="projection"))
+    assert "no material basis" in why(Decomposition(), replace(facts, materials=()))
+    assert "cannot be told apart" in why(
+        Decomposition(tier="onestep", materials=("a", "b", "c", "d", "e")), replace(facts, has_response=True)
+    )
+    assert "no counts" in why(Decomposition(tier="onestep"), replace(facts, kind=SourceKind.VOLUME))
+    with pytest.raises(WrongUsage, match="no file"):
+        Decomposition(by=BY_RESPONSE)
+    bins = run(trial.try_bins(facts.path, Settings(), 0.0, trial.Kept(), []))
+    with pytest.raises(CalibrationMissing):
+        jobs.attenuation_of(replace(bins, basis=None), bins, Decomposition())
+
+
+def test_more_work_is_predicted_to_take_longer(facts: Facts) -> None:
+    by_fdk, iterated, coarse = (
+        prediction.predict(facts, Settings(recipe=recipe))
+        for recipe in (Recipe(), Recipe(method="sirt"), Recipe(voxel_mm=1.0))
+    )
+    assert by_fdk is not None
+    assert iterated is not None
+    assert coarse is not None
+    assert iterated.seconds_s > by_fdk.seconds_s > coarse.seconds_s > 0
+    assert iterated.peak_bytes > by_fdk.peak_bytes
+    assert f"{by_fdk.shape[2]} × {by_fdk.shape[1]} × {by_fdk.shape[0]}" in by_fdk.words()
+    last = tries.Try(
+        number=1, kind="bins", settings=Settings(recipe=Recipe(method="sirt")), z_mm=0.0, pixel_mm=1.0, pictures=(),
+        seconds_s=9.0, seconds_per_iteration_s=2.0, n_slices=4,
+    )  # fmt: skip
+    assert replace(last, corner_mm=(-5.0, 4.0)).spans_mm(1.0, 2.0, 3.0, 0.5) == ((-4.0, -1.0), (1.5, 2.0))
+    told = prediction.predict(facts, last.settings, last)
+    assert told is not None
+    assert "last try" in told.by
+    assert told.seconds_s > 100 * 2.0
+
+
+def test_changes_are_told_in_words() -> None:
+    before = Settings()
+    after = replace(before, recipe=Recipe(method="fista", prior="tv", n_iterations=30))
+    assert set(changes(before, after)) == {"method fdk → fista", "prior auto → tv", "iterations auto → 30"}
+    with_option = replace(before, recipe=Recipe(method="sirt", options={"damping": 0.1}))
+    assert "damping auto → 0.1" in changes(before, with_option)
+    assert "damping 0.1 → auto" in changes(with_option, before)
+    assert changes(after, after) == ()
+    assert changes(before, replace(before, decomposition=Decomposition(rule="exclusive"))) == (
+        "materials: rule least-squares → exclusive",
+    )
+    assert numbers_of("40; 70,", "the energy") == (40.0, 70.0)
+    assert names_of(" water, iodine,") == ("water", "iodine")
+    with pytest.raises(WrongUsage, match="numbers"):
+        numbers_of("warm", "the energy")
+    with pytest.raises(WrongUsage, match="memory"):
+        Settings(memory="much")
+    with pytest.raises(WrongUsage, match="keV"):
+        Quantities(mono_kev=(1e6,))
+
+
+def test_regions_read_what_is_in_them() -> None:
+    values = np.zeros((20, 30), np.float32)
+    values[4:8, 10:16] = 3.0
+    values[12:16, 2:6] = np.arange(16).reshape(4, 4)
+    found = tries.reading(values, tries.box_of(5.0, 2.0, 3.0, 2.0, 0.5), tries.box_of(1.0, 6.0, 2.0, 2.0, 0.5))
+    assert found is not None
+    assert (found.mean, found.sd, found.region.size) == (3.0, 0.0, 24)
+    assert found.background == 7.5
+    assert found.contrast_to_noise == pytest.approx((3 - 7.5) / np.arange(16).std())
+    assert tries.reading(values, (slice(90, 99), slice(0, 4)), (slice(0, 4), slice(0, 4))) is None
+
+
+def test_pictures_stand_y_upwards_and_compare(facts: Facts) -> None:
+    bins = run(trial.try_bins(facts.path, Settings(), 0.0, trial.Kept(), []))
+    pictures = tries.pictures_of(bins)
+    np.testing.assert_array_equal(pictures[2].values, bins.values[2, 0, ::-1])
+    less = tries.difference(pictures[0], replace(pictures[0], values=pictures[0].values + 1))
+    assert less is not None
+    assert np.allclose(less.values, 1, atol=1e-5)
+    assert tries.difference(pictures[0], replace(pictures[0], unit="HU")) is None
+    materials, _ = run(trial.try_materials(facts.path, Settings(), 0.0, trial.Kept(), []))
+    assert tries.pictures_of(materials)[-1].name == tries.COLOUR
