@@ -243,7 +243,9 @@ class Window(QtWidgets.QMainWindow):
     def _export(self) -> None:
         from gui.export.dialog import ExportDialog
 
-        ExportDialog(self.session, self).open()
+        page = self.pages[VolumePage.title]
+        assert isinstance(page, VolumePage)
+        ExportDialog(self.session, self, looks=lambda: page.desk.material_looks).open()
 
     def _toggle_full_screen(self) -> None:
         self.setWindowState(self.windowState() ^ QtCore.Qt.WindowState.WindowFullScreen)

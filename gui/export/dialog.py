@@ -42,11 +42,13 @@ class ExportDialog(QtWidgets.QDialog):
         self.session = session
         self._looks = looks
         self._job: Job[list[Path]] | None = None
-        self._is_named = False
+        self._is_named = self._is_closed = False
         self._written: list[Path] = []
         self._choice: Choice | None = None
         self.setWindowTitle("Export")
         self.setMinimumWidth(620)
+        self.setAttribute(QtCore.Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.finished.connect(self._closed)
         self._build()
         self._timer = QtCore.QTimer(self)
         self._timer.timeout.connect(self.refresh)
@@ -309,8 +311,8 @@ class ExportDialog(QtWidgets.QDialog):
     def _why_not(self) -> str:
         if why := self.session.why_not(Action.EXPORT):
             return why
-        if (running := self.session.job("compute")) is not None:
-            return f"{running.title} is running; wait until it ends, or cancel it."
+        if why := self.session.why_busy("compute"):
+            return why
         return self._choice.why_not() if self._choice is not None else "There is no volume yet."
 
     def _export(self) -> None:
@@ -322,7 +324,14 @@ class ExportDialog(QtWidgets.QDialog):
         self.bar.watch(self._job)
         self.export_button.refresh()
 
+    def _closed(self) -> None:
+        """Let an export that runs go on without it: the window shows it too."""
+        self._is_closed = True
+        self._timer.stop()
+
     def _done(self, written: list[Path]) -> None:
+        if self._is_closed:
+            return
         self._written = written
         more = f" and {len(written) - 1} more" if len(written) > 1 else ""
         self.outcome.setText(f"Written: {written[0].name}{more}")
@@ -332,6 +341,8 @@ class ExportDialog(QtWidgets.QDialog):
         self._format_changed()  # another name, for this one is taken now
 
     def _ended(self, status: JobStatus) -> None:
+        if self._is_closed:
+            return
         is_stopped = status is JobStatus.STOPPED
         self.outcome.setText("Stopped; nothing was written." if is_stopped else "It failed; nothing was written.")
         self.bar.watch(None)
