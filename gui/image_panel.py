@@ -67,6 +67,7 @@ class ImagePanel(QtWidgets.QWidget):
         self.level_mode = LevelMode.KEPT
         self.clicked: list[Callable[[int, int], object]] = []
         self._has_levels = self._is_log = False
+        self._drawn_levels: tuple[float, float] | None = None
         self._image: NDArray[np.number] | None = None
         self._pixel_mm: float | None = None
         self._overlays: dict[str, pg.ImageItem] = {}
@@ -174,6 +175,10 @@ class ImagePanel(QtWidgets.QWidget):
         self.view.setRange(QtCore.QRectF(0, 0, width, height), padding=0.02)
         self._set_bar()
 
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        self.graphics.setBackground("default")
+
     def set_overlay(self, name: str, mask: NDArray[np.bool_] | None, colour: str = "#d55e00") -> None:
         """Colour some pixels over the image; None takes the overlay away."""
         overlay = self._overlays.get(name)
@@ -251,9 +256,9 @@ class ImagePanel(QtWidgets.QWidget):
 
     def _set_drawn_levels(self, low: float, high: float) -> None:
         """Set levels as they are drawn, and let the histogram show what lies around them: no outlier squeezes it."""
-        drawn: Any = self.histogram.getLevels()
-        if (float(drawn[0]), float(drawn[1])) != (low, high):
-            self.histogram.setLevels(low, high)
+        self.histogram.setLevels(low, high)
+        if (low, high) != self._drawn_levels:
+            self._drawn_levels = low, high
             self.histogram.setHistogramRange(low, high, padding=_AROUND_SHARE)
 
     def _shown_levels(self, levels: tuple[float, float]) -> tuple[float, float]:

@@ -27,6 +27,8 @@ from gui.volume.page import VolumePage
 BEAT_MS = 33
 PAGES: tuple[type[Page], ...] = (ConnectPage, LivePage, CalibratePage, ScanPage, ReconstructPage, VolumePage)
 MOST_RECENT = 10
+LEAST_PAGE = (900, 480)
+"""Without it the widest page would widen the window."""
 ABOUT = "<b>{version}</b><p>Colour X-ray CT with Medipix-family photon-counting detectors.<br>Apache-2.0</p>"
 LOOKS = ("system", "light", "dark")
 
@@ -56,6 +58,7 @@ class Window(QtWidgets.QMainWindow):
         self.pages: dict[str, Page] = {}
         for kind in PAGES:
             page = kind(session)
+            page.setMinimumSize(*LEAST_PAGE)
             self.pages[page.title] = page
             self.tabs.addTab(page, page.title)
             self.tabs.setTabToolTip(self.tabs.count() - 1, f"{page.tip} (Ctrl+{self.tabs.count()})")

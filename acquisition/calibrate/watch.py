@@ -142,6 +142,7 @@ class Watch:
         self._stage = ""
         self._codes_dac: dict[str, float] = {}
         self._growing: _Growing | None = None
+        self._stages: dict[str, _Growing] = {}
         self._told_s = self._began_s = clock_s()
 
     @property
@@ -153,7 +154,7 @@ class Watch:
         """Note that a step begins, on what is known by then."""
         self._tell_growing()
         self._began_s = self._clock_s()
-        self._growing, self._stage = None, ""
+        self._growing, self._stage, self._stages = None, "", {}
         now = self._newest
         self._newest = Seen(step=step, calibration=calibration, done=now.done, took_s=now.took_s)
 
@@ -176,9 +177,14 @@ class Watch:
 
     def takes(self, frame: Frame) -> None:
         """Add a frame to those of its stage."""
+        code_dac = self._codes_dac.get(f"Threshold{frame.thresholds[0]}", 0)
+        if self._growing is None:
+            # Some stages come again and again, such as flats between others; a scan that begins anew is another one.
+            earlier = self._stages.get(self._stage)
+            self._growing = earlier if earlier is not None and earlier.code_dac == code_dac else None
         if self._growing is None or not self._growing.fits(frame):
-            self._growing = _Growing(self._stage, frame)
-        self._growing.add(frame, self._codes_dac.get(f"Threshold{frame.thresholds[0]}", 0))
+            self._growing = self._stages[self._stage] = _Growing(self._stage, frame)
+        self._growing.add(frame, code_dac)
         if self._clock_s() - self._told_s >= LOOK_EVERY_S:
             self._tell_growing()
 
@@ -208,6 +214,10 @@ class _Growing:
         self._sum = np.zeros(first.counts.shape)
         self._squares = np.zeros(first.counts.shape)
         self._n_here = self._n_frames = 0
+
+    @property
+    def code_dac(self) -> float:
+        return self._codes_dac[-1]
 
     def fits(self, frame: Frame) -> bool:
         return frame.counts.shape == self._newest.shape and frame.thresholds == self._thresholds

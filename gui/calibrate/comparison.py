@@ -38,7 +38,8 @@ def _number(value: float | None, form: str) -> str:
 def _numbers(quantity: str, before: float | None, after: float | None, form: str, unit: str) -> Row:
     change = ""
     if before is not None and after is not None and math.isfinite(before) and math.isfinite(after):
-        change = f"{after - before:+{form}} {unit}".strip() if after != before else "the same"
+        is_same = _number(before, form) == _number(after, form)
+        change = "the same" if is_same else f"{after - before:+{form}} {unit}".strip()
     name = f"{quantity}, {unit}" if unit else quantity
     return Row(quantity=name, before=_number(before, form), after=_number(after, form), change=change)
 
@@ -161,9 +162,10 @@ def sentences(before: Calibration | None, after: Calibration) -> list[str]:
             f"before to {before.residual_rms_kev:.3f} keV."
         )
     steps_was = {record.step for record in before.history}
-    lacking = [record.step for record in after.history]
-    gone = steps_was - set(lacking)
-    if gone:
+    steps_now = {record.step for record in after.history}
+    if more := steps_now - steps_was:
+        told.append(f"It has in addition: {', '.join(sorted(more))}.")
+    if gone := steps_was - steps_now:
         told.append(f"It lacks what the one before has: {', '.join(sorted(gone))}.")
     return told or ["Both say the same."]
 

@@ -38,6 +38,11 @@ class Errands(QtCore.QObject):
         self._timer.start()
         return True
 
+    def end(self) -> None:
+        """Hand nothing over any more: the window closes."""
+        self._timer.stop()
+        self._running.clear()
+
     def look(self) -> None:
         """Hand over what has ended."""
         for title, (job, then) in list(self._running.items()):

@@ -80,6 +80,7 @@ class HistoryPanel(QtWidgets.QWidget):
         below.addWidget(self.rows)
         below.setStretchFactor(0, 3)
         below.setStretchFactor(1, 2)
+        below.setSizes([480, 340])
         parts = QtWidgets.QSplitter(QtCore.Qt.Orientation.Vertical)
         upper = QtWidgets.QWidget()
         inside = QtWidgets.QVBoxLayout(upper)

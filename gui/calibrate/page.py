@@ -64,6 +64,21 @@ class CalibratePage(Page):
         if self.bench is not None:
             self.bench.restore(saved)
 
+    def undo(self) -> None:
+        """Take the last change of the plan back."""
+        if self.bench is not None:
+            self.bench.details.take_back()
+
+    def redo(self) -> None:
+        """Make the change of the plan again that was taken back."""
+        if self.bench is not None:
+            self.bench.details.make_again()
+
+    def end(self) -> None:
+        """Stop looking what has ended."""
+        if self.bench is not None:
+            self.bench.errands.end()
+
     def _build(self) -> None:
         from gui.calibrate.bench import Bench
 

@@ -13,7 +13,7 @@ from gui.calibrate.panels import GREY, Chart, Line, Panel, Picture, Style
 from gui.controls import hint
 from gui.theme import SERIES
 
-TURN_S = 0.015
+TURN_S = 0.005
 LEAST_WIDTH_PX, PANEL_HEIGHT_PX = 330, 270
 GREY_COLOUR = "#8a8f98"
 SIGNS = {
@@ -183,6 +183,8 @@ class _ChartView(_Panel):
         super().__init__(self._plot)
         self._plot.setToolTip("Drag to move, wheel to zoom, right click for more: export, axes, all in view.")
         self._plot.showGrid(x=True, y=True, alpha=0.15)
+        for side in ("bottom", "left"):
+            self._plot.getAxis(side).enableAutoSIPrefix(False)  # units stand in the labels, and are not scaled
         self._curves: list[pg.PlotDataItem] = []
         self._looks: list[tuple[str, Style, int]] = []
 

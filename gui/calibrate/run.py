@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from acquisition.calibrate.exposures import Instrument, Work
@@ -11,6 +12,9 @@ from acquisition.plan import Plan, refuse_foreign_pixels
 from calibration.conditions import Conditions
 from calibration.store import Calibration
 from gui.rig import RigSnapshot
+
+CHIP = re.compile(r"W\d+_[A-Z]+\d+")
+"""What the name of a chip looks like; where none can be read, the snapshot has words instead."""
 
 
 def calibrate(
@@ -34,7 +38,16 @@ def calibrate(
 
     def work(instrument: Instrument) -> Work:
         refuse_foreign_pixels(plan)
-        return (yield from watched(steps, instrument, watch))
+        running = watched(steps, instrument, watch)
+        try:
+            while True:
+                try:
+                    progress = next(running)
+                except StopIteration as end:
+                    return end.value
+                yield progress._replace(stage=f"{watch.newest.step}: {progress.stage}")
+        finally:
+            running.close()
 
     def steps(instrument: Instrument) -> Work:
         known = base if base is not None else begin(instrument, plan)
@@ -51,8 +64,9 @@ def conditions_now(plan: Plan, snapshot: RigSnapshot, known: Calibration | None)
     if snapshot.info is None or known is None:
         return None
     sensor_k = snapshot.health.sensor_k if snapshot.health is not None and snapshot.health.sensor_k > 0 else None
+    chip_id = snapshot.chip_ids[0] if snapshot.chip_ids and CHIP.fullmatch(snapshot.chip_ids[0]) else known.chip_id
     return Conditions(
-        chip_id=known.chip_id,
+        chip_id=chip_id,
         gain=plan.detector.gain,
         is_csm=plan.detector.is_csm,
         is_colour=plan.detector.is_colour,

@@ -114,9 +114,9 @@ class StepDetails(QtWidgets.QWidget):
         self._words.setAlignment(QtCore.Qt.AlignmentFlag.AlignTop)
         self._options = QtWidgets.QWidget()
         self.undo = ActionButton(
-            "Undo", "Take the last change of the plan back (Ctrl+Z).", self._why_not_undo, self._undo
+            "Undo", "Take the last change of the plan back (Ctrl+Z).", self._why_not_undo, self.take_back
         )
-        self.redo = ActionButton("Redo", "Make the change again (Ctrl+Y).", self._why_not_redo, self._redo)
+        self.redo = ActionButton("Redo", "Make the change again (Ctrl+Y).", self._why_not_redo, self.make_again)
         buttons = QtWidgets.QHBoxLayout()
         buttons.addWidget(self.undo)
         buttons.addWidget(self.redo)
@@ -127,9 +127,6 @@ class StepDetails(QtWidgets.QWidget):
         layout.addWidget(self._options)
         layout.addLayout(buttons)
         layout.addStretch(1)
-        for keys, does in (("Ctrl+Z", self._undo), ("Ctrl+Y", self._redo)):
-            shortcut = QtGui.QShortcut(QtGui.QKeySequence(keys), self, does)
-            shortcut.setContext(QtCore.Qt.ShortcutContext.WidgetWithChildrenShortcut)
 
     @property
     def wrong(self) -> str:
@@ -198,12 +195,14 @@ class StepDetails(QtWidgets.QWidget):
     def _why_not_redo(self) -> str:
         return "" if self._desk.can_redo else "nothing was taken back."
 
-    def _undo(self) -> None:
+    def take_back(self) -> None:
+        """Take the last change of the plan back, where there is one."""
         if self._desk.can_undo:
             self._desk.undo()
             self.refresh()
 
-    def _redo(self) -> None:
+    def make_again(self) -> None:
+        """Make the change again that was taken back, where there is one."""
         if self._desk.can_redo:
             self._desk.redo()
             self.refresh()

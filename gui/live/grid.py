@@ -52,6 +52,10 @@ class GridView(QtWidgets.QWidget):
             if self._labels[place].text != text:
                 self._labels[place].setText(text)
 
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        self.graphics.setBackground("default")
+
     def set_levels(self) -> None:
         """Let the next planes set the levels."""
         self._shape = ()

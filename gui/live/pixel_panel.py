@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from calibration.store import Calibration
 from gui import theme
+from gui.calibrate.errands import Errands
+from gui.calibrate.library import keep, new_path
 from gui.controls import ActionButton, hint
 from gui.image_panel import ImagePanel
 from gui.live import measures
@@ -36,6 +40,8 @@ class PixelPanel(QtWidgets.QWidget):
         self._is_bad: NDArray[np.bool_] | None = None
         self._corner: tuple[int, int] | None = None
         self._is_ours = False
+        self._where = ""
+        self._errands = Errands(session, self)
         self.table = QtWidgets.QTableWidget(0, 2)
         self.table.horizontalHeader().setVisible(False)
         self.table.verticalHeader().setVisible(False)
@@ -131,6 +137,7 @@ class PixelPanel(QtWidgets.QWidget):
             self._is_ours = False
         else:
             self._history = None if calibration is None else History(masked(calibration))
+            self._where = ""
         self.refresh()
 
     def keep_mask(self) -> None:
@@ -141,6 +148,13 @@ class PixelPanel(QtWidgets.QWidget):
         self._is_ours = True
         self._session.change(calibration=better, calibration_path=None)
         self.follow(better)
+        self._errands.run("Save the mask", keep(better, new_path(self._session.state.folder)), self._saved)
+
+    def _saved(self, path: Path) -> None:
+        if self._session.state.calibration is self._calibration and self._session.state.calibration_path is None:
+            self._session.change(calibration_path=path)
+        self._where = f"Saved as {path.name}. "
+        self.refresh()
 
     def refresh(self) -> None:
         """Look again what can be done."""
@@ -160,7 +174,7 @@ class PixelPanel(QtWidgets.QWidget):
         assert self._history is not None
         assert self._calibration is not None
         n_changed = int(np.count_nonzero(self._history.now != masked(self._calibration)))
-        told = f"{int(np.count_nonzero(self._history.now))} pixels masked"
+        told = f"{self._where}{int(np.count_nonzero(self._history.now))} pixels masked"
         return f"{told}, {n_changed} not as in the calibration." if n_changed else f"{told}."
 
     def _click(self, row: int, col: int) -> None:

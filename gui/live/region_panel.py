@@ -17,7 +17,10 @@ from gui.live import measures
 from gui.live.measures import Region, Shape
 from gui.live.shown import Shown
 
-COLUMNS = ("region", "pixels", "mean", "sd", "sum", "min", "max", "full", "masked")
+COLUMNS = ("no.", "pixels", "mean", "sd", "sum", "min", "max", "full", "off")
+_WIDTHS_PX = (36, 42, 46, 42, 56, 36, 36, 30, 30)
+_COLOURS = tuple(theme.SERIES[n] for n in (1, 4, 5, 3, 2, 7))
+"""Of regions on the image: those that stand out from every colour map."""
 _TIPS = (
     "Its number and colour on the image", "Pixels that count", "Mean of their values",
     "Standard deviation of their values", "Sum of their values", "Lowest value", "Highest value",
@@ -54,7 +57,9 @@ class RegionPanel(QtWidgets.QWidget):
         self.table.setEditTriggers(QtWidgets.QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionBehavior(QtWidgets.QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.verticalHeader().setVisible(False)
-        self.table.horizontalHeader().setSectionResizeMode(QtWidgets.QHeaderView.ResizeMode.ResizeToContents)
+        for place, width_px in enumerate(_WIDTHS_PX):
+            self.table.setColumnWidth(place, width_px)
+        self.table.verticalHeader().setDefaultSectionSize(24)
         self.plot = pg.PlotWidget()
         self.plot.setLabel("bottom", "threshold, keV")
         self.plot.setLabel("left", "mean counts per pixel")
@@ -82,7 +87,7 @@ class RegionPanel(QtWidgets.QWidget):
             size = max(round(min(width, height)), 1)
             centre = seen.center() / self._pixel_mm
             region = Region(shape, round(centre.x() - size / 2), round(centre.y() - size / 2), size, size)
-        colour = theme.SERIES[len(self._drawn) % len(theme.SERIES)]
+        colour = _COLOURS[len(self._drawn) % len(_COLOURS)]
         kind = pg.RectROI if shape is Shape.RECTANGLE else pg.EllipseROI
         place, size = (region.x, region.y), (region.width, region.height)
         roi = kind(
@@ -124,6 +129,10 @@ class RegionPanel(QtWidgets.QWidget):
             at, size = drawn.roi.pos() * ratio, drawn.roi.size() * ratio
             drawn.roi.setSize(size, update=False)
             drawn.roi.setPos(at)
+
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        self.plot.setBackground("default")
 
     def show_values(
         self,
@@ -227,6 +236,10 @@ class ProfilePanel(QtWidgets.QWidget):
             self._line = None
             self.show_line.setChecked(False)
         self._pixel_mm = pixel_mm
+
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        self.plot.setBackground("default")
 
     def show_values(self, shown: Shown) -> None:
         """Plot what is shown along the line."""

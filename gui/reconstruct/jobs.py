@@ -20,12 +20,12 @@ from gui.reconstruct.settings import (
     Quantities,
     Settings,
 )
-from reconstruction.volume import Volume, load_volume, save_volume
 
 if TYPE_CHECKING:
     from calibration.store import Calibration
     from reconstruction.decomposition import Attenuation
     from reconstruction.methods.convergence import Step
+    from reconstruction.volume import Volume
 
 T = TypeVar("T")
 
@@ -77,6 +77,7 @@ def reconstruct(path: Path, settings: Settings, output: Path, log: list[Step]) -
     """Reconstruct a scan into a file that is not there yet."""
     from reconstruction.pipeline import reconstruct_scan
     from reconstruction.scan_slabs import memory_limit, reconstruct_to_file
+    from reconstruction.volume import load_volume, save_volume
 
     began_s = time.monotonic()
     yield Progress("reading", 0, 0)
@@ -96,6 +97,8 @@ def decompose(
     source: Path | Volume, settings: Settings, output: Path, log: list[Step]
 ) -> Generator[Progress, None, Made]:
     """Decompose a scan, or a volume of bins, into a file that is not there yet, and what is asked for beside it."""
+    from reconstruction.volume import load_volume, save_volume
+
     began_s = time.monotonic()
     asked = settings.decomposition
     if asked.tier == IMAGE:

@@ -179,8 +179,7 @@ class MaterialsForm(QtWidgets.QWidget):
     def _build(self) -> None:
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        form = labelled_rows([("way", self.tier)])
-        form.addRow("", self._guidance)
+        form = labelled_rows([("way", self.tier), ("", self._guidance)])
         layout.addLayout(form)
         self._image = labelled_rows(
             [("attenuation", self.by), ("file", self.file), ("water, mm", self.water), ("", self.flatten),
@@ -198,11 +197,9 @@ class MaterialsForm(QtWidgets.QWidget):
         rows.addLayout(
             labelled_rows(
                 [("one energy, keV", self.mono), ("no contrast, keV", self.vnc), ("elements", self.elements),
-                 ("stopping", self.beams)]
+                 ("stopping", self.beams), ("", self.density), ("", self.effective)]
             )
         )  # fmt: skip
-        rows.addWidget(self.density)
-        rows.addWidget(self.effective)
         layout.addWidget(beside)
 
     def _signals(self) -> Iterable[Any]:

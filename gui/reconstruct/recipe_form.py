@@ -178,6 +178,7 @@ class RecipeForm(QtWidgets.QWidget):
         self.until_noise.setChecked(recipe.stops_at_noise)
         self.start.put(recipe.start)
         self.reference.put(recipe.reference)
+        self._show_filter()
         self.bins.put(",".join(map(str, recipe.bins)))
         self.voxel.put("" if recipe.voxel_mm is None else told(recipe.voxel_mm))
         self.region.put(_region_text(recipe))
@@ -195,35 +196,42 @@ class RecipeForm(QtWidgets.QWidget):
     def _build(self) -> None:
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        main = labelled_rows([("method", self.method)])
-        main.addRow("", self._summary)
-        main.addRow("filter", self.window_)
-        layout.addLayout(main)
+        self._main = labelled_rows([("method", self.method), ("", self._summary), ("filter", self.window_)])
+        layout.addLayout(self._main)
         self._iterative = QtWidgets.QWidget()
         inner = QtWidgets.QVBoxLayout(self._iterative)
         inner.setContentsMargins(0, 0, 0, 0)
-        form = labelled_rows([("iterations", self.iterations), ("prior", self.prior)])
-        form.addRow("", self._prior_summary)
-        inner.addLayout(form)
+        inner.addLayout(
+            labelled_rows([("iterations", self.iterations), ("prior", self.prior), ("", self._prior_summary)])
+        )
         inner.addWidget(self.prior_options)
         inner.addLayout(
             labelled_rows([("data count", self.weights), ("start from", self.start), ("reference", self.reference)])
         )
-        inner.addWidget(self.until_noise)
+        inner.addLayout(labelled_rows([("", self.until_noise)]))
         inner.addWidget(self.options)
         layout.addWidget(self._iterative)
-        layout.addLayout(labelled_rows([("bins", self.bins), ("voxel, mm", self.voxel), ("region, mm", self.region)]))
-        layout.addWidget(self.preview)
+        layout.addLayout(
+            labelled_rows(
+                [("bins", self.bins), ("voxel, mm", self.voxel), ("region, mm", self.region), ("", self.preview)]
+            )
+        )
         more = QtWidgets.QGroupBox("Corrections and size")
         rows = QtWidgets.QVBoxLayout(more)
-        rows.addLayout(labelled_rows([("rings", self.rings), ("metal above, 1/mm", self.metal)]))
-        for box in (self.linearise, self.extend):
-            rows.addWidget(box)
         rows.addLayout(
-            labelled_rows([("pass", self.pass_number), ("calibration", self.calibration), ("memory", self.memory)])
+            labelled_rows([("rings", self.rings), ("metal, 1/mm", self.metal), ("", self.linearise), ("", self.extend)])
         )
-        for box in (self.gpu, self.partial):
-            rows.addWidget(box)
+        rows.addLayout(
+            labelled_rows(
+                [
+                    ("pass", self.pass_number),
+                    ("calibration", self.calibration),
+                    ("memory", self.memory),
+                    ("", self.gpu),
+                    ("", self.partial),
+                ]
+            )
+        )
         layout.addWidget(more)
 
     def _signals(self) -> Iterable[Any]:
@@ -236,7 +244,13 @@ class RecipeForm(QtWidgets.QWidget):
         yield from (self.options.changed, self.prior_options.changed)
 
     def _on_change(self, *_: object) -> None:
+        self._show_filter()
         self.changed.emit()
+
+    def _show_filter(self) -> None:
+        """Show the filter where anything is back-projected by it."""
+        of_all = (self.method.value(), self.start.value(), self.reference.value())
+        self._main.setRowVisible(self.window_, FDK in of_all)
 
     def _choose_method(self) -> None:
         self._offer_priors()
@@ -272,6 +286,7 @@ class RecipeForm(QtWidgets.QWidget):
     def _show_method(self) -> None:
         form = self._catalogue.methods.get(str(self.method.value())) if self._catalogue else None
         self._iterative.setVisible(form is not None)
+        self._show_filter()
         if form is None:
             self._summary.setText("filtered back-projection, of any orbit: fast, and the usual choice")
             return

@@ -10,7 +10,7 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui.volume.annotations import Tool
 from gui.volume.desk import PANES, SLANTED, Desk
-from gui.volume.overlay import Overlay
+from gui.volume.marks import Overlay
 from gui.volume.slice_pane import SlicePane, pixmap_of
 from gui.volume.slicing import Point
 

@@ -16,7 +16,7 @@ from pyqtgraph.GraphicsScene.mouseEvents import MouseClickEvent, MouseDragEvent
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui.volume.annotations import Annotation, Tool
-from gui.volume.overlay import Outline, Overlay
+from gui.volume.marks import Outline, Overlay
 from gui.volume.painting import Painted
 from gui.volume.scale import bar_mm, length_text
 

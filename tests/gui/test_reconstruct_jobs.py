@@ -262,6 +262,7 @@ def test_more_work_is_predicted_to_take_longer(facts: Facts) -> None:
         number=1, kind="bins", settings=Settings(recipe=Recipe(method="sirt")), z_mm=0.0, pixel_mm=1.0, pictures=(),
         seconds_s=9.0, seconds_per_iteration_s=2.0, n_slices=4,
     )  # fmt: skip
+    assert replace(last, corner_mm=(-5.0, 4.0)).spans_mm(1.0, 2.0, 3.0, 0.5) == ((-4.0, -1.0), (1.5, 2.0))
     told = prediction.predict(facts, last.settings, last)
     assert told is not None
     assert "last try" in told.by
@@ -272,6 +273,9 @@ def test_changes_are_told_in_words() -> None:
     before = Settings()
     after = replace(before, recipe=Recipe(method="fista", prior="tv", n_iterations=30))
     assert set(changes(before, after)) == {"method fdk → fista", "prior auto → tv", "iterations auto → 30"}
+    with_option = replace(before, recipe=Recipe(method="sirt", options={"damping": 0.1}))
+    assert "damping auto → 0.1" in changes(before, with_option)
+    assert "damping 0.1 → auto" in changes(with_option, before)
     assert changes(after, after) == ()
     assert changes(before, replace(before, decomposition=Decomposition(rule="exclusive"))) == (
         "materials: rule least-squares → exclusive",
@@ -292,7 +296,7 @@ def test_regions_read_what_is_in_them() -> None:
     values[12:16, 2:6] = np.arange(16).reshape(4, 4)
     found = tries.reading(values, tries.box_of(5.0, 2.0, 3.0, 2.0, 0.5), tries.box_of(1.0, 6.0, 2.0, 2.0, 0.5))
     assert found is not None
-    assert (found.mean, found.sd, found.n_pixels) == (3.0, 0.0, 24)
+    assert (found.mean, found.sd, found.region.size) == (3.0, 0.0, 24)
     assert found.background == 7.5
     assert found.contrast_to_noise == pytest.approx((3 - 7.5) / np.arange(16).std())
     assert tries.reading(values, (slice(90, 99), slice(0, 4)), (slice(0, 4), slice(0, 4))) is None

@@ -339,6 +339,10 @@ def test_how_it_is_stays_fresh_while_work_runs() -> None:
         assert first_s is not None
         wait_for(lambda: (rig.snapshot().asked_s or 0) > first_s)
         assert rig.snapshot().source.is_beam_on
+        assert (rig.snapshot().source.kvp, rig.snapshot().source.current_ma) == (
+            PLAN.source.kvp,
+            PLAN.source.current_ma,
+        )
         assert rig.snapshot().link is Link.BUSY
         job.abort()
         assert ended(job) is JobStatus.STOPPED

@@ -1,0 +1,286 @@
+"""The page Calibrate with an instrument: run, look on, stop, abort, accept, discard, undo, history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pyqtgraph.Qt import QtCore
+from pytestqt.qtbot import QtBot
+
+from calibration import store
+from calibration.store import Calibration
+from gui.calibrate.bench import HISTORY, NOW, RESULT, Bench
+from gui.calibrate.page import CalibratePage
+from gui.calibrate.sequence import Standing
+from gui.rig import Rig
+from gui.session import Session
+from gui.state import Link
+from tests.gui.calibration_stand import PLAN, Stand, begun, opener, record
+
+LEFT = QtCore.Qt.MouseButton.LeftButton
+
+
+class Desktop:
+    """A bench that beats as the window lets it."""
+
+    def __init__(self, qtbot: QtBot, session: Session, stand: Stand) -> None:
+        self.qtbot, self.session, self.stand = qtbot, session, stand
+        self.bench = Bench(session)
+        qtbot.addWidget(self.bench)
+        self.bench.resize(1200, 760)
+        self.bench.show()
+        self.beat()
+
+    def beat(self) -> None:
+        self.session.beat()
+        self.bench.refresh()
+
+    def until(self, condition, timeout_ms: int = 20_000) -> None:
+        def look() -> bool:
+            self.beat()
+            return bool(condition())
+
+        self.qtbot.waitUntil(look, timeout=timeout_ms)
+
+    def click(self, button) -> None:
+        self.beat()
+        assert button.isEnabled(), button.toolTip()
+        self.qtbot.mouseClick(button, LEFT)
+
+    def run(self, step: str) -> None:
+        self.bench.steps.choose(step)
+        self.click(self.bench.run_one)
+
+    def run_to_end(self, step: str) -> None:
+        self.run(step)
+        self.until(lambda: self.bench.desk.job is None and self.session.job("instrument") is None)
+
+    def standing(self, step: str) -> Standing:
+        return next(view.standing for view in self.bench.desk.steps if view.name == step)
+
+
+@pytest.fixture
+def stand() -> Stand:
+    return Stand()
+
+
+@pytest.fixture
+def connected(qtbot: QtBot, tmp_path: Path, stand: Stand) -> Iterator[Desktop]:
+    """Return a bench with the stand connected and a calibration in use, in which equalise and energy are done."""
+    session = Session(tmp_path, Rig(opener(stand)))  # pyright: ignore[reportArgumentType]
+    path = tmp_path / "mine.h5"
+    store.save(begun(), path)
+    session.change(plan=PLAN, calibration=store.load(path), calibration_path=path)
+    session.rig.connect("stand:")
+    desktop = Desktop(qtbot, session, stand)
+    desktop.until(lambda: session.rig.snapshot().link is Link.READY)
+    yield desktop
+    stand.is_held.set()
+    session.close()
+
+
+def in_use(desktop: Desktop) -> Calibration:
+    found = desktop.session.state.calibration
+    assert found is not None
+    return found
+
+
+def test_without_an_instrument_every_button_says_why(qtbot: QtBot, session: Session) -> None:
+    desktop = Desktop(qtbot, session, Stand())
+    for button in (desktop.bench.run_one, desktop.bench.run_all, *desktop.bench.result.buttons):
+        assert not button.isEnabled()
+        assert "Not now: " in button.toolTip()
+    assert "No instrument is connected" in desktop.bench.run_one.toolTip()
+    assert "No calibration in use" in desktop.bench.in_use.text()
+
+
+def test_the_page_loads_in_the_background_and_remembers(qtbot: QtBot, session: Session) -> None:
+    page = CalibratePage(session)
+    qtbot.addWidget(page)
+    page.restore({"step": "materials", "took_s": {"energy": 90.0, "nonsense": 1.0}, "tab": HISTORY, "sizes": "odd"})
+    page.show()
+
+    def is_there() -> bool:
+        page.refresh()
+        return page.bench is not None
+
+    qtbot.waitUntil(is_there, timeout=20_000)
+    saved = page.save()
+    assert saved["step"] == "materials"
+    assert saved["tab"] == HISTORY
+    assert saved["took_s"] == {"energy": 90.0}
+
+
+def test_a_step_runs_is_shown_and_accepted_into_a_file_of_its_own(connected: Desktop) -> None:
+    desktop, before = connected, in_use(connected)
+    desktop.stand.is_held.clear()
+    desktop.run("pixels")
+    desktop.until(lambda: desktop.standing("pixels") is Standing.RUNNING)
+    assert desktop.bench.tabs.currentIndex() == NOW
+    assert "is running" in desktop.bench.run_one.toolTip()
+    desktop.stand.is_held.set()
+    desktop.until(lambda: desktop.bench.desk.candidate is not None)
+    assert desktop.bench.tabs.currentIndex() == RESULT
+    assert in_use(desktop) is before
+    assert desktop.standing("pixels") is Standing.NEW
+    desktop.until(lambda: "Pixels that are not good, and why" in desktop.bench.result.panels.titles)
+    assert desktop.bench.live.titles, "something was drawn while it ran"
+    desktop.click(desktop.bench.result.accept)
+    desktop.until(lambda: desktop.session.state.calibration_path is not None)
+    path = desktop.session.state.calibration_path
+    assert path is not None
+    assert path.name.startswith("calibration-")
+    assert store.load(path).identity == in_use(desktop).identity
+    assert [each.step for each in in_use(desktop).history] == ["equalise", "energy", "pixels"]
+    assert store.load(path.parent / "mine.h5").identity == before.identity
+    assert desktop.standing("pixels") is Standing.DONE
+
+
+def test_a_named_file_is_backed_up_before_it_is_overwritten(connected: Desktop) -> None:
+    desktop, before = connected, in_use(connected)
+    desktop.run_to_end("pixels")
+    path = desktop.session.state.folder / "mine.h5"
+    desktop.bench.result.save(path)
+    desktop.until(lambda: desktop.session.state.calibration_path == path)
+    (copy,) = desktop.session.state.folder.glob("mine.h5.bak-*")
+    assert store.load(copy).identity == before.identity
+    assert store.load(path).identity == in_use(desktop).identity != before.identity
+    desktop.bench.tabs.setCurrentIndex(HISTORY)
+    desktop.until(lambda: set(desktop.bench.history.names()) == {"mine.h5", copy.name})
+
+
+def test_what_is_discarded_changes_nothing_and_can_be_brought_back(connected: Desktop) -> None:
+    desktop, before = connected, in_use(connected)
+    desktop.run_to_end("pixels")
+    found = desktop.bench.desk.candidate
+    desktop.click(desktop.bench.result.discard)
+    assert in_use(desktop) is before
+    assert desktop.bench.desk.candidate is None
+    assert desktop.standing("pixels") is Standing.NOT_DONE
+    desktop.click(desktop.bench.result.bring_back)
+    assert desktop.bench.desk.candidate is found
+
+
+def test_abort_leaves_the_beam_off_the_calibration_as_it_was_and_the_chip_usable(connected: Desktop) -> None:
+    desktop, before = connected, in_use(connected)
+    desktop.stand.is_held_when_lit = True
+    desktop.run("pixels")
+    desktop.until(lambda: desktop.stand.is_lit and not desktop.stand.is_held.is_set())
+    job = desktop.bench.desk.job
+    assert job is not None
+    job.abort()
+    desktop.until(lambda: desktop.bench.desk.job is None and desktop.session.job("instrument") is None)
+    assert desktop.stand.n_aborts >= 1
+    assert not desktop.stand.is_lit
+    assert in_use(desktop) is before
+    assert desktop.bench.desk.candidate is None
+    assert not desktop.session.failures
+    assert desktop.standing("pixels") is Standing.STOPPED
+    desktop.run_to_end("pixels")
+    assert desktop.bench.desk.candidate is not None
+    assert desktop.standing("pixels") is Standing.NEW
+
+
+def test_a_step_that_fails_says_why_and_keeps_what_was_done_before(connected: Desktop) -> None:
+    desktop = connected
+    desktop.run_to_end("pixels")
+    found = desktop.bench.desk.candidate
+    desktop.stand.lose_every = 1
+    desktop.run_to_end("materials")
+    assert desktop.standing("materials") is Standing.FAILED
+    assert "stayed lost" in next(view.words for view in desktop.bench.desk.steps if view.name == "materials")
+    assert desktop.bench.desk.candidate is found
+    assert desktop.session.failures[0].title == "Materials"
+    assert not desktop.stand.is_lit
+
+
+def test_stop_ends_after_the_step_that_runs(connected: Desktop) -> None:
+    desktop = connected
+    desktop.stand.is_held.clear()
+    desktop.bench.desk.run(["pixels", "materials"])
+    desktop.until(lambda: desktop.bench.desk.running == "pixels")
+    job = desktop.bench.desk.job
+    assert job is not None
+    job.stop()
+    desktop.stand.is_held.set()
+    desktop.until(lambda: desktop.bench.desk.candidate is not None)
+    assert desktop.standing("pixels") is Standing.NEW
+    assert desktop.standing("materials") is Standing.NOT_DONE
+    assert desktop.bench.desk.took_s.keys() == {"pixels"}
+
+
+def test_options_are_checked_as_typed_and_can_be_undone(connected: Desktop) -> None:
+    desktop = connected
+    desktop.bench.steps.choose("pixels")
+    field = desktop.bench.details.fields["calibration.n_dark_frames"]
+    field.line.selectAll()
+    desktop.qtbot.keyClicks(field.line, "0")
+    assert "n_dark_frames is 0" in field.wrong
+    assert desktop.session.state.plan is PLAN
+    desktop.beat()
+    assert "an option is not right" in desktop.bench.run_one.toolTip()
+    field.line.selectAll()
+    desktop.qtbot.keyClicks(field.line, "7")
+    assert not field.wrong
+    assert desktop.session.state.plan.calibration.n_dark_frames == 7
+    desktop.bench.details.refresh()
+    desktop.click(desktop.bench.details.undo)
+    assert desktop.session.state.plan == PLAN
+    assert field.line.text() == "3"
+    desktop.click(desktop.bench.details.redo)
+    assert desktop.session.state.plan.calibration.n_dark_frames == 7
+
+
+def test_a_calibration_of_other_conditions_is_refused_unless_forced(connected: Desktop) -> None:
+    desktop = connected
+    desktop.stand.sensor_k = 310.0
+    desktop.session.change(calibration=replace(in_use(desktop), temperature_k=300.0))
+    desktop.run_to_end("pixels")
+    assert desktop.standing("pixels") is Standing.FAILED
+    desktop.session.failures.clear()
+    desktop.qtbot.mouseClick(desktop.bench.forced, LEFT, pos=QtCore.QPoint(8, desktop.bench.forced.height() // 2))
+    assert desktop.bench.desk.is_forced
+    desktop.run_to_end("pixels")
+    found = desktop.bench.desk.candidate
+    assert found is not None
+    assert found.history[-1].is_forced
+
+
+def test_the_history_lists_compares_notes_and_uses(connected: Desktop) -> None:
+    desktop, bench, folder = connected, connected.bench, connected.session.state.folder
+    other = replace(begun(seed=3), history=(record("equalise", "2026-05-01T00:00:00+00:00"),))
+    foreign = replace(begun(seed=4), gain="LGM", history=(record("equalise", "2025-05-01T00:00:00+00:00"),))
+    store.save(other, folder / "other.h5")
+    store.save(foreign, folder / "foreign.h5")
+    bench.tabs.setCurrentIndex(HISTORY)
+    desktop.until(lambda: bench.history.names() == ["other.h5", "mine.h5", "foreign.h5"])
+    items = [bench.history.list.topLevelItem(n) for n in range(3)]
+    assert "in use" in items[1].text(1)  # pyright: ignore[reportOptionalMemberAccess]
+    desktop.until(lambda: bench.history.rows.rowCount() > 5)
+    desktop.until(lambda: "Pixels not used" in bench.history.panels.titles)
+    bench.history.note.setText("cold")
+    desktop.qtbot.keyClick(bench.history.note, QtCore.Qt.Key.Key_Return)
+    desktop.until(lambda: bench.history.entries[0].note == "cold")
+    desktop.click(bench.history.use)
+    assert in_use(desktop).identity == other.identity
+    assert desktop.session.state.calibration_path == folder / "other.h5"
+    bench.history.open_file(folder / "mine.h5")
+    desktop.until(lambda: desktop.session.state.calibration_path == folder / "mine.h5")
+
+
+def test_a_calibration_of_another_gain_is_marked_in_the_history(connected: Desktop) -> None:
+    desktop, bench = connected, connected.bench
+    store.save(replace(begun(seed=4), gain="LGM"), desktop.session.state.folder / "foreign.h5")
+    bench.tabs.setCurrentIndex(HISTORY)
+    desktop.until(lambda: "foreign.h5" in bench.history.names())
+    marked = {}
+    for n in range(2):
+        item = bench.history.list.topLevelItem(n)
+        assert item is not None
+        marked[bench.history.entries[n].path.name] = (item.text(2), item.toolTip(2))
+    assert "other conditions" not in marked["mine.h5"][0]
+    assert "other conditions" in marked["foreign.h5"][0]
+    assert "gain LGM, now HGM" in marked["foreign.h5"][1]
