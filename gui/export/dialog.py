@@ -15,7 +15,7 @@ from gui.session import Session
 from gui.state import Action
 from gui.volume.looks import MaterialLook
 from gui.workers import Job, JobStatus
-from reconstruction.volume import Volume
+from reconstruction.volume import HOUNSFIELD, MG_PER_ML, Volume
 
 BEAT_MS = 100
 NAME, UNIT, LEVEL = range(3)
@@ -104,6 +104,7 @@ class ExportDialog(QtWidgets.QDialog):
         self.smoothing.setToolTip(
             "Takes the steps of the voxels away without shrinking the surface; 0 leaves it alone."
         )
+        self.smoothing.setMinimumHeight(self.smoothing.sizeHint().height())
         self.smoothing.valueChanged.connect(self._changed)
         self.specimen = QtWidgets.QLineEdit()
         self.specimen.setToolTip("Name of what was scanned; in DICOM it stands where a patient's does.")
@@ -191,7 +192,6 @@ class ExportDialog(QtWidgets.QDialog):
                 unit.setFlags(QtCore.Qt.ItemFlag.ItemIsEnabled)
                 self.table.setItem(row, UNIT, unit)
                 level = QtWidgets.QDoubleSpinBox()
-                level.setDecimals(4)
                 level.setRange(-1e6, 1e6)
                 level.setToolTip("The surface stands where the value passes this.")
                 level.valueChanged.connect(self._changed)
@@ -237,6 +237,7 @@ class ExportDialog(QtWidgets.QDialog):
                 assert item is not None
                 if isinstance(level, QtWidgets.QDoubleSpinBox) and item.text() != unit:
                     with QtCore.QSignalBlocker(level):
+                        level.setDecimals(2 if unit in (MG_PER_ML, HOUNSFIELD) else 5)
                         level.setSuffix(f" {unit}")
                         level.setValue(level_for(name, unit))
                 item.setText(unit)

@@ -71,7 +71,7 @@ def test_every_format_can_be_written_from_it(qtbot: QtBot, dialog: ExportDialog,
     choose(dialog, name)
     if name in ("stl", "ply"):
         tick(dialog, "iodine")
-        assert dialog.table.cellWidget(1, LEVEL).text() == "5.0000 mg/mL"
+        assert dialog.table.cellWidget(1, LEVEL).text() == "5.00 mg/mL"
     finish(qtbot, dialog)
     assert not dialog.session.failures, dialog.session.failures
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
