@@ -277,7 +277,9 @@ class LivePage(Page):
         how = "held" if self.playback.is_held else source.value
         of = f", {shown.picture.n_frames} frames" if source in (Source.LAST, Source.RUNNING) else ""
         note = f" &nbsp; <b>{shown.note}</b>" if shown.note else ""
-        legend = _legend(self.thresholds_kev) if shown.is_colour else ""
+        is_beside = bool(self.tabs_of_image.currentIndex())
+        name = self.grid_of.currentText() if is_beside else name
+        legend = _legend(self.thresholds_kev) if shown.is_colour and not is_beside else ""
         return f"{name}: {how}{of}, {shown.picture.exposure_s:.4g} s{legend}{note}"
 
     def _measure(self) -> None:

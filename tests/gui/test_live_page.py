@@ -350,6 +350,7 @@ def test_settings_that_cannot_be_are_told(page: LivePage, qtbot: QtBot) -> None:
     assert "No instrument is connected" in page.start_button.toolTip()
 
 
+@pytest.mark.timeout(300)
 def test_the_simulated_instrument_is_looked_at_and_changed(session: Session, qtbot: QtBot) -> None:
     plan = Plan()
     session.change(
