@@ -28,12 +28,13 @@ check: .venv/.installed-lint
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
-peers: $(PEERS)/libertem/.installed $(PEERS)/nexus/.installed $(PEERS)/reconstruction/.installed
+peers: $(PEERS)/libertem/.installed $(PEERS)/nexus/.installed $(PEERS)/reconstruction/.installed $(PEERS)/ome-zarr/.installed
 
 test-peers: .venv/.installed-test peers
 	MPXCT_LIBERTEM_PYTHON=$(PEERS)/libertem/bin/python MPXCT_NEXUS_PYTHON=$(PEERS)/nexus/bin/python \
-	  MPXCT_RECON_PEERS_PYTHON=$(PEERS)/reconstruction/bin/python \
-	  $(BIN)/pytest -n 2 --dist loadfile -m slow tests/test_libertem.py tests/test_nexus_peers.py tests/test_recon_peers.py
+	  MPXCT_RECON_PEERS_PYTHON=$(PEERS)/reconstruction/bin/python MPXCT_OME_ZARR_PYTHON=$(PEERS)/ome-zarr/bin/python \
+	  $(BIN)/pytest -n 2 --dist loadfile -m slow tests/test_libertem.py tests/test_nexus_peers.py tests/test_recon_peers.py \
+	  tests/test_export_peers.py
 
 $(PEERS)/libertem/.installed: | .venv/bin/uv
 	$(BIN)/uv venv --quiet --clear --python "$(PYTHON)" $(PEERS)/libertem
@@ -49,6 +50,11 @@ $(PEERS)/reconstruction/.installed: | .venv/bin/uv
 	$(BIN)/uv venv --quiet --clear --python "$(PYTHON)" $(PEERS)/reconstruction
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(PEERS)/reconstruction/bin/python \
 	  itk-rtk==2.7.0.post1 astra-toolbox==2.5.0 scikit-image==0.26.0 odl==1.0.0
+	@touch $@
+
+$(PEERS)/ome-zarr/.installed: | .venv/bin/uv
+	$(BIN)/uv venv --quiet --clear --python "$(PYTHON)" $(PEERS)/ome-zarr
+	$(BIN)/uv pip install --quiet --python $(PEERS)/ome-zarr/bin/python ome-zarr==0.18.0
 	@touch $@
 
 # The versions that everybody gets; the GPU extras stay out, for they exclude each other.

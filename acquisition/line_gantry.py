@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import Any
 
 from acquisition.beam import SourceState, WarmUp, switch_off, switch_on, warm_up
@@ -75,6 +76,8 @@ class LineGantry:
         self._poll_s = poll_s
         self._axes: dict[str, str] | None = None
         self._limits: Limits | None = None
+        self._tube: tuple[float, float] | None = None
+        """Voltage and current as they were last set from here."""
         self._target: Pose | None = None
         """Where the last move ends, as far as nothing broke it off."""
         self._is_under_way = False
@@ -183,6 +186,7 @@ class LineGantry:
     def set_tube(self, kvp: float, current_ma: float) -> None:
         """Set voltage and current of the tube."""
         self._tell(f"TUBE {kvp:.9g} {current_ma:.9g}")
+        self._tube = kvp, current_ma
 
     def beam(self, is_on: bool) -> None:
         """Switch the radiation on or off, and see by the lamp that it is."""
@@ -198,7 +202,8 @@ class LineGantry:
         except OurMistake:
             return SourceState()
         try:
-            return _state_of(items)
+            state = _state_of(items)
+            return state if self._tube is None else replace(state, kvp=self._tube[0], current_ma=self._tube[1])
         except (KeyError, ValueError):
             raise TheirMistake(
                 f"the gantry answered 'TUBE:STATE?' with {items}; allowed: as PROTOCOL.md says"

@@ -59,14 +59,19 @@ class ImagePanel(QtWidgets.QWidget):
         self.view.addItem(self.item)
         self.histogram = pg.HistogramLUTItem(self.item)
         self.histogram.axis.enableAutoSIPrefix(False)
+        self._has_histogram = has_histogram
         if has_histogram:
             self.graphics.ci.addItem(self.histogram)
+        else:  # an item of no scene is taken apart by the garbage collector in any order, and Qt does not survive that
+            self.graphics.scene().addItem(self.histogram)  # pyright: ignore[reportOptionalMemberAccess]
+            self.histogram.setVisible(False)
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.graphics)
         self.level_mode = LevelMode.KEPT
         self.clicked: list[Callable[[int, int], object]] = []
         self._has_levels = self._is_log = False
+        self._drawn_levels: tuple[float, float] | None = None
         self._image: NDArray[np.number] | None = None
         self._pixel_mm: float | None = None
         self._overlays: dict[str, pg.ImageItem] = {}
@@ -174,6 +179,10 @@ class ImagePanel(QtWidgets.QWidget):
         self.view.setRange(QtCore.QRectF(0, 0, width, height), padding=0.02)
         self._set_bar()
 
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        self.graphics.setBackground("default")
+
     def set_overlay(self, name: str, mask: NDArray[np.bool_] | None, colour: str = "#d55e00") -> None:
         """Colour some pixels over the image; None takes the overlay away."""
         overlay = self._overlays.get(name)
@@ -237,7 +246,7 @@ class ImagePanel(QtWidgets.QWidget):
         if self._image is None:
             return
         is_colour = self._image.ndim == 3
-        self.histogram.setVisible(not is_colour)
+        self.histogram.setVisible(self._has_histogram and not is_colour)
         if is_colour:
             self.item.setLookupTable(None)  # pyright: ignore[reportArgumentType]
             self.item.setImage(self._image, autoLevels=False, levels=(0, 255))
@@ -251,9 +260,9 @@ class ImagePanel(QtWidgets.QWidget):
 
     def _set_drawn_levels(self, low: float, high: float) -> None:
         """Set levels as they are drawn, and let the histogram show what lies around them: no outlier squeezes it."""
-        drawn: Any = self.histogram.getLevels()
-        if (float(drawn[0]), float(drawn[1])) != (low, high):
-            self.histogram.setLevels(low, high)
+        self.histogram.setLevels(low, high)
+        if (low, high) != self._drawn_levels:
+            self._drawn_levels = low, high
             self.histogram.setHistogramRange(low, high, padding=_AROUND_SHARE)
 
     def _shown_levels(self, levels: tuple[float, float]) -> tuple[float, float]:

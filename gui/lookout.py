@@ -1,6 +1,6 @@
 """What is looked at again and again, in a thread of its own, while somebody wants to know: the USB bus, or the disk.
 
-No Qt here. The thread ends by itself soon after nobody asks any more.
+No Qt here. The thread ends by itself soon after nobody asks any more, or with the program.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_WAKE_S = 0.1
+"""How often a waiting thread looks whether the program ends."""
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +49,8 @@ class Lookout(Generic[T]):
         with self._asking:
             self._asked_s = time.monotonic()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+                # No daemon: libusb must not be let go at the end of the program while it looks at the bus.
+                self._thread = threading.Thread(target=self._run, name=self.name)
                 self._thread.start()
         return self._newest
 
@@ -61,17 +64,24 @@ class Lookout(Generic[T]):
                 self._newest = self._look()
                 self.error = ""
             except Exception as error:  # noqa: BLE001 - a look that fails now may do later, and what failed is told
-                if str(error) != self.error:
+                if str(error) != self.error and threading.main_thread().is_alive():
                     _log.warning("%s: %s", self.name, error)
                 self.error = str(error) or type(error).__name__
             self.n_looks += 1
-            self._soon.wait(self._every_s)
-            self._soon.clear()
+            self._wait()
+
+    def _wait(self) -> None:
+        until_s = time.monotonic() + self._every_s
+        while time.monotonic() < until_s and threading.main_thread().is_alive():
+            if self._soon.wait(min(_WAKE_S, self._every_s)):
+                break
+        self._soon.clear()
 
     def _is_wanted(self) -> bool:
         """Whether somebody asked since the last look; if not, the next who asks begins anew."""
         with self._asking:
-            is_wanted = time.monotonic() - self._asked_s <= max(self._every_s, 1.0)
+            is_asked = time.monotonic() - self._asked_s <= max(self._every_s, 1.0)
+            is_wanted = is_asked and threading.main_thread().is_alive()
             if not is_wanted:
                 self._thread = None
             return is_wanted

@@ -317,8 +317,8 @@ class Rig:
                 if instrument is not None and self._job is job:
                     with suppress(DetectorError, OSError):  # what is wrong there is wrong for the job too, which tells
                         instrument.detector.abort()
-            if is_first and self._job is job:
-                self._shut_down()
+                    if is_first:
+                        self._shut_down()
             is_first = False
             job.wait(BRAKE_EVERY_S)
 

@@ -188,7 +188,7 @@ def _age(now: RigSnapshot, now_s: float) -> tuple[str, Mood]:
     """Return how old readings are, where they are old."""
     if now.asked_s is None or now_s - now.asked_s <= STALE_S:
         return "", Mood.CALM
-    return f" ({now_s - now.asked_s:.0f} s ago)", Mood.WARN
+    return f", {now_s - now.asked_s:.0f} s ago", Mood.WARN
 
 
 def _temperature(now: RigSnapshot, now_s: float) -> Reading:
@@ -205,8 +205,8 @@ def _temperature(now: RigSnapshot, now_s: float) -> Reading:
     name, kelvin = next(iter(known.items()))
     all_of_them = ", ".join(f"{each} {celsius(value)}" for each, value in known.items())
     return Reading(
-        name=name.capitalize() if name != "FPGA" else name,
-        text=celsius(kelvin) + age,
+        name=f"{name[:1].upper()}{name[1:]}{age}",
+        text=celsius(kelvin),
         tip=f"{tip}\n\nMeasured: {all_of_them}{age}.",
         mood=mood,
     )
@@ -222,7 +222,7 @@ def _bias(now: RigSnapshot, now_s: float) -> Reading:
     leak_na = _number(now.health, "bias_current_na")
     leak = "" if leak_na is None else f", and {leak_na:.0f} nA flow"
     text = f"{bias_v:.0f} V".replace("-", "\N{MINUS SIGN}")
-    return Reading(name="Bias", text=text + age, tip=f"{tip}\n\nMeasured: {text}{leak}{age}.", mood=mood)
+    return Reading(name=f"Bias{age}", text=text, tip=f"{tip}\n\nMeasured: {text}{leak}{age}.", mood=mood)
 
 
 def _rate(run: RunHealth | None, pace_per_s: float | None) -> Reading:

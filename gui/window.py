@@ -27,6 +27,8 @@ from gui.volume.page import VolumePage
 BEAT_MS = 33
 PAGES: tuple[type[Page], ...] = (ConnectPage, LivePage, CalibratePage, ScanPage, ReconstructPage, VolumePage)
 MOST_RECENT = 10
+LEAST_PAGE = (900, 480)
+"""Without it the widest page would widen the window."""
 ABOUT = "<b>{version}</b><p>Colour X-ray CT with Medipix-family photon-counting detectors.<br>Apache-2.0</p>"
 LOOKS = ("system", "light", "dark")
 
@@ -56,9 +58,12 @@ class Window(QtWidgets.QMainWindow):
         self.pages: dict[str, Page] = {}
         for kind in PAGES:
             page = kind(session)
+            page.setMinimumSize(*LEAST_PAGE)
             self.pages[page.title] = page
             self.tabs.addTab(page, page.title)
             self.tabs.setTabToolTip(self.tabs.count() - 1, f"{page.tip} (Ctrl+{self.tabs.count()})")
+            if isinstance(page, VolumePage):
+                page.export_asked.connect(self._export)
         self.strip = StatusStrip(session)
         middle = QtWidgets.QWidget()
         under = QtWidgets.QVBoxLayout(middle)
@@ -243,7 +248,9 @@ class Window(QtWidgets.QMainWindow):
     def _export(self) -> None:
         from gui.export.dialog import ExportDialog
 
-        ExportDialog(self.session, self).open()
+        volumes = self.pages[VolumePage.title]
+        assert isinstance(volumes, VolumePage)
+        ExportDialog(self.session, self, looks=lambda: volumes.desk.material_looks).open()
 
     def _toggle_full_screen(self) -> None:
         self.setWindowState(self.windowState() ^ QtCore.Qt.WindowState.WindowFullScreen)

@@ -96,6 +96,7 @@ class Job(Generic[T]):
         self._status = JobStatus.WAITING
         self._progress = Progress("", 0, 0)
         self._began_s = self._stage_began_s = time.monotonic()
+        self._n_before = 0
         self._ended_s: float | None = None
         self._error: BaseException | None = None
         self._result: T | None = None
@@ -119,7 +120,8 @@ class Job(Generic[T]):
         now_s = self._ended_s or time.monotonic()
         progress = self._progress
         pace_s = now_s - self._stage_began_s
-        is_told = progress.total > 0 and progress.done > 0 and self._status is JobStatus.RUNNING
+        n_done = progress.done - self._n_before  # what an earlier run did says nothing of this one's pace
+        is_told = progress.total > 0 and n_done > 0 and self._status is JobStatus.RUNNING
         return JobSnapshot(
             title=self.title,
             status=self._status,
@@ -127,7 +129,7 @@ class Job(Generic[T]):
             done=progress.done,
             total=progress.total,
             elapsed_s=now_s - self._began_s,
-            left_s=pace_s * max(progress.total - progress.done, 0) / progress.done if is_told else None,
+            left_s=pace_s * max(progress.total - progress.done, 0) / n_done if is_told else None,
             is_stopping=self._is_stopping.is_set() and not self._is_over.is_set(),
             error=self._error,
         )
@@ -180,7 +182,7 @@ class Job(Generic[T]):
             except StopIteration as end:
                 return end.value
             if progress.stage != self._progress.stage:
-                self._stage_began_s = time.monotonic()
+                self._stage_began_s, self._n_before = time.monotonic(), max(progress.done - 1, 0)
             self._progress = progress
         self._work.close()
         return None

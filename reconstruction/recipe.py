@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from firmware_iface.errors import WrongUsage
-from reconstruction.field_of_view import Span
+
+if TYPE_CHECKING:  # a recipe is read where nothing is reconstructed
+    from reconstruction.field_of_view import Span
 
 DEFAULT_WINDOW = "hann"
 FDK = "fdk"

@@ -88,7 +88,7 @@ class MovePanel(QtWidgets.QWidget):
             grid.addWidget(box, 2, column)
             grid.setColumnStretch(column, 1)
         self.go = ActionButton(
-            "Move there", "Move the stage to this pose. Beam off stops it at once.", lambda: self._why_not, self._move
+            "Move", "Move the stage to this pose. Beam off stops it at once.", lambda: self._why_not, self._move
         )
         grid.addWidget(self.go, 2, 3)
         grid.setRowStretch(3, 1)

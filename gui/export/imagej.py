@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def write(content: Content, path: Path, _: Options) -> Generator[Progress, None,
     }
     if len(units) == 1:
         metadata["value_unit"] = next(iter(units))
-    with tifffile.TiffWriter(path, imagej=True, byteorder=">") as file:
+    with warnings.catch_warnings(), tifffile.TiffWriter(path, imagej=True, byteorder=">") as file:
+        warnings.filterwarnings("ignore", ".*truncating ImageJ file")  # beyond 4 GB it has one IFD, as ImageJ's own
         place = file.write(
             None,
             shape=(n_z, len(layers), n_y, n_x),

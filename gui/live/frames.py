@@ -70,6 +70,30 @@ class StoreStatus:
     rate_per_s: float
 
 
+class Rate:
+    """Counts, and knows how many came in the last second or two."""
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._marks = [(time.monotonic(), 0)] * 2
+
+    def count(self) -> None:
+        """Count one."""
+        self._n += 1
+        self._turn()
+
+    def per_s(self) -> float:
+        """Return how many came per second."""
+        self._turn()
+        began_s, n_before = self._marks[0]
+        return (self._n - n_before) / max(time.monotonic() - began_s, 1e-3)
+
+    def _turn(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._marks[1][0] >= RATE_S:
+            self._marks = [self._marks[1], (now_s, self._n)]
+
+
 class FrameStore:
     """Keeps what a live view shows.
 
@@ -110,8 +134,6 @@ class FrameStore:
     def status(self) -> StoreStatus:
         """Return how it stands."""
         with self._lock:
-            self._turn_rate()
-            began_s, n_before = self._marks[0]
             return StoreStatus(
                 n_received=self._n_received,
                 n_lost=self._n_lost,
@@ -119,7 +141,7 @@ class FrameStore:
                 first=self._end - len(self._items),
                 end=self._end,
                 n_bytes=self._n_bytes,
-                rate_per_s=(self._n_received - n_before) / max(time.monotonic() - began_s, 1e-3),
+                rate_per_s=self._rate.per_s(),
             )
 
     def newest(self) -> Picture | None:
@@ -180,7 +202,7 @@ class FrameStore:
         self._total: NDArray[np.uint64] = np.zeros((0, 0, 0), dtype=np.uint64)
         self._block: NDArray[np.unsignedinteger] = np.zeros((0, 0, 0), dtype=np.uint32)
         self._n_received = self._n_lost = self._n_late = self._n_bytes = self._end = self._exposure_ns = 0
-        self._marks = [(time.monotonic(), 0)] * 2
+        self._rate = Rate()
 
     def _add(self, frame: Frame) -> None:
         if self._newest is None:
@@ -197,7 +219,7 @@ class FrameStore:
             self._total += self._block
             self._blocks.append(self._block)
             self._block = self._new_block(frame)
-        self._turn_rate()
+        self._rate.count()
 
     @staticmethod
     def _new_block(frame: Frame) -> NDArray[np.unsignedinteger]:
@@ -212,11 +234,6 @@ class FrameStore:
                 self._n_bytes -= oldest.counts.nbytes
         while len(self._blocks) > len(self._frames) // BLOCK:
             self._blocks.popleft()
-
-    def _turn_rate(self) -> None:
-        now_s = time.monotonic()
-        if now_s - self._marks[1][0] >= RATE_S:
-            self._marks = [self._marks[1], (now_s, self._n_received)]
 
 
 def picture_of(frame: Frame) -> Picture:

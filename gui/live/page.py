@@ -6,34 +6,39 @@ it leaves out nobody loses.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from acquisition.plan import Plan
+from firmware_iface.errors import WrongUsage
 from gui.controls import ActionButton, hint
 from gui.image_panel import ImagePanel, LevelMode
 from gui.live import measures
 from gui.live.display_bar import DisplayBar
-from gui.live.frames import FrameStore, Picture, StoreStatus
+from gui.live.frames import FrameStore, Picture, Rate, StoreStatus
 from gui.live.grid import GridView
 from gui.live.measures import Flat
+from gui.live.picture_actions import PictureActions
 from gui.live.pixel_panel import PixelPanel
+from gui.live.playback import PlaybackBar
 from gui.live.region_panel import ProfilePanel, RegionPanel
 from gui.live.run import LiveRun, Underway
-from gui.live.save import save_tiff, settings_of
 from gui.live.settings_panel import SettingsPanel
 from gui.live.shown import Shown, Source, name_of, show, taken
 from gui.page import Page
 from gui.session import Session
 from gui.state import Action
 from gui.workers import JobStatus
+
+if TYPE_CHECKING:
+    from calibration.store import Calibration
 
 TITLE = "Live view"
 MEASURE_EVERY_S = 0.15
@@ -70,9 +75,9 @@ class LivePage(Page):
         self._seen: tuple[object, ...] = ()
         self._shown: Shown | None = None
         self._frozen: Picture | None = None
-        self._number: int | None = None
         self._scale: tuple[object, ...] = ()
         self._measured_s = 0.0
+        self._paints = Rate()
         self._build()
         self.follow_state()
 
@@ -80,8 +85,11 @@ class LivePage(Page):
 
     def start(self) -> None:
         """Look on the instrument with the settings of the page."""
-        run = self.run = LiveRun(self.store, self.settings.plan(), self.session.state.calibration)
-        self.unfreeze()
+        run = self.run = LiveRun(
+            self.store, self.settings.plan(), self.session.state.calibration, on_health=self.session.rig.note_run
+        )
+        self._given = self.settings.plan(), self.session.state.calibration
+        self.playback.let_go()
         self.session.measure(TITLE, run.work, stop=run.stop, otherwise=self._ended)
 
     def stop(self) -> None:
@@ -105,21 +113,6 @@ class LivePage(Page):
         job = self.session.job("instrument")
         return job is not None and job.title == TITLE and not job.is_over
 
-    def freeze(self, number: int | None = None) -> None:
-        """Hold the picture that is shown, or look at an item of the store again."""
-        self._number = number
-        self._frozen = None if number is not None or self._shown is None else self._shown.picture
-        with QtCore.QSignalBlocker(self.hold):
-            self.hold.setChecked(True)
-        self._seen = ()
-
-    def unfreeze(self) -> None:
-        """Show what comes."""
-        self._number = self._frozen = None
-        with QtCore.QSignalBlocker(self.hold):
-            self.hold.setChecked(False)
-        self._seen = ()
-
     # What is shown
 
     def refresh(self) -> None:
@@ -132,16 +125,16 @@ class LivePage(Page):
             if run.n_begun and run.underway is not self.underway:
                 self._begin(run.underway)
         self._tell(status)
-        self._follow_slider(status)
+        self.playback.follow(status)
         self._paint(status)
+        self._tell_pixel()
         now_s = time.monotonic()
         if now_s - self._measured_s >= MEASURE_EVERY_S:
             self._measured_s = now_s
             self._measure()
+            for refreshed in (self.flat_button, self.plan_button, self.pictures):
+                refreshed.refresh()
         self.start_button.refresh()
-        self.flat_button.refresh()
-        self.save_button.refresh()
-        self.copy_button.refresh()
 
     def follow_state(self) -> None:
         """Take another plan or calibration from the session, and give a changed one to the chip."""
@@ -152,8 +145,7 @@ class LivePage(Page):
             if self.underway is None:
                 self.display.set_thresholds(state.plan.detector.thresholds_kev)
             self._settings_changed()
-        before = self._calibration
-        if state.calibration is not before:
+        if state.calibration is not self._calibration:
             self._calibration = state.calibration
             self.pixels.follow(state.calibration)
             self._settings_changed()
@@ -187,6 +179,11 @@ class LivePage(Page):
             for name, check in self.pixels.marks.items():
                 check.setChecked(name in marks)
 
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        for graphics in (self.panel, self.grid, self.regions, self.profile):
+            graphics.restyle()
+
     # Painting
 
     def _begin(self, underway: Underway) -> None:
@@ -201,13 +198,13 @@ class LivePage(Page):
     def _paint(self, status: StoreStatus) -> None:
         view = self.display.view()
         seen = (
-            None if self.hold.isChecked() else status.end, self._number, self._frozen, view, self.display.n_changes,
-            self.flat, self.underway, self.tabs_of_image.currentIndex(),
+            None if self.playback.is_held else status.end, self.playback.number, self._frozen, view,
+            self.display.n_changes, self.flat, self.underway, self.tabs_of_image.currentIndex(),
         )  # fmt: skip
         if seen == self._seen or status.end == 0:
             return
         self._seen = seen
-        picture, lost = taken(self.store, replace(view, number=self._number))
+        picture, lost = taken(self.store, replace(view, number=self.playback.number))
         if self._frozen is not None:
             picture, lost = self._frozen, None
         if picture is None:
@@ -218,9 +215,12 @@ class LivePage(Page):
         self.panel.set_unit(shown.unit)
         if self.tabs_of_image.currentIndex():
             planes, names = self._planes(shown)
-            is_following = self.panel.level_mode is LevelMode.AUTO
+            is_left_out = self.pixels.left_out(planes.shape[1:])
+            is_sum = view.source in (Source.LAST, Source.RUNNING)
+            is_following = is_sum or self.panel.level_mode is LevelMode.AUTO
             self.grid.show_planes(
-                planes, names, pixel_mm or 1.0, self.panel.colour_map_name, is_following=is_following
+                planes, names, pixel_mm or 1.0, self.panel.colour_map_name, is_following=is_following,
+                is_left_out=is_left_out,
             )  # fmt: skip
         else:
             self._keep_scale(shown)
@@ -228,6 +228,7 @@ class LivePage(Page):
             self.panel.show_image(shown.image, pixel_mm=pixel_mm, is_left_out=is_left_out)
         self.caption.setText(self._caption(shown))
         self.n_painted += 1
+        self._paints.count()
 
     def _keep_scale(self, shown: Shown) -> None:
         """Let levels belong to what is shown: another threshold has its own, and a growing sum grows with them."""
@@ -273,7 +274,7 @@ class LivePage(Page):
             return f"<b>{lost.n_frames} frames were lost here</b> ({lost.reason})"
         name = name_of(self.display.selection(), self.thresholds_kev)
         source = self.display.view().source
-        how = source.value if self._number is None and self._frozen is None else "held"
+        how = "held" if self.playback.is_held else source.value
         of = f", {shown.picture.n_frames} frames" if source in (Source.LAST, Source.RUNNING) else ""
         note = f" &nbsp; <b>{shown.note}</b>" if shown.note else ""
         legend = _legend(self.thresholds_kev) if shown.is_colour else ""
@@ -303,9 +304,13 @@ class LivePage(Page):
     def _tell(self, status: StoreStatus) -> None:
         lost = f"<b>{status.n_lost} lost</b>" if status.n_lost else "0 lost"
         rate = f"{status.rate_per_s:.0f} frames/s" if self.is_running else "not running"
-        kept = f"{status.end - status.first} in memory ({status.n_bytes / 1e6:.0f} MB)"
+        painted = f", {self._paints.per_s():.0f} painted/s" if self.is_running else ""
+        kept = f"{status.end - status.first} are in memory, {status.n_bytes / 1e6:.0f} MB"
         late = f", {status.n_late} late" if status.n_late else ""
-        _set(self.rates, f"{rate} · {status.n_received} frames, {lost}{late} · {kept}")
+        _set(self.rates, f"{rate}{painted} · {status.n_received} frames, {lost}{late}")
+        tip = f"Frames that came and were lost, whether painted or not; the image shows the newest. {kept}."
+        if self.rates.toolTip() != tip:
+            self.rates.setToolTip(tip)
         note = self.underway.note if self.underway is not None else ""
         if not note and self.session.state.calibration is None:
             note = NO_CALIBRATION
@@ -314,27 +319,28 @@ class LivePage(Page):
         running = self.is_running
         _set(self.start_button, "Stop" if running else "Start")
 
-    def _follow_slider(self, status: StoreStatus) -> None:
-        last = max(status.end - 1, status.first)
-        with QtCore.QSignalBlocker(self.slider):
-            self.slider.setRange(status.first, last)
-            self.slider.setValue(last if self._number is None else self._number)
-        is_some = status.end > 0
-        self.slider.setEnabled(is_some)
-        self.hold.setEnabled(is_some)
-        self.newest.setEnabled(is_some and self.hold.isChecked())
-        back = last - (self._number if self._number is not None else last)
-        _set(self.place, f"{back} before the newest" if back else "newest")
+    def _tell_pixel(self) -> None:
+        at, shown = self.panel.pixel_under_mouse(), self._shown
+        if at is None or shown is None or at[0] >= shown.image.shape[0] or at[1] >= shown.image.shape[1]:
+            _set(self.under, "")
+            return
+        value = shown.image[at]
+        told = ", ".join(f"{part}" for part in value) if shown.is_colour else f"{value:.6g} {shown.unit}"
+        _set(self.under, f"column {at[1]}, row {at[0]}: {told}")
 
     # Orders
 
     def _settings_changed(self) -> None:
-        if self.is_running and self.run is not None and not self.settings.why_not():
-            self.run.change(self.settings.plan(), self.session.state.calibration)
+        if not self.is_running or self.run is None or self.settings.why_not():
+            return
+        plan, calibration = self.settings.plan(), self.session.state.calibration
+        if plan != self._given[0] or calibration is not self._given[1]:
+            self._given = plan, calibration
+            self.run.change(plan, calibration)
 
     def _ended(self, status: JobStatus) -> None:
         if status is JobStatus.FAILED:
-            self.unfreeze()
+            self.playback.let_go()
 
     def _start_or_stop(self) -> None:
         if self.is_running:
@@ -350,73 +356,58 @@ class LivePage(Page):
     def _why_no_flat(self) -> str:
         return "" if self.is_running else self._why_no_start()
 
-    def _why_no_picture(self) -> str:
-        return "" if self._shown is not None else "There is no picture yet."
-
-    def _hold(self, is_on: bool) -> None:
-        if is_on:
-            self.freeze()
-        else:
-            self.unfreeze()
-
-    def settings_now(self) -> dict[str, object]:
-        """Return how the picture that is shown was taken."""
-        assert self._shown is not None
+    def _picture(self) -> tuple[Shown, str, Underway] | None:
+        """Return what is shown, its name, and how it was taken."""
+        if self._shown is None:
+            return None
         underway = self.underway or Underway(plan=self.session.state.plan)
         name = name_of(self.display.selection(), self.thresholds_kev)
-        levels = list(self.panel.levels)
-        return {**settings_of(self._shown, name, underway), "levels": levels, "colours": self.panel.colour_map_name}
+        return self._shown, name, underway
 
-    def save_picture(self, path: Path) -> None:
-        """Write the picture that is shown: values as TIFF, or as PNG what is seen, with the settings in either."""
-        assert self._shown is not None
-        if path.suffix.lower() in (".tif", ".tiff"):
-            save_tiff(path, self._shown, self.settings_now())
-            return
-        picture = self.panel.picture()
-        picture.setText("Description", json.dumps(self.settings_now(), ensure_ascii=True))
-        if not picture.save(str(path)):
-            raise OSError(f"{path} cannot be written")
+    def _held(self) -> None:
+        """Keep the very picture that is shown, also a sum, where no item of the store is looked at."""
+        is_picture = self.playback.is_held and self.playback.number is None and self._shown is not None
+        self._frozen = self._shown.picture if is_picture and self._shown is not None else None
+        self._seen = ()
 
-    def _ask_and_save(self) -> None:
-        proposed = str(self.session.state.folder / time.strftime("live-%Y%m%d-%H%M%S.tiff"))
-        name, _ = QtWidgets.QFileDialog.getSaveFileName(
-            self, "Save the picture", proposed, "TIFF: the values (*.tiff *.tif);;PNG: what is seen (*.png)"
-        )
-        if not name:
-            return
+    def _plan_of_settings(self) -> Plan:
+        plan, looks = self.session.state.plan, self.settings.plan()
+        return msgspec.structs.replace(plan, detector=looks.detector, geometry=looks.geometry)
+
+    def _why_no_plan(self) -> str:
         try:
-            self.save_picture(Path(name))
-        except OSError as error:
-            self.session.fail("Save the picture", error)
+            made = self._plan_of_settings()
+        except (ValueError, WrongUsage) as error:
+            return str(error)
+        return "The plan has these settings already." if made == self.session.state.plan else ""
 
-    def _copy(self) -> None:
-        clipboard = QtGui.QGuiApplication.clipboard()
-        assert clipboard is not None
-        clipboard.setImage(self.panel.picture())
+    def put_into_plan(self) -> None:
+        """Let scans and calibrations count as the live view does."""
+        self.session.change(plan=self._plan_of_settings())
 
     # Widgets
 
     def _build(self) -> None:
-        self._calibration = None
+        self._given: tuple[Plan | None, Calibration | None] = (None, None)
+        self._calibration: Calibration | None = None
         self._kept_levels: dict[object, tuple[float, ...]] = {}
         self.panel = ImagePanel()
         self.display = DisplayBar(self.panel)
         self.settings = SettingsPanel(self.session.state.plan, self._settings_changed)
         self.start_button = ActionButton(
-            "Start", "Look at frames as they come; nothing is written. Press again to stop.", self._why_no_start,
+            "Start", "Look at frames as they come; nothing is written. Press again to stop. (F5)", self._why_no_start,
             self._start_or_stop,
         )  # fmt: skip
         self.flat_button = ActionButton(
             "Take flat", f"Take {N_FLATS} frames of the open beam, to divide by; the view goes on afterwards.",
             self._why_no_flat, self.take_flat,
         )  # fmt: skip
-        self.save_button = ActionButton(
-            "Save...", "Save the picture, with how it was taken.", self._why_no_picture, self._ask_and_save
-        )
-        self.copy_button = ActionButton(
-            "Copy", "Put the picture on the clipboard.", self._why_no_picture, self._copy
+        self.plan_button = ActionButton(
+            "Use for scans", "Put mode, gain, depth, exposure and thresholds into the plan of scans and calibrations.",
+            self._why_no_plan, self.put_into_plan,
         )  # fmt: skip
+        self.pictures = PictureActions(self.session, self.panel, self._picture)
+        self.playback = PlaybackBar(self._held)
         self.pixels = PixelPanel(self.session, self.panel)
         self.regions = RegionPanel(self.panel)
         self.profile = ProfilePanel(self.panel)
@@ -427,10 +418,12 @@ class LivePage(Page):
         for widget, stretch in ((self._left(), 0), (self._middle(), 1), (self.tabs, 0)):
             split.addWidget(widget)
             split.setStretchFactor(split.count() - 1, stretch)
-        split.setSizes([230, 660, 340])
+        split.setSizes([220, 640, 380])
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(8, 8, 8, 8)
         layout.addWidget(split)
+        for key, does in (("F5", self.start_button.click), ("F6", self.playback.hold.click)):
+            QtGui.QShortcut(QtGui.QKeySequence(key), self, does)
 
     def _left(self) -> QtWidgets.QWidget:
         side = QtWidgets.QWidget()
@@ -441,8 +434,8 @@ class LivePage(Page):
         self.note = hint()
         column.addWidget(self.note)
         column.addStretch(1)
-        for button in (self.flat_button, self.save_button, self.copy_button):
-            column.addWidget(button)
+        for widget in (self.flat_button, self.plan_button, self.pictures):
+            column.addWidget(widget)
         return side
 
     def _middle(self) -> QtWidgets.QWidget:
@@ -466,30 +459,20 @@ class LivePage(Page):
         self.caption.setWordWrap(True)
         self.caption.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Minimum)
         self.rates = QtWidgets.QLabel()
-        self.rates.setToolTip("Frames that came and were lost, whether painted or not; the image shows the newest.")
-        self.hold = QtWidgets.QPushButton("Hold")
-        self.hold.setCheckable(True)
-        self.hold.setToolTip("Hold this picture; frames go on coming and being kept. Press again to go on.")
-        self.hold.toggled.connect(self._hold)
-        self.slider = QtWidgets.QSlider(QtCore.Qt.Orientation.Horizontal)
-        self.slider.setToolTip("Back through the last frames in memory; gaps where frames were lost are shown.")
-        self.slider.valueChanged.connect(self.freeze)
-        self.newest = QtWidgets.QPushButton("Newest")
-        self.newest.setToolTip("Show what comes again.")
-        self.newest.clicked.connect(self.unfreeze)
-        self.place = QtWidgets.QLabel()
-        self.place.setMinimumWidth(110)
-        row = QtWidgets.QHBoxLayout()
-        for widget, stretch in ((self.hold, 0), (self.slider, 1), (self.place, 0), (self.newest, 0)):
-            row.addWidget(widget, stretch)
+        self.rates.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Preferred)
         middle = QtWidgets.QWidget()
         column = QtWidgets.QVBoxLayout(middle)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.display)
         column.addWidget(self.caption)
         column.addWidget(self.tabs_of_image, 1)
+        column.addWidget(self.playback)
+        self.under = QtWidgets.QLabel()
+        self.under.setToolTip("The value under the mouse; the tab Pixel tells more.")
+        row = QtWidgets.QHBoxLayout()
+        row.addWidget(self.rates, 1)
+        row.addWidget(self.under)
         column.addLayout(row)
-        column.addWidget(self.rates)
         return middle
 
     def _anew(self) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
-from calibration.store import Calibration
+from calibration.progress import Progress
 from gui import theme
+from gui.calibrate.errands import Errands
 from gui.controls import ActionButton, hint
 from gui.image_panel import ImagePanel
 from gui.live import measures
@@ -15,6 +20,9 @@ from gui.live.frames import Picture
 from gui.live.pixel import inspect, masked, painted, with_mask
 from gui.session import Session
 from gui.undo import History
+
+if TYPE_CHECKING:
+    from calibration.store import Calibration
 
 MARKS = (
     ("masked", theme.SERIES[3], "Pixels that are switched off, those of your edits included"),
@@ -36,6 +44,8 @@ class PixelPanel(QtWidgets.QWidget):
         self._is_bad: NDArray[np.bool_] | None = None
         self._corner: tuple[int, int] | None = None
         self._is_ours = False
+        self._where = ""
+        self._errands = Errands(session, self)
         self.table = QtWidgets.QTableWidget(0, 2)
         self.table.horizontalHeader().setVisible(False)
         self.table.verticalHeader().setVisible(False)
@@ -131,6 +141,7 @@ class PixelPanel(QtWidgets.QWidget):
             self._is_ours = False
         else:
             self._history = None if calibration is None else History(masked(calibration))
+            self._where = ""
         self.refresh()
 
     def keep_mask(self) -> None:
@@ -141,6 +152,13 @@ class PixelPanel(QtWidgets.QWidget):
         self._is_ours = True
         self._session.change(calibration=better, calibration_path=None)
         self.follow(better)
+        self._errands.run("Save the mask", _keep(better, self._session.state.folder), self._saved)
+
+    def _saved(self, path: Path) -> None:
+        if self._session.state.calibration is self._calibration and self._session.state.calibration_path is None:
+            self._session.change(calibration_path=path)
+        self._where = f"Saved as {path.name}. "
+        self.refresh()
 
     def refresh(self) -> None:
         """Look again what can be done."""
@@ -160,7 +178,7 @@ class PixelPanel(QtWidgets.QWidget):
         assert self._history is not None
         assert self._calibration is not None
         n_changed = int(np.count_nonzero(self._history.now != masked(self._calibration)))
-        told = f"{int(np.count_nonzero(self._history.now))} pixels masked"
+        told = f"{self._where}{int(np.count_nonzero(self._history.now))} pixels masked"
         return f"{told}, {n_changed} not as in the calibration." if n_changed else f"{told}."
 
     def _click(self, row: int, col: int) -> None:
@@ -228,6 +246,12 @@ class PixelPanel(QtWidgets.QWidget):
         column.addLayout(row)
         column.addWidget(self.told)
         layout.addWidget(box)
+
+
+def _keep(calibration: Calibration, folder: Path) -> Generator[Progress, None, Path]:
+    from gui.calibrate.library import keep, new_path  # heavy, and the window is to be there first
+
+    return (yield from keep(calibration, new_path(folder)))
 
 
 def _mark(name: str, colour: str, tip: str) -> QtWidgets.QCheckBox:

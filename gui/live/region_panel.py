@@ -17,7 +17,10 @@ from gui.live import measures
 from gui.live.measures import Region, Shape
 from gui.live.shown import Shown
 
-COLUMNS = ("region", "pixels", "mean", "sd", "sum", "min", "max", "full", "masked")
+COLUMNS = ("no.", "pixels", "mean", "sd", "sum", "min", "max", "full", "off")
+_WIDTHS_PX = (36, 42, 46, 42, 56, 36, 36, 30, 30)
+_COLOURS = tuple(theme.SERIES[n] for n in (1, 4, 5, 3, 2, 7))
+"""Of regions on the image: those that stand out from every colour map."""
 _TIPS = (
     "Its number and colour on the image", "Pixels that count", "Mean of their values",
     "Standard deviation of their values", "Sum of their values", "Lowest value", "Highest value",
@@ -54,7 +57,9 @@ class RegionPanel(QtWidgets.QWidget):
         self.table.setEditTriggers(QtWidgets.QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionBehavior(QtWidgets.QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.verticalHeader().setVisible(False)
-        self.table.horizontalHeader().setSectionResizeMode(QtWidgets.QHeaderView.ResizeMode.ResizeToContents)
+        for place, width_px in enumerate(_WIDTHS_PX):
+            self.table.setColumnWidth(place, width_px)
+        self.table.verticalHeader().setDefaultSectionSize(24)
         self.plot = pg.PlotWidget()
         self.plot.setLabel("bottom", "threshold, keV")
         self.plot.setLabel("left", "mean counts per pixel")
@@ -82,7 +87,7 @@ class RegionPanel(QtWidgets.QWidget):
             size = max(round(min(width, height)), 1)
             centre = seen.center() / self._pixel_mm
             region = Region(shape, round(centre.x() - size / 2), round(centre.y() - size / 2), size, size)
-        colour = theme.SERIES[len(self._drawn) % len(theme.SERIES)]
+        colour = _COLOURS[len(self._drawn) % len(_COLOURS)]
         kind = pg.RectROI if shape is Shape.RECTANGLE else pg.EllipseROI
         place, size = (region.x, region.y), (region.width, region.height)
         roi = kind(
@@ -124,6 +129,10 @@ class RegionPanel(QtWidgets.QWidget):
             at, size = drawn.roi.pos() * ratio, drawn.roi.size() * ratio
             drawn.roi.setSize(size, update=False)
             drawn.roi.setPos(at)
+
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        self.plot.setBackground("default")
 
     def show_values(
         self,
@@ -228,6 +237,10 @@ class ProfilePanel(QtWidgets.QWidget):
             self.show_line.setChecked(False)
         self._pixel_mm = pixel_mm
 
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        self.plot.setBackground("default")
+
     def show_values(self, shown: Shown) -> None:
         """Plot what is shown along the line."""
         ends = self.ends()
@@ -235,7 +248,8 @@ class ProfilePanel(QtWidgets.QWidget):
             return
         plane = shown.picture.counts[0] if shown.is_colour else shown.image
         distance_px, values = measures.profile(plane, *ends, width=self.n_lines.value())
-        self.plot.setLabel("left", shown.unit)
+        if self.plot.getAxis("left").labelText != shown.unit:
+            self.plot.setLabel("left", shown.unit)
         is_known = np.isfinite(values)
         if is_known.any():
             self._curve.setData(distance_px[is_known] * self._pixel_mm, values[is_known])
@@ -245,7 +259,7 @@ class ProfilePanel(QtWidgets.QWidget):
             seen = self._panel.view.viewRect()
             y = seen.center().y()
             ends = [(seen.left() + share * seen.width(), y) for share in (0.2, 0.8)]
-            self._line = pg.LineSegmentROI(ends, pen=pg.mkPen("#ffffff", width=2))
+            self._line = pg.LineSegmentROI(ends, pen=pg.mkPen(theme.SERIES[3], width=2))
             self._line.setZValue(20)
             self._panel.view.addItem(self._line, ignoreBounds=True)
         if self._line is not None:

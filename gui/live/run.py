@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ import numpy as np
 from acquisition.plan import MODES, DetectorPlan, Plan
 from acquisition.scan_plan import FlatsPlan, FramesPlan, LivePlan, SnapPlan
 from calibration.progress import Progress
-from calibration.store import Calibration
 from firmware_iface.chip import COLOUR_PITCH_MM, COLS, PITCH_MM, ROWS
 from firmware_iface.errors import DataLost, WrongUsage
 from gui.live.frames import FrameStore
@@ -24,6 +23,8 @@ from gui.live.measures import Flat
 
 if TYPE_CHECKING:
     from acquisition.instrument import Instrument
+    from acquisition.runner import RunHealth
+    from calibration.store import Calibration
 
 ENDLESS = 0
 
@@ -96,6 +97,10 @@ class LiveRun:
     calibration : Calibration, optional
         Without one, or where it is of another chip, mode or gain, the thresholds stand where the gain mode's nominal
         scale puts them, and `underway.note` says so.
+    n_flats : int
+        Take a flat of so many frames, and nothing else.
+    on_health : callable, optional
+        Gets how the run stands, now and then.
 
     Attributes
     ----------
@@ -107,11 +112,20 @@ class LiveRun:
         How often it has begun, with its settings of then.
     """
 
-    def __init__(self, store: FrameStore, plan: Plan, calibration: Calibration | None, *, n_flats: int = 0) -> None:
+    def __init__(
+        self,
+        store: FrameStore,
+        plan: Plan,
+        calibration: Calibration | None,
+        *,
+        n_flats: int = 0,
+        on_health: Callable[[RunHealth], None] | None = None,
+    ) -> None:
         self.store = store
         self.underway = Underway(plan=plan)
         self.flat: Flat | None = None
         self.n_begun = 0
+        self._on_health = on_health
         self._lock = threading.Lock()
         self._order = plan, calibration
         self._n_flats, self._is_flat_only = n_flats, bool(n_flats)
@@ -161,7 +175,10 @@ class LiveRun:
     ) -> Generator[Progress, None, None]:
         from acquisition.live import look  # heavy, and the window is to be there first
 
-        looking = look(instrument, plan, calibration, is_forced=True, stop=self._is_told, on_item=store.push)
+        looking = look(
+            instrument, plan, calibration, is_forced=True, stop=self._is_told, on_health=self._on_health,
+            on_item=store.push,
+        )  # fmt: skip
         try:
             for progress in looking:
                 yield progress

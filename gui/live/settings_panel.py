@@ -90,8 +90,11 @@ class SettingsPanel(QtWidgets.QWidget):
         self.mode.setCurrentText(detector.mode)
         self.gain.setCurrentText(detector.gain)
         self.bits.setCurrentText(str(detector.depth_bits))
+        in_beam = self.sample.currentText()
         self.sample.clear()
         self.sample.addItems([OPEN_BEAM, *([plan.scan.held] if plan.scan.held else [])])
+        if in_beam:
+            self.sample.setCurrentText(in_beam)
         self._show_thresholds(detector.thresholds_kev)
         self._is_reading = False
         self._tell()

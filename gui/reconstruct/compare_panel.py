@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from gui import theme
+from gui.controls import hint
 from gui.image_panel import percentile_levels
 from gui.reconstruct.form import Choice
 from gui.reconstruct.tries import Picture, Reading, Try, box_of, difference, reading
 
 BEFORE, THIS, LESS = 0, 1, 2
+WIDTH_PX, HISTOGRAM_PX = 300, 130
 HEADINGS = ("before", "this", "this less before")
 COLUMNS = ("mean", "noise (sd)", "background", "background noise", "contrast", "contrast / noise")
 EXPLAINED = (
@@ -29,13 +31,25 @@ EXPLAINED = (
 
 
 class ComparePanel(QtWidgets.QWidget):
-    """Shows up to two tries, and their difference."""
+    """Shows up to two tries, and their difference.
+
+    Signals
+    -------
+    region_wanted
+        Only the solid box is to be reconstructed.
+    """
+
+    region_wanted = QtCore.Signal()
 
     def __init__(self) -> None:
         super().__init__()
         self._tries: list[Try | None] = [None, None]
         self.channel = Choice("Which bin, material or quantity to show.")
         self.channel.chosen.connect(self._show_channel)
+        self.beside = Choice("Which other try to show on the left; the one before, unless you choose.")
+        self.take_region = QtWidgets.QPushButton("Region from box")
+        self.take_region.setToolTip("Reconstruct only what the solid box holds, in x and y; it can be undone.")
+        self.take_region.clicked.connect(lambda: self.region_wanted.emit())
         self.is_less = QtWidgets.QCheckBox("difference")
         self.is_less.setToolTip("Show what this try has more than the one before, with grey for no difference.")
         self.is_less.toggled.connect(lambda _: self._show())
@@ -58,17 +72,23 @@ class ComparePanel(QtWidgets.QWidget):
         for number, heading in enumerate(HEADINGS):
             self._labels.append(self.graphics.ci.addLabel(heading, row=0, col=number))
             view = self.graphics.ci.addViewBox(row=1, col=number, lockAspect=True, invertY=True)
+            view.setBackgroundColor("k")  # slices are dark at their corners in either look
             item = pg.ImageItem(axisOrder="row-major")
             view.addItem(item)
-            if number:
-                view.setXLink(self.views[0])
-                view.setYLink(self.views[0])
+            view.sigRangeChangedManually.connect(lambda *_, number=number: self._share_range(number))
             self.views.append(view)
             self.items.append(item)
             self.boxes.append(self._make_boxes(view))
         self.histogram = pg.HistogramLUTItem(self.items[THIS])
         self.histogram.sigLevelsChanged.connect(self._share_levels)
+        self.histogram.axis.enableAutoSIPrefix(False)
         self.graphics.ci.addItem(self.histogram, row=1, col=3)
+        grid: Any = self.graphics.ci.layout  # pyqtgraph puts a layout where Qt has a method
+        grid.setColumnStretchFactor(3, 0)
+        grid.setColumnFixedWidth(3, HISTOGRAM_PX)
+        self._legend = hint()
+        self._legend.setToolTip("What each colour of this picture means, and from which concentration it is full.")
+        self._legend.setVisible(False)
         self.table = QtWidgets.QTableWidget(2, len(COLUMNS))
         self.table.setHorizontalHeaderLabels(list(COLUMNS))
         self.table.setVerticalHeaderLabels(list(HEADINGS[:2]))
@@ -83,15 +103,16 @@ class ComparePanel(QtWidgets.QWidget):
         self.table.setFixedHeight(self.table.horizontalHeader().sizeHint().height() + 2 * 26 + 4)
         self.table.verticalHeader().setDefaultSectionSize(26)
         top = QtWidgets.QHBoxLayout()
-        for widget in (QtWidgets.QLabel("show"), self.channel, self.is_less):
+        for widget in (QtWidgets.QLabel("show"), self.channel, QtWidgets.QLabel("beside"), self.beside, self.is_less):
             top.addWidget(widget)
         top.addStretch(1)
-        for button in (self.level, self.fit):
+        for button in (self.take_region, self.level, self.fit):
             top.addWidget(button)
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(top)
         layout.addWidget(self.graphics, 1)
+        layout.addWidget(self._legend)
         layout.addWidget(self.table)
         self._show()
 
@@ -118,6 +139,11 @@ class ComparePanel(QtWidgets.QWidget):
     def restyle(self) -> None:
         """Take the colours of another theme."""
         self.graphics.setBackground("default")
+        colour = pg.getConfigOption("foreground")
+        for label in self._labels:
+            label.setText(label.text, color=colour)
+        self.histogram.axis.setPen(colour)
+        self.histogram.axis.setTextPen(colour)
 
     def readings(self) -> tuple[Reading | None, Reading | None]:
         """Return what the boxes read, before and in this try."""
@@ -175,23 +201,26 @@ class ComparePanel(QtWidgets.QWidget):
 
     def _show(self) -> None:
         pictures = self._pictures()
-        grid: Any = self.graphics.ci.layout  # pyqtgraph puts a layout where Qt has a method
+        grid: Any = self.graphics.ci.layout
         for number, picture in enumerate(pictures):
             is_seen = picture is not None or number == THIS
             for item in (self._labels[number], self.views[number]):
                 item.setVisible(is_seen)
             grid.setColumnStretchFactor(number, 1 if is_seen else 0)
             grid.setColumnMaximumWidth(number, 100_000 if is_seen else 0)
+            grid.setColumnPreferredWidth(number, WIDTH_PX if is_seen else 0)
             if picture is not None:
                 self._show_picture(number, picture)
             else:
                 self.items[number].clear()
-        can_subtract = all(pictures[:2])
+                self._labels[number].setText("" if number != THIS else HEADINGS[THIS])  # a text takes room, seen or not
+        before, this = pictures[:2]
+        can_subtract = before is not None and this is not None and difference(before, this) is not None
         self.is_less.setEnabled(can_subtract)
         self.is_less.setToolTip(
             "Show what this try has more than the one before, with grey for no difference."
             if can_subtract
-            else "Two tries of the same slice are needed for a difference."
+            else "A difference needs two tries of the same kind and size, and no colours."
         )
         for pair in self.boxes:
             for box in pair:
@@ -202,15 +231,19 @@ class ComparePanel(QtWidgets.QWidget):
         one = self._tries[min(number, THIS)]
         assert one is not None
         item = self.items[number]
-        levels = None
+        levels = (0, 255)
         if picture.values.ndim == 2:
             levels = self.histogram.getLevels() if number != LESS else _balanced(picture.values)
         item.setImage(picture.values, autoLevels=False, levels=levels)
         item.setScale(one.pixel_mm)
         unit = f", {picture.unit}" if picture.unit else ""
         name = f"{HEADINGS[number]} ({one.number})" if number != LESS else HEADINGS[number]
-        self._labels[number].setText(f"{name}: {picture.name if number != LESS else ''}{unit}".replace(": ,", ","))
+        told = f"{picture.name}{unit}" if number != LESS else picture.unit
+        self._labels[number].setText(f"{name}: {told}")
         if number == THIS:
+            said = (f"<span style='color:{colour}'>■</span> {text}" for text, colour in picture.legend)
+            self._legend.setText(" &nbsp; ".join(said))
+            self._legend.setVisible(bool(picture.legend))
             self.histogram.axis.setLabel(picture.unit or "colour")
             self.histogram.setVisible(picture.values.ndim == 2)
 
@@ -232,8 +265,14 @@ class ComparePanel(QtWidgets.QWidget):
         if this is not None:
             width_mm, height_mm = _extent(this)
             self._draw_bars(width_mm)
-            self.views[0].setRange(QtCore.QRectF(0, 0, width_mm, height_mm), padding=0.02)
-            self.views[THIS].setRange(QtCore.QRectF(0, 0, width_mm, height_mm), padding=0.02)
+            for view in self.views:
+                view.setRange(QtCore.QRectF(0, 0, width_mm, height_mm), padding=0.02)
+
+    def _share_range(self, number: int) -> None:
+        """Show in all pictures the part that one was moved to; links of pyqtgraph drift where one is hidden."""
+        for other, view in enumerate(self.views):
+            if other != number:
+                view.setRange(self.views[number].viewRect(), padding=0)
 
     def _draw_bars(self, width_mm: float) -> None:
         """Draw bars of a round length, about a fifth of the slice."""
@@ -244,7 +283,8 @@ class ComparePanel(QtWidgets.QWidget):
         self._bars = []
         length_mm = _round_length_mm(width_mm / 5)
         for view in self.views:
-            bar = pg.ScaleBar(length_mm, suffix="")
+            bar = pg.ScaleBar(length_mm, suffix="", brush=pg.mkBrush("w"), pen=pg.mkPen("w"))
+            bar.text.setColor(pg.mkColor("w"))
             bar.text.setText(f"{length_mm:g} mm")
             bar.setParentItem(view)
             bar.anchor((1, 1), (1, 1), offset=(-20, -20))

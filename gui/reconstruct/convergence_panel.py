@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyqtgraph as pg
+from numpy.typing import NDArray
 from pyqtgraph.Qt import QtWidgets
 
 from gui import theme
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
     from reconstruction.methods.convergence import Step
 
 RESIDUAL, OBJECTIVE = "residual", "objective"
+TOGETHER = "all together"
+LOG_FROM = 3.0
+"""Curves that fall by more than this are drawn on a logarithmic axis."""
+MOST_TICKS = 10
+LEAST_S = 0.2
+"""From one drawing to the next, while iterations come quickly."""
 
 
 class ConvergencePanel(QtWidgets.QWidget):
@@ -27,6 +35,8 @@ class ConvergencePanel(QtWidgets.QWidget):
         super().__init__()
         self._steps: tuple[Step, ...] = ()
         self._shown: tuple[object, ...] = ()
+        self._drawn_s = 0.0
+        self._curves: dict[str, pg.PlotDataItem] = {}
         self.what = Choice(
             "Which figure to plot.",
             [
@@ -37,11 +47,16 @@ class ConvergencePanel(QtWidgets.QWidget):
         self.what.chosen.connect(self._draw)
         self.words = hint("Nothing has been iterated yet; a back-projection has no iterations.")
         self.plot = pg.PlotWidget()
-        self.plot.setToolTip("A method has converged where the curve is flat.")
+        self.plot.setToolTip(
+            "Residual: the norm of what measured and computed views differ by, in standard deviations where data count "
+            "by their noise; thin lines: each bin. A method has converged where the curve is flat."
+        )
+        self.plot.getAxis("left").enableAutoSIPrefix(False)
         self.plot.setLabel("bottom", "iteration")
         self.plot.showGrid(x=True, y=True, alpha=0.2)
         self.plot.setMouseEnabled(x=False, y=False)
         self.plot.hideButtons()
+        self.plot.addLegend(offset=(-10, 5), colCount=3)
         top = QtWidgets.QHBoxLayout()
         top.addWidget(self.words, 1)
         top.addWidget(self.what)
@@ -61,7 +76,10 @@ class ConvergencePanel(QtWidgets.QWidget):
         seen = (len(steps), steps[-1] if steps else None, n_iterations, is_running)
         if seen == self._shown:
             return
-        self._shown, self._steps = seen, tuple(steps)
+        now_s = time.monotonic()
+        if is_running and steps and now_s - self._drawn_s < LEAST_S:
+            return
+        self._shown, self._steps, self._drawn_s = seen, tuple(steps), now_s
         self.words.setText(progress_words(self._steps, n_iterations, is_running=is_running))
         self._draw()
 
@@ -71,27 +89,45 @@ class ConvergencePanel(QtWidgets.QWidget):
         self._draw()
 
     def _draw(self) -> None:
-        self.plot.clear()
         name = str(self.what.value())
         if name == RESIDUAL and not any(np.isfinite(step.residual) for step in self._steps):
             name = OBJECTIVE  # some methods would need a projection more to tell it
         numbers = np.array([step.number for step in self._steps], dtype=float)
         values = np.array([getattr(step, name) for step in self._steps], dtype=float)
-        is_log = bool(len(values)) and bool((values > 0).all())
+        is_log = bool(len(values) and (values > 0).all() and values.max() > LOG_FROM * values.min())
         self.plot.setLogMode(x=False, y=is_log)
-        self.plot.setLabel("left", f"{name}, in the noise of the data" if name == RESIDUAL else f"{name}, no unit")
+        self.plot.setLabel("left", name)
+        last = int(numbers[-1]) if len(numbers) else 1
+        every = max(-(-last // MOST_TICKS), 1)
+        self.plot.getAxis("bottom").setTicks([[(n, str(n)) for n in range(every, last + 1, every)]])
+        self.plot.getAxis("left").setTicks(_log_ticks(values) if is_log else None)
+        curves: dict[str, NDArray[np.float64]] = {}
         if name == RESIDUAL:
             channels = zip(*(step.channel_residuals for step in self._steps), strict=False)
-            for number, channel in enumerate(channels):
-                own = np.array(channel, dtype=float)
-                if not is_log or (own > 0).all():
-                    self.plot.plot(numbers, own, pen=pg.mkPen(theme.SERIES[number % len(theme.SERIES)], width=1))
+            own = {f"bin {number}": np.array(channel, dtype=float) for number, channel in enumerate(channels, 1)}
+            curves |= {each: curve for each, curve in own.items() if not is_log or (curve > 0).all()}
         if np.isfinite(values).any():
-            colour = theme.SERIES[0]
-            self.plot.plot(
-                numbers, values, pen=pg.mkPen(colour, width=3), symbol="o", symbolSize=6, symbolBrush=colour,
-                symbolPen=None,
-            )  # fmt: skip
+            curves[TOGETHER] = values
+        if curves.keys() != self._curves.keys():
+            self.plot.clear()
+            self._curves = {each: self.plot.plot(name=each, pen=_pen(number)) for number, each in enumerate(curves)}
+            if TOGETHER in self._curves:
+                self._curves[TOGETHER].setPen(pg.mkPen(theme.SERIES[0], width=3))
+        for each, curve in curves.items():
+            self._curves[each].setData(numbers, curve)
+
+
+def _pen(number: int) -> Any:
+    return pg.mkPen(theme.SERIES[(number + 1) % len(theme.SERIES)], width=1)
+
+
+def _log_ticks(values: NDArray[np.float64]) -> list[list[tuple[float, str]]]:
+    """Return ticks at 1, 2 and 5 times powers of ten, as a logarithmic axis places them."""
+    powers = range(int(np.floor(np.log10(values.min()))) - 1, int(np.ceil(np.log10(values.max()))) + 1)
+    at = [step * 10.0**power for power in powers for step in (1, 2, 5)]
+    if len(powers) > 5:
+        at = at[::3]
+    return [[(float(np.log10(value)), f"{value:g}") for value in at]]
 
 
 def progress_words(steps: Sequence[Step], n_iterations: int, *, is_running: bool) -> str:

@@ -20,12 +20,12 @@ from gui.reconstruct.settings import (
     Quantities,
     Settings,
 )
-from reconstruction.volume import Volume, load_volume, save_volume
 
 if TYPE_CHECKING:
     from calibration.store import Calibration
     from reconstruction.decomposition import Attenuation
     from reconstruction.methods.convergence import Step
+    from reconstruction.volume import Volume
 
 T = TypeVar("T")
 
@@ -77,6 +77,7 @@ def reconstruct(path: Path, settings: Settings, output: Path, log: list[Step]) -
     """Reconstruct a scan into a file that is not there yet."""
     from reconstruction.pipeline import reconstruct_scan
     from reconstruction.scan_slabs import memory_limit, reconstruct_to_file
+    from reconstruction.volume import load_volume, save_volume
 
     began_s = time.monotonic()
     yield Progress("reading", 0, 0)
@@ -96,6 +97,8 @@ def decompose(
     source: Path | Volume, settings: Settings, output: Path, log: list[Step]
 ) -> Generator[Progress, None, Made]:
     """Decompose a scan, or a volume of bins, into a file that is not there yet, and what is asked for beside it."""
+    from reconstruction.volume import load_volume, save_volume
+
     began_s = time.monotonic()
     asked = settings.decomposition
     if asked.tier == IMAGE:
@@ -162,7 +165,12 @@ def materials_of(bins: Volume, fitted_to: Volume, asked: Decomposition) -> tuple
         from reconstruction.spectral.exclusive import rule_named
 
         rule = rule_named(
-            asked.rule, attenuation.materials, k_edge_materials(attenuation), field_weight=asked.field_weight
+            asked.rule,
+            attenuation.materials,
+            k_edge_materials(attenuation),
+            subsets=asked.subsets,
+            air_below_per_mm=asked.air_below_per_mm,
+            field_weight=asked.field_weight,
         )
         found, labels = separate_volume(bins, rule, attenuation, is_weighted=bool(asked.is_weighted))
         return found, {"labels": labels}
@@ -172,6 +180,7 @@ def materials_of(bins: Volume, fitted_to: Volume, asked: Decomposition) -> tuple
         is_weighted=asked.weighs,
         is_non_negative=asked.rule == "non-negative",
         densities_g_cm3={} if asked.rule == "fractions" else None,
+        is_full=asked.is_full and asked.rule == "fractions",
     )
     return found, {}
 

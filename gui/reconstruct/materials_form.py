@@ -102,6 +102,11 @@ class MaterialsForm(QtWidgets.QWidget):
         self.water = Line("The rays' mean way through the sample, as mm of water: it hardens the beam.", "0")
         self.flatten = check("take out cupping", "As the body of the phantom shows it.")
         self.field = Line("How much neighbours agree on their label; 0: not at all, 0.5 to 1 is usual.", "0")
+        self.subsets = Line(
+            "What a voxel may hold, by semicolons, as air; water<2.1; water+iodine (bounds in g/cm3).", "the rule's own"
+        )
+        self.air = Line("What attenuates less than this on the mean, in 1/mm, is air.", "not set")
+        self.full = check("no air anywhere", "The fractions sum to 1 exactly.")
         self.prior = Choice(
             "What is held for likely beside the counts.",
             [(said, name, tip) for name, (said, tip) in PRIORS_SAID.items()],
@@ -139,6 +144,9 @@ class MaterialsForm(QtWidgets.QWidget):
             water_mm=number_of(self.water.text(), "the way through water") or 0.0,
             is_flattened=self.flatten.isChecked() and by == BY_VIALS,
             field_weight=number_of(self.field.text(), "the weight of neighbours") or 0.0,
+            subsets=self.subsets.text().strip(),
+            air_below_per_mm=number_of(self.air.text(), "the attenuation of air"),
+            is_full=self.full.isChecked(),
             prior=str(self.prior.value()),
             strength_relative=number_of(self.strength.text(), "the strength"),
             n_iterations=whole_number_of(self.iterations.text(), "the number of iterations"),
@@ -166,6 +174,9 @@ class MaterialsForm(QtWidgets.QWidget):
         self.water.put(told(asked.water_mm) if asked.water_mm else "")
         self.flatten.setChecked(asked.is_flattened)
         self.field.put(told(asked.field_weight) if asked.field_weight else "")
+        self.subsets.put(asked.subsets)
+        self.air.put("" if asked.air_below_per_mm is None else told(asked.air_below_per_mm))
+        self.full.setChecked(asked.is_full)
         self.strength.put("" if asked.strength_relative is None else told(asked.strength_relative))
         self.iterations.put("" if asked.n_iterations is None else str(asked.n_iterations))
         self.mono.put(", ".join(map(told, quantities.mono_kev)))
@@ -179,12 +190,12 @@ class MaterialsForm(QtWidgets.QWidget):
     def _build(self) -> None:
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        form = labelled_rows([("way", self.tier)])
-        form.addRow("", self._guidance)
+        form = labelled_rows([("way", self.tier), ("", self._guidance)])
         layout.addLayout(form)
         self._image = labelled_rows(
             [("attenuation", self.by), ("file", self.file), ("water, mm", self.water), ("", self.flatten),
-             ("rule", self.rule), ("", self._rule_hint), ("neighbours", self.field), ("weigh bins", self.weighted)]
+             ("rule", self.rule), ("", self._rule_hint), ("", self.full), ("may hold", self.subsets),
+             ("air below, 1/mm", self.air), ("neighbours", self.field), ("weigh bins", self.weighted)]
         )  # fmt: skip
         layout.addLayout(self._image)
         self._rays = labelled_rows(
@@ -198,18 +209,16 @@ class MaterialsForm(QtWidgets.QWidget):
         rows.addLayout(
             labelled_rows(
                 [("one energy, keV", self.mono), ("no contrast, keV", self.vnc), ("elements", self.elements),
-                 ("stopping", self.beams)]
+                 ("stopping", self.beams), ("", self.density), ("", self.effective)]
             )
         )  # fmt: skip
-        rows.addWidget(self.density)
-        rows.addWidget(self.effective)
         layout.addWidget(beside)
 
     def _signals(self) -> Iterable[Any]:
         yield from (choice.chosen for choice in (self.tier, self.by, self.rule, self.weighted, self.prior))
         lines = (self.materials, self.water, self.field, self.strength, self.iterations, self.mono, self.vnc)
-        yield from (line.entered for line in (*lines, self.elements, self.beams, self.file))
-        yield from (box.clicked for box in (self.flatten, self.density, self.effective))
+        yield from (line.entered for line in (*lines, self.elements, self.beams, self.file, self.subsets, self.air))
+        yield from (box.clicked for box in (self.flatten, self.density, self.effective, self.full))
 
     def _on_change(self, *_: object) -> None:
         self._show()
@@ -225,6 +234,8 @@ class MaterialsForm(QtWidgets.QWidget):
             (self.by, is_image), (self.file, is_image and by != BY_CALIBRATION),
             (self.water, is_image and by == BY_RESPONSE), (self.flatten, is_image and by == BY_VIALS),
             (self.rule, is_image), (self._rule_hint, is_image), (self.field, is_image and rule in EXCLUSIVE),
+            (self.subsets, is_image and rule in EXCLUSIVE), (self.air, is_image and rule in EXCLUSIVE),
+            (self.full, is_image and rule == "fractions"),
             (self.weighted, is_image),
         ):  # fmt: skip
             self._image.setRowVisible(widget, is_shown)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from gui.reconstruct.convergence_panel import ConvergencePanel
-from gui.reconstruct.tries import Try
+from gui.reconstruct.tries import Try, before_of
 
 TRIES, CONVERGENCE, MADE = 0, 1, 2
 
@@ -47,7 +47,7 @@ class OutcomePanel(QtWidgets.QTabWidget):
         """Show all tries, and which of them is seen."""
         self.list.clear()
         for place, one in enumerate(tries):
-            self.list.addItem(one.words(tries[place - 1] if place else None))
+            self.list.addItem(one.words(before_of(tries, place)))
         self.list.setCurrentRow(current)
 
     def show_made(self, title: str, steps: Sequence[str]) -> None:

@@ -25,15 +25,15 @@ from gui.reconstruct.settings import BY_CALIBRATION, IMAGE, Settings
 from gui.reconstruct.side_work import SideWorks
 from gui.reconstruct.source_panel import SourcePanel
 from gui.reconstruct.sources import Facts, SourceKind, read_facts
-from gui.reconstruct.tries import MOST_KEPT, Try
+from gui.reconstruct.tries import MOST_KEPT, Try, before_of
 from gui.session import Session
 from gui.state import Action, State
 from gui.undo import History
 from gui.workers import JobStatus
-from reconstruction.volume import Volume
 
 if TYPE_CHECKING:
     from reconstruction.methods.convergence import Step
+    from reconstruction.volume import Volume
 
 BINS, MATERIALS = 0, 1
 LEFT_PX = 400
@@ -50,7 +50,7 @@ class ReconstructPage(Page):
         self.history: History[Settings] = History(Settings())
         self.facts: Facts | None = None
         self.tries: list[Try] = []
-        self._n_tries = 0
+        self._n_tries = self._place = 0
         self._path: Path | None = None
         self._seen_state: State | None = None
         self._catalogue: Catalogue | None = None
@@ -73,6 +73,8 @@ class ReconstructPage(Page):
         self.materials_form.changed.connect(self._take_form)
         self.steps.currentChanged.connect(lambda _: self._show_words())
         self.outcome.chosen.connect(self.go_back_to)
+        self.compare.beside.chosen.connect(self._show_beside)
+        self.compare.region_wanted.connect(self._take_region)
 
     @property
     def settings(self) -> Settings:
@@ -109,6 +111,10 @@ class ReconstructPage(Page):
             sizes = saved.get(name)
             if isinstance(sizes, list) and all(isinstance(size, int) for size in sizes):
                 splitter.setSizes(sizes)
+
+    def end(self) -> None:
+        """Stop what is being read."""
+        self.side.end()
 
     def open(self, path: Path) -> None:
         """Take a scan, a volume of bins or a folder of images for what is reconstructed or decomposed."""
@@ -172,12 +178,14 @@ class ReconstructPage(Page):
             self._show_settings(one.settings)
 
     def dragEnterEvent(self, event: QtGui.QDragEnterEvent) -> None:
-        """Take files and folders that are here."""
+        """Take a folder of images; files go on to the window."""
         if _dropped(event.mimeData()) is not None:
             event.acceptProposedAction()
+        else:
+            event.ignore()
 
     def dropEvent(self, event: QtGui.QDropEvent) -> None:
-        """Open what was dropped."""
+        """Open the folder that was dropped."""
         path = _dropped(event.mimeData())
         if path is not None:
             self.open(path)
@@ -201,12 +209,10 @@ class ReconstructPage(Page):
         row = QtWidgets.QHBoxLayout(corner)
         row.setContentsMargins(0, 0, 0, 2)
         for button in (self.undo_button, self.redo_button):
-            button.setMaximumWidth(40)
+            button.setFixedSize(34, 22)
+            button.setStyleSheet("padding: 0")
             row.addWidget(button)
         self.steps.setCornerWidget(corner)
-        for keys, does in (("Ctrl+Z", self.undo), ("Ctrl+Shift+Z", self.redo)):
-            shortcut = QtGui.QShortcut(QtGui.QKeySequence(keys), self, does)
-            shortcut.setContext(QtCore.Qt.ShortcutContext.WidgetWithChildrenShortcut)
         self.z = QtWidgets.QDoubleSpinBox()
         self.z.setSuffix(" mm")
         self.z.setDecimals(2)
@@ -250,10 +256,16 @@ class ReconstructPage(Page):
         column.addLayout(actions)
         left.setMinimumWidth(LABEL_PX + 240)
         self._down = QtWidgets.QSplitter(QtCore.Qt.Orientation.Vertical)
-        self._down.addWidget(self.compare)
+        self.empty = hint(EMPTY)
+        self.empty.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
+        self.pictures = QtWidgets.QStackedWidget()
+        self.pictures.addWidget(self.empty)
+        self.pictures.addWidget(self.compare)
+        self._down.addWidget(self.pictures)
         self._down.addWidget(self.outcome)
         self._down.setStretchFactor(0, 3)
-        self._down.setStretchFactor(1, 1)
+        self._down.setStretchFactor(1, 2)
+        self._down.setSizes([440, 230])
         right = QtWidgets.QWidget()
         column = QtWidgets.QVBoxLayout(right)
         column.setContentsMargins(0, 0, 0, 0)
@@ -272,12 +284,20 @@ class ReconstructPage(Page):
 
     def _take_state(self, state: State) -> None:
         before, self._seen_state = self._seen_state, state
+        self.recipe_form.take_bins(state.bins_path)
         was_scan = before.scan_path if before is not None else None
         if state.scan_path is not None and state.scan_path != was_scan and state.scan_path != self._path:
             self.open(state.scan_path)
-        elif self._path is None and state.bins_path is not None:
-            self.open(state.bins_path)
+        elif state.bins_path is not None and state.bins is not (before.bins if before is not None else None):
+            self._take_foreign_bins(state)
         self._show_words()
+
+    def _take_foreign_bins(self, state: State) -> None:
+        """Take bins that were opened elsewhere in the window, unless they are of what is open here."""
+        assert state.bins is not None
+        is_own = self._path is not None and state.bins.provenance.source_file == self._path.name
+        if state.bins_path is not None and not is_own and state.bins_path != self._path:
+            self.open(state.bins_path)
 
     def _take_catalogue(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
@@ -308,6 +328,7 @@ class ReconstructPage(Page):
             is_file = facts.kind is SourceKind.VOLUME
             self.session.change(bins=facts.volume, bins_path=facts.path if is_file else None)
         self._seen_state = self.session.state
+        self.recipe_form.take_bins(self._seen_state.bins_path)
         self._predict()
         self._show_words()
 
@@ -368,8 +389,7 @@ class ReconstructPage(Page):
             return ""
         if self.settings.decomposition.tier != IMAGE:
             return "Time is not known before a slice was tried."
-        source = self._to_decompose()
-        if isinstance(source, Volume):
+        if self._has_bins():
             path = self.session.state.bins_path
             return f"Of the bins that are there already{f', in {path.name}' if path else ''}."
         return "The bins are reconstructed first, by the settings of step 2."
@@ -386,8 +406,12 @@ class ReconstructPage(Page):
     def _why_not_settings(self, step: int) -> str:
         if step == BINS:
             return why_not_bins(self.settings, self.facts, self._catalogue)
-        has_bins = isinstance(self._to_decompose(), Volume)
-        return why_not_materials(self.settings, self.facts, self._catalogue, has_bins=has_bins)
+        return why_not_materials(self.settings, self.facts, self._catalogue, has_bins=self._has_bins())
+
+    def _has_bins(self) -> bool:
+        """Whether what is to be decomposed is a volume of bins that is there."""
+        source = self._to_decompose()
+        return source is not None and not isinstance(source, Path)
 
     def _to_decompose(self) -> Path | Volume | None:
         """Return the bins that are there already, where they are of this source and will do; else the source."""
@@ -429,10 +453,34 @@ class ReconstructPage(Page):
 
     def _show_try(self, place: int) -> None:
         one = self.tries[place]
-        before = next((other for other in reversed(self.tries[:place]) if other.kind == one.kind), None)
+        self.pictures.setCurrentWidget(self.compare)
+        before = before_of(self.tries, place)
+        others = [other for other in self.tries if other.kind == one.kind and other is not one]
+        self.compare.beside.offer([(f"try {other.number}", other.number, "") for other in others])
+        self.compare.beside.setEnabled(bool(others))
+        if not others:
+            self.compare.beside.setToolTip("There is no other try of this kind yet.")
+        self._place = place
+        self.compare.beside.put(before.number if before is not None else None)
         self.compare.show_tries(before, one)
         self.outcome.show_tries(self.tries, place)
         self.outcome.show_made(f"Try {one.number}, slice at z {one.z_mm:.2f} mm:", one.steps)
+
+    def _show_beside(self) -> None:
+        """Show another try beside the one that is seen."""
+        number = self.compare.beside.value()
+        other = next((one for one in self.tries if one.number == number), None)
+        self.compare.show_tries(other, self.tries[self._place])
+
+    def _take_region(self) -> None:
+        """Keep only the box, in x and y, of what is reconstructed."""
+        one = self.tries[self._place]
+        (left, right), (low, high) = one.spans_mm(*self.compare.region_mm())
+        known = self.settings.recipe.region_mm
+        along_z = known[2] if known is not None else (float("-inf"), float("inf"))
+        recipe = replace(self.settings.recipe, region_mm=((left, right), (low, high), along_z))
+        self.history.edit(replace(self.settings, recipe=recipe))
+        self._show_settings(self.settings)
 
     def _take_bins(self, made: jobs.Made) -> None:
         self.session.change(bins=made.volume, bins_path=made.path)
@@ -468,6 +516,10 @@ class ReconstructPage(Page):
             self.z_slider.blockSignals(False)
 
 
+EMPTY = (
+    "Open a scan, choose how it is to be reconstructed, and try that on one slice.\n"
+    "Each try is shown here beside the one before it; when you like what you see, reconstruct all."
+)
 OURS = "Reconstruct: "
 """What the titles of this page's jobs begin with."""
 
@@ -491,8 +543,6 @@ def _scrolled(widget: QtWidgets.QWidget) -> QtWidgets.QScrollArea:
 
 
 def _dropped(data: QtCore.QMimeData) -> Path | None:
-    """Return what was dropped, where it is one file or folder of a kind that can be opened here."""
+    """Return the folder that was dropped; files are the window's to open."""
     paths = [Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()]
-    if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix in (".h5", ".nxs", ".hdf5")):
-        return paths[0]
-    return None
+    return paths[0] if len(paths) == 1 and paths[0].is_dir() else None

@@ -26,6 +26,13 @@ WINDOWS_SAID = {
 WEIGHTS_SAID = {"auto": "as the method needs", "noise": "by their noise", "none": "all alike"}
 
 
+STARTS = (
+    ("nothing", None, "An empty volume."),
+    ("a back-projection (fdk)", FDK, "Fewer iterations are needed."),
+)
+REFERENCES = (("nothing", None, ""), ("a back-projection (fdk)", FDK, ""))
+
+
 class RecipeForm(QtWidgets.QWidget):
     """Shows settings of a reconstruction and tells what is filled in.
 
@@ -56,11 +63,11 @@ class RecipeForm(QtWidgets.QWidget):
         self.until_noise = check("stop at the noise", "End when the volume fits the data as well as noise allows.")
         self.start = Choice(
             "What the iterations start from.",
-            [("nothing", None, "An empty volume."), ("a back-projection (fdk)", FDK, "Fewer iterations are needed.")],
+            STARTS,
         )
         self.reference = Choice(
             "What damping, or a prior with a direction, pulls towards.",
-            [("nothing", None, ""), ("a back-projection (fdk)", FDK, "")],
+            REFERENCES,
         )
         self.bins = Line("Which bins, from 1, as 1,3-4; empty: all.", "all")
         self.voxel = Line("Edge of a voxel in mm; empty: a pixel's size on the axis.", "a pixel's size on the axis")
@@ -72,6 +79,11 @@ class RecipeForm(QtWidgets.QWidget):
             "A quick look at the whole volume: every fourth view, pixels and voxels four times the size.",
         )
         self.rings = Choice("Take out rings, which single pixels draw; auto looks at the scan.", [("none", "none", "")])
+        self.scatter = FileLine(
+            "Scatter to take off the counts: a TOML file of kernels, one table [[bin]] for each bin.",
+            "none",
+            "Kernels (*.toml);;All files (*)",
+        )
         self.metal = Line("What attenuates more than this, in 1/mm, is metal; rays through it are replaced.", "none")
         self.linearise = check("beam hardening", "Take it out by the step wedge that the scan's calibration holds.")
         self.extend = check("extend cut-off views", "Where the object leaves the camera sideways, go on smoothly.")
@@ -122,6 +134,12 @@ class RecipeForm(QtWidgets.QWidget):
             "The scan is whole." if facts.is_whole else "Reconstruct what there is of a scan that was broken off."
         )
 
+    def take_bins(self, path: Path | None) -> None:
+        """Offer a volume that is there for iterations to start from, and to be pulled towards."""
+        name = [] if path is None else [(path.name, path, "The bins that were reconstructed last.")]
+        self.start.offer([*STARTS, *name])
+        self.reference.offer([*REFERENCES, *name])
+
     def settings(self, before: Settings) -> Settings:
         """Return what is filled in; raises WrongUsage where that cannot be."""
         method = str(self.method.value() or FDK)
@@ -151,7 +169,7 @@ class RecipeForm(QtWidgets.QWidget):
             pass_number=whole_number_of(self.pass_number.text(), "the pass"),
             use_gpu=self.gpu.isChecked(),
             shape=before.recipe.shape,
-            scatter=before.recipe.scatter,
+            scatter=Path(self.scatter.text()) if self.scatter.text() else None,
             **own,
         )
         calibration = self.calibration.text()
@@ -178,12 +196,14 @@ class RecipeForm(QtWidgets.QWidget):
         self.until_noise.setChecked(recipe.stops_at_noise)
         self.start.put(recipe.start)
         self.reference.put(recipe.reference)
+        self._show_filter()
         self.bins.put(",".join(map(str, recipe.bins)))
         self.voxel.put("" if recipe.voxel_mm is None else told(recipe.voxel_mm))
         self.region.put(_region_text(recipe))
         self.preview.setChecked(recipe.is_preview)
         self.rings.put(recipe.rings)
         self.metal.put("" if recipe.metal_per_mm is None else told(recipe.metal_per_mm))
+        self.scatter.put("" if recipe.scatter is None else str(recipe.scatter))
         self.linearise.setChecked(recipe.linearise)
         self.extend.setChecked(recipe.truncation != "none")
         self.pass_number.put("" if recipe.pass_number is None else str(recipe.pass_number))
@@ -195,48 +215,69 @@ class RecipeForm(QtWidgets.QWidget):
     def _build(self) -> None:
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        main = labelled_rows([("method", self.method)])
-        main.addRow("", self._summary)
-        main.addRow("filter", self.window_)
-        layout.addLayout(main)
+        self._main = labelled_rows([("method", self.method), ("", self._summary), ("filter", self.window_)])
+        layout.addLayout(self._main)
         self._iterative = QtWidgets.QWidget()
         inner = QtWidgets.QVBoxLayout(self._iterative)
         inner.setContentsMargins(0, 0, 0, 0)
-        form = labelled_rows([("iterations", self.iterations), ("prior", self.prior)])
-        form.addRow("", self._prior_summary)
-        inner.addLayout(form)
+        inner.addLayout(
+            labelled_rows([("iterations", self.iterations), ("prior", self.prior), ("", self._prior_summary)])
+        )
         inner.addWidget(self.prior_options)
         inner.addLayout(
             labelled_rows([("data count", self.weights), ("start from", self.start), ("reference", self.reference)])
         )
-        inner.addWidget(self.until_noise)
+        inner.addLayout(labelled_rows([("", self.until_noise)]))
         inner.addWidget(self.options)
         layout.addWidget(self._iterative)
-        layout.addLayout(labelled_rows([("bins", self.bins), ("voxel, mm", self.voxel), ("region, mm", self.region)]))
-        layout.addWidget(self.preview)
+        layout.addLayout(
+            labelled_rows(
+                [("bins", self.bins), ("voxel, mm", self.voxel), ("region, mm", self.region), ("", self.preview)]
+            )
+        )
         more = QtWidgets.QGroupBox("Corrections and size")
         rows = QtWidgets.QVBoxLayout(more)
-        rows.addLayout(labelled_rows([("rings", self.rings), ("metal above, 1/mm", self.metal)]))
-        for box in (self.linearise, self.extend):
-            rows.addWidget(box)
         rows.addLayout(
-            labelled_rows([("pass", self.pass_number), ("calibration", self.calibration), ("memory", self.memory)])
+            labelled_rows(
+                [
+                    ("rings", self.rings),
+                    ("metal, 1/mm", self.metal),
+                    ("scatter", self.scatter),
+                    ("", self.linearise),
+                    ("", self.extend),
+                ]
+            )
         )
-        for box in (self.gpu, self.partial):
-            rows.addWidget(box)
+        rows.addLayout(
+            labelled_rows(
+                [
+                    ("pass", self.pass_number),
+                    ("calibration", self.calibration),
+                    ("memory", self.memory),
+                    ("", self.gpu),
+                    ("", self.partial),
+                ]
+            )
+        )
         layout.addWidget(more)
 
     def _signals(self) -> Iterable[Any]:
         choices = (self.method, self.window_, self.prior, self.weights, self.start, self.reference, self.rings)
         yield from (choice.chosen for choice in choices)
         lines = (self.iterations, self.bins, self.voxel, self.region, self.metal, self.pass_number, self.memory)
-        yield from (line.entered for line in (*lines, self.calibration))
+        yield from (line.entered for line in (*lines, self.calibration, self.scatter))
         boxes = (self.until_noise, self.preview, self.linearise, self.extend, self.gpu, self.partial)
         yield from (box.clicked for box in boxes)
         yield from (self.options.changed, self.prior_options.changed)
 
     def _on_change(self, *_: object) -> None:
+        self._show_filter()
         self.changed.emit()
+
+    def _show_filter(self) -> None:
+        """Show the filter where anything is back-projected by it."""
+        of_all = (self.method.value(), self.start.value(), self.reference.value())
+        self._main.setRowVisible(self.window_, FDK in of_all)
 
     def _choose_method(self) -> None:
         self._offer_priors()
@@ -272,6 +313,7 @@ class RecipeForm(QtWidgets.QWidget):
     def _show_method(self) -> None:
         form = self._catalogue.methods.get(str(self.method.value())) if self._catalogue else None
         self._iterative.setVisible(form is not None)
+        self._show_filter()
         if form is None:
             self._summary.setText("filtered back-projection, of any orbit: fast, and the usual choice")
             return

@@ -17,10 +17,10 @@ EXCLUSIVE = RULES[3:]
 BY_CALIBRATION, BY_RESPONSE, BY_MATRIX, BY_VIALS = "calibration", "response", "matrix", "vials"
 BY: Mapping[str, str] = MappingProxyType(
     {
-        BY_CALIBRATION: "the material basis of the scan's calibration",
-        BY_RESPONSE: "the detector's response in a calibration file",
+        BY_CALIBRATION: "the scan's calibration",
+        BY_RESPONSE: "a detector's response",
         BY_MATRIX: "a table of attenuation (CSV)",
-        BY_VIALS: "vials in this very volume (phantom file)",
+        BY_VIALS: "vials in this volume",
     }
 )
 """Where the attenuation of the materials in the bins is taken from."""
@@ -85,6 +85,12 @@ class Decomposition:
         With vials: take out cupping.
     field_weight : float
         Of the exclusive rule: how much neighbours agree.
+    subsets : str
+        Of the exclusive rules: what a voxel may hold, as "air; water<2.1; water+iodine"; nothing: the rule's own.
+    air_below_per_mm : float, optional
+        Of the exclusive rules: what attenuates less on the mean is air.
+    is_full : bool
+        Of volume fractions: they sum to 1 exactly, there is no air.
     prior : str
         "usual", "none", "tv", "huber", "vtv" or "tnv", in units of the noise; of the tiers beside "image".
     strength_relative : float, optional
@@ -103,6 +109,9 @@ class Decomposition:
     water_mm: float = 0.0
     is_flattened: bool = False
     field_weight: float = 0.0
+    subsets: str = ""
+    air_below_per_mm: float | None = None
+    is_full: bool = False
     prior: str = USUAL
     strength_relative: float | None = None
     n_iterations: int | None = None
@@ -200,11 +209,13 @@ def told(value: object) -> str:
 def changes(before: Settings, after: Settings) -> tuple[str, ...]:
     """Return in words what one asks for and the other does not: "method fdk → fista"."""
     old, new = _flat(before), _flat(after)
-    return tuple(
-        f"{name.replace('_', ' ').removeprefix('is ').removeprefix('n ')} {told(old[name])} → {told(new[name])}"
-        for name in new
-        if old[name] != new[name]
-    )
+    found = []
+    for name in {**new, **old}:
+        was, is_now = told(old.get(name)), told(new.get(name))
+        if was != is_now:
+            words = name.replace("_", " ").removeprefix("is ").removeprefix("n ")
+            found.append(f"{words} {was} → {is_now}")
+    return tuple(found)
 
 
 def _flat(record: Any) -> dict[str, object]:
@@ -213,8 +224,10 @@ def _flat(record: Any) -> dict[str, object]:
         value = getattr(record, part.name)
         if isinstance(value, Recipe | Decomposition | Quantities):
             parts |= {f"{_PREFIX.get(type(value), '')}{name}": inner for name, inner in _flat(value).items()}
+        elif isinstance(value, Mapping):
+            parts |= value
         else:
-            parts[part.name] = dict(value) if isinstance(value, Mapping) else value
+            parts[part.name] = value
     return parts
 
 

@@ -48,6 +48,12 @@ class SideWorks:
             work, then = self._waiting.pop(name)
             self._running = Job(name, work()).start(), name, then
 
+    def end(self) -> None:
+        """Forget what waits, and end what runs at its next step."""
+        self._waiting.clear()
+        if self._running is not None:
+            self._running[0].abort()
+
     @property
     def is_busy(self) -> bool:
         """Whether anything runs or waits."""

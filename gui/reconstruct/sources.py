@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.geometry import Geometry
 from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
 from gui.reconstruct.settings import Settings
-from reconstruction.volume import LINEAR_ATTENUATION, Grid, Volume, is_volume, load_volume
 
 if TYPE_CHECKING:
+    from calibration.geometry import Geometry
     from reconstruction.projections import LineIntegralReader
     from reconstruction.scan_source import ScanSource
+    from reconstruction.volume import Grid, Volume
 
 
 class SourceKind(Enum):
@@ -94,6 +94,8 @@ class Facts:
 
 def kind_of(path: Path) -> SourceKind:
     """Tell what a path leads to."""
+    from reconstruction.volume import is_volume
+
     if path.is_dir():
         return SourceKind.IMAGES
     return SourceKind.VOLUME if is_volume(path) else SourceKind.SCAN
@@ -116,6 +118,8 @@ def read_facts(
     if kind is SourceKind.SCAN:
         return scan_facts(path, settings)
     if kind is SourceKind.VOLUME:
+        from reconstruction.volume import load_volume
+
         return volume_facts(path, load_volume(path), kind)
     from reconstruction.materials import read_image_folder
 
@@ -124,6 +128,8 @@ def read_facts(
 
 def volume_facts(path: Path, volume: Volume, kind: SourceKind = SourceKind.VOLUME) -> Facts:
     """Return what a volume of bins tells."""
+    from reconstruction.volume import LINEAR_ATTENUATION
+
     if volume.unit != LINEAR_ATTENUATION:
         raise WrongUsage(
             f"{path.name} holds {', '.join(volume.channels)} in {volume.unit}; allowed here: energy bins in 1/mm",
@@ -179,7 +185,7 @@ def scan_facts(path: Path, settings: Settings) -> Facts:
     ]
     lines = (
         ("sample", scan.sample or "not named"),
-        ("begun", scan.start_time.replace("T", " ").removesuffix("Z") or "not told"),
+        ("begun", f"{scan.start_time[:16].replace('T', ' ')} UTC" if scan.start_time else "not told"),
         ("views", f"{len(reader.angles_rad)} over {turn_deg:.0f}°, {n_frames} frames of {rows} × {cols} pixels"),
         ("bins", f"{n_bins}: {', '.join(source.channels)}" + (f", {n_passes} passes" if n_passes > 1 else "")),
         ("losses", f"{scan.n_lost} of {n_frames} frames" if scan.n_lost else "none"),

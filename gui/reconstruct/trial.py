@@ -14,19 +14,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calibration.levelling import level, upright
 from calibration.progress import Progress
 from gui.reconstruct.jobs import calibration_of, materials_of, quantities_of, watched
 from gui.reconstruct.settings import IMAGE, Settings
 from gui.reconstruct.sources import open_scan, reader_of
 from gui.reconstruct.tries import Try, pictures_of
-from reconstruction.volume import Grid, Volume
 
 if TYPE_CHECKING:
     from reconstruction.methods.convergence import Step
     from reconstruction.projections import LineIntegrals
     from reconstruction.scan_materials import ScanRays
     from reconstruction.scan_source import ScanSource
+    from reconstruction.volume import Grid, Volume
 
 VIEWS_AT_A_TIME = 32
 
@@ -96,10 +95,10 @@ def try_materials(
     """Decompose one slice of a scan or a volume; return its materials, and the quantities that are asked for."""
     asked = settings.decomposition
     if asked.tier == IMAGE:
-        if isinstance(source, Volume):
-            bins, whole = slice_of(source, z_mm), source
-        else:
+        if isinstance(source, Path):
             bins = whole = yield from try_bins(source, settings, z_mm, kept, log)
+        else:
+            bins, whole = slice_of(source, z_mm), source
         yield Progress("materials", 0, 1)
         found, _ = materials_of(bins, whole, asked)
     else:
@@ -112,6 +111,7 @@ def try_materials(
 def _seen(
     path: Path, settings: Settings, z_mm: float, pass_number: int | None, kept: Kept
 ) -> Generator[Progress, None, Seen]:
+    from calibration.levelling import level, upright
     from reconstruction.pipeline import chosen_bins, grid_of
     from reconstruction.projections import LineIntegrals
     from reconstruction.size.budget import on_rows, rows_seen, sub_grid
@@ -160,6 +160,7 @@ def _seen(
 def _try_rays(
     path: Path, settings: Settings, z_mm: float, kept: Kept, log: list[Step]
 ) -> Generator[Progress, None, Volume]:
+    from calibration.levelling import level, upright
     from reconstruction.pipeline import grid_of
     from reconstruction.scan_materials import decompose_scan, read_rays
     from reconstruction.size.budget import on_rows, rows_seen, sub_grid
@@ -218,12 +219,14 @@ def make_try(
         made, others = yield from try_materials(source, settings, z_mm, kept, log)
     yield Progress("pictures", 0, 1)
     pictures = pictures_of(made) + (pictures_of(others) if others is not None else ())
+    _, y, x = made.grid.axes_mm()
     return Try(
         number=number,
         kind=kind,
         settings=settings,
         z_mm=made.grid.centre_mm[2],
         pixel_mm=made.grid.voxel_mm,
+        corner_mm=(float(x[0]) - made.grid.voxel_mm / 2, float(y[-1]) + made.grid.voxel_mm / 2),
         pictures=pictures,
         seconds_s=time.monotonic() - began_s,
         seconds_per_iteration_s=log[-1].seconds / max(log[-1].number, 1) if log else 0.0,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from gui import theme
@@ -66,7 +67,7 @@ class RunPanel(QtWidgets.QWidget):
         top = QtWidgets.QHBoxLayout()
         top.addWidget(self.heading)
         top.addWidget(self.bar, 1)
-        top.addWidget(self.pause)
+        top.addWidget(self.pause, 0, QtCore.Qt.AlignmentFlag.AlignRight)
         column.addLayout(top)
         below = QtWidgets.QHBoxLayout()
         below.addWidget(self.told, 1)
@@ -120,7 +121,7 @@ class RunPanel(QtWidgets.QWidget):
         else:
             rest = "No frame was taken, and no file is left."
         self.told.setText(f"The scan {how}. {rest}")
-        self.told.setStyleSheet(f"color: {theme.WARN if status is JobStatus.STOPPED else theme.BAD}; font-weight: 600;")
+        self.told.setStyleSheet(f"font-weight: 600;{'' if status is JobStatus.STOPPED else f' color: {theme.BAD};'}")
         self._over()
 
     def refresh(self) -> None:
@@ -131,7 +132,7 @@ class RunPanel(QtWidgets.QWidget):
             return
         self._show_pause()
         if not job.is_over:
-            self._show_progress(run, job)
+            self._show_progress(run)
         now_s = time.monotonic()
         if now_s - self._shown_at_s >= PICTURE_EVERY_S:
             self._shown_at_s = now_s
@@ -171,25 +172,26 @@ class RunPanel(QtWidgets.QWidget):
         )
         self.pause.setToolTip(tip if is_running else "Not now: no scan runs.")
 
-    def _show_progress(self, run: ScanRun, job: Job) -> None:
-        pace, now = run.watch.pace(), job.snapshot()
-        parts = [f"{pace.n_frames} of {pace.n_planned} frames"]
+    def _show_progress(self, run: ScanRun) -> None:
+        pace = run.watch.pace()
+        parts = []
         if run.pause.is_closed:
             where = "after the present view" if not run.pause.is_holding else f"for {clock(run.pause.held_s)}"
             parts.append(f"PAUSED {where}, beam {'off' if run.pause.is_beam_off else 'still on'}")
         elif pace.left_s is not None:
             ends = time.strftime("%H:%M", time.localtime(time.time() + pace.left_s))
             parts.append(f"{pace.rate_per_s:.3g} frames/s, about {clock(pace.left_s)} left, until {ends}")
-        else:
-            parts.append(now.stage or "waiting")
+        elif pace.n_frames < pace.n_planned:
+            parts.append("No frame yet" if not pace.n_frames else "Pace not known yet")
         parts.append(f"{pace.n_lost} LOST" if pace.n_lost else "none lost")
-        self.told.setText("; ".join(parts) + ".")
+        text = "; ".join(parts)
+        self.told.setText(f"{text[0].upper()}{text[1:]}.")
         self.told.setStyleSheet("")
         self.health.setText(told_of_health(self.session.rig.snapshot().run if pace.n_frames else None))
         lost = run.watch.lost()
         if lost:
             more = f" (and {len(lost) - 3} more)" if len(lost) > 3 else ""
-            self.lost.setText("DEGRADED: " + "; ".join(lost[-3:]) + more + ". Marked in the file; the scan goes on.")
+            self.lost.setText(f"Degraded: {'; '.join(lost[-3:])}{more}. Marked in the file in their places.")
         self.lost.setVisible(bool(lost))
 
     def _show_newest(self, run: ScanRun) -> None:
@@ -201,9 +203,9 @@ class RunPanel(QtWidgets.QWidget):
         self._shown = now
         frame, step, number = newest
         counts = frame.counts[min(place, len(frame.counts) - 1)]
-        self.picture.show_image(counts, levels=percentile_levels(counts))
         angle = np.degrees(step.pose_of(number).angle_rad)
-        self.picture_told.setText(f"Newest frame: {step.kind.value} at {angle:.1f}°, counts")
+        grey = _show(self.picture, counts, "counts")
+        self.picture_told.setText(f"Newest frame: {step.kind.value} at {angle:.1f}°. {grey}")
 
     def _show_preview(self, preview: Preview) -> None:
         if preview is self._preview:
@@ -212,30 +214,24 @@ class RunPanel(QtWidgets.QWidget):
         self.slice_told.setText(preview.told)
         self.axis.setText(preview.axis_told)
         is_bad = preview.axis is not None and not preview.axis.is_good
-        self.axis.setStyleSheet(f"color: {theme.WARN}; font-weight: 600;" if is_bad else "")
+        self.axis.setStyleSheet(f"color: {theme.BAD}; font-weight: 600;" if is_bad else "")
         rows = preview.rows
         if rows is not None and np.isfinite(rows.line_integrals).any():
             image = rows.line_integrals
-            shown = np.nan_to_num(image, nan=float(np.nanmax(image)))
-            self.sinogram.show_image(shown, levels=percentile_levels(image))
-            self.sinogram.view.autoRange(padding=0.02)
+            grey = _show(self.sinogram, np.nan_to_num(image, nan=float(np.nanmax(image))), "line integral")
             n_lost = int(rows.is_lost.sum())
             lost = f", {n_lost} LOST: bright lines" if n_lost else ""
-            self.sinogram_told.setText(f"Sinogram: {len(image)} views (upwards) of {image.shape[1]} columns{lost}")
+            self.sinogram_told.setText(f"Sinogram: {len(image)} views, the newest on top{lost}. {grey}")
         if preview.slice_per_mm is not None:
-            self.slice.show_image(
-                preview.slice_per_mm, levels=percentile_levels(preview.slice_per_mm), pixel_mm=preview.voxel_mm
-            )
-            self.slice.view.autoRange(padding=0.02)
+            grey = _show(self.slice, preview.slice_per_mm, "1/mm", pixel_mm=preview.voxel_mm)
+            wide_mm = preview.voxel_mm * preview.slice_per_mm.shape[1]
+            self.slice_told.setText(f"{preview.told} {wide_mm:.3g} mm wide. {grey}")
 
     def _pictures(self) -> QtWidgets.QGridLayout:
         grid = QtWidgets.QGridLayout()
-        self.picture = ImagePanel("counts")
-        self.sinogram = ImagePanel("line integral")
-        self.slice = ImagePanel("attenuation, 1/mm")
+        self.picture, self.sinogram, self.slice = (ImagePanel(has_histogram=False) for _ in range(3))
         self.sinogram.view.setAspectLocked(False)
         for panel in (self.picture, self.sinogram, self.slice):
-            panel.view.invertY(False)
             panel.setMinimumHeight(200)
         self.picture_told, self.sinogram_told, self.slice_told = (QtWidgets.QLabel(text) for text in _CAPTIONS)
         parts = (
@@ -246,7 +242,7 @@ class RunPanel(QtWidgets.QWidget):
         for number, (panel, caption, tip) in enumerate(parts):
             caption.setWordWrap(True)
             caption.setAlignment(QtCore.Qt.AlignmentFlag.AlignTop)
-            caption.setMinimumHeight(34)
+            caption.setMinimumHeight(48)
             panel.setToolTip(tip)
             caption.setToolTip(tip)
             grid.addWidget(caption, 0, number)
@@ -254,6 +250,13 @@ class RunPanel(QtWidgets.QWidget):
             grid.setColumnStretch(number, 1)
         grid.setRowStretch(1, 1)
         return grid
+
+
+def _show(panel: ImagePanel, image: NDArray[np.number], unit: str, pixel_mm: float | None = None) -> str:
+    """Show an image, all of it, and return what its grey levels mean."""
+    low, high = percentile_levels(image)
+    panel.show_image(image, levels=(low, high), pixel_mm=pixel_mm)
+    return f"Dark to bright: {low:.4g} to {high:.4g} {unit}."
 
 
 _CAPTIONS = ("Newest frame", "Sinogram", "Slice")

@@ -22,7 +22,7 @@ from gui.session import Session
 from gui.state import Action
 
 LOOK_EVERY_S = 0.5
-LEVELS = {"ok": ("good", theme.GOOD), "warn": ("warning", theme.WARN), "fail": ("NO", theme.BAD)}
+LEVELS = {"ok": ("good", theme.GOOD), "warn": ("warning", theme.BAD), "fail": ("NO", theme.BAD)}
 
 
 class StartPanel(QtWidgets.QWidget):
@@ -59,7 +59,7 @@ class StartPanel(QtWidgets.QWidget):
             box.setLayout(part)
             column.addWidget(box)
         column.addStretch(1)
-        scroll = QtWidgets.QScrollArea()
+        scroll = self._scroll = QtWidgets.QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -87,6 +87,7 @@ class StartPanel(QtWidgets.QWidget):
         whole.addWidget(self.told)
         whole.addLayout(buttons)
         self.setMinimumWidth(360)
+        self._propose()
 
     def refresh(self) -> None:
         """Ask for the estimate where the plan is new, show it where it is there, and name the file."""
@@ -138,6 +139,7 @@ class StartPanel(QtWidgets.QWidget):
         while self._found.count():
             item = self._found.takeAt(0)
             if item is not None and (widget := item.widget()) is not None:
+                widget.hide()
                 widget.deleteLater()
         for check in preflight.checks:
             word, colour = LEVELS[check.level.value]
@@ -148,6 +150,8 @@ class StartPanel(QtWidgets.QWidget):
             label.setWordWrap(True)
             label.setToolTip(check.remedy or "Nothing to do.")
             self._found.addWidget(label)
+        if preflight.failed:
+            self._scroll.ensureWidgetVisible(self.force)
         self.force.setEnabled(bool(preflight.failed) and preflight.is_forcible)
         if not self.force.isEnabled():
             self.force.setChecked(False)
@@ -207,7 +211,8 @@ class StartPanel(QtWidgets.QWidget):
         form = QtWidgets.QFormLayout()
         self.name = QtWidgets.QLineEdit()
         self.name.setToolTip("Name of the scan file. Written as NAME.partial.h5 until it is whole.")
-        self.name.textEdited.connect(self._named)
+        self.name.textEdited.connect(lambda _: self._named())
+        self.name.editingFinished.connect(self._name_left)
         self.replace = QtWidgets.QCheckBox("Replace a scan of this name")
         self.replace.setToolTip("What has this name, whole or broken off, is thrown away when the scan begins.")
         self.replace.toggled.connect(self._look_again)
@@ -257,16 +262,19 @@ class StartPanel(QtWidgets.QWidget):
         column.addWidget(self.force)
         return column
 
-    def _named(self, text: str) -> None:
-        self._is_own_name = bool(text.strip())
+    def _named(self) -> None:
+        self._is_own_name = True
         self._look_again()
+
+    def _name_left(self) -> None:
+        self._is_own_name = bool(self.name.text().strip())
 
     def _look_again(self) -> None:
         self._looked_s = -LOOK_EVERY_S
 
     def _propose(self) -> None:
         """Name the file after the sample, unless a person has named it."""
-        if self._is_own_name or self.name.hasFocus():
+        if self._is_own_name:
             return
         scan = (self._document.plan or self.session.state.plan).scan
         name = free_name(self.session.state.folder, scan.held or scan.kind).stem

@@ -20,7 +20,7 @@ from gui.volume.annotations import Annotation, Tool
 from gui.volume.cursor import Reading, reading
 from gui.volume.latest import Answer, Latest
 from gui.volume.looks import GreyLook, Levels, applied, as_plain, from_plain
-from gui.volume.overlay import Overlay, legend_of, overlay_of
+from gui.volume.marks import Overlay, legend_of, overlay_of
 from gui.volume.painting import Looks, Painted, Painter, Suggestion
 from gui.volume.regions import (
     Histogram,
@@ -308,6 +308,7 @@ class Desk:
     def choose_slab(self, thickness_mm: float, slab: Slab) -> None:
         """Show so much before and behind each slice."""
         self.thickness_mm, self.slab = thickness_mm, slab
+        self.version += 1
 
     def show_crosshair(self, is_shown: bool) -> None:
         """Show the crosshair, or not."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.attenuation import MG_ML_PER_G_CM3
-from gui.colour import KNOWN, PALETTE, Colour, Look, blend, looks_for
+from gui.colour import KNOWN, PALETTE, Colour, Look, looks_for
 
 Levels = tuple[float, float]
 """Where black ends and where white begins, in the unit of what is shown."""
@@ -83,11 +83,28 @@ def auto_looks(materials: Sequence[str], values_g_cm3: NDArray[np.floating]) -> 
 
 
 def composed(maps_g_cm3: NDArray[np.floating], looks: Sequence[MaterialLook]) -> NDArray[np.uint8]:
-    """Return the picture of (n_materials, h, w) concentrations: (h, w, 3) uint8, the visible ones added like lights."""
-    seen = [n for n, look in enumerate(looks) if look.is_visible and look.opacity > 0]
-    if not seen:
-        return np.zeros((*maps_g_cm3.shape[1:], 3), np.uint8)
-    return blend(maps_g_cm3[seen], [replace(looks[n], colour=dimmed(looks[n])) for n in seen])
+    """Return the picture of (n_materials, h, w) concentrations: (h, w, 3) uint8, the visible ones added like lights.
+
+    At full opacity that is `gui.colour.blend`, to a rounding of single precision; it is several times as fast.
+    """
+    if maps_g_cm3.ndim != 3 or len(maps_g_cm3) != len(looks):
+        raise ValueError(f"maps of shape {maps_g_cm3.shape} do not match {len(looks)} looks; allowed: (n_looks, h, w)")
+    total = np.zeros((3, *maps_g_cm3.shape[1:]), np.float32)
+    for values, look in zip(maps_g_cm3, looks, strict=True):
+        if not look.is_visible or not look.opacity:
+            continue
+        scale = 1 / (look.high_g_cm3 - look.low_g_cm3)
+        share: NDArray[np.float32] = np.array(values, np.float32)
+        share *= scale
+        share -= look.low_g_cm3 * scale
+        np.fmin(np.fmax(share, 0, out=share), 1, out=share)  # they take a number before what is none
+        for part, sums in zip(dimmed(look), total, strict=True):
+            if part:
+                sums += (255 * part) * share
+    np.minimum(total, 255, out=total)
+    picture = np.empty((*total.shape[1:], 3), np.uint8)
+    picture[...] = np.moveaxis(np.rint(total, out=total), 0, 2)
+    return picture
 
 
 def dimmed(look: MaterialLook) -> Colour:

@@ -10,7 +10,7 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 from calibration.attenuation import MG_ML_PER_G_CM3
 from gui.controls import hint
 from gui.volume.looks import MAPS, GreyLook, Levels, MaterialLook, colour_choices, map_table
-from gui.volume.overlay import rgb
+from gui.volume.marks import rgb
 from gui.volume.painting import Looks, with_window
 from gui.volume.range_slider import RangeSlider
 from gui.volume.views import Shown, View, bin_name, k_edges, why_not

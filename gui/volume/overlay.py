@@ -1,4 +1,4 @@
-"""What stands over the picture of a cut, in words and mm: title, directions, crosshair, legend, outlines."""
+"""What is written over a volume: its box in mm, the axes, a scale bar, and which colour is which material."""
 
 from __future__ import annotations
 
@@ -7,177 +7,166 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pyqtgraph.Qt import QtCore, QtGui
 
 from calibration.attenuation import MG_ML_PER_G_CM3
-from gui.volume.annotations import Annotation, measured
-from gui.volume.looks import GreyLook, MaterialLook, dimmed, map_table, rounded
-from gui.volume.regions import seen_on
-from gui.volume.slicing import Cut, Point, axis_of, crossing_mm, index_of, reach_of
-from reconstruction.volume import Grid
+from gui.colour import Colour
+from gui.volume.camera import Camera
 
-NEAR_SLICES = 0.5
-"""A drawing shows on the slices it was drawn on, and as far as it reaches; this far at least."""
+AXES = (("x", "#d55e00"), ("y", "#009e73"), ("z", "#56b4e9"))
+NICE = (1.0, 2.0, 5.0)
+BAR_SHARE = 0.2
+"""A scale bar is at most so long, in shares of the picture's width."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LegendRow:
-    """One bar of a legend: its name, the ends of its scale for people, and colours from one end to the other."""
+class Entry:
+    """A line of the legend."""
 
     name: str
-    low: str
-    high: str
-    colours: tuple[tuple[int, int, int], ...]
+    colour: Colour
+    low_g_cm3: float
+    high_g_cm3: float
+
+    @property
+    def text(self) -> str:
+        """Name and window, in mg/mL."""
+        low, high = (MG_ML_PER_G_CM3 * value for value in (self.low_g_cm3, self.high_g_cm3))
+        return f"{self.name}  {low:.4g} to {high:.4g} mg/mL"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Outline:
-    """A drawing as this pane shows it: (n, 2) float64, mm in its picture."""
-
-    points_mm: NDArray[np.float64]
-    text: str
-    is_chosen: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Overlay:
-    """What stands over the picture.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """What is written; the corners are those of the volume in mm.
 
     Attributes
     ----------
-    title : str
-        Which cut, and where it stands.
-    directions : (left, right, below, above)
-        What lies that way: "−x".
-    cross_mm : (right, up) or None
-    slant_mm : (point, direction) or None
-        Where a slanted cut crosses this one.
+    note : str
+        Of how the picture is made, for the lower right corner.
+    is_scale_known : bool
+        False where a voxel has no size in mm.
     """
 
-    title: str = ""
-    directions: tuple[str, str, str, str] = ("", "", "", "")
-    cross_mm: tuple[float, float] | None = None
-    slant_mm: tuple[tuple[float, float], tuple[float, float]] | None = None
-    legend: tuple[LegendRow, ...] = ()
-    outlines: tuple[Outline, ...] = ()
-    is_scale_known: bool = True
-    colour: str = "#ffffff"
+    low_mm: tuple[float, float, float]
+    high_mm: tuple[float, float, float]
+    legend: tuple[Entry, ...] = ()
     note: str = ""
+    is_dark: bool = True
+    is_scale_known: bool = True
+
+    @property
+    def unit(self) -> str:
+        """Of lengths."""
+        return "mm" if self.is_scale_known else "voxels"
+
+    @property
+    def ink(self) -> QtGui.QColor:
+        """Colour of lines and letters."""
+        return QtGui.QColor("#e6e8eb" if self.is_dark else "#1b1f24")
 
 
-def rgb(colour: Sequence[float]) -> tuple[int, int, int]:
-    """Return a colour of 0 to 1 in steps of 1/255."""
-    red, green, blue = (round(255 * part) for part in colour)
-    return red, green, blue
+def bar_mm(mm_per_pixel: float, width: int) -> float:
+    """Return the longest length of 1, 2 or 5 times a power of ten that is within its share of a picture."""
+    most_mm = BAR_SHARE * width * mm_per_pixel
+    power = 10.0 ** np.floor(np.log10(most_mm))
+    return max(float(power * step) for step in NICE if power * step <= most_mm)
 
 
-def title_of(cut: Cut, grid: Grid) -> str:
-    """Return which cut it is, and where it stands: "axial   z = 1.25 mm   (slice 12 of 200)"."""
-    orientation, unit = axis_of(cut), "mm" if grid.is_scale_known else "voxels"
-    n_slices = 2 * reach_of(cut.thickness_mm, grid.voxel_mm) + 1
-    slab = f"   {cut.slab.value} of {rounded(n_slices * grid.voxel_mm, 2)} {unit}" if n_slices > 1 else ""
-    if orientation is None:
-        x, y, z = cut.normal
-        return f"slanted   normal ({x:.2f}, {y:.2f}, {z:.2f}){slab}"
-    axis = orientation.axis
-    number = int(np.floor(index_of(grid, cut.centre_mm)[axis] + 0.5))
-    at_mm = cut.centre_mm[2 - axis]
-    return (
-        f"{orientation.label}   {orientation.letter} = {at_mm:.2f} {unit}   slice {number} of {grid.shape[axis]}{slab}"
-    )
+def box_edges(low_mm: Sequence[float], high_mm: Sequence[float]) -> NDArray[np.float64]:
+    """Return the twelve edges of a box: (12, 2, 3), x, y, z in mm."""
+    corners = np.array([low_mm, high_mm], dtype=np.float64)
+    edges = []
+    for axis in range(3):
+        others = [other for other in range(3) if other != axis]
+        for first in (0, 1):
+            for second in (0, 1):
+                edge = np.empty((2, 3))
+                edge[:, axis] = corners[:, axis]
+                edge[:, others[0]], edge[:, others[1]] = corners[first, others[0]], corners[second, others[1]]
+                edges.append(edge)
+    return np.array(edges)
 
 
-def directions_of(cut: Cut) -> tuple[str, str, str, str]:
-    """Return what lies to the left and right, below and above: "−x", "+x"; of a slanted side, its largest part."""
-    right, up = _named(cut.right), _named(cut.up)
-    return _opposite(right), right, _opposite(up), up
+def paint_labels(painter: QtGui.QPainter, width: int, height: int, camera: Camera, labels: Labels) -> None:
+    """Write everything over a picture of this size, in the painter's pixels."""
+    painter.setRenderHints(QtGui.QPainter.RenderHint.Antialiasing | QtGui.QPainter.RenderHint.TextAntialiasing)
+    size = float(np.clip(min(width, height) / 60, 8.5, 60))
+    font = QtGui.QFont(painter.font())
+    font.setPixelSize(round(1.3 * size))
+    painter.setFont(font)
+    pen = QtGui.QPen(labels.ink)
+    pen.setWidthF(size / 7)
+    painter.setPen(pen)
+    _paint_scale(painter, width, height, camera, labels, size)
+    _paint_axes(painter, height, camera, size)
+    _paint_legend(painter, labels, size)
+    painter.setPen(labels.ink)
+    flags = QtCore.Qt.AlignmentFlag.AlignRight | QtCore.Qt.AlignmentFlag.AlignTop
+    painter.drawText(QtCore.QRectF(0, 0.8 * size, width - size, 3 * size), flags, _size_text(labels))
 
 
-def _named(side: Sequence[float]) -> str:
-    n = int(np.argmax(np.abs(side)))
-    about = "" if abs(side[n]) > 1 - 1e-6 else "≈"
-    return f"{about}{'+' if side[n] > 0 else '−'}{'xyz'[n]}"
+def paint_box(painter: QtGui.QPainter, width: int, height: int, camera: Camera, labels: Labels) -> None:
+    """Draw the edges of the volume, where nothing else does."""
+    edges = box_edges(labels.low_mm, labels.high_mm)
+    radius_mm = float(np.linalg.norm(np.subtract(labels.high_mm, labels.low_mm)))
+    points = camera.pixels_of(edges.reshape(-1, 3), width, height, radius_mm).reshape(-1, 2, 2)
+    colour = QtGui.QColor(labels.ink)
+    colour.setAlphaF(0.35)
+    painter.setRenderHint(QtGui.QPainter.RenderHint.Antialiasing)
+    painter.setPen(QtGui.QPen(colour, 1.0))
+    for (x0, y0), (x1, y1) in points:
+        painter.drawLine(QtCore.QPointF(x0, y0), QtCore.QPointF(x1, y1))
 
 
-def _opposite(name: str) -> str:
-    return name.translate(str.maketrans("+−", "−+"))
+def _size_text(labels: Labels) -> str:
+    x, y, z = np.subtract(labels.high_mm, labels.low_mm)
+    return f"{x:.4g} × {y:.4g} × {z:.4g} {labels.unit}"
 
 
-def legend_of(looks: Sequence[MaterialLook] | GreyLook, unit: str, title: str) -> tuple[LegendRow, ...]:
-    """Return a bar per visible material in mg/mL, or one for a grey view in its unit."""
-    if isinstance(looks, GreyLook):
-        low, high = (rounded(level) for level in looks.levels)
-        colours = tuple((int(r), int(g), int(b)) for r, g, b in map_table(looks.map_name)[::17])
-        suffix = "" if unit in ("", "1") else f" {unit}"
-        return (LegendRow(name=title, low=low, high=high + suffix, colours=colours),)
-    return tuple(
-        LegendRow(
-            name=look.material,
-            low=rounded(look.low_g_cm3 * MG_ML_PER_G_CM3),
-            high=f"{rounded(look.high_g_cm3 * MG_ML_PER_G_CM3)} mg/mL",
-            colours=((0, 0, 0), rgb(dimmed(look))),
-        )
-        for look in looks
-        if look.is_visible and look.opacity > 0
-    )
+def _paint_scale(painter: QtGui.QPainter, width: int, height: int, camera: Camera, labels: Labels, size: float) -> None:
+    mm_per_pixel = camera.mm_per_pixel(width, height)
+    length_mm = bar_mm(mm_per_pixel, width)
+    length, x, y = length_mm / mm_per_pixel, width - 1.2 * size, height - 1.4 * size
+    painter.drawLine(QtCore.QPointF(x - length, y), QtCore.QPointF(x, y))
+    for end in (x - length, x):
+        painter.drawLine(QtCore.QPointF(end, y - size / 3), QtCore.QPointF(end, y + size / 3))
+    where = QtCore.QRectF(x - max(length, 20 * size), y - 2.4 * size, max(length, 20 * size), 2 * size)
+    at_middle = "" if camera.is_orthographic else " (at the middle)"
+    flags = QtCore.Qt.AlignmentFlag.AlignRight | QtCore.Qt.AlignmentFlag.AlignVCenter
+    painter.drawText(where, flags, f"{length_mm:g} {labels.unit}{at_middle}")
+    if labels.note:
+        painter.drawText(
+            QtCore.QRectF(9 * size, height - 2.4 * size, 30 * size, 2 * size),
+            QtCore.Qt.AlignmentFlag.AlignLeft | QtCore.Qt.AlignmentFlag.AlignVCenter, labels.note,
+        )  # fmt: skip
 
 
-def outlines_of(cut: Cut, drawings: Sequence[Annotation], grid: Grid, chosen: str = "") -> tuple[Outline, ...]:
-    """Return the drawings that a cut shows: made on a plane like it, and no further off than they reach.
-
-    A sphere shows as the circle that the cut makes of it, on cuts of every kind.
-    """
-    normal = cut.normal
-    height_mm = float(np.dot(cut.centre_mm, normal))
-    near_mm = NEAR_SLICES * grid.voxel_mm + cut.thickness_mm / 2
-    found = []
-    for drawing in drawings:
-        if drawing.tool.label == "sphere":
-            flat = _circle(drawing, cut)
-        elif drawing in tuple(seen_on([drawing], cut.right, cut.up)):
-            off_mm = abs(float(np.mean([np.dot(point, normal) for point in drawing.points_mm])) - height_mm)
-            flat = _flat(drawing, cut) if off_mm <= near_mm + drawing.thickness_mm / 2 + 1e-9 else None
-        else:
-            flat = None
-        if flat is not None:
-            text = measured(drawing) or drawing.name
-            found.append(Outline(points_mm=flat, text=text, is_chosen=drawing.name == chosen))
-    return tuple(found)
+def _paint_axes(painter: QtGui.QPainter, height: int, camera: Camera, size: float) -> None:
+    """Draw the three directions, the one that points to the viewer last."""
+    right, up, back = camera.axes()
+    middle = QtCore.QPointF(4.2 * size, height - 4.2 * size)
+    for axis in np.argsort(back):
+        name, colour = AXES[axis]
+        end = middle + QtCore.QPointF(right[axis], -up[axis]) * (2.7 * size)
+        painter.setPen(QtGui.QPen(QtGui.QColor(colour), size / 4.5))
+        painter.drawLine(middle, end)
+        letter = middle + QtCore.QPointF(right[axis], -up[axis]) * (3.5 * size)
+        around = QtCore.QRectF(letter.x() - size, letter.y() - size, 2 * size, 2 * size)
+        painter.drawText(around, QtCore.Qt.AlignmentFlag.AlignCenter, name)
 
 
-def _circle(sphere: Annotation, cut: Cut) -> NDArray[np.float64] | None:
-    centre = sphere.points_mm[0]
-    off_mm = float(np.dot(np.array(centre) - cut.centre_mm, cut.normal))
-    if abs(off_mm) >= sphere.radius_mm:
-        return None
-    radius_mm = np.sqrt(sphere.radius_mm**2 - off_mm**2)
-    around = np.linspace(0, 2 * np.pi, 65)
-    return np.array(cut.plane_mm(centre)) + radius_mm * np.stack([np.cos(around), np.sin(around)], axis=1)
-
-
-def _flat(drawing: Annotation, cut: Cut) -> NDArray[np.float64]:
-    """Return an outline in the picture of a cut that lies like the drawing's plane, but may be turned in it."""
-    own = drawing.outline_mm()
-    points = own[:, :1] * np.array(drawing.right) + own[:, 1:] * np.array(drawing.up)
-    return np.stack([points @ np.array(cut.right), points @ np.array(cut.up)], axis=1)
-
-
-def overlay_of(
-    cut: Cut,
-    grid: Grid,
-    *,
-    cross: Point | None = None,
-    slant: Cut | None = None,
-    legend: tuple[LegendRow, ...] = (),
-    drawings: Sequence[Annotation] = (),
-    chosen: str = "",
-) -> Overlay:
-    """Return what stands over the picture of a cut."""
-    return Overlay(
-        title=title_of(cut, grid),
-        directions=directions_of(cut),
-        cross_mm=None if cross is None else cut.plane_mm(cross),
-        slant_mm=None if slant is None else crossing_mm(cut, slant),
-        legend=legend,
-        outlines=outlines_of(cut, drawings, grid, chosen),
-        is_scale_known=grid.is_scale_known,
-    )
+def _paint_legend(painter: QtGui.QPainter, labels: Labels, size: float) -> None:
+    """Write each material after a strip from nothing to its full colour."""
+    for number, entry in enumerate(labels.legend):
+        y = 1.0 * size + 1.9 * size * number
+        strip = QtCore.QRectF(1.2 * size, y + 0.3 * size, 5 * size, 1.0 * size)
+        fade = QtGui.QLinearGradient(strip.topLeft(), strip.topRight())
+        full = QtGui.QColor.fromRgbF(*entry.colour)
+        clear = QtGui.QColor(full)
+        clear.setAlphaF(0.0)
+        fade.setColorAt(0.0, clear)
+        fade.setColorAt(1.0, full)
+        painter.fillRect(strip, fade)
+        painter.setPen(labels.ink)
+        where = QtCore.QRectF(7 * size, y, 40 * size, 1.6 * size)
+        painter.drawText(where, QtCore.Qt.AlignmentFlag.AlignLeft | QtCore.Qt.AlignmentFlag.AlignVCenter, entry.text)

@@ -16,7 +16,7 @@ from pyqtgraph.GraphicsScene.mouseEvents import MouseClickEvent, MouseDragEvent
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui.volume.annotations import Annotation, Tool
-from gui.volume.overlay import Outline, Overlay
+from gui.volume.marks import Outline, Overlay
 from gui.volume.painting import Painted
 from gui.volume.scale import bar_mm, length_text
 
@@ -104,7 +104,7 @@ class SlicePane(pg.GraphicsView):
         self.setAccessibleName(f"{name} cut")
         self.setToolTip(tip)
         self.setFocusPolicy(QtCore.Qt.FocusPolicy.StrongFocus)
-        self.setMinimumSize(160, 140)
+        self.setMinimumSize(120, 100)
         self.overlay = Overlay()
         self.painted: Painted | None = None
         self.tool: Tool | None = None

@@ -21,7 +21,7 @@ Point = tuple[float, float, float]
 """x, y, z in mm, in the axes of `calibration.geometry`."""
 Direction = tuple[float, float, float]
 """A vector of length 1 along x, y, z."""
-MOST_SAMPLES = 768
+MOST_SAMPLES = 512
 """Of a slanted cut along either side: finer than most panes, coarse enough to turn while one looks."""
 BLOCK = 16
 """Planes of constant x read at once: so many floats stand in one line of a processor's cache."""
@@ -297,21 +297,29 @@ def trilinear(values: NDArray[np.float32], grid: Grid, points_mm: NDArray[np.flo
         NaN outside the outermost faces; between them and the outermost middles, the outermost voxel's value.
     """
     shape = np.array(grid.shape)
-    at = (points_mm[..., ::-1] - np.array(grid.centre_mm[::-1])) / grid.voxel_mm + (shape - 1) / 2
-    is_inside = ((at >= -0.5) & (at <= shape - 0.5)).all(axis=-1)
-    at = np.clip(at[is_inside], 0, shape - 1)
-    low = np.minimum(at.astype(np.intp), np.maximum(shape - 2, 0))
-    share = (at - low).astype(np.float32)
-    step = np.minimum(low + 1, shape - 1) - low
-    strides = np.array([shape[1] * shape[2], shape[2], 1])
-    first = low @ strides
-    found = np.zeros((len(values), len(first)), np.float32)
+    at = [
+        (points_mm[..., 2 - n] - grid.centre_mm[2 - n]) / grid.voxel_mm + (shape[n] - 1) / 2 for n in range(3)
+    ]  # along z, y, x
+    is_inside = np.ones(points_mm.shape[:-1], bool)
+    for along_axis, size in zip(at, shape, strict=True):
+        is_inside &= (along_axis >= -0.5) & (along_axis <= size - 0.5)
+    places, shares = [], []
+    for along_axis, size, stride in zip(at, shape, (shape[1] * shape[2], shape[2], 1), strict=True):
+        inside = np.clip(along_axis[is_inside], 0, size - 1)
+        low = np.minimum(inside.astype(np.intp), max(size - 2, 0))
+        share = (inside - low).astype(np.float32)
+        places.append((low * stride, np.minimum(low + 1, size - 1) * stride))
+        shares.append((1 - share, share))
+    found = np.zeros((len(values), int(is_inside.sum())), np.float32)
     channels = [channel.reshape(-1) for channel in values]
-    for corner in np.ndindex(2, 2, 2):
-        place = first + (step * corner) @ strides
-        weight = np.prod(np.where(corner, share, 1 - share), axis=1)
-        for channel, sums in zip(channels, found, strict=True):
-            sums += weight * channel[place]
+    taken = np.empty(found.shape[1], np.float32)
+    for z, y in np.ndindex(2, 2):
+        row, of_row = places[0][z] + places[1][y], shares[0][z] * shares[1][y]
+        for x in range(2):
+            place, weight = row + places[2][x], of_row * shares[2][x]
+            for channel, sums in zip(channels, found, strict=True):
+                np.take(channel, place, out=taken, mode="clip")
+                sums += np.multiply(taken, weight, out=taken)
     sampled = np.full((len(values), *points_mm.shape[:-1]), np.nan, np.float32)
     sampled[:, is_inside] = found
     return sampled

@@ -59,6 +59,18 @@ class Mesh:
         a, b, c = self._corners()
         return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
 
+    def normals(self) -> NDArray[np.float32]:
+        """Return the direction out of the surface at each vertex, (n, 3); larger triangles weigh more."""
+        a, b, c = self._corners()
+        across = np.cross(b - a, c - a)
+        n = len(self.vertices_mm)
+        sums = [
+            sum(np.bincount(self.faces[:, corner], across[:, axis], minlength=n) for corner in range(3))
+            for axis in range(3)
+        ]
+        normals = np.stack(sums, axis=1)
+        return (normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)).astype(np.float32)
+
     def _corners(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         middle = self.vertices_mm.mean(axis=0, dtype=np.float64) if len(self.vertices_mm) else 0.0
         corners = (self.vertices_mm.astype(np.float64) - middle)[self.faces]
@@ -69,7 +81,7 @@ def isosurface(
     values_g_cm3: NDArray[np.floating],
     at_g_cm3: float,
     *,
-    voxel_mm: float,
+    voxel_mm: float | tuple[float, float, float],
     centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0),
     colour: Colour = (0.8, 0.8, 0.8),
     name: str = "",
@@ -83,6 +95,8 @@ def isosurface(
         What is not a number is outside.
     at_g_cm3 : float
         The surface stands where the values, linear between voxels, pass it.
+    voxel_mm : float or (x, y, z) of float
+        Edges of a voxel.
     centre_mm : (x, y, z) float
         Of the volume, as in `reconstruction.volume.Grid`.
     smoothing_steps : int
@@ -106,7 +120,7 @@ def isosurface(
     corners, faces = _marching_cubes(_closed(values_g_cm3[box], at_g_cm3), at_g_cm3)
     first = np.array([part.start - 1 for part in box], dtype=np.float64)
     middle = (np.array(values_g_cm3.shape) - 1) / 2
-    vertices_mm = ((corners + first - middle) * voxel_mm)[:, ::-1] + np.asarray(centre_mm)
+    vertices_mm = (corners + first - middle)[:, ::-1] * np.asarray(voxel_mm) + np.asarray(centre_mm)
     if smoothing_steps:
         yield from _smooth(vertices_mm, faces, smoothing_steps)
     return Mesh(vertices_mm=vertices_mm.astype(np.float32), faces=faces.astype(np.int32), colour=colour, name=name)

@@ -1,7 +1,8 @@
 """RTK's spectral filters, in a Python that has `itk-rtk`: `python peers_rtk_spectral.py FOLDER` does what it asks for.
 
 The beam is parallel, along y in RTK's frame turned about its y axis; the object is flat, so three equal rows and three
-equal slices stand for it, of which the middle ones are returned. Unknowns are volume fractions.
+equal slices stand for it, of which the middle ones are returned. Unknowns of the simplex are volume fractions; those of
+the one step are in units of the data's, so that curvatures fit into its single precision.
 
 # Ref: `SimplexSpectralProjectionsDecompositionImageFilter` and `MechlemOneStepSpectralReconstructionFilter` of RTK 2.7;
 #      Mechlem et al. 2018, IEEE Trans. Med. Imaging 37, 68.
@@ -23,7 +24,7 @@ from peers_work import Timing, serve, timed
 COPIES = 3
 """Rows and slices."""
 RESET_EVERY = 16
-"""Subset steps; without it the filter ends in NaN on this problem."""
+"""Subset steps."""
 DISTANCE_MM = 1000.0
 
 
@@ -92,7 +93,9 @@ def simplex(data: dict[str, Any], repeats: int) -> tuple[np.ndarray, Timing]:
     return np.moveaxis(itk.array_from_image(made)[:, 0], -1, 0), timing
 
 
-def one_step(n_subsets: int, reset_every: int) -> Callable[[dict[str, Any], int], tuple[np.ndarray, Timing]]:
+def one_step(
+    n_subsets: int, reset_every: int, n_iterations: int | None = None
+) -> Callable[[dict[str, Any], int], tuple[np.ndarray, Timing]]:
     def operation(data: dict[str, Any], repeats: int) -> tuple[np.ndarray, Timing]:
         counts, n, voxel = data["counts"], data["n"], data["voxel_mm"]
         n_bins, _, n_rays = counts.shape
@@ -116,9 +119,9 @@ def one_step(n_subsets: int, reset_every: int) -> Callable[[dict[str, Any], int]
             solve.SetInputMeasuredProjections(vector_image(measured, (voxel, voxel, 1.0)))
             solve.SetInputIncidentSpectrum(spectrum_image(data, n_rays, COPIES))
             solve.SetBinnedDetectorResponse(itk.vnl_matrix_from_array(plain(data["binned_response"])))
-            solve.SetMaterialAttenuations(itk.vnl_matrix_from_array(plain(data["attenuation_per_mm"])))
+            solve.SetMaterialAttenuations(itk.vnl_matrix_from_array(plain(data["unit_attenuation_per_mm"])))
             solve.SetGeometry(geometry)
-            solve.SetNumberOfIterations(data["n_iterations"])
+            solve.SetNumberOfIterations(n_iterations or data["n_iterations"])
             solve.SetNumberOfSubsets(n_subsets)
             if reset_every:
                 solve.SetResetNesterovEvery(reset_every)
@@ -139,6 +142,7 @@ if __name__ == "__main__":
         f"itk-rtk {version('itk-rtk')}",
         {
             "simplex": simplex,
+            "one_step_default": one_step(4, 0, 5),
             "one_step": one_step(4, 0),
             "one_step_reset": one_step(4, RESET_EVERY),
             "one_step_whole": one_step(1, 0),

@@ -47,6 +47,7 @@ max_rounds = 1
 end_point_kvp = 0.0
 """
 """Each stage of a day, and each but a little."""
+SOURCE = "Am-241"
 SECONDS_AT_MOST = 600.0
 
 
@@ -55,6 +56,7 @@ class Day:
 
     def __init__(self, window: Window, pictures: Path) -> None:
         self.window, self.pictures = window, pictures
+        self.place: QtWidgets.QWidget | None = None  # a dialog, where one is open
         self.shots: list[str] = []
 
     def wait(self, until: Callable[[], object], seconds: float = SECONDS_AT_MOST) -> None:
@@ -70,8 +72,8 @@ class Day:
                 raise SystemExit(f"{self.window.page.title}: {until.__doc__ or 'what was waited for'} did not happen")
 
     def button(self, text: str) -> QtWidgets.QAbstractButton | None:
-        """Return the button of the page that has this on it and is seen."""
-        for each in self.window.page.findChildren(QtWidgets.QAbstractButton):
+        """Return the button of the page, or of the dialog, that has this on it and is seen."""
+        for each in (self.place or self.window.page).findChildren(QtWidgets.QAbstractButton):
             if each.text().replace("&", "") == text and each.isVisible():
                 return each
         return None
@@ -135,7 +137,7 @@ def run(window: Window, pictures: Path) -> dict[str, object]:
     day.show("Calibrate")
     day.press("Run all")
     day.wait(lambda: not day.is_idle())
-    day.wait(lambda: (job := session.job("instrument")) is None or job.snapshot().stage.startswith("energy"))
+    day.wait(lambda: (job := session.job("instrument")) is None or SOURCE in job.snapshot().stage)
     day.pause(2.0)
     day.shoot("4-calibrating")
     day.wait(day.is_idle)
@@ -178,7 +180,25 @@ def run(window: Window, pictures: Path) -> dict[str, object]:
     day.show("Volume")
     day.pause(4.0)
     day.shoot("11-volume")
-    return {"folder": str(session.state.folder), "pictures": day.shots, "failures": len(session.failures)}
+    return {"pictures": day.shots, "exported": export(day), "failures": len(session.failures)}
+
+
+def export(day: Day) -> list[str]:
+    """Export what is shown by the menu's dialog, as it offers to, and return the names of the files."""
+    folder = day.window.session.state.folder
+    before = set(folder.iterdir())
+    QtTest.QTest.keyClick(day.window, QtCore.Qt.Key.Key_E, QtCore.Qt.KeyboardModifier.ControlModifier)
+    day.wait(lambda: day.window.findChild(QtWidgets.QDialog) is not None, 30.0)
+    dialog = day.place = day.window.findChild(QtWidgets.QDialog)
+    assert dialog is not None
+    day.pause(1.0)
+    dialog.grab().save(str(day.pictures / "12-export.png"))
+    day.shots.append("12-export")
+    day.press("Export")
+    day.wait(lambda: set(folder.iterdir()) > before and day.is_idle("compute"))
+    day.pause(0.5)
+    dialog.close()
+    return sorted(path.name for path in set(folder.iterdir()) - before)
 
 
 def main() -> None:

@@ -135,7 +135,7 @@ def test_colours_lie_where_the_materials_do(tmp_path: Path) -> None:
     assert image.GetPixelID() == itk.sitkVectorUInt8
     assert read.shape == (*SHAPE, 4)
     assert read[3, 1, 5].tolist() == [255, 0, 0, 255]
-    assert read[0, 4, 2].tolist() == [0, 64, 0, 64]  # half of its window, half as opaque
+    assert read[0, 4, 2].tolist() == [0, 64, 0, 64]  # half of its window, at half opacity: as clear as it is dark
     assert np.count_nonzero(read.any(axis=-1)) == 2
 
 

@@ -15,7 +15,7 @@ from pyqtgraph.Qt import QtCore, QtGui
 from pytestqt.qtbot import QtBot
 
 from acquisition.plan import Plan
-from calibration.store import Calibration
+from calibration.store import Calibration, load
 from firmware_iface.frame import Frame, Lost
 from gui.image_panel import ImagePanel, LevelMode
 from gui.live.frames import FrameStore
@@ -172,23 +172,23 @@ def test_held_frames_stay_and_gaps_are_shown(page: LivePage, qtbot: QtBot) -> No
     frames = fill(page, 3)
     page.store.push(Lost(run_id=1, first_sequence=3, n_frames=2, reason="dropped on purpose"))
     fill(page, 1, first=5)
-    qtbot.mouseClick(page.hold, LEFT)
+    qtbot.mouseClick(page.playback.hold, LEFT)
     held = image_of(page)
     fill(page, 2, first=6)
     np.testing.assert_array_equal(image_of(page), held)
     assert "2 lost" in page.rates.text()
-    page.slider.setValue(1)
+    page.playback.slider.setValue(1)
     page.refresh()
     np.testing.assert_array_equal(image_of(page), frames[1].counts[0])
-    page.slider.setValue(3)
+    page.playback.slider.setValue(3)
     page.refresh()
     assert np.isnan(image_of(page)).all()
     assert "2 frames were lost here" in page.caption.text()
     page.repaint()
-    qtbot.mouseClick(page.newest, LEFT)
+    qtbot.mouseClick(page.playback.newest, LEFT)
     page.refresh()
     np.testing.assert_array_equal(image_of(page), a_frame(7, SHAPE).counts[0])
-    assert not page.hold.isChecked()
+    assert not page.playback.hold.isChecked()
 
 
 def test_10000_frames_are_counted_while_the_page_paints(page: LivePage) -> None:
@@ -287,6 +287,10 @@ def test_a_mask_is_edited_by_clicks_taken_back_and_used(page: LivePage, qtbot: Q
     assert better is not old
     np.testing.assert_array_equal(masked(better), expected)
     page.refresh()
+    qtbot.waitUntil(lambda: session.state.calibration_path is not None, timeout=20_000)
+    assert session.state.calibration_path is not None
+    assert load(session.state.calibration_path).identity == better.identity
+    assert session.state.calibration_path.name in pixels.told.text()
     qtbot.mouseClick(pixels.undo, LEFT)  # still possible, against the new version
     np.testing.assert_array_equal(pixels.current_mask(SHAPE[1:])[8:11, 3:6], False)  # pyright: ignore
     assert pixels.keep.isEnabled()
@@ -295,9 +299,10 @@ def test_a_mask_is_edited_by_clicks_taken_back_and_used(page: LivePage, qtbot: Q
 # Files
 
 
-def test_saved_pictures_tell_how_they_were_taken(page: LivePage, tmp_path: Path) -> None:
+def test_saved_pictures_tell_how_they_were_taken(page: LivePage, tmp_path: Path, qtbot: QtBot) -> None:
     counts = fill(page, 1)[0].counts
-    page.save_picture(tmp_path / "x.tiff")
+    page.pictures.write(tmp_path / "x.tiff")
+    qtbot.waitUntil(lambda: not page.pictures.is_writing)
     with tifffile.TiffFile(tmp_path / "x.tiff") as file:
         assert len(file.pages) == 1 + SHAPE[0]
         np.testing.assert_array_equal(file.pages[0].asarray()[::-1], counts[0])
@@ -305,7 +310,8 @@ def test_saved_pictures_tell_how_they_were_taken(page: LivePage, tmp_path: Path)
         told = json.loads(file.pages[0].description)  # pyright: ignore[reportAttributeAccessIssue]
     assert told["thresholds_kev"] == [18.0, 33.0, 50.0, 75.0]
     assert told["plan"]["detector"]["exposure_s"] == 1.0
-    page.save_picture(tmp_path / "x.png")
+    page.pictures.write(tmp_path / "x.png")
+    qtbot.waitUntil(lambda: not page.pictures.is_writing)
     picture = QtGui.QImage(str(tmp_path / "x.png"))
     assert (picture.width(), picture.height()) == (SHAPE[2], SHAPE[1])
     assert json.loads(picture.text("Description"))["what"] == "above 18 keV"
@@ -326,7 +332,7 @@ def test_settings_come_back(page: LivePage, session: Session, qtbot: QtBot) -> N
 # The instrument
 
 
-def test_settings_that_cannot_be_are_told(page: LivePage) -> None:
+def test_settings_that_cannot_be_are_told(page: LivePage, qtbot: QtBot) -> None:
     page.settings.thresholds[0].setValue(60.0)
     assert "ascending" in page.settings.problem.text()
     page.settings.thresholds[0].setValue(18.0)
@@ -334,6 +340,13 @@ def test_settings_that_cannot_be_are_told(page: LivePage) -> None:
     page.settings.mode.setCurrentText("fine-spm")
     assert page.settings.plan().geometry.cols == 256
     assert len(page.settings.plan().detector.thresholds_kev) == 2
+    page._measured_s = 0.0
+    page.refresh()
+    qtbot.mouseClick(page.plan_button, LEFT)
+    page._measured_s = 0.0
+    page.refresh()
+    assert page.session.state.plan.detector.mode == "fine-spm"
+    assert "has these settings already" in page.plan_button.toolTip()
     assert "No instrument is connected" in page.start_button.toolTip()
 
 

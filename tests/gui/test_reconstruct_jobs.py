@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import reconstruction.cli
 from acquisition.scan_layout import partial_path
 from calibration.progress import Progress
+from calibration.store import save
 from firmware_iface.errors import CalibrationMissing, WrongUsage
 from gui.reconstruct import check, jobs, options, prediction, trial, tries
 from gui.reconstruct.settings import (
@@ -31,7 +32,8 @@ from gui.reconstruct.settings import (
 from gui.reconstruct.sources import Facts, SourceKind, read_facts
 from reconstruction.recipe import Recipe
 from reconstruction.volume import load_volume
-from tests.test_pipeline import BASIS, N_VIEWS, run, write_scan
+from tests.test_decompose_cli import response
+from tests.test_pipeline import BASIS, N_VIEWS, calibration, run, write_scan
 
 ITERATED = Recipe(method="fista", prior="tv", n_iterations=3, options={"strength_per_mm": 0.0005}, start="fdk")
 
@@ -143,6 +145,24 @@ def test_an_iterated_slice_is_near_that_of_the_whole(scan: Path, tmp_path: Path)
     assert np.sqrt(np.mean((one.values[0, 0] - middle) ** 2)) < 0.05 * middle.max()
     assert len(log) == 3
     assert all(later.seconds > earlier.seconds for earlier, later in pairwise(log))
+
+
+@pytest.mark.parametrize(("tier", "n_iterations", "tolerance"), [("projection", None, 1e-3), ("onestep", 2, 2e-2)])
+def test_a_slice_by_rays_is_that_of_the_whole(
+    scan: Path, tmp_path: Path, tier: str, n_iterations: int | None, tolerance: float
+) -> None:
+    known = tmp_path / "calibration.h5"
+    save(replace(calibration(), response=response()), known)
+    asked = Decomposition(tier=tier, materials=("water", "I"), n_iterations=n_iterations)
+    settings = Settings(calibration=known, decomposition=asked)
+    made = run(jobs.decompose(scan, settings, tmp_path / "materials.h5", log := []))
+    assert [path.name for path in made.others] == (["materials-sigma.h5"] if tier == "projection" else [])
+    assert len(log) == (n_iterations or 0)
+    z_mm = float(made.volume.grid.axes_mm()[0][5])
+    one, _ = run(trial.try_materials(scan, settings, z_mm, trial.Kept(), []))
+    whole = made.volume.values[:, 5]
+    off = np.sqrt(np.mean((one.values[:, 0] - whole) ** 2, axis=(1, 2)))
+    assert (off < tolerance * whole.max(axis=(1, 2))).all()
 
 
 def test_a_work_that_is_broken_off_leaves_nothing(scan: Path, tmp_path: Path) -> None:
@@ -262,6 +282,7 @@ def test_more_work_is_predicted_to_take_longer(facts: Facts) -> None:
         number=1, kind="bins", settings=Settings(recipe=Recipe(method="sirt")), z_mm=0.0, pixel_mm=1.0, pictures=(),
         seconds_s=9.0, seconds_per_iteration_s=2.0, n_slices=4,
     )  # fmt: skip
+    assert replace(last, corner_mm=(-5.0, 4.0)).spans_mm(1.0, 2.0, 3.0, 0.5) == ((-4.0, -1.0), (1.5, 2.0))
     told = prediction.predict(facts, last.settings, last)
     assert told is not None
     assert "last try" in told.by
@@ -272,6 +293,9 @@ def test_changes_are_told_in_words() -> None:
     before = Settings()
     after = replace(before, recipe=Recipe(method="fista", prior="tv", n_iterations=30))
     assert set(changes(before, after)) == {"method fdk → fista", "prior auto → tv", "iterations auto → 30"}
+    with_option = replace(before, recipe=Recipe(method="sirt", options={"damping": 0.1}))
+    assert "damping auto → 0.1" in changes(before, with_option)
+    assert "damping 0.1 → auto" in changes(with_option, before)
     assert changes(after, after) == ()
     assert changes(before, replace(before, decomposition=Decomposition(rule="exclusive"))) == (
         "materials: rule least-squares → exclusive",
@@ -292,7 +316,7 @@ def test_regions_read_what_is_in_them() -> None:
     values[12:16, 2:6] = np.arange(16).reshape(4, 4)
     found = tries.reading(values, tries.box_of(5.0, 2.0, 3.0, 2.0, 0.5), tries.box_of(1.0, 6.0, 2.0, 2.0, 0.5))
     assert found is not None
-    assert (found.mean, found.sd, found.n_pixels) == (3.0, 0.0, 24)
+    assert (found.mean, found.sd, found.region.size) == (3.0, 0.0, 24)
     assert found.background == 7.5
     assert found.contrast_to_noise == pytest.approx((3 - 7.5) / np.arange(16).std())
     assert tries.reading(values, (slice(90, 99), slice(0, 4)), (slice(0, 4), slice(0, 4))) is None
@@ -307,4 +331,8 @@ def test_pictures_stand_y_upwards_and_compare(facts: Facts) -> None:
     assert np.allclose(less.values, 1, atol=1e-5)
     assert tries.difference(pictures[0], replace(pictures[0], unit="HU")) is None
     materials, _ = run(trial.try_materials(facts.path, Settings(), 0.0, trial.Kept(), []))
-    assert tries.pictures_of(materials)[-1].name == tries.COLOUR
+    *_, gadolinium, colour = tries.pictures_of(materials)
+    assert gadolinium.unit == "mg/mL"
+    np.testing.assert_allclose(gadolinium.values, materials.values[2, 0, ::-1] * 1000, rtol=1e-5)
+    assert (colour.name, colour.values.shape[2]) == (tries.COLOUR, 3)
+    assert [text.split(",")[0] for text, _ in colour.legend] == list(BASIS.materials)

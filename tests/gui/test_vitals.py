@@ -139,8 +139,9 @@ def test_temperatures_are_in_celsius_and_the_sensor_s_goes_before_the_board_s() 
 def test_what_is_old_tells_its_age() -> None:
     fresh, old = named(a_snapshot()), named(a_snapshot(), now_s=112.0)
     for key in ("temperature", "bias"):
-        assert "ago" not in fresh[key].text
-        assert old[key].text.endswith("(12 s ago)")
+        assert "ago" not in fresh[key].name
+        assert old[key].name.endswith(", 12 s ago")
+        assert "12 s ago" in old[key].tip
         assert old[key].mood is Mood.WARN
 
 

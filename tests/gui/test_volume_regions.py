@@ -26,7 +26,7 @@ from gui.volume.annotations import (
     save,
     side_file,
 )
-from gui.volume.overlay import outlines_of
+from gui.volume.marks import outlines_of
 from gui.volume.regions import (
     as_csv,
     figures_of,
@@ -41,7 +41,7 @@ from gui.volume.regions import (
 )
 from gui.volume.slicing import Orientation, along, point_of, tilted
 from reconstruction.volume import Grid, Volume
-from tests.gui.volume_phantom import BASIS, GRID, ROD, bins, materials
+from tests.gui.volume_samples import BASIS, GRID, ROD, bins, materials
 
 AXIAL = {"right": (1.0, 0.0, 0.0), "up": (0.0, 1.0, 0.0)}
 CENTRE = point_of(GRID, (6, 8, 10))

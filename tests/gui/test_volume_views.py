@@ -15,7 +15,7 @@ from gui.volume.painting import Painter
 from gui.volume.slicing import Orientation, along, point_of
 from gui.volume.views import Shown, View, auto_levels, bin_name, k_edges, recipe, why_not
 from reconstruction.volume import PURE_NUMBER
-from tests.gui.volume_phantom import BASIS, GRID, KEV, MATRIX, bins, materials
+from tests.gui.volume_samples import BASIS, GRID, KEV, MATRIX, bins, materials
 
 AIR, WATER, ROD = (0, 0, 0), (0, 12, 12), (5, 5, 12)
 

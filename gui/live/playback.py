@@ -1,0 +1,86 @@
+"""Hold what is shown, and back through the last frames: the row of controls under the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyqtgraph.Qt import QtCore, QtWidgets
+
+from gui.live.frames import StoreStatus
+
+
+class PlaybackBar(QtWidgets.QWidget):
+    """Chooses between what comes and what is in memory.
+
+    Parameters
+    ----------
+    changed : callable
+        Called when something else is to be shown.
+
+    Attributes
+    ----------
+    number : int or None
+        Of the item in the store that is looked at again.
+    """
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        super().__init__()
+        self._changed = changed
+        self.number: int | None = None
+        self.hold = QtWidgets.QPushButton("Hold")
+        self.hold.setCheckable(True)
+        self.hold.setToolTip("Hold this picture; frames go on coming and being kept. Press again to go on. (F6)")
+        self.slider = QtWidgets.QSlider(QtCore.Qt.Orientation.Horizontal)
+        self.slider.setToolTip("Back through the last frames in memory; gaps where frames were lost are shown.")
+        self.place = QtWidgets.QLabel()
+        self.place.setMinimumWidth(110)
+        self.newest = QtWidgets.QPushButton("Newest")
+        row = QtWidgets.QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        for widget, stretch in ((self.hold, 0), (self.slider, 1), (self.place, 0), (self.newest, 0)):
+            row.addWidget(widget, stretch)
+        self.hold.toggled.connect(lambda is_on: self._hold() if is_on else self.let_go())
+        self.slider.valueChanged.connect(self.look_at)
+        self.newest.clicked.connect(self.let_go)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether what is shown stays."""
+        return self.hold.isChecked()
+
+    def look_at(self, number: int) -> None:
+        """Show an item of the store again."""
+        self.number = number
+        self._check(is_on=True)
+
+    def let_go(self) -> None:
+        """Show what comes."""
+        self.number = None
+        self._check(is_on=False)
+
+    def follow(self, status: StoreStatus) -> None:
+        """Let the slider reach over what is in memory."""
+        last = max(status.end - 1, status.first)
+        with QtCore.QSignalBlocker(self.slider):
+            self.slider.setRange(status.first, last)
+            self.slider.setValue(last if self.number is None else self.number)
+        is_some = status.end > 0
+        for widget in (self.slider, self.hold):
+            widget.setEnabled(is_some)
+        is_back = is_some and self.is_held
+        if self.newest.isEnabled() != is_back or not self.newest.toolTip():
+            self.newest.setEnabled(is_back)
+            self.newest.setToolTip("Show what comes again." if is_back else "The newest is shown already.")
+        back = last - self.slider.value()
+        text = f"{back} before the newest" if back else "held" if self.is_held else "newest"
+        if self.place.text() != text:
+            self.place.setText(text)
+
+    def _hold(self) -> None:
+        self.number = None
+        self._changed()
+
+    def _check(self, *, is_on: bool) -> None:
+        with QtCore.QSignalBlocker(self.hold):
+            self.hold.setChecked(is_on)
+        self._changed()

@@ -1,0 +1,24 @@
+"""How finely a volume is drawn in three dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """How finely rays are sampled.
+
+    Attributes
+    ----------
+    step_voxels : float
+        Between two samples; twice as much while something moves.
+    is_shaded : bool
+        Whether surfaces are lit.
+    divisor : int or None
+        Of the resolution while something moves; None chooses by the time that the last picture took.
+    """
+
+    step_voxels: float = 1.0
+    is_shaded: bool = True
+    divisor: int | None = None

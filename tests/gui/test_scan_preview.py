@@ -1,0 +1,194 @@
+"""What a scan shows while it runs: rows, a slice, the axis; found again from frames of discs whose places are known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from acquisition.plan import Plan
+from acquisition.scan_plan import ContinuousPlan, FramesPlan, HelicalPlan, ScanPlan
+from acquisition.steps import Step, StepKind, expand
+from firmware_iface.frame import Frame, Lost
+from gui.scan.preview import Previewer, preview
+from gui.scan.watch import MOST_VIEWS, Watch
+from tests.gui.disc_bench import DISCS, DiscBench, chords
+from tests.rough_calibration import rough_calibration
+from tests.scan_bench import run
+
+PLAN = Plan(scan=ScanPlan(n_views=90, frames_per_view=1, flats_every_n_views=90, n_flats=4))
+GEOMETRY = PLAN.geometry
+OPEN_COUNTS = 3000.0
+
+
+def frames(plan: Plan, off_mm: float = 0.0) -> Iterator[tuple[Step, int, Frame]]:
+    """Yield what a detector that is off by so much would count, step by step."""
+    random, truth = np.random.default_rng(3), replace(GEOMETRY, offset_u_mm=off_mm)
+    sequence = 0
+    for step in expand(plan):
+        for place in range(step.n_frames):
+            seen = np.zeros(128)
+            if step.kind is StepKind.PROJECTION:
+                seen = chords(truth, step.pose_of(place).angle_rad)
+            counts = random.poisson(OPEN_COUNTS * np.exp(-seen), (4, 128, 128)).astype(np.uint16)
+            yield step, place, frame_of(counts, sequence)
+            sequence += 1
+
+
+def frame_of(counts: NDArray[np.uint16], sequence: int = 0) -> Frame:
+    return Frame(
+        counts=counts, thresholds=(1, 3, 5, 7), sequence=sequence, timestamp_ns=sequence, exposure_ns=10**9, run_id=1
+    )
+
+
+def watched(plan: Plan = PLAN, n_frames: int | None = None, off_mm: float = 0.0) -> Watch:
+    watch = Watch(plan)
+    for number, (step, place, frame) in enumerate(frames(plan, off_mm)):
+        if number == n_frames:
+            break
+        watch.put(step, place, frame)
+    return watch
+
+
+def test_rows_are_the_chords_through_the_sample() -> None:
+    rows = watched().rows()
+    assert rows is not None
+    assert rows.n_flats == 8
+    truth = np.array([chords(GEOMETRY, angle_rad) for angle_rad in rows.angles_rad])
+    # Five rows of 3000 counts or less, and flats: noise of about a percent.
+    assert np.abs(rows.line_integrals - truth).mean() < 0.015
+    assert not rows.is_lost.any()
+
+
+def test_frames_of_one_view_are_averaged() -> None:
+    plan = msgspec.structs.replace(PLAN, scan=ScanPlan(n_views=6, frames_per_view=3, flats_every_n_views=6, n_flats=1))
+    watch = Watch(plan)
+    values = iter((100, 10, 20, 30))
+    for step in expand(plan)[:2]:
+        for place in range(step.n_frames):
+            watch.put(step, place, frame_of(np.full((4, 128, 128), next(values), np.uint16)))
+    rows = watch.rows()
+    assert rows is not None
+    assert rows.line_integrals.shape == (1, 128)
+    np.testing.assert_allclose(rows.line_integrals, -np.log(20 / 100), rtol=1e-5)
+
+
+def test_lost_views_are_marked_and_counted() -> None:
+    watch = Watch(PLAN)
+    for step, place, frame in frames(PLAN):
+        is_gone = step.kind is StepKind.PROJECTION and 10 <= watch.pace().n_frames < 13
+        watch.put(step, place, Lost(run_id=1, first_sequence=0, n_frames=1, reason="CRC") if is_gone else frame)
+    rows = watch.rows()
+    assert rows is not None
+    assert np.flatnonzero(rows.is_lost).tolist() == [6, 7, 8]
+    assert np.isnan(rows.line_integrals[6]).all()
+    assert watch.pace().n_lost == 3
+    assert len(watch.lost()) == 3
+    assert preview(watch).slice_per_mm is not None
+
+
+def test_a_fine_scan_keeps_no_more_views_than_can_be_seen() -> None:
+    plan = msgspec.structs.replace(PLAN, scan=ContinuousPlan(n_views=5 * MOST_VIEWS, flats_every_n_views=10**5))
+    watch, (flat, sweep) = Watch(plan), expand(plan)[:2]
+    counts = np.full((4, 128, 128), 100, np.uint16)
+    watch.put(flat, 0, frame_of(counts))
+    for place in range(0, 200):
+        watch.put(sweep, place, frame_of(counts))
+    rows = watch.rows()
+    assert rows is not None
+    assert len(rows.angles_rad) in (40, 41)
+
+
+def test_too_few_views_are_told_and_a_slice_comes_early_but_says_what_it_lacks() -> None:
+    assert preview(watched(n_frames=4)).told == "No view yet: flats come first."
+    few = preview(watched(n_frames=4 + 4))
+    assert few.slice_per_mm is None
+    assert "Not enough views yet: 16° of the 183°" in few.told
+    half = preview(watched(n_frames=4 + 20))
+    assert half.slice_per_mm is not None
+    assert not half.is_whole
+    assert "NOT ENOUGH VIEWS" in half.told
+
+
+def truth_picture(n: int, voxel_mm: float) -> NDArray[np.float64]:
+    along_mm = (np.arange(n) - (n - 1) / 2) * voxel_mm
+    x, y = np.meshgrid(along_mm, along_mm)
+    return sum(per_mm * (np.hypot(x - x_mm, y - y_mm) < radius) for x_mm, y_mm, radius, per_mm in DISCS)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("n_views", [48, 90], ids=["short scan", "circle"])
+def test_the_slice_is_the_sample(n_views: int) -> None:
+    found = preview(watched(n_frames=4 + n_views))
+    assert found.is_whole
+    assert found.slice_per_mm is not None
+    truth = truth_picture(128, found.voxel_mm)
+    assert np.corrcoef(found.slice_per_mm.ravel(), truth.ravel())[0, 1] > 0.95
+    middle = found.slice_per_mm[58:70, 58:70]
+    assert middle.mean() == pytest.approx(0.03, rel=0.1)
+
+
+@pytest.mark.parametrize("off_mm", [0.0, 0.3, -0.2])
+def test_the_axis_is_found_as_soon_as_half_a_circle_is_there_in_pixels_and_mm(off_mm: float) -> None:
+    early = preview(watched(n_frames=4 + 20, off_mm=off_mm))
+    assert early.axis is None
+    assert "as soon as half a circle" in early.axis_told
+    found = preview(watched(n_frames=4 + 48, off_mm=off_mm))
+    assert found.axis is not None
+    assert found.axis.off_mm == pytest.approx(off_mm, abs=0.1 * 0.11)
+    assert found.axis.off_px == pytest.approx(off_mm / 0.11, abs=0.1)
+    assert found.axis.is_good == (off_mm == 0.0)
+    assert ("good" in found.axis_told) == (off_mm == 0.0)
+    if off_mm:
+        assert f"geometry.offset_u_mm = {found.axis.offset_u_mm:.3f}" in found.axis_told
+        assert found.slice_per_mm is not None
+        truth = truth_picture(128, found.voxel_mm)
+        assert np.corrcoef(found.slice_per_mm.ravel(), truth.ravel())[0, 1] > 0.95, "it uses the axis as found"
+
+
+@pytest.mark.parametrize("scan", [FramesPlan(), HelicalPlan()])
+def test_what_has_no_slice_says_so(scan: FramesPlan | HelicalPlan) -> None:
+    watch = Watch(msgspec.structs.replace(PLAN, scan=scan))
+    assert watch.why_no_slice()
+    assert preview(watch).told == watch.why_no_slice()
+
+
+def test_putting_a_frame_takes_no_time_that_a_scan_would_feel() -> None:
+    watch = Watch(PLAN)
+    items = list(frames(PLAN))
+    began_s = time.thread_time()
+    for step, place, frame in items:
+        watch.put(step, place, frame)
+    assert (time.thread_time() - began_s) / len(items) < 0.8e-3, "a chip gives up to 1200 frames a second"
+
+
+def test_the_preview_of_a_run_agrees_with_its_reconstruction(tmp_path: Path) -> None:
+    from reconstruction.pipeline import reconstruct_scan
+
+    watch = Watch(PLAN)
+    previewer = Previewer(watch, every_s=0.05, threshold=3)
+    bench = DiscBench(GEOMETRY, open_counts=OPEN_COUNTS)
+    calibration = rough_calibration(PLAN, chip_id="W1")
+    run(bench, calibration, tmp_path / "scan.h5", PLAN, on_item=watch.put)
+    previewer.close()
+    previewer.wait(60)
+    quick, quick_mm = previewer.newest.slice_per_mm, previewer.newest.voxel_mm
+    assert quick is not None
+    work = reconstruct_scan(tmp_path / "scan.h5")
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            volume = end.value
+            break
+    final = volume.values[-1, volume.values.shape[1] // 2]
+    _, y_mm, x_mm = volume.grid.axes_mm()
+    places = [(along_mm / quick_mm + (128 - 1) / 2) for along_mm in np.meshgrid(y_mm, x_mm, indexing="ij")]
+    there = ndimage.map_coordinates(quick, places, order=1)
+    assert np.corrcoef(there.ravel(), final.ravel())[0, 1] > 0.95
