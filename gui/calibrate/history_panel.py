@@ -198,7 +198,7 @@ class HistoryPanel(QtWidgets.QWidget):
             newer, older = whole[0], whole[-1]
             return older.calibration, newer.calibration, older.path.name, newer.path.name
         if len(whole) == 1 and whole[0].path != state.calibration_path:
-            return whole[0].calibration, state.calibration, whole[0].path.name, "in use"
+            return whole[0].calibration, state.calibration, whole[0].path.name, "the one in use"
         if len(whole) == 1:
             return None, whole[0].calibration, "", whole[0].path.name
         return None, None, "", ""

@@ -63,6 +63,8 @@ class PanelView(QtWidgets.QScrollArea):
             self._nothing.setText(nothing)
         self._panels, self._n_drawn = tuple(panels), 0
         self._nothing.setVisible(not panels)
+        while len(self._shown) > len(self._panels):
+            self._put_by(self._shown.pop())
         self._draw()
 
     @property
@@ -98,8 +100,6 @@ class PanelView(QtWidgets.QScrollArea):
             panel = self._panels[self._n_drawn]
             self._view_for(self._n_drawn, _PictureView if isinstance(panel, Picture) else _ChartView).draw(panel)
             self._n_drawn += 1
-        while len(self._shown) > len(self._panels):
-            self._put_by(self._shown.pop())
         self._arrange()
 
     def _view_for(self, place: int, kind: type[_Panel]) -> _Panel:
@@ -177,6 +177,16 @@ class _Panel(QtWidgets.QWidget):
         self._title.setText(panel.title)
         self._note.setText(panel.note)
         self._note.setVisible(bool(panel.note))
+        self._give_room()
+
+    def resizeEvent(self, event: QtGui.QResizeEvent) -> None:
+        """Give the words the lines they need at this width."""
+        super().resizeEvent(event)
+        self._give_room()
+
+    def _give_room(self) -> None:
+        for label in (self._title, self._key, self._note):
+            label.setMinimumHeight(max(label.heightForWidth(max(self.width() - 8, 100)), 0))
 
 
 class _ChartView(_Panel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import msgspec
+import pytest
 from pytestqt.qtbot import QtBot
 
 from acquisition.plan import Plan
@@ -14,9 +15,12 @@ from gui.state import Link
 from tests.gui.calibration_stand import record
 from tests.rough_calibration import rough_calibration
 
-TIMEOUT_MS = 60_000
+TIMEOUT_MS = 150_000
+"""The simulated instrument takes its time until the first frame under the beam."""
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_abort_under_the_beam_leaves_the_simulated_instrument_safe_and_usable(qtbot: QtBot, session: Session) -> None:
     replaced = msgspec.structs.replace
     calibration = replaced(Plan().calibration, n_dark_frames=1, n_flat_frames=400)
