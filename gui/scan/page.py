@@ -58,6 +58,13 @@ class ScanPage(Page):
         self.tabs.addTab(self.run, "Run")
         self.tabs.setTabToolTip(PLAN, "What the scan will do, and what it costs.")
         self.tabs.setTabToolTip(RUN, "How far it is, and what it has seen so far.")
+        self.again = ActionButton(
+            "Interrupted scans",
+            "Show the scans in this folder that were broken off, to go on with one of them.",
+            lambda: "" if self._offered else "no scan in this folder was broken off.",
+            self._offer_again,
+        )
+        self.tabs.setCornerWidget(self.again)
         column = QtWidgets.QVBoxLayout(self)
         column.addWidget(self._offer())
         column.addWidget(self.tabs, 1)
@@ -73,6 +80,7 @@ class ScanPage(Page):
             self._show_interrupted()
         if self.offer.isVisible():
             self.resume.refresh()
+        self.again.refresh()
         self.plan.refresh()
         if self.tabs.currentIndex() == PLAN:
             self.start.refresh()
@@ -186,6 +194,10 @@ class ScanPage(Page):
             self.which.addItem(each.told)
         self.offer.setVisible(bool(self._offered) and running is None)
 
+    def _offer_again(self) -> None:
+        self.offer.show()
+        self.look_for_interrupted()
+
     def _chosen(self) -> Interrupted | None:
         place = self.which.currentIndex()
         return self._offered[place] if 0 <= place < len(self._offered) else None
@@ -196,8 +208,9 @@ class ScanPage(Page):
             return "There is none."
         if chosen.why_not:
             return chosen.why_not
-        why = self.session.why_not(Action.SCAN)
-        return "" if self.session.state.calibration is None and "calibration" in why else why
+        if self.session.state.calibration is not None or self.session.job("instrument") is not None:
+            return self.session.why_not(Action.SCAN)
+        return self.session.why_not(Action.LIVE)  # its own calibration comes with it
 
     def _resume(self) -> None:
         chosen = self._chosen()

@@ -51,10 +51,11 @@ class PlanPanel(QtWidgets.QWidget):
         """Take a plan that another page has put into the session, and one that was read from a scan."""
         if self.session.state.plan is not self._plan:
             self._plan = self.session.state.plan
+            path = self.session.state.plan_path
+            if self._plan != self.document.plan and path is not None and path != self.document.path:
+                self.open_file(path)  # for its comments
             if self._plan != self.document.plan:
-                self.document.path = self.session.state.plan_path
-                self.document.edit(text_of(self._plan))
-                self.show_document()
+                self.begin_with(text_of(self._plan))
         if self._from_scan.n_answers != self._n_from_scan:
             self._n_from_scan = self._from_scan.n_answers
             if self._from_scan.error is not None:

@@ -99,6 +99,8 @@ class RunPanel(QtWidgets.QWidget):
         self.threshold.blockSignals(False)
         for panel in (self.picture, self.sinogram, self.slice):
             panel.item.clear()
+        for caption, text in zip((self.picture_told, self.sinogram_told, self.slice_told), _CAPTIONS, strict=True):
+            caption.setText(text)
 
     def ended(self, summary: ScanSummary) -> None:
         """Tell how it ended, whole."""

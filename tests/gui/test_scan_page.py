@@ -12,6 +12,7 @@ import pytest
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from acquisition.instrument import Instrument
+from acquisition.plan import plan_from_toml
 from acquisition.scan_file import read_scan
 from calibration.store import Calibration
 from firmware_iface.frame import Frame
@@ -106,6 +107,7 @@ def test_a_scan_from_the_page_is_whole_and_told_and_given_to_the_session(qtbot, 
     assert page.session.failures == []
     path = page.session.state.scan_path
     assert path == page.session.state.folder / "vials.h5"
+    assert path is not None
     scan = read_scan(path)
     assert scan.shape[0] == N_FRAMES
     assert scan.header["operator"] == "Ada"
@@ -311,3 +313,29 @@ def test_every_widget_that_takes_something_has_a_tip(qtbot, page_on) -> None:
         and widget.objectName() != "qt_spinbox_lineedit"
     ]
     assert mute == []
+
+
+def test_a_plan_file_that_another_page_opened_keeps_its_comments(qtbot, page_on, tmp_path: Path) -> None:
+    page = page_on(Bench())
+    file = tmp_path / "mine.toml"
+    file.write_text("# mine\n" + SMALL.replace("12", "9"))
+    page.session.change(plan=plan_from_toml(file.read_text()), plan_path=file)
+    page.refresh()
+    assert page.plan.document.text == file.read_text()
+    assert page.plan.document.path == file
+
+
+def test_interrupted_scans_can_be_asked_for_again(qtbot, page_on) -> None:
+    page = page_on(Bench())
+    page.refresh()
+    assert not page.again.isEnabled()
+    assert "no scan in this folder" in page.again.toolTip()
+    (page.session.state.folder / "torn.partial.h5").write_bytes(b"not HDF5")
+    page.look_for_interrupted()
+    wait(qtbot, page, page.offer.isVisible)
+    page.offer.hide()
+    press(qtbot, page, page.again)
+    assert page.offer.isVisible()
+    page.refresh()
+    assert not page.resume.isEnabled()
+    assert "cannot be read" in page.resume.toolTip()
