@@ -59,8 +59,12 @@ class ImagePanel(QtWidgets.QWidget):
         self.view.addItem(self.item)
         self.histogram = pg.HistogramLUTItem(self.item)
         self.histogram.axis.enableAutoSIPrefix(False)
+        self._has_histogram = has_histogram
         if has_histogram:
             self.graphics.ci.addItem(self.histogram)
+        else:  # an item of no scene is taken apart by the garbage collector in any order, and Qt does not survive that
+            self.graphics.scene().addItem(self.histogram)  # pyright: ignore[reportOptionalMemberAccess]
+            self.histogram.setVisible(False)
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.graphics)
@@ -242,7 +246,7 @@ class ImagePanel(QtWidgets.QWidget):
         if self._image is None:
             return
         is_colour = self._image.ndim == 3
-        self.histogram.setVisible(not is_colour)
+        self.histogram.setVisible(self._has_histogram and not is_colour)
         if is_colour:
             self.item.setLookupTable(None)  # pyright: ignore[reportArgumentType]
             self.item.setImage(self._image, autoLevels=False, levels=(0, 255))

@@ -62,6 +62,8 @@ class Window(QtWidgets.QMainWindow):
             self.pages[page.title] = page
             self.tabs.addTab(page, page.title)
             self.tabs.setTabToolTip(self.tabs.count() - 1, f"{page.tip} (Ctrl+{self.tabs.count()})")
+            if isinstance(page, VolumePage):
+                page.export_asked.connect(self._export)
         self.strip = StatusStrip(session)
         middle = QtWidgets.QWidget()
         under = QtWidgets.QVBoxLayout(middle)
@@ -246,7 +248,9 @@ class Window(QtWidgets.QMainWindow):
     def _export(self) -> None:
         from gui.export.dialog import ExportDialog
 
-        ExportDialog(self.session, self).open()
+        volumes = self.pages[VolumePage.title]
+        assert isinstance(volumes, VolumePage)
+        ExportDialog(self.session, self, looks=lambda: volumes.desk.material_looks).open()
 
     def _toggle_full_screen(self) -> None:
         self.setWindowState(self.windowState() ^ QtCore.Qt.WindowState.WindowFullScreen)

@@ -20,7 +20,7 @@ FORBIDDEN_NAMES = {"utils.py", "util.py", "common.py", "helpers.py", "base.py", 
 UNITS = {
     "kev", "ev", "mm", "um", "cm", "m", "s", "ms", "us", "ns", "rad", "deg", "mrad", "per_mm", "per_cm", "g_cm3",
     "mg_ml", "g_mol", "cm2_g", "dac", "kvp", "ma", "mas", "v", "mv", "e", "per_s", "hz", "mhz", "mk", "k", "c",
-    "per_kev", "w", "per_mm_per_g_cm3", "dac_per_kev", "mm2", "ff", "mgy", "kcps", "px", "na", "na_per_code",
+    "per_kev", "w", "per_mm_per_g_cm3", "dac_per_kev", "mm2", "mm3", "ff", "mgy", "kcps", "px", "na", "na_per_code",
 }  # fmt: skip
 DIMENSIONLESS = {
     "fraction", "fractions", "fluorescence_yield", "slope", "r2", "fano", "weight", "magnification", "ratio",

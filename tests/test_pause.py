@@ -1,4 +1,4 @@
-"""A scan that is held: nothing moves, the beam goes off after a while and on again, and every frame is there at the end."""
+"""A scan that is held: nothing moves, the beam goes off and on again, and no frame is lost."""
 
 from __future__ import annotations
 

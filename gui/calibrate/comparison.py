@@ -244,7 +244,7 @@ def _same_chip_panels(before: Calibration, after: Calibration) -> list[Panel]:
 def _masks(was: NDArray[np.bool_], now: NDArray[np.bool_]) -> Picture:
     kinds = np.select([was & now, was, now], [1, 2, 3], 0).astype(np.uint8)
     words = tuple(f"{text} ({np.count_nonzero(kinds == kind)})" for kind, text in enumerate(MASK_WORDS))
-    return Picture(title="Pixels not used", image=kinds, unit="", levels=(0, 3), words=words)
+    return Picture(title="Pixels not used", image=kinds, unit="", levels=np.array([0.0, 3.0]), words=words)
 
 
 def drift_panels(calibrations: Sequence[Calibration]) -> list[Panel]:

@@ -21,8 +21,9 @@ from gui.calibrate.run import conditions_now
 from gui.controls import ActionButton
 from gui.theme import BAD, WARN
 
-HEAD = ("When", "File", "Of", "Steps", "sigma, keV", "gain, DAC/keV", "not used, pixels", "Note")
+HEAD = ("When", "File", "Of", "sigma, keV", "gain, DAC/keV", "not used, pixels", "Steps", "Note")
 LOOK_EVERY_MS = 3000
+WIDEST_PX = 250
 
 
 class HistoryPanel(QtWidgets.QWidget):
@@ -75,12 +76,10 @@ class HistoryPanel(QtWidgets.QWidget):
         self._words.setWordWrap(True)
         self.panels = PanelView("Choose a calibration above.")
         self.rows = Rows()
-        below = QtWidgets.QSplitter(QtCore.Qt.Orientation.Horizontal)
-        below.addWidget(self.panels)
-        below.addWidget(self.rows)
-        below.setStretchFactor(0, 3)
-        below.setStretchFactor(1, 2)
-        below.setSizes([480, 340])
+        below = QtWidgets.QTabWidget()
+        below.setDocumentMode(True)
+        below.setTabToolTip(below.addTab(self.panels, "Plots"), "What is other in one than in the other.")
+        below.setTabToolTip(below.addTab(self.rows, "Table"), "The figures of both.")
         parts = QtWidgets.QSplitter(QtCore.Qt.Orientation.Vertical)
         upper = QtWidgets.QWidget()
         inside = QtWidgets.QVBoxLayout(upper)
@@ -148,9 +147,9 @@ class HistoryPanel(QtWidgets.QWidget):
             now = conditions_now(state.plan, self._desk.session.rig.snapshot(), entry.calibration)
             foreign = entry.foreign(now)
             if entry.fault:
-                item.setText(3, f"damaged: {entry.fault}")
-                item.setForeground(3, QtGui.QBrush(QtGui.QColor(BAD)))
-                item.setToolTip(3, entry.fault)
+                item.setText(2, f"damaged: {entry.fault}")
+                item.setForeground(2, QtGui.QBrush(QtGui.QColor(BAD)))
+                item.setToolTip(2, entry.fault)
             elif foreign:
                 item.setText(2, f"! {item.text(2)} (other conditions)")
                 item.setForeground(2, QtGui.QBrush(QtGui.QColor(WARN)))
@@ -162,8 +161,9 @@ class HistoryPanel(QtWidgets.QWidget):
                     item.setFont(column, bold)
             self.list.addTopLevelItem(item)
             item.setSelected(str(entry.path) in chosen)
-        for column in (0, 1, 2):
+        for column in range(6):
             self.list.resizeColumnToContents(column)
+            self.list.setColumnWidth(column, min(self.list.columnWidth(column), WIDEST_PX))
         if self._entries and not self._selected_numbers():
             self._item(0).setSelected(True)
         self.list.blockSignals(False)
@@ -229,7 +229,7 @@ class HistoryPanel(QtWidgets.QWidget):
 
         def show(found: tuple[list[str], list[Row], list[Panel]]) -> None:
             told, rows, panels = found
-            self._words.setText(" ".join(told))
+            self._words.setText(f"From {before_name} to {after_name}: {' '.join(told)}" if told else "")
             self.rows.show_rows(rows, before_name, after_name)
             self.rows.setColumnHidden(1, before is None)
             self.rows.setColumnHidden(3, before is None)

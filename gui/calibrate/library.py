@@ -52,16 +52,16 @@ class Entry:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """What a list shows of it beside the date: steps, sigma in keV, gain, pixels not used."""
+        """What a list shows of it beside the date: sigma in keV, gain, pixels not used, steps."""
         c = self.calibration
         if c is None:
             return ("", "", "", "")
         spread, gain = sigma_kev(c), mean_gain(c)
         return (
-            ", ".join(dict.fromkeys(record.step for record in c.history)),
             f"{spread:.2f}" if math.isfinite(spread) else "-",
             f"{gain:.3f}" if math.isfinite(gain) else "-",
             str(n_bad(c)),
+            ", ".join(dict.fromkeys(record.step for record in c.history)),
         )
 
     def foreign(self, now: Conditions | None) -> tuple[str, ...]:

@@ -91,5 +91,11 @@ class CalibratePage(Page):
 
 
 def _load() -> None:
+    """Import what is heavy, and make ready what the first look needs: tables of lines and attenuation."""
     for name in _HEAVY:
         importlib.import_module(name)
+    from acquisition.plan import Plan
+    from gui.calibrate.sequence import TITLES, estimate
+
+    for name in TITLES:
+        estimate(name, Plan())

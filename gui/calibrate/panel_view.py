@@ -14,6 +14,8 @@ from gui.controls import hint
 from gui.theme import SERIES
 
 TURN_S = 0.005
+MOST_LETTERS = 48
+"""Names that have more in all do not fit under a plot, and stand beside it."""
 LEAST_WIDTH_PX, PANEL_HEIGHT_PX = 330, 270
 GREY_COLOUR = "#8a8f98"
 SIGNS = {
@@ -191,15 +193,21 @@ class _ChartView(_Panel):
     def draw(self, panel: Panel) -> None:
         assert isinstance(panel, Chart)
         super().draw(panel)
-        self._plot.setLabel("bottom", panel.x_label)
-        self._plot.setLabel("left", panel.y_label)
-        self._plot.getAxis("bottom").setTicks([list(enumerate(panel.x_names))] if panel.x_names else None)
+        names = [list(enumerate(panel.x_names))] if panel.x_names else None
+        is_lying = len(panel.x_names) * max(map(len, panel.x_names), default=0) > MOST_LETTERS
+        along, across = ("left", "bottom") if is_lying else ("bottom", "left")
+        self._plot.setLabel(along, panel.x_label)
+        self._plot.setLabel(across, panel.y_label)
+        self._plot.getAxis(along).setTicks(names)
+        self._plot.getAxis(across).setTicks(None)
+        self._plot.invertY(is_lying)  # the first name on top
         looks = [(line.name, line.style, line.series) for line in panel.lines]
         if looks != self._looks:
             self._looks = looks
             self._rebuild(panel.lines)
         for curve, line in zip(self._curves, panel.lines, strict=True):
-            curve.setData(*_points(line))
+            x, y = _points(line)
+            curve.setData(*((y, x) if is_lying else (x, y)))
 
     def _rebuild(self, lines: Sequence[Line]) -> None:
         self._plot.clear()
@@ -244,6 +252,8 @@ class _PictureView(_Panel):
         self._view = self._graphics.ci.addViewBox(row=0, col=0, lockAspect=True)
         self._item = pg.ImageItem(axisOrder="row-major")
         self._view.addItem(self._item)
+        self._kinds = pg.ImageItem(axisOrder="row-major")  # the scale would take its levels
+        self._view.addItem(self._kinds)
         self._scale = pg.ColorBarItem(width=12, interactive=False, colorMap=pg.colormap.get("viridis"))
         self._scale.setImageItem(self._item)
         self._graphics.ci.addItem(self._scale, row=0, col=1)
@@ -263,19 +273,20 @@ class _PictureView(_Panel):
             colours = [QtGui.QColor(KIND_COLOURS[n % len(KIND_COLOURS)]) for n in range(len(panel.words))]
             lut = np.array([colour.getRgb() for colour in colours], np.uint8)
             image = panel.image.astype(np.uint8)
-            self._item.setImage(image, autoLevels=False, levels=(0, len(lut)), lut=lut)
+            self._kinds.setImage(lut[image], autoLevels=False, levels=(0, 255))
             there = {int(kind) for kind in np.unique(image)}
             key = [
                 (colour.name(), "\N{BLACK SQUARE}", words) for colour, words in zip(colours, panel.words, strict=True)
             ]
             self._tell_key([each for kind, each in enumerate(key) if kind in there])
         else:
-            self._item.setImage(np.asarray(panel.image, dtype=np.float32), autoLevels=False, levels=panel.levels)
-            self._scale.setColorMap(self._scale.colorMap())
-            self._scale.setLevels(panel.levels)
+            self._item.setImage(np.asarray(panel.image, dtype=np.float32), autoLevels=False, levels=tuple(panel.levels))
+            self._scale.setLevels(tuple(panel.levels))
             self._scale.getAxis("right").setLabel(panel.unit)
             self._tell_key([])
-        self._scale.setVisible(not panel.words)
+        for part in (self._scale, self._item):
+            part.setVisible(not panel.words)
+        self._kinds.setVisible(bool(panel.words))
         if is_first:
             self._view.autoRange(padding=0.02)
 

@@ -71,7 +71,7 @@ class Picture:
     ----------
     image : (rows, cols) number
         Row 0 is the lowest row of the chip.
-    levels : (2,) float
+    levels : (2,) float64
         Black and white of the scale.
     words : tuple of str
         Names of the values 0, 1, 2, ... where they are kinds, not amounts.
@@ -80,7 +80,7 @@ class Picture:
     title: str
     image: NDArray[np.number]
     unit: str
-    levels: tuple[float, float]
+    levels: NDArray[np.float64]
     words: tuple[str, ...] = ()
     note: str = ""
 
@@ -144,7 +144,7 @@ def levels_of(values: NDArray[np.number], *, share: float = 0.005) -> tuple[floa
 
 def picture(title: str, image: NDArray[np.number], unit: str, note: str = "") -> Picture:
     """Show a map with levels that leave out outliers."""
-    return Picture(title=title, image=image, unit=unit, levels=levels_of(image), note=note)
+    return Picture(title=title, image=image, unit=unit, levels=np.array(levels_of(image)), note=note)
 
 
 def classes_picture(title: str, pixel_class: NDArray[np.unsignedinteger]) -> Picture:
@@ -157,7 +157,7 @@ def classes_picture(title: str, pixel_class: NDArray[np.unsignedinteger]) -> Pic
         f"good ({n_good})",
         *(f"{text} ({np.count_nonzero(pixel_class & np.uint16(reason))})" for reason, text in CLASS_WORDS.items()),
     )
-    return Picture(title=title, image=kinds, unit="", levels=(0, len(words) - 1), words=words)
+    return Picture(title=title, image=kinds, unit="", levels=np.array([0.0, len(words) - 1.0]), words=words)
 
 
 def numbers_seen(planes: NDArray[np.number], wanted: Sequence[int] = ()) -> list[int]:

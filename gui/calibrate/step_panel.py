@@ -18,7 +18,7 @@ SIGNS = {
     Standing.NOT_DONE: ("\N{WHITE CIRCLE}", ""),
     Standing.WAITS: ("\N{WHITE CIRCLE}", ""),
     Standing.DONE: ("\N{CHECK MARK}", GOOD),
-    Standing.NEW: ("\N{CHECK MARK}", WARN),
+    Standing.NEW: ("\N{CHECK MARK}", ""),
     Standing.OLD: ("!", WARN),
     Standing.RUNNING: ("\N{BLACK RIGHT-POINTING TRIANGLE}", GOOD),
     Standing.FAILED: ("\N{BALLOT X}", BAD),

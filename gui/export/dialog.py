@@ -15,7 +15,7 @@ from gui.session import Session
 from gui.state import Action
 from gui.volume.looks import MaterialLook
 from gui.workers import Job, JobStatus
-from reconstruction.volume import Volume
+from reconstruction.volume import HOUNSFIELD, MG_PER_ML, Volume
 
 BEAT_MS = 100
 NAME, UNIT, LEVEL = range(3)
@@ -42,11 +42,13 @@ class ExportDialog(QtWidgets.QDialog):
         self.session = session
         self._looks = looks
         self._job: Job[list[Path]] | None = None
-        self._is_named = False
+        self._is_named = self._is_closed = False
         self._written: list[Path] = []
         self._choice: Choice | None = None
         self.setWindowTitle("Export")
         self.setMinimumWidth(620)
+        self.setAttribute(QtCore.Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.finished.connect(self._closed)
         self._build()
         self._timer = QtCore.QTimer(self)
         self._timer.timeout.connect(self.refresh)
@@ -102,6 +104,7 @@ class ExportDialog(QtWidgets.QDialog):
         self.smoothing.setToolTip(
             "Takes the steps of the voxels away without shrinking the surface; 0 leaves it alone."
         )
+        self.smoothing.setMinimumHeight(self.smoothing.sizeHint().height())
         self.smoothing.valueChanged.connect(self._changed)
         self.specimen = QtWidgets.QLineEdit()
         self.specimen.setToolTip("Name of what was scanned; in DICOM it stands where a patient's does.")
@@ -189,7 +192,6 @@ class ExportDialog(QtWidgets.QDialog):
                 unit.setFlags(QtCore.Qt.ItemFlag.ItemIsEnabled)
                 self.table.setItem(row, UNIT, unit)
                 level = QtWidgets.QDoubleSpinBox()
-                level.setDecimals(4)
                 level.setRange(-1e6, 1e6)
                 level.setToolTip("The surface stands where the value passes this.")
                 level.valueChanged.connect(self._changed)
@@ -235,6 +237,7 @@ class ExportDialog(QtWidgets.QDialog):
                 assert item is not None
                 if isinstance(level, QtWidgets.QDoubleSpinBox) and item.text() != unit:
                     with QtCore.QSignalBlocker(level):
+                        level.setDecimals(2 if unit in (MG_PER_ML, HOUNSFIELD) else 5)
                         level.setSuffix(f" {unit}")
                         level.setValue(level_for(name, unit))
                 item.setText(unit)
@@ -309,8 +312,8 @@ class ExportDialog(QtWidgets.QDialog):
     def _why_not(self) -> str:
         if why := self.session.why_not(Action.EXPORT):
             return why
-        if (running := self.session.job("compute")) is not None:
-            return f"{running.title} is running; wait until it ends, or cancel it."
+        if why := self.session.why_busy("compute"):
+            return why
         return self._choice.why_not() if self._choice is not None else "There is no volume yet."
 
     def _export(self) -> None:
@@ -322,7 +325,14 @@ class ExportDialog(QtWidgets.QDialog):
         self.bar.watch(self._job)
         self.export_button.refresh()
 
+    def _closed(self) -> None:
+        """Let an export that runs go on without it: the window shows it too."""
+        self._is_closed = True
+        self._timer.stop()
+
     def _done(self, written: list[Path]) -> None:
+        if self._is_closed:
+            return
         self._written = written
         more = f" and {len(written) - 1} more" if len(written) > 1 else ""
         self.outcome.setText(f"Written: {written[0].name}{more}")
@@ -332,6 +342,8 @@ class ExportDialog(QtWidgets.QDialog):
         self._format_changed()  # another name, for this one is taken now
 
     def _ended(self, status: JobStatus) -> None:
+        if self._is_closed:
+            return
         is_stopped = status is JobStatus.STOPPED
         self.outcome.setText("Stopped; nothing was written." if is_stopped else "It failed; nothing was written.")
         self.bar.watch(None)

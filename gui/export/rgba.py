@@ -1,6 +1,6 @@
 """Colours of materials as an RGBA NRRD: what the window shows, with an opacity in each voxel.
 
-A voxel is as opaque as it is bright: air is clear, the dark grey of water veils, and a contrast agent shines through it.
+A voxel is as opaque as it is bright: air is clear, the dark grey of water veils, contrast agents shine through it.
 """
 
 from __future__ import annotations

@@ -29,22 +29,29 @@ class GridView(QtWidgets.QWidget):
         self.views: list[pg.ViewBox] = []
         self._items: list[pg.ImageItem] = []
         self._labels: list[pg.LabelItem] = []
-        self._levels: list[tuple[float, float]] = []
+        self._levels: dict[int, tuple[float, float]] = {}
         self._shape: tuple[int, ...] = ()
 
     def show_planes(
-        self, planes: NDArray[np.number], names: list[str], pixel_mm: float, colour_map: str, *, is_following: bool
+        self,
+        planes: NDArray[np.number],
+        names: list[str],
+        pixel_mm: float,
+        colour_map: str,
+        *,
+        is_following: bool,
+        is_left_out: NDArray[np.bool_] | None = None,
     ) -> None:
         """Show planes (n, rows, cols); the first ones set the levels, or each where levels follow."""
-        if len(planes) != len(self.views) or planes.shape != self._shape:
+        if planes.shape != self._shape:
             self._lay_out(len(planes))
             self._fit(planes.shape, pixel_mm)
             self._shape = planes.shape
-            self._levels = [scales.percentile_levels(plane) for plane in planes]
+            self._levels = {}
         table = _table(colour_map)
         for place, plane in enumerate(planes):
-            if is_following:
-                self._levels[place] = scales.percentile_levels(plane)
+            if is_following or place not in self._levels:
+                self._levels[place] = scales.percentile_levels(plane if is_left_out is None else plane[~is_left_out])
             low, high = self._levels[place]
             self._items[place].setImage(plane, autoLevels=False, levels=(low, high), lut=table)
             self._items[place].setScale(pixel_mm)
@@ -58,7 +65,7 @@ class GridView(QtWidgets.QWidget):
 
     def set_levels(self) -> None:
         """Let the next planes set the levels."""
-        self._shape = ()
+        self._levels = {}
 
     def _lay_out(self, n: int) -> None:
         if n == len(self.views):

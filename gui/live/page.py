@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from acquisition.plan import Plan
-from calibration.store import Calibration
 from firmware_iface.errors import WrongUsage
 from gui.controls import ActionButton, hint
 from gui.image_panel import ImagePanel, LevelMode
@@ -30,13 +30,15 @@ from gui.live.pixel_panel import PixelPanel
 from gui.live.playback import PlaybackBar
 from gui.live.region_panel import ProfilePanel, RegionPanel
 from gui.live.run import LiveRun, Underway
-from gui.live.save import settings_of
 from gui.live.settings_panel import SettingsPanel
 from gui.live.shown import Shown, Source, name_of, show, taken
 from gui.page import Page
 from gui.session import Session
 from gui.state import Action
 from gui.workers import JobStatus
+
+if TYPE_CHECKING:
+    from calibration.store import Calibration
 
 TITLE = "Live view"
 MEASURE_EVERY_S = 0.15
@@ -213,9 +215,12 @@ class LivePage(Page):
         self.panel.set_unit(shown.unit)
         if self.tabs_of_image.currentIndex():
             planes, names = self._planes(shown)
-            is_following = self.panel.level_mode is LevelMode.AUTO
+            is_left_out = self.pixels.left_out(planes.shape[1:])
+            is_sum = view.source in (Source.LAST, Source.RUNNING)
+            is_following = is_sum or self.panel.level_mode is LevelMode.AUTO
             self.grid.show_planes(
-                planes, names, pixel_mm or 1.0, self.panel.colour_map_name, is_following=is_following
+                planes, names, pixel_mm or 1.0, self.panel.colour_map_name, is_following=is_following,
+                is_left_out=is_left_out,
             )  # fmt: skip
         else:
             self._keep_scale(shown)
@@ -300,9 +305,12 @@ class LivePage(Page):
         lost = f"<b>{status.n_lost} lost</b>" if status.n_lost else "0 lost"
         rate = f"{status.rate_per_s:.0f} frames/s" if self.is_running else "not running"
         painted = f", {self._paints.per_s():.0f} painted/s" if self.is_running else ""
-        kept = f"{status.end - status.first} in memory ({status.n_bytes / 1e6:.0f} MB)"
+        kept = f"{status.end - status.first} are in memory, {status.n_bytes / 1e6:.0f} MB"
         late = f", {status.n_late} late" if status.n_late else ""
-        _set(self.rates, f"{rate}{painted} · {status.n_received} frames, {lost}{late} · {kept}")
+        _set(self.rates, f"{rate}{painted} · {status.n_received} frames, {lost}{late}")
+        tip = f"Frames that came and were lost, whether painted or not; the image shows the newest. {kept}."
+        if self.rates.toolTip() != tip:
+            self.rates.setToolTip(tip)
         note = self.underway.note if self.underway is not None else ""
         if not note and self.session.state.calibration is None:
             note = NO_CALIBRATION
@@ -348,13 +356,13 @@ class LivePage(Page):
     def _why_no_flat(self) -> str:
         return "" if self.is_running else self._why_no_start()
 
-    def _picture(self) -> tuple[Shown, dict[str, object]] | None:
-        """Return what is shown, and how it was taken."""
+    def _picture(self) -> tuple[Shown, str, Underway] | None:
+        """Return what is shown, its name, and how it was taken."""
         if self._shown is None:
             return None
         underway = self.underway or Underway(plan=self.session.state.plan)
         name = name_of(self.display.selection(), self.thresholds_kev)
-        return self._shown, settings_of(self._shown, name, underway)
+        return self._shown, name, underway
 
     def _held(self) -> None:
         """Keep the very picture that is shown, also a sum, where no item of the store is looked at."""
@@ -451,7 +459,7 @@ class LivePage(Page):
         self.caption.setWordWrap(True)
         self.caption.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Minimum)
         self.rates = QtWidgets.QLabel()
-        self.rates.setToolTip("Frames that came and were lost, whether painted or not; the image shows the newest.")
+        self.rates.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Preferred)
         middle = QtWidgets.QWidget()
         column = QtWidgets.QVBoxLayout(middle)
         column.setContentsMargins(0, 0, 0, 0)

@@ -13,7 +13,8 @@ from calibration.progress import Progress
 from gui.calibrate.errands import Errands
 from gui.controls import ActionButton
 from gui.image_panel import ImagePanel
-from gui.live.save import save_tiff
+from gui.live.run import Underway
+from gui.live.save import save_tiff, settings_of
 from gui.live.shown import Shown
 from gui.session import Session
 
@@ -26,11 +27,11 @@ class PictureActions(QtWidgets.QWidget):
     Parameters
     ----------
     shown : callable
-        Returns what is shown, and how it was taken; None before there is a picture.
+        Returns what is shown, its name, and how it was taken; None before there is a picture.
     """
 
     def __init__(
-        self, session: Session, panel: ImagePanel, shown: Callable[[], tuple[Shown, dict[str, object]] | None]
+        self, session: Session, panel: ImagePanel, shown: Callable[[], tuple[Shown, str, Underway] | None]
     ) -> None:
         super().__init__()
         self._session, self._panel, self._shown = session, panel, shown
@@ -51,11 +52,10 @@ class PictureActions(QtWidgets.QWidget):
         """Write the picture that is shown, in the background: as TIFF its values, as PNG what is seen."""
         found = self._shown()
         assert found is not None, "nobody saves what is not there"
-        shown, settings = found
-        settings = {**settings, "levels": list(self._panel.levels), "colours": self._panel.colour_map_name}
+        looks: dict[str, object] = {"levels": list(self._panel.levels), "colours": self._panel.colour_map_name}
         is_tiff = path.suffix.lower() in (".tif", ".tiff")
-        work = _tiff(path, shown, settings) if is_tiff else _png(path, self._panel.picture(), settings)
-        self._errands.run(TITLE, work, lambda _: None)
+        seen = None if is_tiff else self._panel.picture()
+        self._errands.run(TITLE, _write(path, *found, looks, seen), lambda _: None)
 
     @property
     def is_writing(self) -> bool:
@@ -81,13 +81,15 @@ class PictureActions(QtWidgets.QWidget):
         clipboard.setImage(self._panel.picture())
 
 
-def _tiff(path: Path, shown: Shown, settings: dict[str, object]) -> Generator[Progress, None, None]:
+def _write(
+    path: Path, shown: Shown, name: str, underway: Underway, looks: dict[str, object], seen: QtGui.QImage | None
+) -> Generator[Progress, None, None]:
+    """Write what is seen as PNG, or without it the values as TIFF."""
     yield Progress("saving", 0, 1)
-    save_tiff(path, shown, settings)
-
-
-def _png(path: Path, picture: QtGui.QImage, settings: dict[str, object]) -> Generator[Progress, None, None]:
-    yield Progress("saving", 0, 1)
-    picture.setText("Description", json.dumps(settings, ensure_ascii=True))
-    if not picture.save(str(path)):
+    settings = settings_of(shown, name, underway) | looks
+    if seen is None:
+        save_tiff(path, shown, settings)
+        return
+    seen.setText("Description", json.dumps(settings, ensure_ascii=True))
+    if not seen.save(str(path)):
         raise OSError(f"{path} cannot be written")

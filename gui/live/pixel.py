@@ -8,29 +8,30 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.conditions import StepRecord
-from calibration.pixels import PixelClass, is_unusable
-from calibration.store import Calibration, software_version
 from gui.live.frames import Picture
 
+if TYPE_CHECKING:
+    from calibration.store import Calibration
+
 REASONS = {
-    PixelClass.DEAD: "dead: counts nothing",
-    PixelClass.NOISY: "noisy: counts in the dark",
-    PixelClass.UNDER: "counts far less than its neighbours",
-    PixelClass.OVER: "counts far more than its neighbours",
-    PixelClass.TELEGRAPH: "unsteady: its level jumps",
-    PixelClass.OUT_OF_TRIM: "no trim brings its threshold to the others'",
-    PixelClass.NO_EDGE: "its noise was not found",
-    PixelClass.MASKED: "switched off in the chip",
-    PixelClass.HOT: "hot: counts all the time",
-    PixelClass.EDGE: "at the sensor's edge (used as it is)",
-    PixelClass.MASKED_NEIGHBOUR: "beside one that is off (used as it is)",
+    "DEAD": "dead: counts nothing",
+    "NOISY": "noisy: counts in the dark",
+    "UNDER": "counts far less than its neighbours",
+    "OVER": "counts far more than its neighbours",
+    "TELEGRAPH": "unsteady: its level jumps",
+    "OUT_OF_TRIM": "no trim brings its threshold to the others'",
+    "NO_EDGE": "its noise was not found",
+    "MASKED": "switched off in the chip",
+    "HOT": "hot: counts all the time",
+    "EDGE": "at the sensor's edge (used as it is)",
+    "MASKED_NEIGHBOUR": "beside one that is off (used as it is)",
 }
-"""Of every bit of a pixel's class, in plain words."""
+"""Of every bit of `calibration.pixels.PixelClass`, by its name, in plain words."""
 STEP = "mask by hand"
 
 
@@ -82,13 +83,15 @@ def inspect(picture: Picture, row: int, col: int, calibration: Calibration | Non
     report = PixelReport(row=row, col=col, thresholds=picture.thresholds, counts=counts)
     if calibration is None or not fits(calibration, picture.counts.shape[1:]):
         return report
-    bits = int(calibration.pixel_class[row, col])
+    from calibration.pixels import PixelClass, is_unusable  # heavy, and there already with a calibration
+
+    bits = PixelClass(int(calibration.pixel_class[row, col]))
     return replace(
         report,
         trims=tuple(int(calibration.trim[number, row, col]) for number in picture.thresholds),
         is_masked=bool(calibration.is_masked[:, row, col].any()),
         is_unusable=bool(is_unusable(calibration.pixel_class[row : row + 1, col])[0]),
-        reasons=tuple(text for bit, text in REASONS.items() if bits & bit),
+        reasons=tuple(text for name, text in REASONS.items() if bits & PixelClass[name]),
     )
 
 
@@ -118,6 +121,10 @@ def with_mask(calibration: Calibration, mask: NDArray[np.bool_]) -> Calibration:
 
     A pixel that is switched off is so in all its thresholds, one that was off and stays so keeps which of them were.
     """
+    from calibration.conditions import StepRecord
+    from calibration.pixels import PixelClass
+    from calibration.store import software_version
+
     before = masked(calibration)
     if mask.shape != before.shape:
         raise ValueError(f"the mask has shape {mask.shape}; allowed: {before.shape}, the calibration's")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
-from calibration.store import Calibration
+from calibration.progress import Progress
 from gui import theme
 from gui.calibrate.errands import Errands
-from gui.calibrate.library import keep, new_path
 from gui.controls import ActionButton, hint
 from gui.image_panel import ImagePanel
 from gui.live import measures
@@ -19,6 +20,9 @@ from gui.live.frames import Picture
 from gui.live.pixel import inspect, masked, painted, with_mask
 from gui.session import Session
 from gui.undo import History
+
+if TYPE_CHECKING:
+    from calibration.store import Calibration
 
 MARKS = (
     ("masked", theme.SERIES[3], "Pixels that are switched off, those of your edits included"),
@@ -148,7 +152,7 @@ class PixelPanel(QtWidgets.QWidget):
         self._is_ours = True
         self._session.change(calibration=better, calibration_path=None)
         self.follow(better)
-        self._errands.run("Save the mask", keep(better, new_path(self._session.state.folder)), self._saved)
+        self._errands.run("Save the mask", _keep(better, self._session.state.folder), self._saved)
 
     def _saved(self, path: Path) -> None:
         if self._session.state.calibration is self._calibration and self._session.state.calibration_path is None:
@@ -242,6 +246,12 @@ class PixelPanel(QtWidgets.QWidget):
         column.addLayout(row)
         column.addWidget(self.told)
         layout.addWidget(box)
+
+
+def _keep(calibration: Calibration, folder: Path) -> Generator[Progress, None, Path]:
+    from gui.calibrate.library import keep, new_path  # heavy, and the window is to be there first
+
+    return (yield from keep(calibration, new_path(folder)))
 
 
 def _mark(name: str, colour: str, tip: str) -> QtWidgets.QCheckBox:

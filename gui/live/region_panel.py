@@ -248,7 +248,8 @@ class ProfilePanel(QtWidgets.QWidget):
             return
         plane = shown.picture.counts[0] if shown.is_colour else shown.image
         distance_px, values = measures.profile(plane, *ends, width=self.n_lines.value())
-        self.plot.setLabel("left", shown.unit)
+        if self.plot.getAxis("left").labelText != shown.unit:
+            self.plot.setLabel("left", shown.unit)
         is_known = np.isfinite(values)
         if is_known.any():
             self._curve.setData(distance_px[is_known] * self._pixel_mm, values[is_known])
@@ -258,7 +259,7 @@ class ProfilePanel(QtWidgets.QWidget):
             seen = self._panel.view.viewRect()
             y = seen.center().y()
             ends = [(seen.left() + share * seen.width(), y) for share in (0.2, 0.8)]
-            self._line = pg.LineSegmentROI(ends, pen=pg.mkPen("#ffffff", width=2))
+            self._line = pg.LineSegmentROI(ends, pen=pg.mkPen(theme.SERIES[3], width=2))
             self._line.setZValue(20)
             self._panel.view.addItem(self._line, ignoreBounds=True)
         if self._line is not None:

@@ -16,7 +16,6 @@ import numpy as np
 from acquisition.plan import MODES, DetectorPlan, Plan
 from acquisition.scan_plan import FlatsPlan, FramesPlan, LivePlan, SnapPlan
 from calibration.progress import Progress
-from calibration.store import Calibration
 from firmware_iface.chip import COLOUR_PITCH_MM, COLS, PITCH_MM, ROWS
 from firmware_iface.errors import DataLost, WrongUsage
 from gui.live.frames import FrameStore
@@ -25,6 +24,7 @@ from gui.live.measures import Flat
 if TYPE_CHECKING:
     from acquisition.instrument import Instrument
     from acquisition.runner import RunHealth
+    from calibration.store import Calibration
 
 ENDLESS = 0
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from acquisition.plan import plan_to_json
-from calibration.store import software_version
 from gui.live.run import Underway
 from gui.live.shown import Shown
 
 
 def settings_of(shown: Shown, name: str, underway: Underway) -> dict[str, object]:
     """Return everything that tells how a picture was taken, for people and scripts."""
+    from calibration.store import software_version  # heavy, and the window is to be there first
+
     return {
         "what": name,
         "unit": shown.unit,

@@ -232,7 +232,6 @@ class RunPanel(QtWidgets.QWidget):
         self.picture, self.sinogram, self.slice = (ImagePanel(has_histogram=False) for _ in range(3))
         self.sinogram.view.setAspectLocked(False)
         for panel in (self.picture, self.sinogram, self.slice):
-            panel.view.invertY(False)
             panel.setMinimumHeight(200)
         self.picture_told, self.sinogram_told, self.slice_told = (QtWidgets.QLabel(text) for text in _CAPTIONS)
         parts = (
@@ -257,8 +256,7 @@ def _show(panel: ImagePanel, image: NDArray[np.number], unit: str, pixel_mm: flo
     """Show an image, all of it, and return what its grey levels mean."""
     low, high = percentile_levels(image)
     panel.show_image(image, levels=(low, high), pixel_mm=pixel_mm)
-    panel.view.autoRange(padding=0.01)
-    return f"Black to white: {low:.4g} to {high:.4g} {unit}."
+    return f"Dark to bright: {low:.4g} to {high:.4g} {unit}."
 
 
 _CAPTIONS = ("Newest frame", "Sinogram", "Slice")

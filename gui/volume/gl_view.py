@@ -103,11 +103,13 @@ class GlView(gl.GLViewWidget):
 
     def show_meshes(self, meshes: Sequence[Mesh]) -> None:
         """Show these surfaces, and no other, in the volume."""
+        self.makeCurrent()  # pyqtgraph lets new items begin in whatever context there is
         for item in self._meshes:
             self.removeItem(item)
         self._meshes = [MeshItem(mesh, self._rays) for mesh in meshes]
         for item in self._meshes:
             self.addItem(item)
+        self.doneCurrent()
         self._rays.changed()
 
     def show_labels(self, labels: Labels) -> None:

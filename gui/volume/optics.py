@@ -198,7 +198,7 @@ def grains_of(
         raise ValueError(f"values of shape {values.shape}; allowed: (1 to {MOST_CHANNELS}, z, y, x)")
     n, *shape = values.shape
     thinning = 1
-    while np.prod([-(-edge // thinning) for edge in shape]) > most_voxels:
+    while np.prod([max(edge // thinning, 1) for edge in shape]) > most_voxels:
         thinning += 1
     counts = [max(edge // thinning, 1) for edge in shape]
     thin = np.empty((n, *counts), dtype=np.float32)

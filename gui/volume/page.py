@@ -17,6 +17,7 @@ from gui.volume.panes import Panes
 from gui.volume.pictures import PictureMenu
 from gui.volume.presets import PresetButton
 from gui.volume.slicing import Cut, Slab
+from gui.volume.solid import Solid
 
 FILE_FILTER = "Volumes (*.h5 *.hdf5);;All files (*)"
 EMPTY = "No volume yet.\n\nOpen one, drop a file here, or reconstruct\na scan on the page Reconstruct."
@@ -29,14 +30,17 @@ class VolumePage(Page):
     ----------
     desk : Desk
         All it shows, without a widget.
+    export_asked : Signal()
+        Somebody wishes to write volumes for other programs; the window knows how.
     """
+
+    export_asked = QtCore.Signal()
 
     title = "Volume"
     tip = "Look at volumes: slices, colours, measurements, three dimensions."
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self.setAcceptDrops(True)
         self.desk = Desk(session)
         self.panes = Panes(self.desk)
         self.looks = LooksPanel()
@@ -45,14 +49,22 @@ class VolumePage(Page):
         self.presets = PresetButton(self.desk)
         self.side = QtWidgets.QTabWidget()
         self.side.addTab(self._looks_tab(), "Look")
-        self.side.addTab(self.readout, "Cursor")
-        self.side.addTab(self.measure, "Measure")
+        self.side.addTab(_scrolled(self.readout), "Cursor")
+        self.side.addTab(_scrolled(self.measure), "Measure")
         for n, tip in enumerate(("What is shown, and in which colours.", "What stands under the mouse.",
                                  "Regions, lengths, angles, histograms.")):  # fmt: skip
             self.side.setTabToolTip(n, tip)
-        self.side.setMinimumWidth(330)
+        self.side.setMinimumWidth(300)
         self.splitter = QtWidgets.QSplitter()
-        self.splitter.addWidget(self.panes)
+        self.solid = Solid(self.desk)
+        self.places = QtWidgets.QTabWidget()
+        self.places.setDocumentMode(True)
+        self.places.tabBar().setDrawBase(False)
+        self.places.addTab(self.panes, "Slices")
+        self.places.addTab(self.solid, "Three dimensions")
+        self.places.setTabToolTip(0, "Three linked slices and a slanted cut.")
+        self.places.setTabToolTip(1, "The materials in three dimensions: light, clip box, surfaces, movie.")
+        self.splitter.addWidget(self.places)
         self.splitter.addWidget(self.side)
         self.splitter.setStretchFactor(0, 1)
         self.splitter.setSizes([940, 340])
@@ -78,11 +90,13 @@ class VolumePage(Page):
             self.desk.has_new_histogram = False
             self.measure.show_histogram(*self.desk.histogram)
         self.panes.refresh()
+        self.solid.refresh()
 
     def restyle(self) -> None:
         """Take the colours of another theme; pictures stay on black in both."""
         self.readout.restyle()
         self.measure.restyle()
+        self.solid.restyle()
 
     def save(self) -> dict[str, object]:
         """Return presets and the layout."""
@@ -104,19 +118,32 @@ class VolumePage(Page):
         if isinstance(shown := saved.get("crosshair"), bool):
             self.crosshair.setChecked(shown)
 
+    def undo(self) -> None:
+        """Take the last change of looks or drawings back."""
+        self.desk.undo()
+
+    def redo(self) -> None:
+        """Make it again."""
+        self.desk.redo()
+
+    def keys(self) -> dict[str, str]:
+        """Return the keys of this page."""
+        return {
+            "Up, Down": "next slice, slice before",
+            "Page up, Page down": "ten slices on, or back",
+            "R": "show the whole volume, crosshair in the middle",
+            "C": "crosshair on or off",
+            "Esc": "put the drawing tool away",
+            "Ctrl+Shift+C": "copy all panes as a picture",
+        }
+
+    def end(self) -> None:
+        """Compute nothing any more."""
+        self.desk.close()
+
     def open_file(self, path: Path) -> None:
         """Open a volume file, in the background."""
         self.desk.open(path)
-
-    def dragEnterEvent(self, event: QtGui.QDragEnterEvent) -> None:
-        """Take files that end like volumes."""
-        if _dropped(event.mimeData()):
-            event.acceptProposedAction()
-
-    def dropEvent(self, event: QtGui.QDropEvent) -> None:
-        """Open what was dropped."""
-        for path in _dropped(event.mimeData()):
-            self.open_file(path)
 
     def _show(self) -> None:
         desk = self.desk
@@ -138,8 +165,13 @@ class VolumePage(Page):
             widget.setEnabled(has_volume)
             widget.setToolTip(tip + why)
         for button, can, tip, none in (
-            (self.undo, self.desk.can_undo, "Take the last change of looks or drawings back (Ctrl+Z).", "to undo"),
-            (self.redo, self.desk.can_redo, "Make it again (Ctrl+Shift+Z).", "to redo"),
+            (
+                self.undo_button,
+                self.desk.can_undo,
+                "Take the last change back (Ctrl+Z).",
+                "to undo",
+            ),
+            (self.redo_button, self.desk.can_redo, "Make it again (Ctrl+Shift+Z).", "to redo"),
         ):
             button.setEnabled(can)
             button.setToolTip(tip if can else f"{tip}\n\nNot now: there is nothing {none}.")
@@ -154,11 +186,11 @@ class VolumePage(Page):
         layout.addWidget(self.looks, 1)
         row = QtWidgets.QHBoxLayout()
         row.setContentsMargins(6, 0, 6, 0)
-        self.undo, self.redo = QtWidgets.QPushButton("Undo"), QtWidgets.QPushButton("Redo")
+        self.undo_button, self.redo_button = QtWidgets.QPushButton("Undo"), QtWidgets.QPushButton("Redo")
         row.addWidget(self.presets)
         row.addStretch(1)
-        row.addWidget(self.undo)
-        row.addWidget(self.redo)
+        row.addWidget(self.undo_button)
+        row.addWidget(self.redo_button)
         layout.addLayout(row)
         return tab
 
@@ -168,6 +200,7 @@ class VolumePage(Page):
         self._open.setToolTip("Open a volume file; it can also be dropped on the page.")
         self._open.clicked.connect(self._choose_file)
         self._name = QtWidgets.QLabel("no volume")
+        self._name.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Preferred)
         self.slab = QtWidgets.QDoubleSpinBox()
         self.slab.setRange(0, 500)
         self.slab.setDecimals(2)
@@ -180,17 +213,20 @@ class VolumePage(Page):
         self.crosshair.setChecked(True)
         self.reset = QtWidgets.QPushButton("Reset")
         self.picture = PictureMenu(self.panes, self.session)
+        self.export = QtWidgets.QPushButton("Export…")
+        self.export.clicked.connect(lambda: self.export_asked.emit())
         self._needs_volume: list[tuple[QtWidgets.QWidget, str]] = [
             (self.slab, "How much each slice shows of what lies before and behind it."),
             (self.slab_kind, "What a thick slice shows: the mean of its voxels, or the largest."),
             (self.crosshair, "Show the crosshair (C)."),
             (self.reset, "Show the whole volume, crosshair in the middle, slanted cut upright (R)."),
             (self.picture, "Save or copy what is seen, with scale bar and legend."),
+            (self.export, "Write volumes for other programs: NRRD, NIfTI, TIFF, DICOM and others."),
         ]
         row.addWidget(self._open)
         row.addWidget(self._name, 1)
         row.addWidget(QtWidgets.QLabel("Slab"))
-        for widget in (self.slab, self.slab_kind, self.crosshair, self.reset, self.picture):
+        for widget in (self.slab, self.slab_kind, self.crosshair, self.reset, self.picture, self.export):
             row.addWidget(widget)
         return row
 
@@ -199,8 +235,8 @@ class VolumePage(Page):
         self.looks.view_changed.connect(desk.choose_view)
         self.looks.looks_changed.connect(desk.choose_look)
         self.looks.auto_asked.connect(desk.ask_auto)
-        self.undo.clicked.connect(lambda: desk.undo())
-        self.redo.clicked.connect(lambda: desk.redo())
+        self.undo_button.clicked.connect(lambda: desk.undo())
+        self.redo_button.clicked.connect(lambda: desk.redo())
         self.slab.valueChanged.connect(lambda _: self._slab())
         self.slab_kind.currentIndexChanged.connect(lambda _: self._slab())
         self.crosshair.toggled.connect(desk.show_crosshair)
@@ -214,8 +250,8 @@ class VolumePage(Page):
 
     def _shortcuts(self) -> None:
         for keys, does in (
-            ("R", self._reset), ("C", self.crosshair.toggle), ("Esc", self._put_away), ("Ctrl+Z", self.desk.undo),
-            ("Ctrl+Shift+Z", self.desk.redo), ("Ctrl+Y", self.desk.redo), ("Ctrl+Shift+C", self.picture.copy_all),
+            ("R", self._reset), ("C", self.crosshair.toggle), ("Esc", self._put_away),
+            ("Ctrl+Shift+C", self.picture.copy_all),
         ):  # fmt: skip
             shortcut = QtGui.QShortcut(QtGui.QKeySequence(keys), self)
             shortcut.setContext(QtCore.Qt.ShortcutContext.WidgetWithChildrenShortcut)
@@ -255,6 +291,11 @@ class VolumePage(Page):
             self.open_file(Path(chosen))
 
 
-def _dropped(data: QtCore.QMimeData) -> list[Path]:
-    paths = [Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()]
-    return [path for path in paths if path.suffix.lower() in (".h5", ".hdf5")]
+def _scrolled(widget: QtWidgets.QWidget) -> QtWidgets.QScrollArea:
+    """Return a panel that a low window does not squeeze."""
+    area = QtWidgets.QScrollArea()
+    area.setWidget(widget)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    return area

@@ -1,4 +1,4 @@
-"""The panes side by side: three linked cuts along the axes, and a place for the slanted cut and three dimensions.
+"""The panes side by side: three linked cuts along the axes, and a slanted one.
 
 Zoom and place are one for all: the same mm on a pixel, and the same point in the middle.
 """
@@ -44,17 +44,11 @@ class Panes(QtWidgets.QWidget):
         self._is_fit = False
         self._large: str | None = None
         self._middle: Point = (0.0, 0.0, 0.0)
-        self.fourth = QtWidgets.QTabWidget()
-        self.fourth.setDocumentMode(True)
-        self.fourth.tabBar().setDrawBase(False)
-        self.fourth.addTab(self._slanted(), "Slanted cut")
-        self.fourth.setTabToolTip(0, "A cut at any angle; turn it by the handles in the other panes, or by its angles.")
-        self.fourth.currentChanged.connect(lambda _: self._see())
         self._grid = QtWidgets.QGridLayout(self)
         self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setSpacing(3)
         self._places: dict[str, QtWidgets.QWidget] = {name: self.panes[name] for name in PANES[:3]}
-        self._places[SLANTED] = self.fourth
+        self._places[SLANTED] = self._slanted()
         for n, widget in enumerate(self._places.values()):
             self._grid.addWidget(widget, n // 2, n % 2)
         for line in range(2):
@@ -159,12 +153,10 @@ class Panes(QtWidgets.QWidget):
 
     @property
     def _has_slant(self) -> bool:
-        return self.fourth.currentIndex() == 0 and self.fourth.isVisible()
+        return self.lines.isChecked()
 
     def _see(self) -> None:
-        self._desk.seen = {name for name in PANES[:3] if self.panes[name].isVisible()}
-        if self._has_slant:
-            self._desk.seen.add(SLANTED)
+        self._desk.seen = {name for name in PANES if self.panes[name].isVisible()}
 
     def _connect(self, name: str, pane: SlicePane) -> None:
         desk = self._desk
@@ -216,7 +208,11 @@ class Panes(QtWidgets.QWidget):
             spin.valueChanged.connect(lambda _: self._tilt())
             row.addWidget(QtWidgets.QLabel(text))
             row.addWidget(spin)
+        self.lines = QtWidgets.QCheckBox("Lines")
+        self.lines.setChecked(True)
+        self.lines.setToolTip("Show where the slanted cut crosses the other panes, with handles to turn it by.")
         row.addStretch(1)
+        row.addWidget(self.lines)
         layout.addLayout(row)
         layout.addWidget(self.panes[SLANTED], 1)
         return widget

@@ -104,7 +104,7 @@ class SlicePane(pg.GraphicsView):
         self.setAccessibleName(f"{name} cut")
         self.setToolTip(tip)
         self.setFocusPolicy(QtCore.Qt.FocusPolicy.StrongFocus)
-        self.setMinimumSize(160, 140)
+        self.setMinimumSize(120, 100)
         self.overlay = Overlay()
         self.painted: Painted | None = None
         self.tool: Tool | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from gui.status_strip import StatusStrip
 from gui.vitals import Mood
 from tests.gui.simulated_cable import Cable, wait_for
 from tests.rough_calibration import rough_calibration
-from tests.scan_bench import PLAN
+from tests.scan_bench import PLAN, Bench
 
 LISTED = {"merlin://HOST": "a Merlin", "sim:demo": "simulated", "sim:fine": "simulated"}
 BOARD = {"usb:A1": "bus 1, address 2, 5000 Mbit/s"}
@@ -241,6 +242,31 @@ def test_the_stage_moves_within_its_limits_and_tells_where_it_stands(
     until(qtbot, wired, page, lambda: "2.00°, lift 1.50 mm" in page.move_.place.text())
     assert not wired.failures
     assert lift.value() == 1.5, "what a person wrote stays"
+
+
+def test_a_fault_of_the_source_is_told_and_can_be_cleared(qtbot: QtBot, listed: dict[str, str], tmp_path: Path) -> None:
+    bench = Bench()
+    bench.source_states = ["LAMP OFF,INTERLOCK CLOSED,WARM READY,FAULT arc"]
+
+    @contextmanager
+    def opener(url: str, stage_url: str, tube_url: str) -> Iterator[Instrument]:
+        yield bench.instrument
+
+    session = Session(tmp_path, Rig(opener))
+    try:
+        page = connect(qtbot, session)
+        until(qtbot, session, page, lambda: page.source.text_of("Fault") == "arc")
+        assert page.clear.isEnabled()
+        qtbot.mouseClick(page.clear, LEFT)
+        until(qtbot, session, page, lambda: "TUBE:CLEAR" in bench.lines)
+        bench.source_states = ["LAMP OFF,INTERLOCK OPEN,WARM READY,FAULT NONE"]
+        until(qtbot, session, page, lambda: page.source.text_of("Fault") == "none")
+        assert "OPEN" in page.source.text_of("Interlock")
+        assert not page.clear.isEnabled()
+        assert "no fault" in page.clear.toolTip()
+        assert not session.failures
+    finally:
+        session.close()
 
 
 def test_a_cable_that_is_pulled_is_told_with_what_to_do(

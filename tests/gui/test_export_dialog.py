@@ -15,6 +15,7 @@ from gui.export.choice import Choice, level_for, suggested
 from gui.export.dialog import CHECKED, LEVEL, NAME, UNCHECKED, UNIT, ExportDialog
 from gui.export.formats import FORMATS, Options, format_for
 from gui.session import Session
+from gui.volume.looks import MaterialLook
 from tests.gui.export_volumes import bins, materials
 
 itk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed")
@@ -70,7 +71,7 @@ def test_every_format_can_be_written_from_it(qtbot: QtBot, dialog: ExportDialog,
     choose(dialog, name)
     if name in ("stl", "ply"):
         tick(dialog, "iodine")
-        assert dialog.table.cellWidget(1, LEVEL).text() == "5.0000 mg/mL"
+        assert dialog.table.cellWidget(1, LEVEL).text() == "5.00 mg/mL"
     finish(qtbot, dialog)
     assert not dialog.session.failures, dialog.session.failures
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -130,6 +131,34 @@ def test_it_waits_for_what_runs_in_the_background(qtbot: QtBot, dialog: ExportDi
     qtbot.waitUntil(lambda: dialog.session.beat() or dialog.session.job("compute") is None)
     dialog.refresh()
     assert dialog.export_button.isEnabled()
+
+
+def test_it_may_be_closed_while_it_writes(qtbot: QtBot, session: Session, tmp_path: Path) -> None:
+    session.change(materials=materials(), materials_path=tmp_path / "mouse.h5")
+    dialog = ExportDialog(session)  # which nobody but itself deletes
+    dialog.show()
+    tick(dialog, "iodine")
+    gone = []
+    dialog.destroyed.connect(lambda: gone.append(True))
+    qtbot.mouseClick(dialog.export_button, LEFT)
+    dialog.reject()
+    qtbot.waitUntil(lambda: bool(gone))
+    qtbot.waitUntil(lambda: session.beat() or session.job("compute") is None)
+    assert (tmp_path / "mouse.nrrd").exists()
+    assert not session.failures
+
+
+def test_colours_are_those_of_the_window(qtbot: QtBot, session: Session, tmp_path: Path) -> None:
+    volume = materials()
+    session.change(materials=volume)
+    looks = [MaterialLook(material=name, colour=(0, 0, 1), high_g_cm3=0.001) for name in volume.channels]
+    dialog = ExportDialog(session, looks=lambda: looks)
+    qtbot.addWidget(dialog)
+    dialog.show()
+    choose(dialog, "rgba")
+    finish(qtbot, dialog)
+    read = itk.GetArrayFromImage(itk.ReadImage(str(tmp_path / "materials.rgba.nrrd")))
+    assert (read == [0, 0, 255, 255]).all()
 
 
 def test_without_a_volume_it_says_so(qtbot: QtBot, session: Session) -> None:

@@ -297,6 +297,35 @@ def test_an_abort_of_a_view_ends_its_long_exposure_within_a_second() -> None:
         assert [line for line in bench.lines if line.startswith("BEAM ")][-1] == "BEAM OFF"
 
 
+class Turning(Bench):
+    """A stage that goes on and on until it is told to stop."""
+
+    def auxiliary(self, line: str) -> str:
+        return ("1", "0")["STOP" in self.lines] if line == "BUSY?" else super().auxiliary(line)
+
+
+def test_an_abort_stops_a_stage_that_moves() -> None:
+    bench = Turning()
+
+    @contextmanager
+    def opener(url: str, stage_url: str, tube_url: str) -> Iterator[Instrument]:
+        yield bench.instrument
+
+    def move(instrument: Instrument) -> Generator[Progress, None, None]:
+        yield Progress("move", 0, 0)
+        instrument.gantry.move_to(Pose(angle_rad=1.0))
+
+    with a_rig(opener) as rig:
+        job = rig.run("Move of the stage", move)
+        wait_for(lambda: any(line.startswith("ROT ") for line in bench.lines))
+        began_s = time.monotonic()
+        job.abort()
+        assert ended(job) is JobStatus.STOPPED
+        assert time.monotonic() - began_s < 3 * ABORT_WITHIN_S
+        assert bench.lines.index("BEAM OFF") < bench.lines.index("STOP"), "the beam first"
+        wait_for(lambda: rig.snapshot().link is Link.READY)
+
+
 def test_closing_the_window_ends_what_runs() -> None:
     rig = Rig(Cable().opener)
     rig.connect("sim:demo")

@@ -85,8 +85,10 @@ def _moved(at: QtCore.QPoint, viewport: QtWidgets.QWidget):
 
 
 def test_an_empty_page_says_why_everything_is_grey(empty: VolumePage) -> None:
-    for widget in (empty.slab, empty.crosshair, empty.reset, empty.picture, empty.looks.auto, empty.presets,
-                   empty.undo, empty.redo, empty.measure.tools[Tool.SPHERE], empty.measure.copy):  # fmt: skip
+    for widget in (
+        *(empty.slab, empty.crosshair, empty.reset, empty.picture, empty.export, empty.looks.auto, empty.presets),
+        *(empty.undo_button, empty.redo_button, empty.measure.tools[Tool.SPHERE], empty.measure.copy),
+    ):
         assert not widget.isEnabled()
         assert "Not now" in widget.toolTip()
     assert "No volume yet" in empty.panes.panes["axial"].overlay.note
@@ -117,14 +119,6 @@ def test_a_file_that_is_no_volume_is_told(qtbot: QtBot, empty: VolumePage, tmp_p
     (failure,) = empty.session.failures
     assert "no readable volume file" in failure.sentence
     assert failure.hint
-
-
-def test_files_can_be_dropped(empty: VolumePage, tmp_path: Path) -> None:
-    from gui.volume.page import _dropped
-
-    data = QtCore.QMimeData()
-    data.setUrls([QtCore.QUrl.fromLocalFile(str(tmp_path / name)) for name in ("a.h5", "b.txt")])
-    assert _dropped(data) == [tmp_path / "a.h5"]
 
 
 def test_a_drag_takes_the_crosshair_along(qtbot: QtBot, page: VolumePage) -> None:
@@ -162,7 +156,7 @@ def test_zoom_and_place_are_one_for_all(page: VolumePage) -> None:
 
 
 def test_a_sphere_is_drawn_measured_kept_and_undone(qtbot: QtBot, page: VolumePage, tmp_path: Path) -> None:
-    page.side.setCurrentWidget(page.measure)
+    page.side.setCurrentIndex(2)
     qtbot.mouseClick(page.measure.tools[Tool.SPHERE], QtCore.Qt.MouseButton.LeftButton)
     rod = point_of(GRID, (6, 5.5, 12))
     page.desk.go_to(rod)
@@ -178,11 +172,11 @@ def test_a_sphere_is_drawn_measured_kept_and_undone(qtbot: QtBot, page: VolumePa
     assert page.measure.table.item(0, 0).text() == "sphere 1"
     page.measure.copy.click()
     assert "sphere 1,sphere," in QtWidgets.QApplication.clipboard().text()
-    page.undo.click()
+    page.undo_button.click()
     settled(qtbot, page)
     assert page.desk.drawings == ()
     assert load(side_file(tmp_path / "m.h5")) == ()
-    page.redo.click()
+    page.redo_button.click()
     assert page.desk.drawings == (drawing,)
 
 
@@ -300,7 +294,7 @@ def test_the_slanted_cut_turns_by_angles_and_handles(qtbot: QtBot, page: VolumeP
 
 
 def test_the_cursor_tells_what_is_under_the_mouse(qtbot: QtBot, page: VolumePage) -> None:
-    page.side.setCurrentWidget(page.readout)
+    page.side.setCurrentIndex(1)
     rod = point_of(GRID, (6, 5, 12))
     page.desk.go_to(rod)
     settled(qtbot, page)
