@@ -18,6 +18,7 @@ from gui.reconstruct.tries import Picture, Reading, Try, box_of, difference, rea
 
 BEFORE, THIS, LESS = 0, 1, 2
 WIDTH_PX, HISTOGRAM_PX = 300, 130
+LEAST_PX = 44
 HEADINGS = ("before", "this", "this less before")
 COLUMNS = ("mean", "noise (sd)", "background", "background noise", "contrast", "contrast / noise")
 EXPLAINED = (
@@ -108,6 +109,8 @@ class ComparePanel(QtWidgets.QWidget):
         top.addStretch(1)
         for button in (self.take_region, self.level, self.fit):
             top.addWidget(button)
+        for widget in (self.channel, self.beside, self.take_region, self.level, self.fit):
+            widget.setMinimumWidth(LEAST_PX)  # in a small window, rather cut than wider than the screen
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(top)

@@ -254,7 +254,7 @@ class ReconstructPage(Page):
         column.addLayout(height)
         column.addWidget(self._words)
         column.addLayout(actions)
-        left.setMinimumWidth(LABEL_PX + 240)
+        left.setMinimumWidth(LABEL_PX + 200)
         self._down = QtWidgets.QSplitter(QtCore.Qt.Orientation.Vertical)
         self.empty = hint(EMPTY)
         self.empty.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
