@@ -366,3 +366,22 @@ def test_a_volume_in_memory_is_shown_and_others_replace_it(qtbot: QtBot, empty: 
 
 def test_restyle(page: VolumePage) -> None:
     page.restyle()
+
+
+def test_three_dimensions_are_made_when_somebody_looks(qtbot: QtBot, page: VolumePage) -> None:
+    assert page.solid.scene is None
+    page.places.setCurrentWidget(page.solid)
+    page.refresh()
+    scene = page.solid.scene
+    assert scene is not None
+    qtbot.waitUntil(lambda: page.refresh() or scene.grains is not None, timeout=20_000)
+    page.session.change(materials=None)
+    page.refresh()
+    assert not scene.isVisible()
+
+
+def test_without_materials_there_are_words_instead_of_three_dimensions(empty: VolumePage) -> None:
+    empty.places.setCurrentWidget(empty.solid)
+    empty.refresh()
+    assert empty.solid.scene is None
+    assert "need a volume of materials" in empty.solid._words.text()
