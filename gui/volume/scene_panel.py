@@ -11,10 +11,13 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 from gui.colour import Look
 from gui.controls import ActionButton, hint
 from gui.volume.camera import STANDARD_VIEWS, Camera
+from gui.volume.filming import Filming
+from gui.volume.movie import sweep, turntable
 from gui.volume.optics import Cut, Grains, first_opacity, solid_colour
 from gui.volume.quality import Quality
 from gui.volume.scene_controls import Slider, SolidityList, Span, beside, check, choice, group
 from gui.volume.surfaces import Mesh
+from gui.workers import Job
 
 FINENESS = {"Coarse": 2.0, "Normal": 1.0, "Fine": 0.5}
 """Voxels between two samples of a ray."""
@@ -45,6 +48,7 @@ class Scene(Protocol):
     @property
     def is_picturing(self) -> bool: ...  # noqa: D102
     def is_running(self, name: str) -> bool: ...  # noqa: D102
+    def run(self, name: str, job: Job[Any], then: Callable[[Any], object]) -> None: ...  # noqa: D102
     def prepare(self) -> None: ...  # noqa: D102
     def restyle(self, is_dark: bool) -> None: ...  # noqa: D102
     def show_optics(self) -> None: ...  # noqa: D102
@@ -153,7 +157,8 @@ class ScenePanel(QtWidgets.QWidget):
         self._dark.blockSignals(False)
 
     def refresh(self) -> None:
-        """Look again which buttons can be pressed."""
+        """Look again which buttons can be pressed, and go on with a movie."""
+        self._film()
         for button in (self._make, self._remove, self._picture, self._movie):
             button.refresh()
 
@@ -251,12 +256,30 @@ class ScenePanel(QtWidgets.QWidget):
             "Save picture…", "Write what is seen, with scale and legend, as PNG.", self._why_no_picture, self._save
         )
         self._movie = ActionButton(
-            "Save movie…", "A turn about the vertical axis as animated PNG, GIF, or a folder of pictures.",
-            self._why_no_picture, self._save_movie,
+            "Save movie…", "As animated PNG, GIF, or a folder of pictures.", self._why_no_picture, self._save_movie
+        )
+        self._kind = choice(
+            ("Turn", "Sweep"), "Turn", "Once round the vertical axis, or a cut that goes through and back.",
+            lambda _: None,
         )  # fmt: skip
+        self._count = QtWidgets.QSpinBox()
+        self._count.setRange(2, 1000)
+        self._count.setValue(90)
+        self._count.setSuffix(" frames")
+        self._count.setToolTip("25 are a second.")
+        self._filming: Filming | None = None
+        self._stop = QtWidgets.QPushButton("Stop")
+        self._stop.setToolTip("Make a movie of the frames that are drawn already.")
+        self._stop.clicked.connect(lambda: self._filming and self._filming.stop())
+        self._stop.hide()
         self._told = hint()
         self._told.hide()
-        return group("Pictures", beside(self._scale, self._picture, self._movie), self._told)
+        return group(
+            "Pictures",
+            beside(self._scale, self._picture),
+            beside(self._kind, self._count, self._movie),
+            beside(self._told, self._stop),
+        )
 
     def _quality_box(self) -> QtWidgets.QGroupBox:
         self._maximum.setVisible(not self._scene.has_gl)
@@ -289,16 +312,29 @@ class ScenePanel(QtWidgets.QWidget):
             self._normal = float(x), float(y), float(z)
         self._cut()
 
+    def _film(self) -> None:
+        """Draw the next frame of a movie that is being made; what was cut for it comes back at its end."""
+        if self._filming is None:
+            return
+        self._stop.setVisible(not self._filming.is_over)
+        if self._filming.is_over:
+            self._filming = None
+            self._cut()
+            return
+        self._tell(self._filming.words)
+        self._filming.beat()
+
     def _cut(self) -> None:
+        self._scene.show_cut(self._wanted_cut())
+
+    def _wanted_cut(self) -> Cut:
         low = [span.low.value for span in self._spans]
         high = [span.high.value for span in self._spans]
-        self._scene.show_cut(
-            Cut(
-                low_shares=(low[0], low[1], low[2]),
-                high_shares=(high[0], high[1], high[2]),
-                normal=self._normal,
-                plane_mm=self._plane_mm(self._plane_at.value),
-            )
+        return Cut(
+            low_shares=(low[0], low[1], low[2]),
+            high_shares=(high[0], high[1], high[2]),
+            normal=self._normal,
+            plane_mm=self._plane_mm(self._plane_at.value),
         )
 
     def _uncut(self) -> None:
@@ -328,7 +364,7 @@ class ScenePanel(QtWidgets.QWidget):
     def _why_no_picture(self) -> str:
         if self._scene.grains is None:
             return "no volume is shown"
-        return "a picture is being drawn" if self._scene.is_picturing else ""
+        return "pictures are being drawn" if self._scene.is_picturing or self._filming is not None else ""
 
     def _save(self) -> None:
         name, _ = QtWidgets.QFileDialog.getSaveFileName(self, "Save picture", "volume.png", "PNG (*.png)")
@@ -347,7 +383,22 @@ class ScenePanel(QtWidgets.QWidget):
         self._scene.picture(width, height, write)
 
     def _save_movie(self) -> None:
-        self._tell("not yet")
+        kinds = "Animated PNG (*.png);;GIF (*.gif);;Folder of pictures (*)"
+        name, _ = QtWidgets.QFileDialog.getSaveFileName(self, "Save movie", "volume-turn.png", kinds)
+        if name:
+            self.save_movie(Path(name))
+
+    def save_movie(self, path: Path) -> None:
+        """Draw the frames of a movie one after the other, and write them."""
+        view, count, cut = self._scene.view, self._count.value(), self._wanted_cut()
+        if self._kind.currentText() == "Turn":
+            shots = turntable(view.hand.camera, cut, count)
+        else:
+            along_mm = [abs(a) * edge for a, edge in zip(cut.normal or (0.0, 0.0, 1.0), self._size_mm, strict=True)]
+            shots = sweep(view.hand.camera, cut, count, half_mm=sum(along_mm) / 2)
+        scale = PICTURE_SIZES[self._scale.currentText()]
+        size = round(scale * view.width()), round(scale * view.height())
+        self._filming = Filming(self._scene, shots, size, path, lambda where: self._tell(f"written: {where}"))
 
     def _tell(self, text: str) -> None:
         self._told.setText(text)
