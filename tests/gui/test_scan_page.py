@@ -83,6 +83,13 @@ def wait(qtbot, page: ScanPage, until: Callable[[], bool], timeout_ms: int = 20_
     qtbot.waitUntil(beat, timeout=timeout_ms)
 
 
+def scan_path(page: ScanPage) -> Path:
+    """Return the scan that the session has."""
+    path = page.session.state.scan_path
+    assert path is not None
+    return path
+
+
 def is_idle(page: ScanPage) -> bool:
     return page.session.job("instrument") is None
 
@@ -145,7 +152,7 @@ def test_a_stopped_scan_is_offered_and_gone_on_with_to_the_same_file(qtbot, page
     bench.wait_at = -1
     press(qtbot, page, page.resume)
     wait(qtbot, page, lambda: page.session.state.scan_path is not None)
-    scan = read_scan(page.session.state.scan_path)
+    scan = read_scan(scan_path(page))
     assert scan.shape[0] == N_FRAMES
     assert "from before" in page.run.told.text()
     assert not page.offer.isVisible()
@@ -170,7 +177,7 @@ def test_a_paused_scan_waits_with_the_beam_off_and_goes_on(qtbot, page_on) -> No
     assert bench.n_done == n_done
     press(qtbot, page, page.run.pause)
     wait(qtbot, page, lambda: is_idle(page))
-    assert read_scan(page.session.state.scan_path).shape[0] == N_FRAMES
+    assert read_scan(scan_path(page)).shape[0] == N_FRAMES
     assert [line for line in bench.lines if line.startswith("BEAM ")].count("BEAM ON") == 2
     assert page.session.failures == []
 
@@ -261,7 +268,7 @@ def test_the_settings_of_a_scan_come_back(qtbot, page_on) -> None:
     before = page.session.state.plan
     page.plan.begin_with("")
     assert page.session.state.plan != before
-    page.plan.open_scan(page.session.state.scan_path)
+    page.plan.open_scan(scan_path(page))
     wait(qtbot, page, lambda: page.session.state.plan == before)
 
 

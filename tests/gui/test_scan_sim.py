@@ -12,7 +12,7 @@ from acquisition.scan_file import read_scan
 from gui.scan.page import RUN, ScanPage
 from gui.session import Session
 from gui.state import Link
-from tests.gui.test_scan_page import is_idle, press, wait
+from tests.gui.test_scan_page import is_idle, press, scan_path, wait
 from tests.rough_calibration import rough_calibration
 
 PLAN = (
@@ -21,6 +21,7 @@ PLAN = (
 N_FRAMES = 8 + 3
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_scan_is_aborted_and_gone_on_with(qtbot, session: Session, tmp_path: Path) -> None:
     session.rig.connect("sim:demo")
@@ -33,7 +34,9 @@ def test_a_scan_is_aborted_and_gone_on_with(qtbot, session: Session, tmp_path: P
     wait(qtbot, page, page.start.start.isEnabled)
     press(qtbot, page, page.start.start)
     wait(qtbot, page, lambda: page.tabs.currentIndex() == RUN)
-    wait(qtbot, page, lambda: page.scan_run.watch.pace().n_frames >= 2, timeout_ms=120_000)
+    run = page.scan_run
+    assert run is not None
+    wait(qtbot, page, lambda: run.watch.pace().n_frames >= 2, timeout_ms=120_000)
     job = session.job("instrument")
     if job is not None:
         job.abort()
@@ -42,9 +45,10 @@ def test_a_scan_is_aborted_and_gone_on_with(qtbot, session: Session, tmp_path: P
     press(qtbot, page, page.resume)
     wait(qtbot, page, lambda: session.state.scan_path is not None, timeout_ms=120_000)
     assert session.failures == []
-    scan = read_scan(session.state.scan_path)
+    scan = read_scan(scan_path(page))
     assert scan.shape[0] == N_FRAMES
     assert scan.n_lost == 0
     assert np.unique(scan.angles_rad).size == 8
-    limits = page.start.preflight.limits
-    assert limits.kvp is not None, "the simulated gantry tells what it can do, and the estimate is told so"
+    preflight = page.start.preflight
+    assert preflight is not None
+    assert preflight.limits.kvp is not None, "the simulated gantry tells what it can do, and the estimate is told so"
