@@ -96,7 +96,7 @@ def measured(n: int, *, has_other: bool) -> dict[str, object]:
 
 
 def paced(draw: Callable[[], None]) -> dict[str, float]:
-    """Return pictures a second by the clock and processor seconds for one; the first, which compiles, does not count."""
+    """Return pictures a second by the clock, and processor seconds for one; the first compiles and does not count."""
     draw()
     began_s, used_s, count = time.perf_counter(), time.process_time(), 0
     while (took_s := time.perf_counter() - began_s) < LEAST_S or count < 2:
