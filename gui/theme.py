@@ -18,10 +18,11 @@ GOOD, WARN, BAD = "#009e73", "#e69f00", "#d55e00"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Theme:
-    """Colours of one of the two looks."""
+    """Colours of one of the two looks; `field` is what one writes and ticks in, `base` what is drawn on."""
 
     is_dark: bool
     window: str
+    field: str
     base: str
     text: str
     faint: str
@@ -30,10 +31,24 @@ class Theme:
 
 
 LIGHT = Theme(
-    is_dark=False, window="#f3f4f6", base="#ffffff", text="#1b1f24", faint="#5b6470", line="#d0d5dc", accent="#0072b2"
+    is_dark=False,
+    window="#f3f4f6",
+    field="#ffffff",
+    base="#ffffff",
+    text="#1b1f24",
+    faint="#5b6470",
+    line="#d0d5dc",
+    accent="#0072b2",
 )
 DARK = Theme(
-    is_dark=True, window="#1b1e23", base="#121417", text="#e6e8eb", faint="#9aa3ad", line="#353b44", accent="#56b4e9"
+    is_dark=True,
+    window="#1b1e23",
+    field="#2b313a",
+    base="#121417",
+    text="#e6e8eb",
+    faint="#9aa3ad",
+    line="#353b44",
+    accent="#56b4e9",
 )
 
 
@@ -43,7 +58,7 @@ def apply(app: QtWidgets.QApplication, theme: Theme) -> None:
     palette = QtGui.QPalette()
     role = QtGui.QPalette.ColorRole
     for which, colour in (
-        (role.Window, theme.window), (role.Base, theme.base), (role.AlternateBase, theme.window),
+        (role.Window, theme.window), (role.Base, theme.field), (role.AlternateBase, theme.window),
         (role.Text, theme.text), (role.WindowText, theme.text), (role.ButtonText, theme.text),
         (role.Button, theme.window), (role.ToolTipBase, theme.base), (role.ToolTipText, theme.text),
         (role.PlaceholderText, theme.faint), (role.Highlight, theme.accent), (role.Link, theme.accent),

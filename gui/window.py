@@ -27,7 +27,7 @@ from gui.volume.page import VolumePage
 BEAT_MS = 33
 PAGES: tuple[type[Page], ...] = (ConnectPage, LivePage, CalibratePage, ScanPage, ReconstructPage, VolumePage)
 MOST_RECENT = 10
-LEAST_PAGE = (900, 480)
+LEAST_PAGE = (720, 440)
 """Without it the widest page would widen the window."""
 ABOUT = "<b>{version}</b><p>Colour X-ray CT with Medipix-family photon-counting detectors.<br>Apache-2.0</p>"
 LOOKS = ("system", "light", "dark")

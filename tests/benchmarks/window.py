@@ -215,9 +215,9 @@ def frames(rate_per_s: int, seconds: float) -> Iterator:
     kinds = np.random.default_rng(1).poisson(800, (16, 1, 256, 256)).astype(np.uint16)
     began_s = time.monotonic()
     for n in range(round(rate_per_s * seconds)):
-        due_s = began_s + n / rate_per_s
-        if due_s > time.monotonic() + 1e-3:
-            time.sleep(due_s - time.monotonic())
+        early_s = began_s + n / rate_per_s - time.monotonic()
+        if early_s > 1e-3:
+            time.sleep(early_s)
         yield Frame(
             counts=kinds[n % 16].copy(), thresholds=(0,), sequence=n, timestamp_ns=n * 820_000,
             exposure_ns=800_000, run_id=1,
