@@ -27,6 +27,8 @@ _BAR_SHARE = 0.25
 _AROUND_SHARE = 0.3
 """Of the levels' distance, that the histogram shows below and above them."""
 _GREY_NAMES = {"grey"}
+_STOPS = 17
+"""Of a colour map; between them it is linear."""
 
 
 class LevelMode(Enum):
@@ -158,10 +160,9 @@ class ImagePanel(QtWidgets.QWidget):
         self.colour_map_name = name
         if name in _GREY_NAMES:
             colours = pg.ColorMap([0.0, 1.0], [(0, 0, 0), (255, 255, 255)])
-        elif name == "turbo":
-            colours = pg.colormap.get("turbo")
         else:
-            colours = pg.colormap.get(name)
+            places = np.linspace(0, 1, _STOPS)  # each stop is a handle of the gradient, and 256 of them take long
+            colours = pg.ColorMap(places, pg.colormap.get(name).map(places))  # pyright: ignore[reportOptionalMemberAccess]
         self.histogram.gradient.setColorMap(colours)
         self.histogram.gradient.showTicks(False)
 

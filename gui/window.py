@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
@@ -14,6 +14,7 @@ from gui.calibrate.page import CalibratePage
 from gui.connect.page import ConnectPage
 from gui.console_panel import ConsolePanel
 from gui.failure_box import FailureBox
+from gui.garbage import Collector
 from gui.live.page import LivePage
 from gui.log_panel import LogLines, LogPanel
 from gui.opening import FILTER, Opened, open_into, opened_file
@@ -27,6 +28,8 @@ from gui.volume.page import VolumePage
 BEAT_MS = 33
 PAGES: tuple[type[Page], ...] = (ConnectPage, LivePage, CalibratePage, ScanPage, ReconstructPage, VolumePage)
 MOST_RECENT = 10
+QUIET_BEATS = 6
+"""After so many the window is there, and pages that nobody has wanted yet are built, one a beat."""
 LEAST_PAGE = (720, 440)
 """Without it the widest page would widen the window."""
 ABOUT = "<b>{version}</b><p>Colour X-ray CT with Medipix-family photon-counting detectors.<br>Apache-2.0</p>"
@@ -43,8 +46,8 @@ class Window(QtWidgets.QMainWindow):
 
     Attributes
     ----------
-    pages : dict of str to Page
-        By title.
+    pages : mapping of str to Page
+        By title; a page is built when it is first asked for, or soon after the window is there.
     """
 
     def __init__(self, session: Session, lines: LogLines, settings: QtCore.QSettings) -> None:
@@ -55,15 +58,10 @@ class Window(QtWidgets.QMainWindow):
         self.setAcceptDrops(True)
         self.tabs = QtWidgets.QTabWidget(documentMode=True)
         self.tabs.setObjectName("pages")
-        self.pages: dict[str, Page] = {}
-        for kind in PAGES:
-            page = kind(session)
-            page.setMinimumSize(*LEAST_PAGE)
-            self.pages[page.title] = page
-            self.tabs.addTab(page, page.title)
-            self.tabs.setTabToolTip(self.tabs.count() - 1, f"{page.tip} (Ctrl+{self.tabs.count()})")
-            if isinstance(page, VolumePage):
-                page.export_asked.connect(self._export)
+        self.pages = _Pages(self._build)
+        for place, kind in enumerate(PAGES):
+            self.tabs.addTab(_room(), kind.title)
+            self.tabs.setTabToolTip(place, f"{kind.tip} (Ctrl+{place + 1})")
         self.strip = StatusStrip(session)
         middle = QtWidgets.QWidget()
         under = QtWidgets.QVBoxLayout(middle)
@@ -76,10 +74,13 @@ class Window(QtWidgets.QMainWindow):
         self._console = ConsolePanel({"window": self, "session": session, "pages": self.pages})
         self._docks = [self._dock("Log", self._log), self._dock("Console", self._console)]
         self._failures = FailureBox(self, lines)
+        self._n_beats = 0
         self._recent = [str(path) for path in _list(settings.value("recent"))]
         self._look = str(settings.value("look", LOOKS[0]))
         self._make_menus()
         self._restore()
+        self._garbage = Collector()
+        self._garbage.begin()
         self._beat = QtCore.QTimer(self)
         self._beat.timeout.connect(self.beat)
         self._beat.start(BEAT_MS)
@@ -87,15 +88,19 @@ class Window(QtWidgets.QMainWindow):
     @property
     def page(self) -> Page:
         """The page that is seen."""
-        return cast(Page, self.tabs.currentWidget())
+        return self.pages[PAGES[self.tabs.currentIndex()].title]
 
     def go_to(self, title: str) -> None:
         """Show a page."""
-        self.tabs.setCurrentWidget(self.pages[title])
+        self.tabs.setCurrentIndex(list(self.pages).index(title))
 
     def beat(self) -> None:
         """Hand over what has ended, and show what is new on the page that is seen."""
+        self._garbage.collect()
         self.session.beat()
+        self._n_beats += 1
+        if self._n_beats > QUIET_BEATS:
+            self.pages.build_one()
         if self.session.page_wanted:
             self.go_to(self.session.page_wanted)
             self.session.page_wanted = ""
@@ -125,7 +130,7 @@ class Window(QtWidgets.QMainWindow):
         assert isinstance(app, QtWidgets.QApplication)
         self._look = name
         theme.apply(app, {"light": theme.LIGHT, "dark": theme.DARK}.get(name) or theme.system_theme())
-        for page in self.pages.values():
+        for page in self.pages.built.values():
             page.restyle()
 
     def save_picture(self, path: Path) -> None:
@@ -152,10 +157,25 @@ class Window(QtWidgets.QMainWindow):
             return
         self._beat.stop()
         self._save()
-        for page in self.pages.values():
+        for page in self.pages.built.values():
             page.end()
         self.session.close()
+        self._garbage.end()
         event.accept()
+
+    def _build(self, title: str) -> Page:
+        """Build a page in its room, as an earlier window left it."""
+        place = list(self.pages).index(title)
+        page = PAGES[place](self.session)
+        page.setMinimumSize(*LEAST_PAGE)
+        page.restore(_table(self._settings.value(f"page/{title}")))
+        if isinstance(page, VolumePage):
+            page.export_asked.connect(self._export)
+        room = self.tabs.widget(place)
+        assert room is not None
+        room.layout().addWidget(page)  # pyright: ignore[reportOptionalMemberAccess]
+        page.show()
+        return page
 
     def _may_end(self, title: str) -> bool:
         """Ask whether what runs on the instrument may be broken off."""
@@ -291,7 +311,7 @@ class Window(QtWidgets.QMainWindow):
         keep.setValue("recent", self._recent)
         keep.setValue("folder", str(self.session.state.folder))
         keep.setValue("page", self.page.title)
-        for name, page in self.pages.items():
+        for name, page in self.pages.built.items():
             keep.setValue(f"page/{name}", json.dumps(page.save()))
         keep.sync()
 
@@ -301,10 +321,43 @@ class Window(QtWidgets.QMainWindow):
         if not self.restoreGeometry(_bytes(keep.value("geometry"))):
             self.resize(1280, 800)
         self.restoreState(_bytes(keep.value("docks")))
-        for name, page in self.pages.items():
-            page.restore(_table(keep.value(f"page/{name}")))
         if keep.value("page") in self.pages:
             self.go_to(str(keep.value("page")))
+
+
+class _Pages(Mapping[str, Page]):
+    """The pages by title, each built when it is first wanted."""
+
+    def __init__(self, build: Callable[[str], Page]) -> None:
+        self._build = build
+        self.built: dict[str, Page] = {}
+
+    def __getitem__(self, title: str) -> Page:
+        if title not in self.built:
+            if title not in set(self):
+                raise KeyError(title)
+            self.built[title] = self._build(title)
+        return self.built[title]
+
+    def __iter__(self) -> Iterator[str]:
+        return (kind.title for kind in PAGES)
+
+    def __len__(self) -> int:
+        return len(PAGES)
+
+    def build_one(self) -> None:
+        """Build one of those that nobody has wanted yet, where there is one."""
+        for title in self:
+            if title not in self.built:
+                self.built[title] = self._build(title)
+                return
+
+
+def _room() -> QtWidgets.QWidget:
+    """Return an empty place for a page."""
+    room = QtWidgets.QWidget()
+    QtWidgets.QVBoxLayout(room).setContentsMargins(0, 0, 0, 0)
+    return room
 
 
 def _add(menu: QtWidgets.QMenu, text: str, does: Callable[[], object], keys: str = "", tip: str = "") -> QtGui.QAction:

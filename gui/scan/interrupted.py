@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from acquisition.plan import Plan
 from calibration.progress import Progress
-from calibration.store import Calibration
 from firmware_iface.errors import MpxctError
+
+if TYPE_CHECKING:  # it loads much, and the window is to be there first
+    from calibration.store import Calibration
 
 PARTIAL = ".partial.h5"
 

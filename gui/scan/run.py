@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from acquisition.pause import BEAM_OFF_AFTER_S, Pause
 from acquisition.plan import Plan
 from calibration.progress import Progress
-from calibration.store import Calibration
 from gui.scan.estimate import duration, size
 from gui.scan.interrupted import PARTIAL
 from gui.scan.preview import Previewer
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from acquisition.limits import Limits
     from acquisition.preflight import Check
     from acquisition.runner import RunHealth, ScanSummary
+    from calibration.store import Calibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from pyqtgraph.Qt import QtCore
@@ -11,6 +13,8 @@ from acquisition.plan import Plan, plan_to_toml
 from gui.log_panel import LogLines
 from gui.session import Session
 from gui.window import PAGES, Window
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_window_shows_every_page(window: Window) -> None:
@@ -24,13 +28,13 @@ def test_the_window_shows_every_page(window: Window) -> None:
 def test_layout_and_page_are_there_again_at_the_next_start(
     qtbot: QtBot, window: Window, session: Session, settings: QtCore.QSettings, tmp_path: Path
 ) -> None:
-    window.resize(750, 555)
+    window.resize(750, 740)
     window.go_to("Volume")
     window._docks[0].show()
     window.close()
     again = Window(Session(tmp_path), LogLines(), settings)
     qtbot.addWidget(again)
-    assert (again.width(), again.height()) == (750, 555)
+    assert (again.width(), again.height()) == (750, 740)
     assert again.page.title == "Volume"
     assert again._docks[0].isVisibleTo(again)
     again.session.close()
@@ -86,3 +90,10 @@ def test_a_fault_is_shown_and_counted_once(window: Window) -> None:
     assert box.text() == "something odd"
     assert "2 more" in box.informativeText()
     box.close()
+
+
+def test_nothing_heavy_is_loaded_before_the_window_is_there() -> None:
+    heavy = ("numba", "scipy", "skimage", "matplotlib", "OpenGL", "zarr", "pydicom")
+    code = f"import sys, gui.window; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,48 @@
+"""Cycles are freed in the thread that asks for it, and nowhere else."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+from gui.garbage import Collector
+
+
+class Cycle:
+    def __init__(self, freed_in: list[int]) -> None:
+        self.me = self
+        weakref.finalize(self, lambda: freed_in.append(threading.get_ident()))
+
+
+def test_no_other_thread_frees_a_cycle() -> None:
+    freed_in: list[int] = []
+    collector = Collector()
+    collector.begin()
+    try:
+        Cycle(freed_in)
+        other = threading.Thread(target=lambda: [[n] for n in range(100_000)])
+        other.start()
+        other.join()
+        assert not freed_in
+        while not freed_in:
+            kept = [[n] for n in range(1000)]
+            assert collector.collect() is not None
+            assert kept
+        assert freed_in == [threading.get_ident()]
+    finally:
+        collector.end()
+
+
+def test_the_work_is_given_back() -> None:
+    collector = Collector()
+    collector.begin()
+    assert not gc.isenabled()
+    collector.end()
+    assert gc.isenabled()
+    gc.disable()  # as the fixture of this folder left it
+
+
+def test_nothing_is_collected_before_its_time() -> None:
+    gc.collect()
+    assert Collector().collect() is None
