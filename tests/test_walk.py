@@ -129,6 +129,7 @@ def test_the_demo_is_judged_by_its_own_phantom(demo: tuple[Path, dict]) -> None:
     assert set(told["matched"]["materials"]) == set(figures["materials"])
 
 
+@pytest.mark.slow
 def test_separate_commands_give_what_the_demo_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plan.toml").write_text(SMALL_DEMO)

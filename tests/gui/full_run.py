@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pyqtgraph.Qt import QtCore, QtTest, QtWidgets
+from pyqtgraph.Qt import QtCore, QtGui, QtTest, QtWidgets
 
 from gui import theme
 from gui.app import catch_faults, keep_log
@@ -25,14 +25,11 @@ from gui.state import Link
 from gui.window import Window
 
 PLAN = """
-[detector]
-exposure_s = 0.5
-
 [scan]
-n_views = 120
-frames_per_view = 1
-flats_every_n_views = 60
-n_flats = 20
+n_views = 240
+frames_per_view = 2
+flats_every_n_views = 120
+n_flats = 30
 
 [calibration]
 sources = ["Am-241", "Pb"]
@@ -48,6 +45,7 @@ end_point_kvp = 0.0
 """
 """Each stage of a day, and each but a little."""
 SOURCE = "Am-241"
+SLAB_MM = 1.0
 SECONDS_AT_MOST = 600.0
 
 
@@ -63,7 +61,7 @@ class Day:
         """Let the window live until something holds."""
         end_s = time.monotonic() + seconds
         while not until():
-            QtTest.QTest.qWait(20)
+            self.pause(0.02)
             box = QtWidgets.QApplication.activeModalWidget()
             if isinstance(box, QtWidgets.QMessageBox):
                 raise SystemExit(f"{box.windowTitle()}: {box.text()} {box.informativeText()}")
@@ -98,9 +96,19 @@ class Day:
         QtTest.QTest.mouseClick(bar, QtCore.Qt.MouseButton.LeftButton, pos=bar.tabRect(place).center())
         self.pause(0.5)
 
+    def turn_to(self, tab: str) -> None:
+        """Turn to a tab within the page."""
+        for tabs in self.window.page.findChildren(QtWidgets.QTabWidget):
+            for place in range(tabs.count()):
+                if tab in tabs.tabText(place):
+                    tabs.setCurrentIndex(place)
+        self.pause(0.5)
+
     def pause(self, seconds: float) -> None:
-        """Look for a while."""
-        QtTest.QTest.qWait(round(1000 * seconds))
+        """Look for a while; QTest's own wait would keep Python's lock, and with it the instrument."""
+        loop = QtCore.QEventLoop()
+        QtCore.QTimer.singleShot(round(1000 * seconds), loop.quit)
+        loop.exec()
 
     def shoot(self, name: str) -> None:
         """Keep a picture of the window."""
@@ -151,8 +159,7 @@ def run(window: Window, pictures: Path) -> dict[str, object]:
     day.shoot("6-plan")
     day.press("Start scan")
     day.wait(lambda: not day.is_idle())
-    day.wait(lambda: (job := session.job("instrument")) is None or job.snapshot().done > 100)
-    day.pause(3.0)
+    day.wait(lambda: (job := session.job("instrument")) is None or job.snapshot().done > 400)
     day.shoot("7-scanning")
     day.wait(lambda: session.state.scan_path is not None)
     day.pause(1.0)
@@ -166,20 +173,19 @@ def run(window: Window, pictures: Path) -> dict[str, object]:
     day.shoot("9-tried")
     day.press("Reconstruct")
     day.wait(lambda: session.state.bins is not None)
-    materials = window.pages["Reconstruct"]
-    for tabs in materials.findChildren(QtWidgets.QTabWidget):
-        for place in range(tabs.count()):
-            if "Materials" in tabs.tabText(place):
-                tabs.setCurrentIndex(place)
-    day.pause(0.5)
+    day.turn_to("Materials")
     day.press("Decompose")
     day.wait(lambda: session.state.materials is not None)
     day.pause(2.0)
     day.shoot("10-decomposed")
 
     day.show("Volume")
+    window.pages["Volume"].slab.setValue(SLAB_MM)
     day.pause(4.0)
     day.shoot("11-volume")
+    day.turn_to("Three dimensions")
+    day.pause(8.0)
+    day.shoot("13-three-dimensions")
     return {"pictures": day.shots, "exported": export(day), "failures": len(session.failures)}
 
 
@@ -187,7 +193,8 @@ def export(day: Day) -> list[str]:
     """Export what is shown by the menu's dialog, as it offers to, and return the names of the files."""
     folder = day.window.session.state.folder
     before = set(folder.iterdir())
-    QtTest.QTest.keyClick(day.window, QtCore.Qt.Key.Key_E, QtCore.Qt.KeyboardModifier.ControlModifier)
+    # by the menu's entry: without a window manager no window is active, and keys go nowhere
+    next(each for each in day.window.findChildren(QtGui.QAction) if each.text() == "&Export...").trigger()
     day.wait(lambda: day.window.findChild(QtWidgets.QDialog) is not None, 30.0)
     dialog = day.place = day.window.findChild(QtWidgets.QDialog)
     assert dialog is not None
@@ -198,7 +205,7 @@ def export(day: Day) -> list[str]:
     day.wait(lambda: set(folder.iterdir()) > before and day.is_idle("compute"))
     day.pause(0.5)
     dialog.close()
-    return sorted(path.name for path in set(folder.iterdir()) - before)
+    return sorted(path.name for path in set(folder.iterdir()) - before if path.suffix != ".png")
 
 
 def main() -> None:
