@@ -1,4 +1,4 @@
-"""A whole day in the window, by its buttons: connect, look, calibrate, scan, reconstruct, decompose, show, close.
+"""A whole day in the window, by its buttons: connect, calibrate, look, scan, reconstruct, decompose, show, close.
 
 `python tests/gui/full_run.py FOLDER` needs a screen, or `xvfb-run`; it leaves a picture of every stage in the folder,
 and says at the end what it made as one JSON object. With `--pictures docs/window` it makes the pictures of the docs.
@@ -134,25 +134,27 @@ def run(window: Window, pictures: Path) -> dict[str, object]:
     window.open_file(plan)
     day.wait(lambda: session.state.plan_path == plan)
 
-    day.show("Live")
-    day.press("Start")
-    live = window.pages["Live"]
-    day.wait(lambda: live.n_painted > 3)
-    day.shoot("3-live")
-    day.press("Stop")
-    day.wait(day.is_idle)
-
     day.show("Calibrate")
     day.press("Run all")
     day.wait(lambda: not day.is_idle())
     day.wait(lambda: (job := session.job("instrument")) is None or SOURCE in job.snapshot().stage)
     day.pause(2.0)
-    day.shoot("4-calibrating")
+    day.shoot("3-calibrating")
     day.wait(day.is_idle)
     day.pause(2.0)
-    day.shoot("5-calibrated")
+    day.shoot("4-calibrated")
     day.press("Accept")
     day.wait(lambda: session.state.calibration_path is not None)
+
+    day.show("Live")
+    live = window.pages["Live"]
+    live.settings.sample.setCurrentText("vials")
+    day.press("Start")
+    day.wait(lambda: live.n_painted > 3)
+    day.pause(1.0)
+    day.shoot("5-live")
+    day.press("Stop")
+    day.wait(day.is_idle)
 
     day.show("Scan")
     day.pause(2.0)
