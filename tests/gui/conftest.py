@@ -18,13 +18,17 @@ from gui.log_panel import LogLines
 from gui.session import Session
 from gui.window import Window
 
+MOST_GARBAGE = 200_000
+"""Objects that may wait to be collected."""
+
 
 @pytest.fixture(autouse=True)
 def garbage_in_this_thread() -> Iterator[None]:
-    """Let no other thread free a widget; see `gui.garbage`."""
-    gc.collect()
+    """Let no other thread free a widget (see `gui.garbage`); to collect after each test would take most of the time."""
     gc.disable()
     yield
+    if gc.get_count()[0] > MOST_GARBAGE:
+        gc.collect()
     gc.enable()
 
 
