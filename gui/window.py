@@ -99,8 +99,8 @@ class Window(QtWidgets.QMainWindow):
         self._garbage.collect()
         self.session.beat()
         self._n_beats += 1
-        if self._n_beats > QUIET_BEATS:
-            self.pages.build_one()
+        if self._n_beats > QUIET_BEATS and self.pages.build_one():
+            self._garbage.settle()
         if self.session.page_wanted:
             self.go_to(self.session.page_wanted)
             self.session.page_wanted = ""
@@ -345,12 +345,12 @@ class _Pages(Mapping[str, Page]):
     def __len__(self) -> int:
         return len(PAGES)
 
-    def build_one(self) -> None:
-        """Build one of those that nobody has wanted yet, where there is one."""
-        for title in self:
-            if title not in self.built:
-                self.built[title] = self._build(title)
-                return
+    def build_one(self) -> bool:
+        """Build one of those that nobody has wanted yet; return whether there was one, and it was the last."""
+        missing = [title for title in self if title not in self.built]
+        if missing:
+            self.built[missing[0]] = self._build(missing[0])
+        return len(missing) == 1
 
 
 def _room() -> QtWidgets.QWidget:
