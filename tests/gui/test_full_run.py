@@ -26,7 +26,7 @@ SCREEN = "-screen 0 1600x1000x24 +extension GLX"
 COARSE = (40, 64)
 """Pictures are compared so coarsely that fonts and noise do not count, and what stands where does."""
 MOST_APART = 0.05
-"""Mean difference of greys from 0 to 1; pages differ from each other by 0.03 to 0.4, and one day from another by 0.004."""
+"""Mean difference of greys, 0 to 1; pages differ from each other by 0.03 to 0.4, one day from another by 0.004."""
 MOVING = {"3-calibrating"}
 """Caught while its plots grow, at another moment each day."""
 
