@@ -9,11 +9,11 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from calibration.store import Calibration
 from firmware_iface.errors import MpxctError
+from gui.calibrate.archive import Entry, opened, reported, scan_folder, write_note
 from gui.calibrate.comparison import Row, comparison_panels, drift_panels, sentences, table
 from gui.calibrate.dates import when
 from gui.calibrate.desk import Desk
 from gui.calibrate.errands import Errands
-from gui.calibrate.library import Entry, opened, reported, scan_folder, write_note
 from gui.calibrate.panel_view import PanelView
 from gui.calibrate.panels import Panel
 from gui.calibrate.result_panel import Rows, conditions_words, made

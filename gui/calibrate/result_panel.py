@@ -11,10 +11,10 @@ from pyqtgraph.Qt import QtCore, QtWidgets
 
 from calibration.progress import Progress
 from calibration.store import Calibration
+from gui.calibrate.archive import keep, new_path
 from gui.calibrate.comparison import Row, sentences, table
 from gui.calibrate.desk import Desk
 from gui.calibrate.errands import Errands
-from gui.calibrate.library import keep, new_path
 from gui.calibrate.panel_view import PanelView
 from gui.calibrate.panels import Panel
 from gui.calibrate.results import result_panels

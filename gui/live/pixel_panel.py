@@ -249,7 +249,7 @@ class PixelPanel(QtWidgets.QWidget):
 
 
 def _keep(calibration: Calibration, folder: Path) -> Generator[Progress, None, Path]:
-    from gui.calibrate.library import keep, new_path  # heavy, and the window is to be there first
+    from gui.calibrate.archive import keep, new_path  # heavy, and the window is to be there first
 
     return (yield from keep(calibration, new_path(folder)))
 

@@ -20,7 +20,7 @@ from calibration.geometry import Geometry
 from calibration.pixels import PixelClass
 from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
-from gui.calibrate import comparison, library, options, panels, results, sequence
+from gui.calibrate import archive, comparison, options, panels, results, sequence
 from gui.calibrate.dates import age_words, time_words
 from gui.calibrate.live import live_panels
 from gui.calibrate.sequence import Standing
@@ -335,22 +335,22 @@ def test_drift_is_over_days_and_needs_two() -> None:
 
 
 def test_a_new_file_has_a_name_that_none_has(tmp_path: Path) -> None:
-    first = library.new_path(tmp_path, WHEN)
+    first = archive.new_path(tmp_path, WHEN)
     assert first.name == "calibration-20261129-010203.h5"
     first.touch()
-    assert library.new_path(tmp_path, WHEN).name == "calibration-20261129-010203-2.h5"
+    assert archive.new_path(tmp_path, WHEN).name == "calibration-20261129-010203-2.h5"
 
 
 def test_what_is_overwritten_is_backed_up_and_stays_in_the_history(tmp_path: Path) -> None:
     path, old, new = tmp_path / "mine.h5", begun(seed=1), begun(seed=2)
     store.save(old, path)
-    run(library.keep(new, path, WHEN))
-    run(library.keep(new, path, WHEN))
+    run(archive.keep(new, path, WHEN))
+    run(archive.keep(new, path, WHEN))
     names = {each.name for each in tmp_path.iterdir()}
     assert names == {"mine.h5", "mine.h5.bak-20261129-010203", "mine.h5.bak-20261129-010203-2"}
     assert store.load(path).identity == new.identity
     assert store.load(tmp_path / "mine.h5.bak-20261129-010203").identity == old.identity
-    entries = run(library.scan_folder(tmp_path))
+    entries = run(archive.scan_folder(tmp_path))
     assert {entry.path.name for entry in entries if entry.is_backup} == names - {"mine.h5"}
 
 
@@ -366,7 +366,7 @@ def test_the_history_holds_calibrations_newest_first_and_damaged_ones_with_why(t
 
     with h5py.File(broken, "r+") as file:
         del file["trim"]
-    entries = run(library.scan_folder(tmp_path))
+    entries = run(archive.scan_folder(tmp_path))
     assert [entry.path.stem for entry in entries] == ["c03", "c02", "c01", "broken"]
     assert "incomplete" in entries[-1].fault
     assert entries[-1].cells == ("", "", "", "")
@@ -375,8 +375,8 @@ def test_the_history_holds_calibrations_newest_first_and_damaged_ones_with_why(t
 def test_files_that_have_not_changed_are_not_read_again(tmp_path: Path) -> None:
     path = tmp_path / "c.h5"
     store.save(begun(), path)
-    (first,) = run(library.scan_folder(tmp_path))
-    (second,) = run(library.scan_folder(tmp_path, {path: first}))
+    (first,) = run(archive.scan_folder(tmp_path))
+    (second,) = run(archive.scan_folder(tmp_path, {path: first}))
     assert second.calibration is first.calibration
 
 
@@ -384,10 +384,10 @@ def test_notes_stand_beside_the_file_and_leave_it_alone(tmp_path: Path) -> None:
     path = tmp_path / "c.h5"
     store.save(begun(), path)
     identity = store.load(path).identity
-    library.write_note(path, "  cold room \n")
-    assert library.read_note(path) == "cold room"
+    archive.write_note(path, "  cold room \n")
+    assert archive.read_note(path) == "cold room"
     assert store.load(path).identity == identity
-    library.write_note(path, "")
+    archive.write_note(path, "")
     assert not list(tmp_path.glob("*.txt"))
 
 

@@ -18,6 +18,7 @@ class Cycle:
 def test_no_other_thread_frees_a_cycle() -> None:
     freed_in: list[int] = []
     collector = Collector()
+    gc.enable()  # the fixture of this folder has it off
     collector.begin()
     try:
         Cycle(freed_in)
@@ -32,10 +33,12 @@ def test_no_other_thread_frees_a_cycle() -> None:
         assert freed_in == [threading.get_ident()]
     finally:
         collector.end()
+        gc.disable()
 
 
 def test_the_work_is_given_back() -> None:
     collector = Collector()
+    gc.enable()  # the fixture of this folder has it off
     collector.begin()
     assert not gc.isenabled()
     collector.end()

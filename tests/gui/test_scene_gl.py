@@ -29,7 +29,7 @@ SCREEN = "-screen 0 1280x1024x24 +extension GLX"
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     if shutil.which("xvfb-run") is None:
-        pytest.skip("no xvfb-run here")
+        pytest.skip("no xvfb-run here; sh .ci/desktop installs it")
     out = tmp_path_factory.mktemp("gl") / "pictures.npz"
     here = {name: value for name, value in os.environ.items() if name != "QT_QPA_PLATFORM"}
     done = subprocess.run(
