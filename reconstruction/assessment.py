@@ -579,5 +579,12 @@ def _efficiencies(volume: Volume, predicted_sd: Volume, phantom: Phantom) -> dic
         if material in volume.channels:
             map_, bound = volume.channel(material), predicted_sd.channel(material)
             errors = np.concatenate([map_[mask] - map_[mask].mean(dtype=np.float64) for mask in masks])
-            found[material] = efficiency(errors, np.concatenate([bound[mask] for mask in masks]))
+            bounds = np.concatenate([bound[mask] for mask in masks])
+            if not (bounds > 0).all():
+                raise WrongUsage(
+                    f"the predicted spread of {material} is {bounds.min():.3g} g/cm3 in some voxel of a vial; allowed: "
+                    "above 0",
+                    hint="give the volume of standard errors that mpxct decompose writes beside the materials",
+                )
+            found[material] = efficiency(errors, bounds)
     return found

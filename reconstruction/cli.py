@@ -15,6 +15,7 @@ from calibration.progress import Console
 from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction import denoise_cli, design_cli, quantities_cli
 from reconstruction.decompose_cli import decompose
+from reconstruction.stated_options import refuse_overwriting
 
 if TYPE_CHECKING:
     from calibration.alignment import Alignment
@@ -224,6 +225,7 @@ def _reconstruct(
     from reconstruction.volume import load_volume, save_volume
 
     console: Console = ctx.obj
+    refuse_overwriting(scan, output)
     if gpu:
         backend.require_gpu()
     recipe = Recipe(

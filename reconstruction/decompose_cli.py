@@ -15,6 +15,7 @@ from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction import decompose_options
 from reconstruction.decompose_options import refuse_what_is_unused
 from reconstruction.recipe import RULES, TIERS, Recipe, bins_of, region_of
+from reconstruction.stated_options import refuse_overwriting
 
 if TYPE_CHECKING:
     from reconstruction.decomposition import Attenuation
@@ -231,6 +232,7 @@ def decompose(
     of_files = decompose_options.IMAGES if source.is_dir() else decompose_options.VOLUMES
     of_scans = decompose_options.BINS_OF_SCANS if tier == TIERS[0] else decompose_options.COUNTS
     refuse_what_is_unused(ctx, of_scans if is_scan else of_files, rule)
+    refuse_overwriting(source, output)
     if gpu:
         backend.require_gpu()
     _refuse_no_size(voxel_mm)

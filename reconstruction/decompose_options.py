@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import typer
 
 from firmware_iface.errors import WrongUsage
+from reconstruction.stated_options import option_of, stated
 
 IMAGES, VOLUMES = "folders of images", "volume files"
 BINS_OF_SCANS, COUNTS = "scans (--tier image)", "scans (--tier projection, onestep)"
@@ -54,30 +55,26 @@ OF_RULES: Mapping[str, Sequence[str]] = {
 
 def refuse_what_is_unused(ctx: typer.Context, kind: str, rule: str) -> None:
     """Refuse options on the command line that this kind of work, or this rule, does not look at."""
-    for name in _stated(ctx, OF_KINDS):
+    for name in stated(ctx, OF_KINDS):
         if kind not in OF_KINDS[name]:
             raise WrongUsage(f"{_option(name)} does nothing with {kind}; allowed: with {' or '.join(OF_KINDS[name])}")
-    for name in _stated(ctx, OF_RULES) if kind != COUNTS else ():
+    for name in stated(ctx, OF_RULES) if kind != COUNTS else ():
         if rule not in OF_RULES[name]:
             raise WrongUsage(
                 f"{_option(name)} does nothing with --rule {rule}; allowed: with --rule {' or '.join(OF_RULES[name])}"
             )
     if kind == COUNTS and not ctx.params.get("prior") and ctx.params.get("tier") == "projection":
-        for name in _stated(ctx, ("strength", "iterations")):
+        for name in stated(ctx, ("strength", "iterations")):
             raise WrongUsage(
                 f"{_option(name)} does nothing without a prior: paths are back-projected; allowed: with --prior"
             )
     if kind in _BINS and not ctx.params.get("response"):
-        for name in _stated(ctx, ("water_mm", "materials")):
+        for name in stated(ctx, ("water_mm", "materials")):
             raise WrongUsage(
                 f"{_option(name)} does nothing without a response; allowed: with --response",
                 hint="give --response, or choose what voxels may hold with --rule exclusive --subsets",
             )
 
 
-def _stated(ctx: typer.Context, names: Sequence[str] | Mapping[str, object]) -> list[str]:
-    return [name for name in names if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
-
-
 def _option(name: str) -> str:
-    return "--pass" if name == "pass_number" else "--" + name.replace("_", "-")
+    return option_of("pass" if name == "pass_number" else name)

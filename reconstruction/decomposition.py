@@ -301,9 +301,16 @@ def _whitener(covariance: NDArray[np.floating], n_bins: int) -> NDArray[np.float
         lower = np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError as error:
         raise WrongUsage(
-            "the covariance of the bins is not positive definite; allowed: every bin has noise of its own"
+            "the covariance of the bins is not positive definite; allowed: every bin has noise of its own",
+            hint="without noise in all bins, decompose --unweighted",
         ) from error
     return np.asarray(np.linalg.inv(lower), dtype=np.float64)
+
+
+EDGE_SIGMAS, CLIPPING_ROUNDS = 5.0, 3
+"""What lies further off than noise does is an edge; one in a million voxels of noise does (a choice)."""
+MAD_TO_SIGMA = 1.4826
+"""Of a normal distribution, its standard deviation in units of the median absolute deviation."""
 
 
 def bin_covariance(values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -325,14 +332,32 @@ def bin_covariance(values: NDArray[np.floating]) -> NDArray[np.float64]:
     if values.ndim < 3 or values.shape[-1] < 3:
         raise WrongUsage(f"the noise of values of shape {values.shape} cannot be told; allowed: images of 3 columns up")
     apart = min(SHARED_VOXELS, (values.shape[-1] - 1) // 2)
+    is_number = np.isfinite(values).all(axis=0)
+    if not is_number.all():
+        values = np.where(is_number, values, 0)
+    is_number = is_number[..., : -2 * apart] & is_number[..., apart:-apart] & is_number[..., 2 * apart :]
     second = values[..., : -2 * apart] - 2.0 * values[..., apart:-apart] + values[..., 2 * apart :]
     second /= np.sqrt(6.0)  # the variance of a - 2 b + c is six times that of one voxel
     slope = ndimage.gaussian_gradient_magnitude(
         values.mean(axis=0, dtype=np.float64), EDGE_SCALE_VOXELS, mode="nearest"
     )[..., apart:-apart]
-    is_measured = np.any(second != 0, axis=0)  # outside the field of view all bins are 0
+    is_measured = np.any(second != 0, axis=0) & is_number  # outside the field of view all bins are 0
     is_flat = is_measured & (slope <= np.quantile(slope[is_measured], FLAT_FRACTION) if is_measured.any() else False)
-    if is_flat.sum() < 2 * len(values):
-        raise WrongUsage(f"only {int(is_flat.sum())} voxels show noise; allowed: at least {2 * len(values)}")
-    differences = second[:, is_flat].astype(np.float64)
+    n_silent = np.count_nonzero(values[..., apart:-apart].any(axis=0) & is_number & ~is_measured)
+    if is_flat.sum() < 2 * len(values) or n_silent > np.count_nonzero(is_measured):
+        raise WrongUsage(
+            f"only {int(is_flat.sum())} voxels show noise; allowed: at least {2 * len(values)}, and more than do not",
+            hint="what is without noise is not to be weighed by it, nor rid of it: decompose it --unweighted",
+        )
+    differences = _without_edges(second[:, is_flat].astype(np.float64))
     return differences @ differences.T / differences.shape[1]
+
+
+def _without_edges(differences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Leave out what is no noise, (n_bins, n): a few edges among flat voxels would outweigh all of it."""
+    sigma = MAD_TO_SIGMA * np.median(np.abs(differences), axis=1)
+    for _ in range(CLIPPING_ROUNDS):  # noise is not the same everywhere: what is kept tells how far it goes
+        furthest = np.where(sigma > 0, EDGE_SIGMAS * sigma, np.inf)
+        kept = differences[:, (np.abs(differences) <= furthest[:, None]).all(axis=0)]
+        sigma = np.sqrt(np.mean(kept**2, axis=1))
+    return kept

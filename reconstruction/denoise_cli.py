@@ -10,6 +10,7 @@ import typer
 
 from calibration.progress import Console
 from firmware_iface.errors import WrongUsage
+from reconstruction.stated_options import refuse_overwriting
 
 if TYPE_CHECKING:
     from reconstruction.spectral.denoise import Choice
@@ -51,6 +52,7 @@ def _denoise(
     console: Console = ctx.obj
     if prior not in PRIORS:
         raise WrongUsage(f"--prior is {prior}; allowed: {', '.join(PRIORS)}")
+    refuse_overwriting(source, output)
     began_s = time.monotonic()
     volume = load_volume(source)
     denoised = denoise_volume(volume, prior=prior, strength=_strength(strength))

@@ -13,6 +13,7 @@ import typer
 
 from calibration.progress import Console
 from firmware_iface.errors import CalibrationMissing, WrongUsage
+from reconstruction.stated_options import option_of, stated
 
 if TYPE_CHECKING:
     from acquisition.plan import Plan
@@ -27,6 +28,9 @@ ADDED_MM = 2.0
 """Of MARS scanners, and what they add: the reference on spectral CT, section 8."""
 DIAMETER_MM = 10.0
 """Of a sample that nobody measured: the demo's phantom, which the demo's camera sees whole."""
+TUBES_KVP = (20.0, 150.0)
+"""Voltages that `calibration.spectrum.tube_spectrum` knows."""
+OF_SEARCH = ("kvp", "filters", "passes", "highest_ma", "highest_w", "longest_s", "lowest_kev", "gap_kev")
 KVPS = (60.0, 70.0, 80.0, 90.0, 100.0, 110.0, 120.0)
 FILTERS = ("aluminium=0,1,2,4", "copper=0.1,0.25,0.5")
 ROSE, SIGMAS = 5.0, 3.0
@@ -157,6 +161,15 @@ def _design(
 
     console: Console = ctx.obj
     began_s = time.monotonic()
+    positive = {"dose_mgy": dose_mgy, "voxel_mm": voxel_mm, "highest_ma": highest_ma, "highest_w": highest_w}
+    _refuse_not_positive({**positive, "longest_s": longest_s, "diameter_mm": diameter_mm, "photons": photons})
+    if keep and (idle := stated(ctx, OF_SEARCH)):
+        raise WrongUsage(
+            f"{option_of(idle[0]).replace('filters', 'filter')} is of the search, which --keep leaves out; "
+            "allowed: one of both"
+        )
+    if least_dose and dose_mgy is not None:
+        raise WrongUsage("--least-dose looks for a dose, and --dose-mgy states one; allowed: one of both")
     base = _base(load_plan(plan) if plan else None, mode)
     seen = _sample(phantom, agent or [], diameter_mm, body)
     detector = _detector(base, load(calibration) if calibration else None, ideal, dead_time_us, loss)
@@ -189,6 +202,8 @@ def _design(
     best = planned
     if not keep:
         kvps = [_number("--kvp", text) for text in kvp.split(",")] if kvp else KVPS
+        if outside := [each for each in kvps if not TUBES_KVP[0] <= each <= TUBES_KVP[1]]:
+            raise WrongUsage(f"--kvp has {outside[0]:g}; allowed: {TUBES_KVP[0]:g} to {TUBES_KVP[1]:g}")
         beams = beams_of(kvps, inherent_mm, _choices(filters or list(FILTERS)), kvp_ratio=detector.kvp_ratio)
         best = console.track(
             designer.search(beams, len(own_kev[0]), n_passes=passes or len(own_kev), starts=[own_kev[0]])
@@ -323,7 +338,16 @@ def _sample(path: Path | None, agents: Sequence[str], diameter_mm: float | None,
         raise WrongUsage("give a phantom's file, or one --agent or more", hint="mpxct design --agent iodine=2")
     if path is not None:
         return sample_of(load_phantom(path), diameter_mm, body)
-    return ring_of([_pair("--agent", text) for text in agents], diameter_mm or DIAMETER_MM, body)
+    pairs = [_pair("--agent", text) for text in agents]
+    if nothing := [name for name, mg_ml in pairs if not mg_ml > 0]:
+        raise WrongUsage(f"--agent {nothing[0]} is 0 mg/mL, of which nothing can be seen; allowed: above 0")
+    return ring_of(pairs, diameter_mm or DIAMETER_MM, body)
+
+
+def _refuse_not_positive(values: Mapping[str, float | None]) -> None:
+    for name, value in values.items():
+        if value is not None and not 0 < value < math.inf:
+            raise WrongUsage(f"{option_of(name)} is {value:g}; allowed: above 0")
 
 
 def _thicknesses(pairs: Sequence[str]) -> dict[str, float]:

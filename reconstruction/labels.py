@@ -12,6 +12,7 @@ each; what none explains has the label 0. With the compositions beside them, lab
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,8 @@ def tissue_classes(
         raise WrongUsage(f"the tissues are {', '.join(names) or 'none'}; allowed: one or more, each once")
     if priors is not None and len(priors) != len(names):
         raise WrongUsage(f"{len(priors)} priors for {len(names)} tissues; allowed: one each")
+    if priors is not None and not all(0 < prior < math.inf for prior in priors):
+        raise WrongUsage(f"the priors are {', '.join(f'{prior:g}' for prior in priors)}; allowed: above 0")
     known = [material(name) for name in names]
     found = []
     for matter, mean, prior in zip(known, as_seen(known, basis), priors or [1.0] * len(names), strict=True):

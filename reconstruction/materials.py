@@ -176,10 +176,12 @@ def separate_volume(
 
 def densities_of(names: Sequence[str], stated_g_cm3: Mapping[str, float]) -> NDArray[np.float64]:
     """Return the densities of pure materials, those stated, then those of the shelf: (n_materials,) float64."""
+    if unknown := [name for name in stated_g_cm3 if name not in names]:
+        raise WrongUsage(f"densities of {', '.join(unknown)} are stated; allowed: of {', '.join(names)}")
     found = []
     for name in names:
         try:
-            found.append(stated_g_cm3.get(name) or material(name).density_g_cm3)
+            found.append(stated_g_cm3[name] if name in stated_g_cm3 else material(name).density_g_cm3)
         except WrongUsage as error:
             raise WrongUsage(f"the density of {name} is not known", hint=f"state it: {name}=…, in g/cm3") from error
     return np.array(found)
@@ -189,6 +191,8 @@ def _attenuation_of(volume: Volume, attenuation: decomposition.Attenuation | Non
     """Return the attenuation that fits the volume's bins, or refuse."""
     if volume.unit != LINEAR_ATTENUATION:
         raise WrongUsage(f"the volume holds {', '.join(volume.channels)} in {volume.unit}; allowed: bins in 1/mm")
+    if empty := [n for n, of_bin in zip(volume.channels, volume.values, strict=True) if not np.isfinite(of_bin).any()]:
+        raise WrongUsage(f"the bin {', '.join(empty)} holds no number in any voxel; allowed: bins that were measured")
     attenuation = attenuation or volume.basis
     if attenuation is None:
         raise CalibrationMissing(

@@ -59,8 +59,9 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from calibration.attenuation import MG_ML_PER_G_CM3, material
 from calibration.material_basis import SOLVENT
-from firmware_iface.errors import BadFile
+from firmware_iface.errors import BadFile, WrongUsage
 
 KEPT_RADIUS = 0.8
 """Share of a vial's radius that counts: its rim holds the wall and the blur."""
@@ -96,6 +97,10 @@ class Vial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         stated = [c for c in (self.concentration_mg_ml, *self.mixture_mg_ml.values()) if c is not None]
         if not all(c >= 0 and math.isfinite(c) for c in stated):
             raise ValueError(f"{what} holds {stated} mg/mL; allowed: 0 or more")
+        for name in self.materials:
+            held, most = self.true_mg_ml(name) or 0.0, _pure_mg_ml(name)
+            if most is not None and held > most:
+                raise ValueError(f"{what} holds {held:g} mg/mL of {name}; allowed: up to pure, {most:g}")
         if self.material in self.mixture_mg_ml:
             raise ValueError(f"mixture_mg_ml of {what} names {self.material} again; allowed: what else is in it")
 
@@ -225,6 +230,14 @@ class Phantom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             uniform=None if self.uniform is None else place(self.uniform),
             edges=tuple(edges),
         )
+
+
+def _pure_mg_ml(name: str) -> float | None:
+    """Return what a material weighs by itself; None where the shelf does not know it."""
+    try:
+        return MG_ML_PER_G_CM3 * material(name).density_g_cm3
+    except WrongUsage:
+        return None
 
 
 def phantom_to_toml(phantom: Phantom) -> str:

@@ -192,7 +192,7 @@ def find_vials(volume: Volume, agents: Sequence[str], *, n_per_agent: int = 1) -
     voxel_mm = volume.grid.voxel_mm
     vials = []
     for agent in agents:
-        slice_ = volume.channel(agent).mean(axis=0, dtype=np.float64)
+        slice_ = np.nan_to_num(volume.channel(agent)).mean(axis=0, dtype=np.float64)
         map_ = ndimage.gaussian_filter(slice_, SMOOTHING_VOXELS)
         if map_.max() <= 0:
             continue

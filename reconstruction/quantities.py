@@ -14,6 +14,7 @@ over tissues (`reconstruction.spectral.stoichiometry`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -294,6 +295,8 @@ def stopping_power_ratio(
         Mean excitation energy of water; None: by Bragg's rule, as for tissues (75.3 eV). Another one changes water's
         stopping power, and not that of tissues.
     """
+    if water_ev is not None and not 0 < water_ev < math.inf:
+        raise WrongUsage(f"the mean excitation energy of water is {water_ev:g} eV; allowed: above 0, as 75 or 78")
     number = stopping_number(mean_excitation_ev(material("water")), mev_per_u, ion)
     of_water = number if water_ev is None else stopping_number(water_ev, mev_per_u, ion)
     return PerWater(

@@ -11,6 +11,7 @@ import typer
 from calibration.electrons import EXPONENT
 from calibration.progress import Console
 from firmware_iface.errors import CalibrationMissing, WrongUsage
+from reconstruction.stated_options import refuse_lonely, refuse_overwriting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,18 @@ ATTENUATION, ELECTRONS, CONTRAST, LABELS = "Attenuation", "Electrons", "Contrast
 
 
 TOLD_MEV = 150.0
+_OF_ELECTRONS = ("electron_density", "effective_z", "spr")
+NEEDS = {
+    "per_mm": ("mono",),
+    "exponent": ("effective_z",),
+    "water_ev": ("spr",),
+    **dict.fromkeys(("additive", "calibration"), _OF_ELECTRONS),
+    "thickness_mm": ("calibration",),
+    "vnc_kev": ("vnc",),
+    "agents": ("vnc",),
+    **dict.fromkeys(("priors", "field", "each"), ("labels",)),
+}
+"""Options that do nothing without one of some others."""
 
 
 def register(app: typer.Typer) -> None:
@@ -166,9 +179,11 @@ def _quantities(
     from reconstruction.volume import load_volume, save_volume
 
     console: Console = ctx.obj
+    refuse_lonely(ctx, NEEDS)
+    refuse_overwriting(materials, output)
     volume = load_volume(materials)
     basis = basis_of(volume, _pairs(named or []))
-    asked = _attenuation(basis, _numbers(mono, "--mono"), per_mm)
+    asked = _attenuation(basis, list(dict.fromkeys(_numbers(mono, "--mono"))), per_mm)
     asked += _contrast(basis, vnc_kev if vnc else None, _names(agents), [*_names(k_edge), *["I"] * iodine])
     errors_percent = None
     if electron_density or effective_z or spr:

@@ -139,7 +139,7 @@ class _Picture:
         self._voxel_mm = float(y_mm[1] - y_mm[0]) if len(y_mm) > 1 else float(x_mm[1] - x_mm[0])
         radius = min(vial.radius_mm for vial in phantom.vials)
         self._blur_mm = max(BLUR_SHARE * radius, self._voxel_mm / 2)
-        maps = ndimage.gaussian_filter(maps, self._blur_mm / self._voxel_mm, axes=(1, 2))
+        maps = ndimage.gaussian_filter(np.nan_to_num(maps), self._blur_mm / self._voxel_mm, axes=(1, 2))
         maps -= maps.mean((-2, -1), keepdims=True)
         # Agents of a few and of hundreds of mg/mL, and quiet and loud maps, count alike.
         spread = np.sqrt((maps**2).mean((-2, -1), keepdims=True))
@@ -171,7 +171,7 @@ class _Picture:
         """Return how alike drawing and maps are: -1 to 1."""
         drawn = self.drawing(pose)
         norm = float(np.sqrt((drawn**2).sum()))
-        return float((drawn * self._maps).sum()) / (norm * self._norm) if norm > 0 else -1.0
+        return float((drawn * self._maps).sum()) / (norm * self._norm) if norm > 0 and self._norm > 0 else -1.0
 
     def best(self, most_shift_mm: float | None, most_turn_rad: float) -> NDArray[np.float64]:
         """Return the best (x, y, turn) on a grid of voxels and turns."""

@@ -26,6 +26,7 @@ other is a list of sub-problems:
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -135,6 +136,8 @@ class Rule:
             raise ValueError(f"the false fraction is {self.false_fraction}; allowed: from 0 to below 1")
         if self.most_angle_deg is not None and not 0 < self.most_angle_deg <= 90:
             raise ValueError(f"the angle is {self.most_angle_deg} degrees; allowed: above 0 up to 90")
+        if self.air_below_per_mm is not None and not math.isfinite(self.air_below_per_mm):
+            raise ValueError(f"air is below {self.air_below_per_mm} per mm; allowed: a number")
         if self.air_below_per_mm is not None and NOTHING not in names:
             raise ValueError(
                 f"air is below {self.air_below_per_mm} per mm, and no sub-problem is air; allowed: with it"

@@ -318,6 +318,7 @@ def left_out_errors(
         )
         electrons, powers, bindings = (float(a.value(seen[k])) for a in (rest.electrons, rest.powers, rest.bindings))
         errors[0, k] = electrons / (tissue.density_g_cm3 * relative_electrons(tissue)) - 1
-        errors[1, k] = (powers / electrons / factors[1, k]) ** (1 / exponent) - 1
+        # A tissue that the basis sees with less than no electrons has no Z: all of it is error.
+        errors[1, k] = max(powers / electrons / factors[1, k], 0.0) ** (1 / exponent) - 1
         errors[2, k] = np.exp(bindings / electrons - factors[2, k]) - 1
     return 100 * errors
