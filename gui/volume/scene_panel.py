@@ -235,7 +235,7 @@ class ScenePanel(QtWidgets.QWidget):
         for number, name in enumerate(("Corner", "Front", "Right", "Top", "Back", "Left", "Bottom")):
             button = QtWidgets.QToolButton()
             button.setText(name)
-            button.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
+            button.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Fixed)
             key = "0" if name == "Corner" else str(list(STANDARD_VIEWS).index(name) + 1)
             button.setToolTip(f"Look at the whole from the {name.lower()} (key {key}).")
             button.clicked.connect(lambda _=False, side=name: self._scene.look_from(side))
@@ -262,7 +262,7 @@ class ScenePanel(QtWidgets.QWidget):
         form.setContentsMargins(0, 0, 0, 0)
         for name, span in zip("xyz", self._spans, strict=True):
             form.addRow(name, span)
-        form.addRow(self._plane_kind, self._plane_at)
+        form.addRow(beside(self._plane_kind, self._plane_at))
         reset = QtWidgets.QPushButton("Show all")
         reset.setToolTip("Undo all cuts.")
         reset.clicked.connect(self._uncut)
