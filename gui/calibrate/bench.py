@@ -7,6 +7,7 @@ from typing import Any
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
+from acquisition.plan import passes_kev
 from gui.calibrate.dates import age_words
 from gui.calibrate.desk import Desk
 from gui.calibrate.errands import Errands
@@ -163,8 +164,10 @@ class Bench(QtWidgets.QWidget):
         watch = self.desk.watch
         if watch is None or watch.newest is self._seen or not self.live.is_drawn or not self.live.isVisible():
             return
-        seen = watch.newest
-        if self.errands.run("Live plots", made(lambda: live_panels(seen)), self.live.show_panels):
+        seen, plan = watch.newest, self.desk.run_plan
+        passes = passes_kev(plan) if plan is not None and seen.step == "materials" else ()
+        energies = plan.detector.thresholds_kev if plan is not None and len(passes) < 2 else ()
+        if self.errands.run("Live plots", made(lambda: live_panels(seen, energies)), self.live.show_panels):
             self._seen = seen
 
     def _change(self, is_running: bool) -> None:
