@@ -170,6 +170,15 @@ class CountRate:
         share = (loss - lost[at - 1]) / (lost[at] - lost[at - 1])
         return float((z[at - 1] + share * (z[at] - z[at - 1])) * self.highest_rate_per_s)
 
+    def counted_per_s(self, currents_ma: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what the law says that the mean pixel counts: (n_currents, n_counters) float64."""
+        true = currents_ma[:, None] * self.true_rates_per_s_ma
+        traffic = true[:, :1] / self.highest_rate_per_s
+        counted = true * self.counted_share(true[:, :1])
+        powers = traffic ** np.arange(1, self.gains.shape[1] + 1)
+        counted[:, 1:] += true[:, :-1] * (powers @ self.gains[1:].T)
+        return counted
+
     def correct(
         self, counts: NDArray[np.number], exposures_s: ArrayLike, *, rows: slice = np.s_[:]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -45,8 +45,9 @@ from reconstruction.scan_source import ScanSource, open_source
 from reconstruction.spectral.cells import cells_of_basis, path_map
 from reconstruction.spectral.compression import compress
 from reconstruction.spectral.model import SpectralModel
-from reconstruction.spectral.ray_fit import RayFit, fit_rays, unpacked, weak_prior_sd
+from reconstruction.spectral.ray_fit import RayFit, fit_rays, weak_prior_sd
 from reconstruction.spectral.weighted import weighted
+from reconstruction.symmetric import unpacked
 from reconstruction.volume import MASS_CONCENTRATION, Grid, Volume
 
 PROJECTION, ONE_STEP = "projection", "onestep"
@@ -445,7 +446,7 @@ def _noise_of(
 ) -> Generator[Progress, None, NDArray[np.float32]]:
     """Return the standard error of each voxel: what errors of the rays, drawn from their bound, become there."""
     rng = np.random.default_rng(0)
-    covariance = unpacked(np.where(np.isfinite(fit.covariance), fit.covariance, 0))
+    covariance = np.moveaxis(unpacked(np.where(np.isfinite(fit.covariance), fit.covariance, 0)), (0, 1), (-2, -1))
     values, vectors = np.linalg.eigh(covariance)
     roots = (vectors * np.sqrt(np.maximum(values, 0))[..., None, :]).astype(np.float32)
     total = np.zeros((len(fit.paths), *grid.shape), np.float32)

@@ -37,10 +37,12 @@ class Standing(Enum):
     DONE = "done"
     OLD = "old"
     RUNNING = "running"
-    NEW = "done, not accepted yet"
+    NEW = "done, to be accepted"
     FAILED = "failed"
     STOPPED = "broken off"
     WAITS = "needs another first"
+    COMING = "is to come"
+    LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,7 @@ def views(
     candidate: Calibration | None,
     *,
     running: str = "",
+    coming: Collection[str] = (),
     failed: Mapping[str, tuple[Standing, str]] | None = None,
     now: Conditions | None = None,
 ) -> tuple[StepView, ...]:
@@ -130,6 +133,8 @@ def views(
         What was measured and is not accepted yet; it holds what it was begun with too.
     running : str
         The step that runs now.
+    coming : collection of str
+        Steps that run after it.
     failed : mapping of str to (Standing, str)
         How steps ended that did not end well when they were last tried, and why.
     now : Conditions, optional
@@ -137,7 +142,9 @@ def views(
     """
     known = candidate or accepted
     foreign = differences(known.conditions, now) if known is not None and now is not None else ()
-    return tuple(_view(name, plan, known, accepted, running, failed or {}, foreign) for name in STEPS)
+    under_way = {running: (Standing.RUNNING, "running now")} if running else {}
+    under_way |= dict.fromkeys(coming, (Standing.COMING, "runs after the steps before it"))
+    return tuple(_view(name, plan, known, accepted, under_way, failed or {}, foreign) for name in STEPS)
 
 
 def _view(
@@ -145,15 +152,15 @@ def _view(
     plan: Plan,
     known: Calibration | None,
     accepted: Calibration | None,
-    running: str,
+    under_way: Mapping[str, tuple[Standing, str]],
     failed: Mapping[str, tuple[Standing, str]],
     foreign: tuple[str, ...],
 ) -> StepView:
     last = {record.step: (place, record) for place, record in enumerate(known.history)} if known else {}
     missing = [TITLES[need] for need in STEPS[name].needs if need not in last]
     why_not = f"{TITLES[name]} needs {' and '.join(missing)} first." if missing else ""
-    if name == running:
-        standing, words = Standing.RUNNING, "running now"
+    if name in under_way:
+        standing, words = under_way[name]
     elif name in failed:
         standing, words = failed[name]
         if name in last:
@@ -168,7 +175,7 @@ def _view(
         standing = Standing.OLD if reasons else Standing.NEW if is_new else Standing.DONE
         words = f"done {when(record.created)} by mpxct {record.software}"
         if is_new:
-            words = f"{words}, not accepted yet"
+            words = f"{words}, to be accepted"
         if record.is_forced:
             words = f"{words}, forced under other conditions"
         if reasons:
