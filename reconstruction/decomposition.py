@@ -332,7 +332,7 @@ def bin_covariance(values: NDArray[np.floating]) -> NDArray[np.float64]:
     if values.ndim < 3 or values.shape[-1] < 3:
         raise WrongUsage(f"the noise of values of shape {values.shape} cannot be told; allowed: images of 3 columns up")
     apart = min(SHARED_VOXELS, (values.shape[-1] - 1) // 2)
-    is_number = np.isfinite(values).all(axis=0)
+    is_number: NDArray[np.bool_] = np.all(np.isfinite(values), axis=0)
     if not is_number.all():
         values = np.where(is_number, values, 0)
     is_number = is_number[..., : -2 * apart] & is_number[..., apart:-apart] & is_number[..., 2 * apart :]
@@ -355,7 +355,7 @@ def bin_covariance(values: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def _without_edges(differences: NDArray[np.float64]) -> NDArray[np.float64]:
     """Leave out what is no noise, (n_bins, n): a few edges among flat voxels would outweigh all of it."""
-    sigma = MAD_TO_SIGMA * np.median(np.abs(differences), axis=1)
+    sigma, kept = MAD_TO_SIGMA * np.median(np.abs(differences), axis=1), differences
     for _ in range(CLIPPING_ROUNDS):  # noise is not the same everywhere: what is kept tells how far it goes
         furthest = np.where(sigma > 0, EDGE_SIGMAS * sigma, np.inf)
         kept = differences[:, (np.abs(differences) <= furthest[:, None]).all(axis=0)]
