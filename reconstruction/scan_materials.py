@@ -177,6 +177,8 @@ def _model_of(
         raise WrongUsage("no materials are named, and the calibration has none", hint="--materials water,I,Gd")
     models = [SpectralModel.of_response(response, names, thresholds_kev=source.thresholds_kev) for source in sources]
     n_bins = sum(len(model.bins) for model in models)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise WrongUsage(f"the materials name {', '.join(twice)} more than once; allowed: each once")
     _refuse_too_many(names, n_bins)
     return models[0] if len(models) == 1 else SpectralModel.joined(models)
 
@@ -264,6 +266,8 @@ def decompose_scan(
     _refuse_what_is_of_bins(recipe)
     rays = rays.of_bins(recipe.bins)
     measured = previewed(rays.measured) if recipe.is_preview else rays.measured
+    if n_iterations is not None and n_iterations < 1:
+        raise WrongUsage(f"{n_iterations} iterations were asked for; allowed: at least 1")
     rays = replace(rays, measured=measured)
     grid = grid or grid_of(measured, recipe)
     seen = yield from expected(measured, grid, recipe, n_passes=len(rays.sources))
@@ -288,6 +292,7 @@ def decompose_scan(
         f"{len(measured.angles_rad)} views, {len(model.bins)} bins of {len(rays.sources)} passes",
         *dict.fromkeys(told for source in rays.sources for told in source.words),
         *seen.words,
+        f"{1 - seen.is_known.mean():.2%} of the counts not measured, {np.mean(seen.counts == 0):.2%} are none",
         f"{tier} domain, {', '.join(model.materials)}: {told}, misfit {ratio:.3g} of that of noise",
         *(("paths brought to those of the calibration's cells",) if (matrix != np.eye(len(matrix))).any() else ()),
     )
@@ -369,14 +374,20 @@ def fit_paths(rays: ScanRays, seen: Expectation) -> Generator[Progress, None, tu
     yield Progress("rays", 0, n_views)
     few = np.unique(np.linspace(0, n_views - 1, N_TYPICAL_VIEWS).round().astype(int))
     some = seen.of_views(few)
+    is_seen = (some.counts > 0).all(axis=0)  # what nothing came through is as thick as one likes
+    if not is_seen.any():
+        raise WrongUsage(
+            "no ray has counts in all bins behind the object: it is too thick, or the exposure too short",
+            hint="choose bins with counts, or scan with more exposure or a higher voltage",
+        )
     free = fit_rays(some.counts, some.open_counts, rays.model, background=some.background).paths
-    is_thick = free.sum(axis=0) >= np.nanquantile(free.sum(axis=0), 0.75)
+    is_thick = is_seen & (free.sum(axis=0) >= np.nanquantile(free.sum(axis=0)[is_seen], 0.75))
     typical = np.maximum(np.nanmedian(free[:, is_thick], axis=1), 0)
     prior_sd = weak_prior_sd(rays.model, rays.open_counts, typical)
     sampled = fit_rays(
         some.counts, some.open_counts, rays.model, prior_sd=prior_sd, start=free, background=some.background
     ).paths
-    lowest, highest = np.nanquantile(sampled.reshape(len(sampled), -1), (0.002, 0.998), axis=1)
+    lowest, highest = np.nanquantile(sampled[:, is_seen], (0.002, 0.998), axis=1)
     margin = RANGE_MARGIN * (highest - lowest) + 1e-6
     model = compress(rays.model, highest + margin, lowest - margin).model
     parts = []

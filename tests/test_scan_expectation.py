@@ -210,6 +210,17 @@ def test_nothing_counted_is_a_count(clean):
     assert np.delete(seen.is_known, 30, axis=3).all()
 
 
+def test_rays_without_counts_make_nothing_infinite_and_a_scan_without_any_is_refused(clean):
+    through = np.exp(-clean.measured.values.astype(float))
+    rays = counted(clean, OPEN_COUNTS * through**25)
+    assert rays.measured.is_estimated.mean() > 0.1
+    volume = finished(decompose_scan(rays, Recipe())).volume
+    assert np.isfinite(volume.values).all()
+    assert "are none" in volume.provenance.steps[1]
+    with pytest.raises(WrongUsage, match="no ray has counts in all bins"):
+        finished(decompose_scan(counted(clean, 0 * through), Recipe()))
+
+
 @pytest.mark.parametrize(
     ("recipe", "match"),
     [
