@@ -100,6 +100,8 @@ class Recipe:
             raise WrongUsage(f"the shape is {' '.join(map(str, self.shape))}; allowed: three counts of at least 1")
         if self.n_iterations is not None and self.n_iterations < 1:
             raise WrongUsage(f"{self.n_iterations} iterations were asked for; allowed: at least 1")
+        if self.metal_per_mm is not None and not 0 < self.metal_per_mm < float("inf"):
+            raise WrongUsage(f"metal attenuates more than {self.metal_per_mm:g} per mm; allowed: a number above 0")
         if self.truncation not in TRUNCATION:
             raise WrongUsage(f"the truncation is {self.truncation!r}; allowed: {', '.join(TRUNCATION)}")
         if self.weights not in WEIGHTS:

@@ -25,6 +25,8 @@ from reconstruction.recipe import Recipe
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.volume import Grid
 
+MOST_SHADOW = 0.9
+"""Of the rays: what may be interpolated across metal (a choice)."""
 LEAST_COUNTS = 0.5
 """What counts that scatter leaves nothing of are taken for."""
 
@@ -161,6 +163,13 @@ def reduce_metal(
         is_metal=metal.segment(first.mean(axis=0), threshold_per_mm=recipe.metal_per_mm),
     )
     yield Progress("metal", 1, 1)
+    if reduced.is_in_shadow.mean() > MOST_SHADOW:
+        share = reduced.is_in_shadow.mean()
+        raise WrongUsage(
+            f"{share:.1%} of the rays meet what attenuates more than {recipe.metal_per_mm:g} per mm; "
+            f"allowed: up to {MOST_SHADOW:.0%}, for the others tell what stands there",
+            hint="give what only metal exceeds",
+        )
     if not reduced.is_metal.any():
         return measured, None, reduced.words
     found = Metal(grid=whole, is_metal=reduced.is_metal, values=first[:, reduced.is_metal])

@@ -100,10 +100,10 @@ def expected(
         yield Progress("scatter", 1, 1)
     if recipe.metal_per_mm is not None:
         whole = replace(measured, values=depth.copy())
-        reduced, _, told = yield from reduce_metal(whole, grid, recipe)
+        reduced, found, told = yield from reduce_metal(whole, grid, recipe)
         is_painted |= reduced.values != depth
         depth = reduced.values
-        words.append(f"{told}; what it is made of is not told: its voxels hold what is around them")
+        words.append(f"{told}; what it is made of is not told: its voxels hold what is around them" if found else told)
     if gains is not None:
         opened = opened * gains
         background = background * gains if background.ndim > 1 else background

@@ -138,10 +138,11 @@ def read_rays(
     """
     yield Progress("reading", 0, 1)
     aligned = calibration if calibration is not None and calibration.alignment is not None else None
-    first = open_source(path, calibration=aligned, pass_number=pass_number or 1, allow_partial=allow_partial)
+    number = 1 if pass_number is None else pass_number
+    first = open_source(path, calibration=aligned, pass_number=number, allow_partial=allow_partial)
     scanned = first.plan.scan
     n_passes = len(passes_kev(first.plan)) if isinstance(scanned, Turning) else 1
-    numbers = [pass_number] if pass_number else range(1, n_passes + 1)
+    numbers = range(1, n_passes + 1) if pass_number is None else [number]
     sources = tuple(open_source(path, calibration=aligned, pass_number=n, allow_partial=allow_partial) for n in numbers)
     model = _model_of(sources, materials, calibration or first.scan.calibration)
     parts = []

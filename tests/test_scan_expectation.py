@@ -227,6 +227,7 @@ def test_rays_without_counts_make_nothing_infinite_and_a_scan_without_any_is_ref
         (Recipe(method="sirt"), "the method sirt makes volumes of bins"),
         (Recipe(weights="noise"), "the weights are 'noise'"),
         (Recipe(linearise=True), "step wedge"),
+        (Recipe(metal_per_mm=1e-4), r"of the rays meet what attenuates more than 0\.0001 per mm"),
         (Recipe(bins=(1, 5)), "bin 5 is named; allowed: 1 to 4"),
         (Recipe(bins=(1, 2)), "3 materials cannot be told apart with 2 bins"),
     ],
