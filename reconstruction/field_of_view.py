@@ -93,8 +93,8 @@ def region(grid: Grid, spans_mm: Sequence[Span]) -> Grid:
     for name, axis, place, span in zip("xyz", grid.axes_mm()[::-1], places, spans_mm, strict=True):
         if not len(place):
             raise WrongUsage(
-                f"the region's {name} runs from {span[0]:g} to {span[1]:g} mm; the scan tells {axis[0]:.4g} to "
-                f"{axis[-1]:.4g} mm"
+                f"the region's {name} runs from {span[0]:g} to {span[1]:g} mm, and no voxel has its middle there; "
+                f"allowed: some of {axis[0]:.4g} to {axis[-1]:.4g} mm"
             )
     centre = tuple(float(axis[place].mean()) for axis, place in zip(grid.axes_mm()[::-1], places, strict=True))
     return replace(

@@ -294,7 +294,7 @@ def decompose_scan(
         *dict.fromkeys(told for source in rays.sources for told in source.words),
         *seen.words,
         f"{1 - seen.is_known.mean():.2%} of the counts not measured, {np.mean(seen.counts == 0):.2%} are none",
-        f"{tier} domain, {', '.join(model.materials)}: {told}, misfit {ratio:.3g} of that of noise",
+        f"{tier} domain, {', '.join(model.materials)}: {told}, {_misfit_told(ratio)}",
         *(("paths brought to those of the calibration's cells",) if (matrix != np.eye(len(matrix))).any() else ()),
     )
     made = _volume_of(values, rays, grid, words, log)
@@ -475,6 +475,12 @@ def _misfit_ratio(fit: RayFit) -> float:
     if not is_told.any():
         return float("nan")
     return float(np.median(fit.chi_square[is_told] / chi2.median(fit.n_degrees[is_told].astype(np.float64))))
+
+
+def _misfit_told(ratio: float) -> str:
+    if np.isnan(ratio):
+        return "misfit not to be told: there are as many materials as bins"
+    return f"misfit {ratio:.3g} of that of noise"
 
 
 def _volume_of(
