@@ -10,7 +10,7 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui import theme
 from gui.controls import ActionButton, clock
-from gui.lookout import Lookout
+from gui.questions import Lookout
 from gui.session import Session
 from gui.state import Action
 from gui.vitals import Losses, Mood, Pace, Reading, readings

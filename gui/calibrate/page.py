@@ -74,11 +74,6 @@ class CalibratePage(Page):
         if self.bench is not None:
             self.bench.details.make_again()
 
-    def end(self) -> None:
-        """Stop looking what has ended."""
-        if self.bench is not None:
-            self.bench.errands.end()
-
     def _build(self) -> None:
         from gui.calibrate.bench import Bench
 

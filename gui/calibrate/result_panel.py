@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TypeVar
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
-from calibration.progress import Progress
 from calibration.store import Calibration
 from gui.calibrate.archive import keep, new_path
 from gui.calibrate.comparison import Row, sentences, table
 from gui.calibrate.desk import Desk
-from gui.calibrate.errands import Errands
 from gui.calibrate.panel_view import PanelView
 from gui.calibrate.panels import Panel
 from gui.calibrate.results import result_panels
 from gui.calibrate.sequence import TITLES
 from gui.controls import ActionButton, hint
-
-T = TypeVar("T")
-
-
-def made(make: Callable[[], T]) -> Generator[Progress, None, T]:
-    """Make something in the background that is not long but too long for a window."""
-    yield Progress("", 0, 0)
-    return make()
 
 
 class Rows(QtWidgets.QTableWidget):
@@ -67,9 +56,9 @@ class Rows(QtWidgets.QTableWidget):
 class ResultPanel(QtWidgets.QWidget):
     """Shows the candidate against the calibration in use, or the latter alone."""
 
-    def __init__(self, desk: Desk, errands: Errands) -> None:
+    def __init__(self, desk: Desk) -> None:
         super().__init__()
-        self._desk, self._errands = desk, errands
+        self._desk, self._questions = desk, desk.session.questions("results")
         self._shown: tuple[object, ...] = ()
         self._step = ""
         self._words = QtWidgets.QLabel()
@@ -137,8 +126,8 @@ class ResultPanel(QtWidgets.QWidget):
             told = sentences(old, after) if has_candidate else []
             return told, table(old, after), result_panels(step, after, old)
 
-        if self._errands.run("Plots of the result", made(make), lambda found: self._show(*found, step)):
-            self._shown = wanted
+        self._shown = wanted
+        self._questions.ask("Plots of the result", make, lambda found: self._show(*found, step))
 
     def _show(self, told: Sequence[str], rows: Sequence[Row], panels: Sequence[Panel], step: str) -> None:
         session = self._desk.session
@@ -198,8 +187,7 @@ class ResultPanel(QtWidgets.QWidget):
             copied = " The file of that name was copied first, and is in the history." if is_backed_up else ""
             self._tell(f"Accepted, and saved as {where.name}.{copied}")
 
-        if not self._errands.run(f"Saving {path.name}", keep(accepted, path), saved):
-            self._tell(f"{path.name} is being saved already.")
+        self._questions.ask(f"Saving {path.name}", lambda: keep(accepted, path), saved, is_kept=True)
 
     def _discard(self) -> None:
         self._desk.discard()

@@ -15,8 +15,8 @@ from gui.connect.discovery import SIMULATED, Address, Found
 from gui.connect.facts import board_facts, source_facts, where
 from gui.connect.panels import Facts, FindingsPanel, MovePanel
 from gui.controls import ActionButton, hint, title
-from gui.lookout import Lookout
 from gui.page import Page
+from gui.questions import Lookout
 from gui.rig import LINE, RigSnapshot
 from gui.state import Action, Link
 from gui.vitals import Mood, device, link_words

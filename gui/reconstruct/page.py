@@ -23,7 +23,6 @@ from gui.reconstruct.prediction import Prediction, predict
 from gui.reconstruct.recipe_form import RecipeForm
 from gui.reconstruct.run_bar import RunBar
 from gui.reconstruct.settings import BY_CALIBRATION, IMAGE, Settings
-from gui.reconstruct.side_work import SideWorks
 from gui.reconstruct.source_panel import SourcePanel
 from gui.reconstruct.sources import Facts, SourceKind, read_facts
 from gui.reconstruct.tries import MOST_KEPT, Try, before_of
@@ -60,7 +59,7 @@ class ReconstructPage(Page):
         self._kept = trial.Kept()
         self._log: list[Step] = []
         self._n_iterations = 0
-        self.side = SideWorks(session.fail)
+        self.side = session.questions("reconstruct")
         self.source = SourcePanel()
         self.recipe_form = RecipeForm()
         yield
@@ -90,10 +89,9 @@ class ReconstructPage(Page):
 
     def refresh(self) -> None:
         """Show what is new."""
-        self.side.beat()
         if not self._is_asked:
             self._is_asked = True
-            self.side.ask("methods", read_catalogue, self._take_catalogue)
+            self.side.ask("Methods of reconstruction", read_catalogue, self._take_catalogue)
         if self.session.state is not self._seen_state:
             self._take_state(self.session.state)
         job = self.session.job("compute")
@@ -119,10 +117,6 @@ class ReconstructPage(Page):
             if isinstance(sizes, list) and all(isinstance(size, int) for size in sizes):
                 splitter.setSizes(sizes)
 
-    def end(self) -> None:
-        """Stop what is being read."""
-        self.side.end()
-
     def open(self, path: Path) -> None:
         """Take a scan, a volume of bins or a folder of images for what is reconstructed or decomposed."""
         self._path, self.facts, self._prediction = path, None, None
@@ -137,7 +131,7 @@ class ReconstructPage(Page):
             }
             return read_facts(path, settings, **images)
 
-        self.side.ask("source", work, self._take_facts)
+        self.side.ask("What is to be reconstructed", work, self._take_facts)
 
     def try_slice(self) -> None:
         """Make one slice by the settings, of bins or materials, as the step that is open asks."""
@@ -371,7 +365,7 @@ class ReconstructPage(Page):
             self._prediction = None
             return
         last = next((one for one in reversed(self.tries) if one.kind == "bins"), None)
-        self.side.ask("prediction", lambda: _predicted(facts, settings, last), self._take_prediction)
+        self.side.ask("Prediction", lambda: predict(facts, settings, last), self._take_prediction)
 
     def _take_prediction(self, prediction: Prediction | None) -> None:
         self._prediction = prediction
@@ -529,11 +523,6 @@ EMPTY = (
 )
 OURS = "Reconstruct: "
 """What the titles of this page's jobs begin with."""
-
-
-def _predicted(facts: Facts, settings: Settings, last: Try | None) -> Any:
-    return predict(facts, settings, last)
-    yield
 
 
 def _scrolled(widget: QtWidgets.QWidget) -> QtWidgets.QScrollArea:

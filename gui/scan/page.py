@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyqtgraph.Qt import QtCore, QtWidgets
@@ -14,7 +12,6 @@ from gui import theme
 from gui.controls import ActionButton
 from gui.page import Page
 from gui.scan.interrupted import Interrupted, find_interrupted
-from gui.scan.latest import Latest
 from gui.scan.plan_panel import PlanPanel
 from gui.scan.run import Order, Preflight, ScanRun, look_first
 from gui.scan.run_panel import RunPanel
@@ -44,9 +41,8 @@ class ScanPage(Page):
         self.run = RunPanel(session, self._reconstruct)
         yield
         self.scan_run: ScanRun | None = None
-        self._interrupted: Latest[tuple[Interrupted, ...]] = Latest()
+        self._questions = session.questions("scans that were broken off")
         self._offered: tuple[Interrupted, ...] = ()
-        self._n_seen = 0
         self._folder = session.state.folder
         split = QtWidgets.QSplitter(QtCore.Qt.Orientation.Horizontal)
         split.addWidget(self.plan)
@@ -78,9 +74,6 @@ class ScanPage(Page):
         if self.session.state.folder != self._folder:
             self._folder = self.session.state.folder
             self.look_for_interrupted()
-        if self._interrupted.n_answers != self._n_seen:
-            self._n_seen = self._interrupted.n_answers
-            self._show_interrupted()
         if self.offer.isVisible():
             self.resume.refresh()
         self.again.refresh()
@@ -118,7 +111,7 @@ class ScanPage(Page):
     def look_for_interrupted(self) -> None:
         """Look in the session's folder for scans that were broken off."""
         folder = self.session.state.folder
-        self._interrupted.ask(lambda: _interrupted_in(folder))
+        self._questions.ask("Interrupted scans", lambda: find_interrupted(folder), self._show_interrupted)
 
     def look(self, order: Order) -> None:
         """Make the checks only."""
@@ -184,11 +177,7 @@ class ScanPage(Page):
         self.offer.hide()
         return self.offer
 
-    def _show_interrupted(self) -> None:
-        if self._interrupted.error is not None:
-            self.session.fail("Interrupted scans", self._interrupted.error)
-            return
-        found = self._interrupted.answer or ()
+    def _show_interrupted(self, found: tuple[Interrupted, ...]) -> None:
         job = self.session.job("instrument")
         running = self.scan_run.order.path if self.scan_run is not None and job is not None else None
         self._offered = tuple(each for each in found if each.path != running)
@@ -238,13 +227,3 @@ class ScanPage(Page):
                         widget.setCurrentIndex(place)
                 return
             widget = widget.parentWidget()
-
-
-def _interrupted_in(folder: Path) -> Iterator[tuple[Interrupted, ...]]:
-    work = find_interrupted(folder)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            yield end.value
-            return

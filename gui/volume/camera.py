@@ -39,10 +39,10 @@ class Camera:
 
     @classmethod
     def around(cls, size_mm: tuple[float, float, float], centre_mm: tuple[float, float, float], **parts: float) -> Self:
-        """Look at a box of edges x, y, z so that it fits into the picture, but for a corner or two."""
+        """Look at a box of edges x, y, z so that it fits into the picture from every side."""
         made = cls(distance_mm=1.0, centre_mm=centre_mm, **parts)  # pyright: ignore[reportArgumentType]
         radius_mm = float(np.linalg.norm(size_mm)) / 2
-        return replace(made, distance_mm=0.9 * radius_mm / np.sin(made.fov_rad / 2))
+        return replace(made, distance_mm=radius_mm / np.sin(made.fov_rad / 2))
 
     def turned(self, azimuth_rad: float, elevation_rad: float) -> Self:
         """Go round the middle; not beyond its poles."""
