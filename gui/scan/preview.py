@@ -9,19 +9,16 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.geometry import Geometry
-from calibration.progress import Progress
+from calibration.progress import finished
 from firmware_iface.errors import MpxctError
 from gui.scan.watch import Rows, Watch
-
-T = TypeVar("T")
 
 EVERY_S = 2.0
 MOST_COLS = 128
@@ -157,7 +154,7 @@ def quick_slice(rows: Rows, geometry: Geometry) -> tuple[NDArray[np.float32] | N
         values, angles_rad = _with_empty_views(values, angles_rad)
     grid = Grid(shape=(1, thin.cols, thin.cols), voxel_mm=voxel_mm)
     work = fdk(values[None, :, None, :], angles_rad, thin, grid, window="hann", shifts_mm=rows.shift_mm)
-    picture = _result(work)[0, 0]
+    picture = finished(work)[0, 0]
     if is_whole:
         return picture, voxel_mm, f"Slice in the source's plane, {len(rows.angles_rad)} views so far.", True
     return picture, voxel_mm, f"NOT ENOUGH VIEWS yet, {_of(arc_rad, need_rad)}: streaks, and too faint.", False
@@ -177,7 +174,7 @@ def find_axis(rows: Rows, geometry: Geometry, believed: str) -> AxisHint | None:
     if not rows.n_flats or len(angles_rad) < FEWEST_VIEWS or _arc_rad(angles_rad) < math.pi:
         return None
     nominal = replace(thin, offset_u_mm=thin.offset_u_mm + rows.shift_mm)
-    alignment = _result(align_scan(values[:, None, :], angles_rad, nominal))
+    alignment = finished(align_scan(values[:, None, :], angles_rad, nominal))
     off_mm = alignment.geometry.offset_u_mm - nominal.offset_u_mm
     return AxisHint(
         off_px=off_mm / geometry.pitch_mm,
@@ -236,14 +233,6 @@ def _with_empty_views(
 
 def _of(arc_rad: float, need_rad: float) -> str:
     return f"{math.degrees(arc_rad):.0f}° of the {math.degrees(need_rad):.0f}° that a slice takes"
-
-
-def _result(work: Generator[Progress, None, T]) -> T:
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
 
 
 class Previewer:
