@@ -12,7 +12,7 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from calibration.progress import Progress
 from firmware_iface.errors import MpxctError
-from gui.controls import ActionButton, JobBar, hint
+from gui.controls import ActionButton, JobBar, hint, restore_sizes
 from gui.page import Page
 from gui.reconstruct import jobs, trial
 from gui.reconstruct.check import why_not_bins, why_not_materials
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 BINS, MATERIALS = 0, 1
 LEFT_PX = 400
+MOST_FORM_PX = 380
+"""In the smallest window the form may not take more."""
 
 
 class ReconstructPage(Page):
@@ -109,9 +111,7 @@ class ReconstructPage(Page):
     def restore(self, saved: dict[str, object]) -> None:
         """Divide the page as it was."""
         for splitter, name in ((self._across, "across"), (self._down, "down")):
-            sizes = saved.get(name)
-            if isinstance(sizes, list) and all(isinstance(size, int) for size in sizes):
-                splitter.setSizes(sizes)
+            restore_sizes(splitter, saved.get(name))
 
     def open(self, path: Path) -> None:
         """Take a scan, a volume of bins or a folder of images for what is reconstructed or decomposed."""
@@ -560,6 +560,8 @@ def _scrolled(widget: QtWidgets.QWidget) -> QtWidgets.QScrollArea:
     column.addStretch(1)
     area = QtWidgets.QScrollArea()
     area.setWidget(inner)
+    bar_px = area.verticalScrollBar().sizeHint().width()
+    area.setMinimumWidth(min(inner.minimumSizeHint().width() + bar_px, MOST_FORM_PX))
     area.setWidgetResizable(True)
     area.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
     area.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
