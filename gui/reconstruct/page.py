@@ -256,7 +256,7 @@ class ReconstructPage(Page):
         column.addLayout(height)
         column.addWidget(self._words)
         column.addLayout(actions)
-        left.setMinimumWidth(LABEL_PX + 200)
+        left.setMinimumWidth(max(LABEL_PX + 200, left.minimumSizeHint().width()))
         self._down = QtWidgets.QSplitter(QtCore.Qt.Orientation.Vertical)
         self.empty = hint(EMPTY)
         self.empty.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
