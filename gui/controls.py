@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
+from gui import theme
 from gui.workers import Job, JobSnapshot, JobStatus
 
 
@@ -43,14 +44,14 @@ def hint(text: str = "") -> QtWidgets.QLabel:
     """Return a line of explanation that wraps."""
     label = QtWidgets.QLabel(text)
     label.setWordWrap(True)
-    label.setProperty("role", "hint")
+    theme.make_faint(label)
     return label
 
 
 def title(text: str) -> QtWidgets.QLabel:
     """Return a heading."""
     label = QtWidgets.QLabel(text)
-    label.setProperty("role", "title")
+    theme.make_title(label)
     return label
 
 

@@ -47,7 +47,7 @@ class Cell(QtWidgets.QFrame):
         small.setPointSizeF(max(0.8 * small.pointSizeF(), 6.5))
         bold.setBold(True)
         self._name.setFont(small)
-        self._name.setProperty("role", "hint")
+        theme.make_faint(self._name)
         self._text.setFont(bold)
         box = QtWidgets.QVBoxLayout(self)
         box.setContentsMargins(8, 1, 8, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,6 @@ from gui.reconstruct.settings import BY_CALIBRATION, IMAGE, Settings
 from gui.reconstruct.source_panel import SourcePanel
 from gui.reconstruct.sources import Facts, SourceKind, read_facts
 from gui.reconstruct.tries import MOST_KEPT, Try, before_of
-from gui.session import Session
 from gui.state import Action, State
 from gui.undo import History
 from gui.workers import JobStatus
@@ -46,10 +45,10 @@ class ReconstructPage(Page):
     """Turn a scan into volumes of energy bins, and of materials."""
 
     title = "Reconstruct"
-    tip = "Turn a scan into volumes of energy bins, and of materials."
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def build(self) -> Iterator[None]:
+        """Make the widgets in pieces."""
+        session = self.session
         self.history: History[Settings] = History(Settings())
         self.facts: Facts | None = None
         self.tries: list[Try] = []
@@ -66,8 +65,14 @@ class ReconstructPage(Page):
         self._n_iterations = 0
         self.side = session.questions("reconstruct")
         self.source = SourcePanel()
-        self.recipe_form, self.materials_form = RecipeForm(), MaterialsForm()
-        self.compare, self.outcome = ComparePanel(), OutcomePanel()
+        self.recipe_form = RecipeForm()
+        yield
+        self.materials_form = MaterialsForm()
+        yield
+        self.compare = ComparePanel()
+        yield
+        self.outcome = OutcomePanel()
+        yield
         self.run_bar = JobBar("Cancel", CANCEL)
         self._build()
         self.setAcceptDrops(True)
@@ -79,6 +84,7 @@ class ReconstructPage(Page):
         self.outcome.chosen.connect(self.go_back_to)
         self.compare.beside.chosen.connect(self._show_beside)
         self.compare.region_wanted.connect(self._take_region)
+        yield
 
     @property
     def settings(self) -> Settings:

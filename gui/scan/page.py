@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from gui.scan.plan_panel import PlanPanel
 from gui.scan.run import Order, Preflight, ScanRun, look_first
 from gui.scan.run_panel import RunPanel
 from gui.scan.start_panel import StartPanel
-from gui.session import Session
 from gui.state import Action
 from gui.workers import JobStatus
 
@@ -31,13 +31,16 @@ class ScanPage(Page):
     """Plan a scan, and run it."""
 
     title = "Scan"
-    tip = "Plan a scan, see what it costs, run it, and watch what it sees."
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def build(self) -> Iterator[None]:
+        """Make the widgets in pieces."""
+        session = self.session
         self.plan = PlanPanel(session)
+        yield
         self.start = StartPanel(session, self.plan.document, self.begin, self.look)
+        yield
         self.run = RunPanel(session, self._reconstruct)
+        yield
         self.scan_run: ScanRun | None = None
         self._questions = session.questions("scans that were broken off")
         self._offered: tuple[Interrupted, ...] = ()
@@ -65,6 +68,7 @@ class ScanPage(Page):
         column.addWidget(self._offer())
         column.addWidget(self.tabs, 1)
         self.look_for_interrupted()
+        yield
 
     def refresh(self) -> None:
         """Show what is new."""

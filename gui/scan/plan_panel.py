@@ -9,6 +9,7 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from acquisition.plan import Plan
 from firmware_iface.errors import BadFile
+from gui import theme
 from gui.scan.document import Document, text_of
 from gui.scan.form import PlanForm
 from gui.scan.presets import presets
@@ -169,7 +170,7 @@ class PlanPanel(QtWidgets.QWidget):
             shortcut.setContext(QtCore.Qt.ShortcutContext.WidgetWithChildrenShortcut)
             shortcut.activated.connect(button.click)
         row.addStretch(1)
-        self.name.setProperty("role", "hint")
+        theme.make_faint(self.name)
         row.addWidget(self.name)
         return row
 
