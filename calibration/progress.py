@@ -20,6 +20,28 @@ class Progress(NamedTuple):
     total: int
 
 
+def finished(work: Generator[Progress, None, T]) -> T:
+    """Run a work to its end, with nobody looking on, and return its result."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def retold(work: Generator[Progress, None, T], tell: Callable[[Progress], Progress]) -> Generator[Progress, None, T]:
+    """Run a work, and tell each of its steps as `tell` has it; returns its result, and ends it where this is ended."""
+    try:
+        while True:
+            try:
+                progress = next(work)
+            except StopIteration as end:
+                return end.value
+            yield tell(progress)
+    finally:
+        work.close()
+
+
 class Console(Protocol):
     """What a command line gets to show things with; `mpxct.py` makes it and hands it down as typer's ``ctx.obj``."""
 

@@ -30,6 +30,7 @@ class ConsolePanel(QtWidgets.QWidget):
             import numpy as np
             from pyqtgraph.console import ConsoleWidget
 
-            names = {**self._names, "np": np}
+            close = self.window().close  # Python's own would end the program under a running instrument
+            names = {**self._names, "np": np, "exit": close, "quit": close}
             layout.addWidget(ConsoleWidget(self, namespace=names, text=WELCOME.format(names=", ".join(names))))
         super().showEvent(event)

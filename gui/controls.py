@@ -160,6 +160,18 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def restore_sizes(splitter: QtWidgets.QSplitter, saved: object) -> None:
+    """Divide as it was; what an earlier start cannot have saved is left alone."""
+    if not isinstance(saved, list) or len(saved) != splitter.count():
+        return
+    if all(isinstance(size, int) and 0 <= size < MOST_PX for size in saved):
+        splitter.setSizes(saved)
+
+
+MOST_PX = 100_000
+"""No screen is wider."""
+
+
 def labelled(rows: list[tuple[str, QtWidgets.QWidget]]) -> QtWidgets.QFormLayout:
     """Return widgets under each other, each with its name before it."""
     form = QtWidgets.QFormLayout()

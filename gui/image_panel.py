@@ -17,13 +17,12 @@ from pyqtgraph.widgets import ColorMapMenu
 
 from gui import levels as scales
 from gui.levels import percentile_levels
+from gui.scale_bar import ScaleBar
 
 __all__ = ["ImagePanel", "LevelMode", "percentile_levels"]
 
 ColorMapMenu.find_mpl_leftovers = list
 """Every histogram has a menu of colour maps, and to ask matplotlib for the names of its own loads it: for seconds."""
-_BAR_SHARE = 0.25
-"""Of the view's width that the scale bar may take."""
 _AROUND_SHARE = 0.3
 """Of the levels' distance, that the histogram shows below and above them."""
 _GREY_NAMES = {"grey"}
@@ -76,9 +75,7 @@ class ImagePanel(QtWidgets.QWidget):
         self._pixel_mm: float | None = None
         self._overlays: dict[str, pg.ImageItem] = {}
         self._mouse: QtCore.QPointF | None = None
-        self._bar = _ScaleBar()
-        self._bar.setParentItem(self.view)
-        self._bar.setVisible(False)
+        self._bar = ScaleBar(self.view)
         self.set_unit(unit)
         self.set_colour_map(scales.COLOUR_MAPS[0])
         self.view.sigRangeChanged.connect(lambda *_: self._set_bar())
@@ -290,10 +287,8 @@ class ImagePanel(QtWidgets.QWidget):
         return scales.apart(low, high)
 
     def _set_bar(self) -> None:
-        self._bar.setVisible(self._pixel_mm is not None)
-        if self._pixel_mm is not None:
-            seen = self.view.viewRect().intersected(self.item.mapRectToParent(self.item.boundingRect()))
-            self._bar.show_length(scales.round_length(_BAR_SHARE * seen.width()))
+        seen = self.view.viewRect().intersected(self.item.mapRectToParent(self.item.boundingRect()))
+        self._bar.show_within(seen.width() if self._pixel_mm is not None else 0.0)
 
 
 class _Image(pg.ImageItem):
@@ -303,17 +298,3 @@ class _Image(pg.ImageItem):
         if self.image is None or self.image.ndim != 2:
             return None, None
         return scales.histogram(self.image)
-
-
-class _ScaleBar(pg.ScaleBar):
-    """A bar of a round length in mm, in the lower right corner."""
-
-    def __init__(self) -> None:
-        super().__init__(1.0, width=4, suffix="mm", brush="#ffffff", pen=pg.mkPen("#000000"), offset=(-14, -14))
-        self.text.setColor("#ffffff")
-        self.text.fill = pg.mkBrush(0, 0, 0, 110)
-
-    def show_length(self, length_mm: float) -> None:
-        self.size = length_mm
-        self.text.setText(f"{length_mm:g} mm" if length_mm >= 1 else f"{1000 * length_mm:g} µm")
-        self.updateBar()

@@ -1,4 +1,4 @@
-"""How numbers become brightness: levels that no outlier spoils, the logarithm of counts, histograms, round lengths.
+"""How numbers become brightness: levels that no outlier spoils, the logarithm of counts, histograms.
 
 Every function takes any image: constant, empty, or with no number in it at all.
 
@@ -74,11 +74,3 @@ def histogram(image: NDArray[np.number], n_bins: int = 256) -> tuple[NDArray[np.
     place = np.clip(((finite - first) / width).astype(np.int64), 0, n - 1)
     centres = np.asarray(first + width * (np.arange(n) + 0.5), dtype=np.float64)
     return centres, np.bincount(place, minlength=n).astype(np.int64)
-
-
-def round_length(longest: float) -> float:
-    """Return the longest of 1, 2 and 5 times a power of ten that is no longer; 1 where nothing positive is given."""
-    if not (math.isfinite(longest) and longest > 0):
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(longest))
-    return max((step * power for step in (1, 2, 5) if step * power <= longest * (1 + 1e-9)), default=power)

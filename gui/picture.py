@@ -27,6 +27,7 @@ from firmware_iface.chip import TRIM_CODES
 from firmware_iface.errors import BadFile, WrongUsage
 from firmware_iface.merlin import MerlinFile
 from gui.colour import GREY, Colour, blend, looks_for
+from gui.scale import bar_mm
 from reconstruction.volume import LINEAR_ATTENUATION, MASS_CONCENTRATION, Volume
 
 INK, SOFT_INK = "#1a1a1a", "#5a5a5a"
@@ -259,9 +260,7 @@ def middle(n: int, index: int | None, what: str) -> int:
 def scale_bar(axes: Axes, pixel_mm: float | None) -> None:
     """Draw a bar of a round length, about a quarter of the picture, into its lower left corner."""
     n_cols, n_rows = abs(np.diff(axes.get_xlim()).item()), abs(np.diff(axes.get_ylim()).item())
-    size = n_cols * (pixel_mm or 1.0) / 4
-    decade = 10.0 ** np.floor(np.log10(size))
-    length = max(step * decade for step in (1, 2, 5) if step * decade <= size * 1.0001)
+    length = bar_mm(pixel_mm or 1.0, n_cols)
     width, left, bottom = length / (pixel_mm or 1.0), 0.04 * n_cols, 0.045 * n_rows
     axes.add_patch(
         Rectangle((left, bottom), width, 0.012 * n_rows, facecolor="white", edgecolor="black", linewidth=0.6)

@@ -73,6 +73,7 @@ class Window(QtWidgets.QMainWindow):
         self._console = ConsolePanel({"window": self, "session": session, "pages": self.pages})
         self._docks = [self._dock("Log", self._log), self._dock("Console", self._console)]
         self._failures = FailureBox(self, lines)
+        self._to_open: list[Path] = []
         self._n_beats = 0
         self._recent = [str(path) for path in _list(settings.value("recent"))]
         self._look = str(settings.value("look", LOOKS[0]))
@@ -97,6 +98,8 @@ class Window(QtWidgets.QMainWindow):
         """Hand over what has ended, and show what is new on the page that is seen."""
         self._garbage.collect()
         self.session.beat()
+        if self._to_open and not self.session.why_busy("files"):
+            self.open_file(self._to_open.pop(0))
         if self.session.page_wanted:
             self.go_to(self.session.page_wanted)
             self.session.page_wanted = ""
@@ -112,16 +115,15 @@ class Window(QtWidgets.QMainWindow):
             self._failures.show_failure(self.session.failures.pop(0))
 
     def open_file(self, path: Path) -> None:
-        """Open a file of any kind in the background, and show the page that it belongs to."""
+        """Open a file of any kind in the background, after those before it, and show the page that it belongs to."""
 
         def then(opened: Opened) -> None:
             page = open_into(self.session, opened)
             self._recent = [str(path), *(each for each in self._recent if each != str(path))][:MOST_RECENT]
             self.go_to(page)
 
-        why = self.session.why_busy("files")
-        if why:
-            self.session.fail(f"Open {path.name}", RuntimeError(why))
+        if self.session.why_busy("files"):
+            self._to_open.append(path)
             return
         self.session.compute(f"Opening {path.name}", opened_file(path), then, lane="files")
 
@@ -141,14 +143,14 @@ class Window(QtWidgets.QMainWindow):
 
     def dragEnterEvent(self, event: QtGui.QDragEnterEvent) -> None:
         """Take files."""
-        if event.mimeData().hasUrls():
+        if any(url.isLocalFile() for url in event.mimeData().urls()):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QtGui.QDropEvent) -> None:
-        """Open the first file that was dropped."""
-        paths = [Path(url.toLocalFile()) for url in event.mimeData().urls() if url.isLocalFile()]
-        if paths:
-            self.open_file(paths[0])
+        """Open the files that were dropped, one after the other."""
+        for url in event.mimeData().urls():
+            if url.isLocalFile():
+                self.open_file(Path(url.toLocalFile()))
 
     def closeEvent(self, event: QtGui.QCloseEvent) -> None:
         """Ask about what runs, keep the layout, and let the instrument go before the window does."""

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from calibration.alignment import Alignment
 from calibration.geometry import Geometry
-from calibration.progress import Progress
+from calibration.progress import Progress, finished
 from firmware_iface.errors import WrongUsage
 from reconstruction.fdk import fdk
 from reconstruction.volume import Grid
@@ -102,11 +102,7 @@ def _contrast(
     is_seen = np.hypot(*np.meshgrid(across, across)) < SEEN_SHARE * n / 2
     # The same sum for every shift: no rule that a shift could trip may change what is compared.
     work = fdk(integrals, angles, moved, grid, window=WINDOW, is_continued=False, is_one_sided=False)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return float(np.sum(end.value[0, 0][is_seen] ** 2, dtype=np.float64))
+    return float(np.sum(finished(work)[0, 0][is_seen] ** 2, dtype=np.float64))
 
 
 def _search(contrast: Callable[[float], float], geometry: Geometry) -> float:

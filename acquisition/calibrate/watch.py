@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.calibrate.exposures import Instrument, Work
-from calibration.progress import Progress
+from calibration.progress import Progress, retold
 from calibration.store import Calibration
 from firmware_iface.frame import Frame, Lost
 
@@ -303,14 +303,9 @@ def watched(
     work: Callable[[Instrument], Work], instrument: Instrument, watch: Watch
 ) -> Generator[Progress, None, Calibration]:
     """Run work on an instrument while a watch looks on; returns what the work returns."""
-    running = work(Watched(instrument, watch))
-    try:
-        while True:
-            try:
-                progress = next(running)
-            except StopIteration as end:
-                return end.value
-            watch.at_stage(progress.stage)
-            yield progress
-    finally:
-        running.close()
+
+    def look(progress: Progress) -> Progress:
+        watch.at_stage(progress.stage)
+        return progress
+
+    return (yield from retold(work(Watched(instrument, watch)), look))

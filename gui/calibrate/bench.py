@@ -16,7 +16,7 @@ from gui.calibrate.panel_view import PanelView
 from gui.calibrate.result_panel import ResultPanel, conditions_words
 from gui.calibrate.sequence import TITLES
 from gui.calibrate.step_panel import StepDetails, StepList
-from gui.controls import ActionButton, JobBar
+from gui.controls import ActionButton, JobBar, restore_sizes
 from gui.session import Session
 
 STEPS_EVERY_S = 0.5
@@ -106,10 +106,9 @@ class Bench(QtWidgets.QWidget):
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Take settings; what is odd in them is left alone."""
-        sizes, took_s, tab = saved.get("sizes"), saved.get("took_s"), saved.get("tab")
+        took_s, tab = saved.get("took_s"), saved.get("tab")
         self.steps.choose(str(saved.get("step")))
-        if isinstance(sizes, list) and len(sizes) == 2 and all(isinstance(size, int) for size in sizes):
-            self._split.setSizes(sizes)
+        restore_sizes(self._split, saved.get("sizes"))
         if isinstance(tab, int) and 0 <= tab < self.tabs.count():
             self.tabs.setCurrentIndex(tab)
         if isinstance(took_s, dict):

@@ -10,6 +10,7 @@ from acquisition.calibrate.steps import begin, run_steps
 from acquisition.calibrate.watch import Watch, watched
 from acquisition.plan import Plan, refuse_foreign_pixels
 from calibration.conditions import Conditions
+from calibration.progress import retold
 from calibration.store import Calibration
 from gui.rig import RigSnapshot
 
@@ -38,16 +39,12 @@ def calibrate(
 
     def work(instrument: Instrument) -> Work:
         refuse_foreign_pixels(plan)
-        running = watched(steps, instrument, watch)
-        try:
-            while True:
-                try:
-                    progress = next(running)
-                except StopIteration as end:
-                    return end.value
-                yield progress._replace(stage=f"{watch.newest.step}: {progress.stage}")
-        finally:
-            running.close()
+        return (
+            yield from retold(
+                watched(steps, instrument, watch),
+                lambda progress: progress._replace(stage=f"{watch.newest.step}: {progress.stage}"),
+            )
+        )
 
     def steps(instrument: Instrument) -> Work:
         known = base if base is not None else begin(instrument, plan)

@@ -23,8 +23,12 @@ def _why_not_recipe(settings: Settings, facts: Facts, catalogue: Catalogue) -> s
     recipe = settings.recipe
     if recipe.bins and max(recipe.bins) > len(facts.channels):
         return f"Bin {max(recipe.bins)} is named; the scan has {len(facts.channels)}."
-    if recipe.pass_number is not None and recipe.pass_number > facts.n_passes:
+    if recipe.pass_number is not None and not 1 <= recipe.pass_number <= facts.n_passes:
         return f"Pass {recipe.pass_number} is named; the scan has {facts.n_passes}."
+    if recipe.metal_per_mm is not None and recipe.metal_per_mm <= 0:
+        return (
+            f"Metal is to attenuate more than {recipe.metal_per_mm:g} per mm, and so would all; allowed: more than 0."
+        )
     if recipe.linearise and not facts.has_wedge:
         return "Beam hardening cannot be taken out: the scan's calibration holds no step wedge."
     if recipe.is_iterative:

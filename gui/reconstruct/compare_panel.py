@@ -15,6 +15,7 @@ from gui.controls import hint
 from gui.image_panel import percentile_levels
 from gui.reconstruct.form import Choice
 from gui.reconstruct.tries import Picture, Reading, Try, box_of, difference, reading
+from gui.scale_bar import ScaleBar
 
 BEFORE, THIS, LESS = 0, 1, 2
 WIDTH_PX, HISTOGRAM_PX = 300, 130
@@ -68,7 +69,7 @@ class ComparePanel(QtWidgets.QWidget):
         self._labels: list[pg.LabelItem] = []
         self.views: list[pg.ViewBox] = []
         self.items: list[pg.ImageItem] = []
-        self._bars: list[pg.ScaleBar] = []
+        self._bars: list[ScaleBar] = []
         self.boxes: list[tuple[pg.RectROI, pg.RectROI]] = []
         for number, heading in enumerate(HEADINGS):
             self._labels.append(self.graphics.ci.addLabel(heading, row=0, col=number))
@@ -76,6 +77,8 @@ class ComparePanel(QtWidgets.QWidget):
             view.setBackgroundColor("k")  # slices are dark at their corners in either look
             item = pg.ImageItem(axisOrder="row-major")
             view.addItem(item)
+            self._bars.append(ScaleBar(view))
+            view.sigRangeChanged.connect(lambda *_, number=number: self._set_bar(number))
             view.sigRangeChangedManually.connect(lambda *_, number=number: self._share_range(number))
             self.views.append(view)
             self.items.append(item)
@@ -267,9 +270,10 @@ class ComparePanel(QtWidgets.QWidget):
         this = self._tries[THIS]
         if this is not None:
             width_mm, height_mm = _extent(this)
-            self._draw_bars(width_mm)
             for view in self.views:
                 view.setRange(QtCore.QRectF(0, 0, width_mm, height_mm), padding=0.02)
+            for number in range(len(self.views)):
+                self._set_bar(number)
 
     def _share_range(self, number: int) -> None:
         """Show in all pictures the part that one was moved to; links of pyqtgraph drift where one is hidden."""
@@ -277,21 +281,11 @@ class ComparePanel(QtWidgets.QWidget):
             if other != number:
                 view.setRange(self.views[number].viewRect(), padding=0)
 
-    def _draw_bars(self, width_mm: float) -> None:
-        """Draw bars of a round length, about a fifth of the slice."""
-        for bar in self._bars:
-            bar.setParentItem(None)
-            if bar.scene() is not None:
-                bar.scene().removeItem(bar)
-        self._bars = []
-        length_mm = _round_length_mm(width_mm / 5)
-        for view in self.views:
-            bar = pg.ScaleBar(length_mm, suffix="", brush=pg.mkBrush("w"), pen=pg.mkPen("w"))
-            bar.text.setColor(pg.mkColor("w"))
-            bar.text.setText(f"{length_mm:g} mm")
-            bar.setParentItem(view)
-            bar.anchor((1, 1), (1, 1), offset=(-20, -20))
-            self._bars.append(bar)
+    def _set_bar(self, number: int) -> None:
+        one = self._tries[min(number, THIS)]
+        if one is not None:
+            whole = QtCore.QRectF(0, 0, *_extent(one))
+            self._bars[number].show_within(self.views[number].viewRect().intersected(whole).width())
 
     def _reading(self, one: Try | None) -> Reading | None:
         picture = one.picture(str(self.channel.value())) if one is not None else None
@@ -328,9 +322,3 @@ def _balanced(values: NDArray[np.generic]) -> tuple[float, float]:
     """Return levels with 0 in the middle."""
     most = float(np.quantile(np.abs(values), 0.998)) or 1.0
     return -most, most
-
-
-def _round_length_mm(wanted_mm: float) -> float:
-    """Return 1, 2 or 5 times a power of ten, not above what is wanted."""
-    power = 10.0 ** np.floor(np.log10(wanted_mm))
-    return float(power * max(step for step in (1, 2, 5) if step * power <= wanted_mm))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from pyqtgraph.Qt import QtCore, QtWidgets
@@ -236,9 +237,12 @@ def number_of(text: str, what: str) -> float | None:
     if not text.strip():
         return None
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise WrongUsage(f"{what} is {text!r}; allowed: a number, or nothing") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise WrongUsage(f"{what} is {text!r}; allowed: a number, or nothing")
+    return number
 
 
 def whole_number_of(text: str, what: str) -> int | None:

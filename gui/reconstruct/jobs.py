@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from calibration.progress import Progress
+from calibration.progress import Progress, retold
 from firmware_iface.errors import CalibrationMissing, WrongUsage
 from gui.reconstruct.settings import (
     BY_MATRIX,
@@ -52,17 +52,12 @@ def watched(work: Generator[Progress, None, T], log: list[Step]) -> Generator[Pr
     """Run a work, and note its iterations in a log that anybody may look at meanwhile."""
     from reconstruction.methods.convergence import Iteration
 
-    try:
-        while True:
-            try:
-                progress = next(work)
-            except StopIteration as end:
-                return end.value
-            if isinstance(progress, Iteration):
-                log.append(progress.step)
-            yield progress
-    finally:
-        work.close()
+    def look(progress: Progress) -> Progress:
+        if isinstance(progress, Iteration):
+            log.append(progress.step)
+        return progress
+
+    return (yield from retold(work, look))
 
 
 def free_path(folder: Path, stem: str, what: str) -> Path:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
+from calibration.progress import Progress
 from firmware_iface.errors import MpxctError
-from gui.controls import ActionButton, JobBar, hint
+from gui.controls import ActionButton, JobBar, hint, restore_sizes
 from gui.page import Page
 from gui.reconstruct import jobs, trial
 from gui.reconstruct.check import why_not_bins, why_not_materials
 from gui.reconstruct.compare_panel import ComparePanel
-from gui.reconstruct.form import LABEL_PX
+from gui.reconstruct.form import LABEL_PX, number_of
 from gui.reconstruct.materials_form import MaterialsForm
 from gui.reconstruct.options import Catalogue, read_catalogue
 from gui.reconstruct.outcome_panel import CONVERGENCE, TRIES, OutcomePanel
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 BINS, MATERIALS = 0, 1
 LEFT_PX = 400
+MOST_FORM_PX = 380
+"""In the smallest window the form may not take more."""
 
 
 class ReconstructPage(Page):
@@ -55,6 +59,7 @@ class ReconstructPage(Page):
         self._is_asked = False
         self._typed_wrong = ""
         self._prediction: Prediction | None = None
+        self._impossible = ""
         self._kept = trial.Kept()
         self._log: list[Step] = []
         self._n_iterations = 0
@@ -112,25 +117,28 @@ class ReconstructPage(Page):
     def restore(self, saved: dict[str, object]) -> None:
         """Divide the page as it was."""
         for splitter, name in ((self._across, "across"), (self._down, "down")):
-            sizes = saved.get(name)
-            if isinstance(sizes, list) and all(isinstance(size, int) for size in sizes):
-                splitter.setSizes(sizes)
+            restore_sizes(splitter, saved.get(name))
 
     def open(self, path: Path) -> None:
         """Take a scan, a volume of bins or a folder of images for what is reconstructed or decomposed."""
+        before = (self._path, self.facts) if self.facts is not None else (None, None)
         self._path, self.facts, self._prediction = path, None, None
         self.source.show_reading(path.name)
         settings = self.settings
         scale, pixel = self.source.scale.text(), self.source.pixel.text()
 
-        def work() -> Any:
-            images = {
-                "grey_per_cm_ratio": float(scale) if scale.strip() else 1.0,
-                "voxel_mm": float(pixel) if pixel.strip() else None,
-            }
-            return read_facts(path, settings, **images)
+        def work() -> Generator[Progress, None, Facts]:
+            return read_facts(
+                path,
+                settings,
+                grey_per_cm_ratio=number_of(scale, "the grey value of 1 per cm") or 1.0,
+                voxel_mm=number_of(pixel, "the edge of a pixel"),
+            )
 
-        self.side.ask("What is to be reconstructed", work, self._take_facts)
+        self.side.ask(
+            "What is to be reconstructed", work,
+            self._take_facts, otherwise=partial(self._take_no_facts, path, before),
+        )  # fmt: skip
 
     def try_slice(self) -> None:
         """Make one slice by the settings, of bins or materials, as the step that is open asks."""
@@ -254,7 +262,7 @@ class ReconstructPage(Page):
         column.addLayout(height)
         column.addWidget(self._words)
         column.addLayout(actions)
-        left.setMinimumWidth(LABEL_PX + 200)
+        left.setMinimumWidth(max(LABEL_PX + 200, left.minimumSizeHint().width()))
         self._down = QtWidgets.QSplitter(QtCore.Qt.Orientation.Vertical)
         self.empty = hint(EMPTY)
         self.empty.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
@@ -332,6 +340,19 @@ class ReconstructPage(Page):
         self._predict()
         self._show_words()
 
+    def _take_no_facts(self, path: Path, before: tuple[Path | None, Facts | None], error: BaseException) -> None:
+        """Tell why a source cannot be taken, and go on with the one before it."""
+        self.session.fail(f"Opening {path.name}", error)
+        if path != self._path:
+            return
+        self._path, self.facts = before
+        if self.facts is not None:
+            self.source.show_facts(self.facts)
+        else:
+            self.source.show_nothing()
+        self._predict()
+        self._show_words()
+
     def _read_again(self) -> None:
         if self._path is not None:
             self.open(self._path)
@@ -357,17 +378,28 @@ class ReconstructPage(Page):
 
     def _predict(self) -> None:
         facts, settings = self.facts, self.settings
-        if facts is None or facts.kind is not SourceKind.SCAN or self._catalogue is None:
-            self._prediction = None
-            return
-        if why_not_bins(settings, facts, self._catalogue):
-            self._prediction = None
+        is_scan = facts is not None and facts.kind is SourceKind.SCAN and self._catalogue is not None
+        if facts is None or not is_scan or why_not_bins(settings, facts, self._catalogue):
+            self._prediction, self._impossible = None, ""
             return
         last = next((one for one in reversed(self.tries) if one.kind == "bins"), None)
-        self.side.ask("Prediction", lambda: predict(facts, settings, last), self._take_prediction)
+        self._impossible = ""
+        self.side.ask(
+            "Prediction",
+            lambda: predict(facts, settings, last),
+            self._take_prediction,
+            otherwise=self._take_no_prediction,
+        )
 
     def _take_prediction(self, prediction: Prediction | None) -> None:
-        self._prediction = prediction
+        self._prediction, self._impossible = prediction, prediction.why_not if prediction is not None else ""
+        self._show_words()
+
+    def _take_no_prediction(self, error: BaseException) -> None:
+        """Say at once what the scan cannot give, such as a region beside it."""
+        self._prediction, self._impossible = None, f"{error}."
+        if not isinstance(error, MpxctError):
+            self.session.fail("Prediction", error)
         self._show_words()
 
     def _show_words(self) -> None:
@@ -405,8 +437,10 @@ class ReconstructPage(Page):
 
     def _why_not_settings(self, step: int) -> str:
         if step == BINS:
-            return why_not_bins(self.settings, self.facts, self._catalogue)
-        return why_not_materials(self.settings, self.facts, self._catalogue, has_bins=self._has_bins())
+            return why_not_bins(self.settings, self.facts, self._catalogue) or self._impossible
+        has_bins = self._has_bins()
+        why = why_not_materials(self.settings, self.facts, self._catalogue, has_bins=has_bins)
+        return why or ("" if has_bins else self._impossible)
 
     def _has_bins(self) -> bool:
         """Whether what is to be decomposed is a volume of bins that is there."""
@@ -532,6 +566,8 @@ def _scrolled(widget: QtWidgets.QWidget) -> QtWidgets.QScrollArea:
     column.addStretch(1)
     area = QtWidgets.QScrollArea()
     area.setWidget(inner)
+    bar_px = area.verticalScrollBar().sizeHint().width()
+    area.setMinimumWidth(min(inner.minimumSizeHint().width() + bar_px, MOST_FORM_PX))
     area.setWidgetResizable(True)
     area.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
     area.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)

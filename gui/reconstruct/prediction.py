@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from gui.reconstruct.settings import Settings
 from gui.reconstruct.sources import Facts, size_words
@@ -26,7 +25,8 @@ class Prediction:
     Attributes
     ----------
     seconds_s : float
-    peak_bytes, free_bytes : int
+    peak_bytes, slice_bytes, free_bytes : int
+        Of all; of one slice of all bins, below which nothing can go; and what there is.
     shape : (z, y, x) int
     by : str
         What it is told by.
@@ -34,6 +34,7 @@ class Prediction:
 
     seconds_s: float
     peak_bytes: int
+    slice_bytes: int
     free_bytes: int
     shape: tuple[int, int, int]
     voxel_mm: float
@@ -43,6 +44,18 @@ class Prediction:
     def fits(self) -> bool:
         """Whether the memory that is free is enough."""
         return self.peak_bytes <= self.free_bytes
+
+    @property
+    def why_not(self) -> str:
+        """Why it cannot be done at all on this computer; empty where it can."""
+        if self.slice_bytes <= self.free_bytes:
+            return ""
+        _, y, x = self.shape
+        taken, free = f"{self.slice_bytes / 1e9:.3g} GB", f"{self.free_bytes / 1e9:.2g} GB"
+        return (
+            f"One slice of {x} × {y} voxels takes {taken} of memory, and {free} are free: "
+            "choose larger voxels, a region, or fewer bins."
+        )
 
     def words(self) -> str:
         """Say it for people."""
@@ -79,7 +92,7 @@ def predict(facts: Facts, settings: Settings, last: Try | None = None) -> Predic
         n_views = -(-n_views // PREVIEW)
     problem = Problem(n_bins=n_bins, geometry=orbit.geometry, grid=grid, lifts_mm=orbit.lifts_mm[:n_views])
     seconds_s, by = predict_s(problem, cut(grid.shape[0], 1), 32, NOMINAL), "a rule of thumb"
-    n_voxels = int(np.prod(grid.shape))
+    n_voxels = math.prod(grid.shape)
     if recipe.is_iterative:
         whole = _reached(facts, grid)
         n_iterations = _iterations(recipe)
@@ -88,9 +101,9 @@ def predict(facts: Facts, settings: Settings, last: Try | None = None) -> Predic
             seconds_s += n_iterations * last.seconds_per_iteration_s * ratio
             by = "the pace of the last try"
         else:
-            n_updates = n_bins * n_views * int(np.prod(whole.shape))
+            n_updates = n_bins * n_views * math.prod(whole.shape)
             seconds_s += n_iterations * PROJECTIONS_PER_ITERATION * n_updates * NOMINAL.update_s
-        n_voxels = int(np.prod(whole.shape))
+        n_voxels = math.prod(whole.shape)
     n_data = n_bins * n_views * orbit.geometry.rows * orbit.geometry.cols
     if recipe.is_preview:
         n_data //= PREVIEW**2
@@ -98,6 +111,7 @@ def predict(facts: Facts, settings: Settings, last: Try | None = None) -> Predic
     return Prediction(
         seconds_s=seconds_s,
         peak_bytes=BASE_BYTES + DATUM_BYTES * n_data + per_voxel * n_bins * n_voxels,
+        slice_bytes=per_voxel * n_bins * math.prod(grid.shape[1:]),
         free_bytes=available_bytes(),
         shape=grid.shape,
         voxel_mm=grid.voxel_mm,

@@ -126,6 +126,11 @@ class Decomposition:
             raise WrongUsage(f"the attenuation is by {self.by!r}; allowed: {', '.join(BY)}")
         if self.tier == IMAGE and self.by != BY_CALIBRATION and self.file is None:
             raise WrongUsage(f"attenuation is to be taken from {BY[self.by]}, and no file is named")
+        twice = [name for number, name in enumerate(self.materials) if name in self.materials[:number]]
+        if twice:
+            raise WrongUsage(f"{twice[0]} is named twice; allowed: each material once")
+        if self.field_weight < 0:
+            raise WrongUsage(f"the weight of neighbours is {self.field_weight:g}; allowed: 0 and more")
         if not 0 <= self.water_mm < 1000:
             raise WrongUsage(f"the way through water is {self.water_mm:g} mm; allowed: 0 to 1000")
         if self.strength_relative is not None and not self.strength_relative > 0:

@@ -29,13 +29,12 @@ class SourcePanel(QtWidgets.QGroupBox):
 
     def __init__(self) -> None:
         super().__init__("1  Scan")
-        self.name = QtWidgets.QLabel("No scan yet")
+        self.name = QtWidgets.QLabel()
         self.name.setWordWrap(True)
         self.name.setTextInteractionFlags(QtCore.Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.lines = hint("Make one on the page Scan, open a scan file, or drop one here; volumes of bins too.")
+        self.lines = hint()
         self.lines.setTextFormat(QtCore.Qt.TextFormat.RichText)
         self.warning = hint()
-        self.warning.setVisible(False)
         open_file = QtWidgets.QPushButton("Open…")
         open_file.setToolTip("Open a scan file, or a volume of energy bins (both .h5). Or drop one on this page.")
         open_file.clicked.connect(self._open_file)
@@ -50,7 +49,6 @@ class SourcePanel(QtWidgets.QGroupBox):
         form = labelled_rows([("grey for 1/cm", self.scale), ("pixel, mm", self.pixel)])
         form.setContentsMargins(0, 0, 0, 0)
         self._images.setLayout(form)
-        self._images.setVisible(False)
         top = QtWidgets.QHBoxLayout()
         top.addWidget(self.name, 1)
         top.addWidget(open_file)
@@ -59,6 +57,15 @@ class SourcePanel(QtWidgets.QGroupBox):
         layout.addLayout(top)
         for widget in (self.lines, self.warning, self._images):
             layout.addWidget(widget)
+        self.show_nothing()
+
+    def show_nothing(self) -> None:
+        """Say that there is no source, and how one is had."""
+        self.setTitle("1  Scan")
+        self.name.setText("No scan yet")
+        self.lines.setText("Make one on the page Scan, open a scan file, or drop one here; volumes of bins too.")
+        for widget in (self.warning, self._images):
+            widget.setVisible(False)
 
     def show_reading(self, name: str) -> None:
         """Say that a source is being read."""

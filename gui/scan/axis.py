@@ -9,18 +9,14 @@ what each view sees tells it roughly: it goes to and fro as a sinusoid around th
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.geometry import Geometry
-from calibration.progress import Progress
+from calibration.progress import finished
 from gui.scan.watch import Rows
-
-T = TypeVar("T")
 
 MOST_COLS = 128
 """Of the slice; finer rows are averaged first."""
@@ -108,7 +104,7 @@ def find_axis(rows: Rows, geometry: Geometry, believed: str) -> AxisHint | None:
     values, angles_rad, thin = usable(rows, geometry)
     if not rows.n_flats or len(angles_rad) < FEWEST_VIEWS or arc_of(angles_rad) < math.pi:
         return None
-    alignment = result_of(align_scan(values[:, None, :], angles_rad, thin))
+    alignment = finished(align_scan(values[:, None, :], angles_rad, thin))
     off_mm = alignment.geometry.offset_u_mm - thin.offset_u_mm
     return AxisHint(
         off_px=off_mm / geometry.pitch_mm,
@@ -186,12 +182,3 @@ def step_of(angles_rad: NDArray[np.float64]) -> float:
     """Return the usual step from one view to the next."""
     steps = np.diff(angles_rad)
     return float(np.median(steps[steps > 0])) if (steps > 0).any() else math.pi
-
-
-def result_of(work: Generator[Progress, None, T]) -> T:
-    """Do work to its end."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value

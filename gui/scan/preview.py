@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.geometry import Geometry
+from calibration.progress import finished
 from firmware_iface.errors import MpxctError
-from gui.scan.axis import FEWEST_VIEWS, AxisHint, arc_of, find_axis, result_of, rough_axis, step_of, usable
+from gui.scan.axis import FEWEST_VIEWS, AxisHint, arc_of, find_axis, rough_axis, step_of, usable
 from gui.scan.watch import Place, Rows, Watch
 
 EVERY_S = 2.0
@@ -130,7 +131,7 @@ def quick_slice(rows: Rows, geometry: Geometry) -> tuple[NDArray[np.float32] | N
         values, angles_rad = _with_empty_views(values, angles_rad)
     grid = Grid(shape=(1, thin.cols, thin.cols), voxel_mm=voxel_mm)
     work = fdk(values[None, :, None, :], angles_rad, thin, grid, window="hann")
-    picture = result_of(work)[0, 0]
+    picture = finished(work)[0, 0]
     if is_whole:
         where = "Slice in the source's plane" if rows.place.height_mm is None else "Slice"
         return picture, voxel_mm, f"{where}, {n_views} views so far.", True

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
+from gui.controls import restore_sizes
 from gui.page import Page
 from gui.volume.annotations import Tool
 from gui.volume.cursor import mean_spectrum
@@ -122,9 +123,7 @@ class VolumePage(Page):
     def restore(self, saved: dict[str, object]) -> None:
         """Take presets and the layout of an earlier start."""
         self.desk.take_presets(saved.get("presets"))
-        sizes = saved.get("splitter")
-        if isinstance(sizes, list) and len(sizes) == 2 and all(isinstance(size, int) for size in sizes):
-            self.splitter.setSizes(sizes)
+        restore_sizes(self.splitter, saved.get("splitter"))
         if isinstance(tab := saved.get("tab"), int) and 0 <= tab < SOLID_TAB:
             self.side.setCurrentIndex(tab)
         for name, box in (("crosshair", self.crosshair), ("panel", self.fold)):

@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from calibration.progress import finished
 from gui.colour import Colour, Look
 from gui.volume.camera import Camera
 from gui.volume.optics import BLOCK, CALM, Cut, Grains, Optics, grains_of, leaps, optics_of
@@ -51,12 +52,7 @@ def projected(
     -------
     picture : (height, width, 3) uint8
     """
-    work = grains_of(values, voxel_mm)
-    try:
-        while True:
-            next(work)
-    except StopIteration as end:
-        grains: Grains = end.value
+    grains = finished(grains_of(values, voxel_mm))
     camera = Camera.around(
         grains.size_mm, grains.centre_mm, azimuth_rad=azimuth_rad, elevation_rad=elevation_rad, is_orthographic=True
     )

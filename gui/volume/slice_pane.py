@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pyqtgraph.GraphicsScene.mouseEvents import MouseClickEvent, MouseDragEvent
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
+from gui.scale import bar_mm, length_text
 from gui.volume.annotations import Annotation, Tool
 from gui.volume.marks import Outline, Overlay
 from gui.volume.painting import Painted
 from gui.volume.reshaping import ALL
-from gui.volume.scale import bar_mm, length_text
 
 FAST = 10
 """Slices of a page key."""

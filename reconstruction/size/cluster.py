@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from calibration.geometry import Geometry
 from calibration.levelling import upright
-from calibration.progress import Progress
+from calibration.progress import Progress, finished
 from firmware_iface.errors import MpxctError, WrongUsage
-from reconstruction.size.slabs import Job, Slab, Source, make_slab, open_writer, read_upright, words_of
+from reconstruction.size.slabs import Job, Source, make_slab, open_writer, read_upright, words_of
 from reconstruction.size.volume_writer import SlabFile
 from reconstruction.volume import Volume
 
@@ -166,12 +166,7 @@ def reconstruct(
 
 def slab_task(number: int, job: Job, file: SlabFile, slab: slice, views_per_block: int) -> tuple[int, int, int, int]:
     """Make a slab and write it, on a worker; return its number and what `VolumeWriter.record` wants to know."""
-    work = make_slab(job, _opened(job.open_source), slab, views_per_block)
-    try:
-        while True:
-            next(work)
-    except StopIteration as end:
-        made: Slab = end.value
+    made = finished(make_slab(job, _opened(job.open_source), slab, views_per_block))
     return number, file.write(slab, made.values), made.n_values, made.n_estimated
 
 

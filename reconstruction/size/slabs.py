@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from acquisition.scan_file import read_scan
 from calibration.geometry import Geometry
 from calibration.levelling import level, upright
-from calibration.progress import Progress
+from calibration.progress import Progress, retold
 from firmware_iface.errors import WrongUsage
 from reconstruction.fdk import FdkStream
 from reconstruction.projections import LineIntegralReader
@@ -230,16 +231,15 @@ def reconstruct(
     yield Progress("reading", 1, 1)
     for number in left:
         work = make_slab(job, source, writer.slab(number), layout.views_per_block)
-        stage = f"slab {number + 1} of {n_slabs}"
-        try:
-            while True:
-                step = next(work)
-                yield Progress(stage, number * n_views + step.done, n_slabs * n_views)
-        except StopIteration as end:
-            slab: Slab = end.value
+        slab = yield from retold(work, partial(_of_all, number, n_slabs, n_views))
         writer.write(number, slab.values, n_values=slab.n_values, n_estimated=slab.n_estimated)
         del slab  # before the next one is begun
     return writer.finish((*planned.provenance.steps, *words_of(writer)))
+
+
+def _of_all(number: int, n_slabs: int, n_views: int, step: Progress) -> Progress:
+    """Tell a step of one slab as one of all slabs."""
+    return Progress(f"slab {number + 1} of {n_slabs}", number * n_views + step.done, n_slabs * n_views)
 
 
 def open_writer(

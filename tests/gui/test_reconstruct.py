@@ -12,6 +12,7 @@ import tifffile
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 from pytestqt.qtbot import QtBot
 
+from firmware_iface.errors import WrongUsage
 from gui.reconstruct.compare_panel import ComparePanel
 from gui.reconstruct.convergence_panel import ConvergencePanel
 from gui.reconstruct.form import OptionForm
@@ -256,6 +257,51 @@ def test_a_broken_file_is_told_and_leaves_the_page(qtbot: QtBot, page: Reconstru
     page.session.failures.clear()
     wait(qtbot, page)
     assert not page.try_button.isEnabled()
+    assert page.source.name.text() == "No scan yet"
+    page.refresh()
+    assert "being read" not in page.try_button.toolTip()
+
+
+def test_after_a_broken_file_the_scan_is_there_as_before(
+    qtbot: QtBot, page: ReconstructPage, scan: Path, tmp_path: Path
+) -> None:
+    set_up(qtbot, page, scan)
+    page.open(tmp_path / "nowhere.h5")
+    qtbot.waitUntil(lambda: (page.session.beat(), page.refresh(), bool(page.session.failures))[2], timeout=30_000)
+    page.session.failures.clear()
+    wait(qtbot, page)
+    assert scan.name in page.source.name.text()
+    assert page.try_button.isEnabled()
+
+
+def test_what_the_scan_cannot_give_is_told_where_it_is_typed(qtbot: QtBot, page: ReconstructPage, scan: Path) -> None:
+    set_up(qtbot, page, scan)
+    form = page.recipe_form
+    for line, text, why in (
+        (form.region, "x=100:101", "scan tells"),
+        (form.region, "z=:-100", "scan tells"),
+        (form.voxel, "1e-5", "are free"),
+        (form.voxel, "nan", "allowed: a number"),
+        (form.pass_number, "0", "the scan has 1"),
+        (form.metal, "-1", "more than 0"),
+    ):
+        line.setText(text)
+        line.editingFinished.emit()
+        wait(qtbot, page)
+        page.refresh()
+        assert why in page._words.text()
+        assert why in page.try_button.toolTip()
+        assert not page.try_button.isEnabled()
+        line.setText("")
+        line.editingFinished.emit()
+        wait(qtbot, page)
+        page.refresh()
+        assert page.try_button.isEnabled()
+
+
+def test_a_material_is_named_once() -> None:
+    with pytest.raises(WrongUsage, match="water is named twice"):
+        Decomposition(tier=PROJECTION, materials=("water", "I", "water"))
 
 
 def test_the_recipe_form_gives_back_what_it_shows(qtbot: QtBot, page: ReconstructPage) -> None:
@@ -336,6 +382,27 @@ def test_boxes_move_together_and_levels_stay(qtbot: QtBot) -> None:
     centres = [view.viewRect().center() for view in panel.views[:2]]
     assert centres[0].x() == pytest.approx(centres[1].x(), abs=0.1)
     assert centres[0].y() == pytest.approx(centres[1].y(), abs=0.1)
+
+
+def test_tries_of_other_sizes_have_bars_of_their_own_and_fit_the_view(qtbot: QtBot) -> None:
+    panel = ComparePanel()
+    qtbot.addWidget(panel)
+    panel.resize(900, 500)
+    panel.show()
+    picture = Picture(name="bin 1", values=np.zeros((24, 20), np.float32), unit="1/mm")
+    tries = [
+        Try(
+            number=number, kind="bins", settings=Settings(), z_mm=0.0, pixel_mm=pixel_mm, corner_mm=(0.0, 0.0),
+            pictures=(picture,), seconds_s=1.0,
+        )
+        for number, pixel_mm in enumerate((0.5, 5.0, 0.01, 0.5))
+    ]  # fmt: skip
+    for before, this in zip([None, *tries], tries, strict=False):
+        panel.show_tries(before, this)
+        width_mm = 20 * this.pixel_mm
+        assert panel._bars[1].isVisible()
+        assert width_mm / 10.1 <= panel._bars[1].size <= width_mm / 4
+        assert panel.views[1].viewRect().width() >= width_mm
 
 
 def test_iterations_are_drawn_as_they_come(qtbot: QtBot) -> None:

@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gui.colour import Look, blend
+from gui.scale import bar_mm, length_text, round_below
 from gui.volume.looks import (
     MAPS,
     N_STEPS,
@@ -26,7 +29,6 @@ from gui.volume.looks import (
 )
 from gui.volume.marks import legend_of
 from gui.volume.painting import with_window
-from gui.volume.scale import bar_mm, length_text, round_below
 
 WATER = MaterialLook(material="water", colour=(0.2, 0.2, 0.2), high_g_cm3=1.0)
 IODINE = MaterialLook(material="iodine", colour=(0.8, 0.4, 0.0), low_g_cm3=0.001, high_g_cm3=0.011)
@@ -158,6 +160,13 @@ def test_concentrations_for_people() -> None:
                                               (700, 500), (1e-3, 1e-3)])  # fmt: skip
 def test_round_numbers(value: float, below: float) -> None:
     assert round_below(value) == pytest.approx(below)
+
+
+@given(st.floats(1e-6, 1e6))
+def test_a_round_number_is_round_and_fits(value: float) -> None:
+    below = round_below(value)
+    assert value / 2.5 * (1 - 1e-6) <= below <= value * (1 + 1e-6)
+    assert f"{below:.3e}"[0] in "125"
 
 
 def test_scale_bars_are_round_and_fit() -> None:

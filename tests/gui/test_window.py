@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pyqtgraph.Qt import QtCore
+from pyqtgraph.console.repl_widget import ReplWidget
+from pyqtgraph.Qt import QtCore, QtGui
 from pytestqt.qtbot import QtBot
 
 from acquisition.plan import Plan, plan_to_toml
@@ -70,6 +71,29 @@ def test_a_foreign_file_is_told_in_a_sentence(qtbot: QtBot, window: Window, tmp_
     assert box is not None
     assert "foreign.h5" in box.text()
     box.close()
+
+
+def test_files_that_are_dropped_together_are_opened_one_after_the_other(
+    qtbot: QtBot, window: Window, tmp_path: Path
+) -> None:
+    paths = [tmp_path / "first.toml", tmp_path / "second.toml"]
+    for path in paths:
+        path.write_text("[scan]\n")
+    data = QtCore.QMimeData()
+    data.setUrls([QtCore.QUrl("https://example.org/x.h5"), *(QtCore.QUrl.fromLocalFile(str(path)) for path in paths)])
+    at, copy = QtCore.QPointF(5, 5), QtCore.Qt.DropAction.CopyAction
+    button, key = QtCore.Qt.MouseButton.LeftButton, QtCore.Qt.KeyboardModifier.NoModifier
+    window.dropEvent(QtGui.QDropEvent(at, copy, data, button, key))
+    qtbot.waitUntil(lambda: window._recent[:2] == [str(path) for path in reversed(paths)], timeout=20_000)
+    assert not window.session.failures
+
+
+def test_leaving_the_console_closes_the_window(window: Window) -> None:
+    window._docks[1].show()
+    console = window._console.findChild(ReplWidget)
+    assert console is not None
+    console._thread.runCmd("exit()")
+    assert not window.isVisible()
 
 
 def test_light_and_dark_reach_every_page(window: Window) -> None:
