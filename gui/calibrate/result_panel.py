@@ -78,6 +78,7 @@ class ResultPanel(QtWidgets.QWidget):
         """What is shown or being made ready, since `_begun_s`; `_is_old` until it is there."""
         self._begun_s = 0.0
         self._is_old = False
+        self._saving = ""
         self._told_of: object = None
         """The candidate of which something may have been said."""
         self._step = ""
@@ -191,6 +192,8 @@ class ResultPanel(QtWidgets.QWidget):
     def _why_no_candidate(self) -> str:
         if self._desk.job is not None:
             return f"{self._desk.job.title} is running; wait until it ends."
+        if self._errands.is_running(self._saving):
+            return "it is being saved."
         return "" if self._desk.candidate is not None else "nothing new was measured since the last was accepted."
 
     def _why_not_bring_back(self) -> str:
@@ -212,20 +215,18 @@ class ResultPanel(QtWidgets.QWidget):
             self.save(path if path.suffix == ".h5" else path.with_name(path.name + ".h5"))
 
     def save(self, path: Path) -> None:
-        """Accept the candidate and save it under a name."""
-        session = self._desk.session
-        accepted = self._desk.accept()
+        """Save the candidate under a name, and then use it; what cannot be saved goes on waiting."""
+        found = self._desk.candidate
+        assert found is not None, "nobody accepts what is not there"
         is_backed_up = path.exists()
 
         def saved(where: Path) -> None:
-            if session.state.calibration is accepted:
-                session.change(calibration_path=where)
-            self._shown = ()
+            self._desk.accept(found, where)
             copied = " The file of that name was copied first, and is in the history." if is_backed_up else ""
             self._tell(f"Accepted, and saved as {where.name}.{copied}")
 
-        if not self._errands.run(f"Saving {path.name}", keep(accepted, path), saved):
-            self._tell(f"{path.name} is being saved already.")
+        self._saving = f"Saving {path.name}"
+        self._errands.run(self._saving, keep(found, path), saved)
 
     def _discard(self) -> None:
         self._desk.discard()
