@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pyqtgraph.Qt import QtCore, QtWidgets
@@ -16,7 +17,6 @@ from pyqtgraph.Qt import QtCore, QtWidgets
 from firmware_iface.errors import MpxctError
 from gui.controls import hint
 from gui.page import Page
-from gui.session import Session
 
 if TYPE_CHECKING:
     from gui.calibrate.bench import Bench
@@ -31,10 +31,9 @@ class CalibratePage(Page):
     """Calibrate the detector step by step."""
 
     title = "Calibrate"
-    tip = "Calibrate the detector step by step."
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def build(self) -> Iterator[None]:
+        """Make what is seen before the rest is loaded."""
         self.bench: Bench | None = None
         self._saved: dict[str, object] = {}
         self._loading: threading.Thread | None = None
@@ -42,6 +41,7 @@ class CalibratePage(Page):
         self._waiting.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
         layout = QtWidgets.QVBoxLayout(self)
         layout.addWidget(self._waiting)
+        yield
 
     def refresh(self) -> None:
         """Show what is new."""
@@ -79,11 +79,9 @@ class CalibratePage(Page):
             self.bench.details.make_again()
 
     def end(self) -> None:
-        """Stop looking what has ended, and keep what waits to be accepted: it may have taken hours."""
-        if self.bench is None:
-            return
-        self.bench.errands.end()
-        if (waiting := self.bench.desk.candidate) is not None:
+        """Keep what waits to be accepted: it may have taken hours."""
+        waiting = self.bench.desk.candidate if self.bench is not None else None
+        if waiting is not None:
             from gui.calibrate.archive import keep_waiting
 
             try:

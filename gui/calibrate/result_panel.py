@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TypeVar
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
-from calibration.progress import Progress
 from calibration.store import Calibration
 from gui.calibrate.archive import keep, new_path
 from gui.calibrate.comparison import Row, sentences, table
 from gui.calibrate.desk import Desk
-from gui.calibrate.errands import Errands
 from gui.calibrate.panel_view import PanelView
 from gui.calibrate.panels import Panel
 from gui.calibrate.results import result_panels
 from gui.calibrate.sequence import TITLES
 from gui.controls import ActionButton, hint
 
-T = TypeVar("T")
 PATIENCE_S = 0.3
 """So long what was shown before may stay, while what is to be shown is made."""
-
-
-def made(make: Callable[[], T]) -> Generator[Progress, None, T]:
-    """Make something in the background that is not long but too long for a window."""
-    yield Progress("", 0, 0)
-    return make()
 
 
 class Rows(QtWidgets.QTableWidget):
@@ -70,9 +60,9 @@ class Rows(QtWidgets.QTableWidget):
 class ResultPanel(QtWidgets.QWidget):
     """Shows the candidate against the calibration in use, or the latter alone."""
 
-    def __init__(self, desk: Desk, errands: Errands) -> None:
+    def __init__(self, desk: Desk) -> None:
         super().__init__()
-        self._desk, self._errands = desk, errands
+        self._desk, self._questions = desk, desk.session.questions("results")
         self._shown: tuple[object, ...] = ()
         self._begun: tuple[object, ...] = ()
         """What is shown or being made ready, since `_begun_s`; `_is_old` until it is there."""
@@ -149,8 +139,8 @@ class ResultPanel(QtWidgets.QWidget):
             told = sentences(old, after) if has_candidate else []
             return told, table(old, after), result_panels(step, after, old)
 
-        if self._errands.run("Plots of the result", made(make), lambda found: self._show(*found, step)):
-            self._shown = wanted
+        self._shown = wanted
+        self._questions.ask("Plots of the result", make, lambda found: self._show(*found, step))
 
     def _drop_what_is_old(self, wanted: tuple[object, ...]) -> None:
         """Show nothing rather than plots of something else, where new ones take long to be made."""
@@ -192,7 +182,7 @@ class ResultPanel(QtWidgets.QWidget):
     def _why_no_candidate(self) -> str:
         if self._desk.job is not None:
             return f"{self._desk.job.title} is running; wait until it ends."
-        if self._errands.is_running(self._saving):
+        if self._questions.is_asked(self._saving):
             return "it is being saved."
         return "" if self._desk.candidate is not None else "nothing new was measured since the last was accepted."
 
@@ -226,7 +216,7 @@ class ResultPanel(QtWidgets.QWidget):
             self._tell(f"Accepted, and saved as {where.name}.{copied}")
 
         self._saving = f"Saving {path.name}"
-        self._errands.run(self._saving, keep(found, path), saved)
+        self._questions.ask(self._saving, lambda: keep(found, path), saved, is_kept=True)
 
     def _discard(self) -> None:
         self._desk.discard()

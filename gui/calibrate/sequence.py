@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from acquisition.calibrate.edges import nominal_gain
 from acquisition.calibrate.steps import STEPS
-from acquisition.plan import Plan, passes_kev
+from acquisition.plan import Plan, calibrated_kev
 from calibration.conditions import Conditions, StepRecord, differences
 from calibration.energy_scale import line_group, mean_kev
 from calibration.store import Calibration
@@ -202,9 +202,9 @@ def _reasons_old(
 def _is_for_thresholds(name: str, plan: Plan, known: Calibration) -> bool:
     """Whether a step was measured at the thresholds that the plan has now, where that matters to it."""
     if name == "count-rate" and known.count_rate is not None:
-        return known.count_rate.is_for(plan.detector.thresholds_kev)
+        return all(known.count_rate.of_pass(energies_kev) for energies_kev in calibrated_kev(plan))
     if name == "materials" and known.basis is not None:
-        return known.basis.is_for([energy_kev for energies_kev in passes_kev(plan) for energy_kev in energies_kev])
+        return known.basis.is_for([energy_kev for energies_kev in calibrated_kev(plan) for energy_kev in energies_kev])
     return True
 
 
@@ -317,14 +317,14 @@ def _of_count_rate(plan: Plan, _: Calibration | None) -> Exposures:
     while 0 < current_ma <= wanted.highest_ma:
         found.append((wanted.n_frames, plan.detector.exposure_s * min(1.0, plan.source.current_ma / current_ma)))
         current_ma *= wanted.growth_ratio
-    return found
+    return found * len(calibrated_kev(plan))
 
 
 def _of_materials(plan: Plan, _: Calibration | None) -> Exposures:
     wanted = plan.calibration
     n_cells = len(wanted.cells)
     n_flat = max(1, round(2 * wanted.n_flat_frames / (n_cells + 1)))
-    n_passes = len(passes_kev(plan))
+    n_passes = len(calibrated_kev(plan))
     return [(n_passes * (n_cells * wanted.n_cell_frames + (n_cells + 1) * n_flat), plan.detector.exposure_s)]
 
 
