@@ -17,8 +17,9 @@ from acquisition.calibrate.exposures import (
     set_up_detector,
     take,
 )
-from acquisition.calibrate.wedge import measure_plates, step_wedge
+from acquisition.calibrate.wedge import measure_plates, refuse_absent, step_wedge
 from acquisition.plan import Plan
+from calibration.attenuation import material
 from calibration.progress import Progress
 from calibration.response import PlateMeasurement, SensorModel, SourceCurve, fit_response
 from calibration.spectrum import emission
@@ -36,6 +37,9 @@ def response(instrument: Instrument, plan: Plan, calibration: Calibration) -> Wo
     wanted = plan.calibration.response
     if calibration.wedge is None:
         raise CalibrationMissing("the plates are not measured", hint="mpxct calibrate wedge")
+    # before the sources are scanned, which takes long
+    material(wanted.sensor_material)
+    refuse_absent(instrument.gantry, wanted.checks)
     curves = yield from _scan_sources(instrument, plan, calibration)
     checks: Mapping[str, PlateMeasurement] = {}
     if wanted.checks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,9 @@ from calibration.progress import Progress
 from calibration.store import Calibration
 from calibration.thickness import StepWedge, fit_thickness
 from firmware_iface.errors import WrongUsage
+
+if TYPE_CHECKING:
+    from acquisition.gantry import Gantry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,12 +84,7 @@ def measure_plates(
 ) -> Generator[Progress, None, PlateFrames]:
     """Expose every plate at the scan's thresholds, with flats before and after each against drift."""
     detector, gantry, rate = instrument.detector, instrument.gantry, calibration.count_rate
-    there = gantry.samples()
-    for plate in plates:
-        for name in layers_mm(plate):
-            material(name)
-        if there is not None and plate not in there:
-            raise WrongUsage(f"the sample changer has no {plate!r}; it has {', '.join(there)}")
+    refuse_absent(gantry, plates)
     n_plate = plan.calibration.wedge.n_frames
     n_flat = max(1, round(plan.calibration.wedge.n_flat_frames / 2))
     set_up_detector(detector, plan, calibration, operating_dacs(calibration, plan))
@@ -108,6 +107,16 @@ def measure_plates(
         n_open_frames=n_flat * len(flats),
         n_plate_frames=n_plate,
     )
+
+
+def refuse_absent(gantry: Gantry, plates: Sequence[str]) -> None:
+    """Refuse plates that the sample changer has not, or of whose material nothing is known."""
+    there = gantry.samples()
+    for plate in plates:
+        for name in layers_mm(plate):
+            material(name)
+        if there is not None and plate not in there:
+            raise WrongUsage(f"the sample changer has no {plate!r}; it has {', '.join(there)}")
 
 
 def step_wedge(frames: PlateFrames, plates: Sequence[str], plan: Plan, calibration: Calibration) -> StepWedge:

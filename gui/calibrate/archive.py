@@ -19,6 +19,7 @@ from gui.calibrate.comparison import made, mean_gain, n_bad, sigma_kev
 
 BACKUP = ".bak-"
 NOTE = ".note.txt"
+WAITING = "-not-accepted"
 STAMP = "%Y%m%d-%H%M%S"
 
 
@@ -110,6 +111,20 @@ def new_path(folder: Path, now: datetime | None = None) -> Path:
     path, number = folder / f"{stem}.h5", 2
     while path.exists():
         path, number = folder / f"{stem}-{number}.h5", number + 1
+    return path
+
+
+def keep_waiting(calibration: Calibration, folder: Path, now: datetime | None = None) -> Path:
+    """Write what nobody accepted or discarded before the window closed, under a name that says so.
+
+    Raises
+    ------
+    MpxctError
+        It cannot be written.
+    """
+    path = new_path(folder, now)
+    path = path.with_name(f"{path.stem}{WAITING}.h5")
+    save(calibration, path)
     return path
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from acquisition.calibrate.steps import STEPS
 from acquisition.calibrate.watch import Watch
 from acquisition.plan import Plan
 from calibration.store import Calibration
-from gui.calibrate.options import with_text
+from gui.calibrate.options import why_not_together, with_text
 from gui.calibrate.run import calibrate, conditions_now
 from gui.calibrate.sequence import TITLES, Standing, StepView, last_times_s, views
 from gui.session import Session
@@ -108,7 +109,9 @@ class Desk:
         """Return why a step cannot be run now; empty where it can."""
         if why := self.session.why_not(Action.CALIBRATE):
             return why
-        return next(step.why_not for step in self.steps if step.name == name)
+        return next(step.why_not for step in self.steps if step.name == name) or why_not_together(
+            name, self.session.state.plan
+        )
 
     def why_not_run_all(self) -> str:
         """Return why the plan's steps cannot be run now; empty where they can."""
@@ -122,7 +125,7 @@ class Desk:
             lacking = [TITLES[need] for need in STEPS[name].needs if need not in names]
             if lacking:
                 return f"The plan's steps lack {' and '.join(lacking)}, which {TITLES[name]} needs."
-        return ""
+        return next((why for name in names if (why := why_not_together(name, self.session.state.plan))), "")
 
     def run(self, names: Sequence[str], *, is_new: bool = False) -> None:
         """Run some steps on the instrument, on what is known so far or from the beginning; ask `why_not_run` first."""
@@ -136,13 +139,11 @@ class Desk:
         title = TITLES[names[0]] if len(names) == 1 else "Calibration"
         self._job = self.session.measure(title, work, self._take, stop=self._is_over.set, otherwise=self._take_part)
 
-    def accept(self) -> Calibration:
-        """Make the candidate the calibration in use, and return it to be saved."""
-        found = self.candidate
-        assert found is not None, "nobody accepts what is not there"
-        self.candidate = None
-        self.session.change(calibration=found, calibration_path=None)
-        return found
+    def accept(self, found: Calibration, path: Path) -> None:
+        """Make what was saved the calibration in use; another candidate that came meanwhile goes on waiting."""
+        if self.candidate is found:
+            self.candidate = None
+        self.session.change(calibration=found, calibration_path=path)
 
     def discard(self) -> None:
         """Put the candidate away; `bring_back` takes it again."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from acquisition.beam_plan import layers_mm
 from acquisition.plan import EQUALISATION_METHODS, Cell, Plan
 from firmware_iface.errors import WrongUsage
 
@@ -154,9 +155,50 @@ def with_text(plan: Plan, path: str, text: str) -> Plan:
         It is no number where one is needed, or nothing that the plan allows; the sentence says what is.
     """
     try:
-        return _with_value(plan, path.split("."), _read(value_of(plan, path), text.strip()))
+        value = _read(value_of(plan, path), text.strip())
+        found = _with_value(plan, path.split("."), value)
     except ValueError as error:
         raise WrongUsage(str(error)) from error
+    _refuse_unknown(path.rsplit(".", 1)[-1], value)
+    return found
+
+
+def _refuse_unknown(name: str, value: Any) -> None:
+    """Refuse sources and materials of which nobody knows anything, before time is spent on measuring them."""
+    from calibration.attenuation import material
+    from calibration.spectrum import emission
+
+    values = value if isinstance(value, tuple) else (value,)
+    if name in ("sources", "source"):
+        if not values:
+            raise WrongUsage("no source is named; allowed: one or more")
+        for each in values:
+            emission(each)
+    elif name in ("material", "sensor_material"):
+        material(str(value))
+    elif name in ("plates", "checks"):
+        for plate in values:
+            for each in layers_mm(plate):
+                material(each)
+    elif name == "cells":
+        for cell in values:
+            material(cell.material)
+
+
+def why_not_together(step: str, plan: Plan) -> str:
+    """Return why a step cannot be measured with options that are each allowed; empty where it can."""
+    if step != "wedge":
+        return ""
+    from calibration.thickness import FEWEST_THICKNESSES
+
+    wanted = plan.calibration.wedge
+    n_plates = len({plate for plate in wanted.plates if set(layers_mm(plate)) == {wanted.material}})
+    if n_plates >= FEWEST_THICKNESSES:
+        return ""
+    return (
+        f"{n_plates} of the plates are of {wanted.material} alone, whose thickness is to be taught; allowed: "
+        f"{FEWEST_THICKNESSES} or more. Name other plates, or another material."
+    )
 
 
 def _with_value(record: Any, names: Sequence[str], value: Any) -> Any:

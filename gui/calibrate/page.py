@@ -7,12 +7,14 @@ the page is first seen, and the window is open long before.
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
+from firmware_iface.errors import MpxctError
 from gui.controls import hint
 from gui.page import Page
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 _HEAVY = ("gui.calibrate.sequence", "gui.calibrate.run", "gui.calibrate.comparison", "gui.calibrate.live")
 """Without Qt, so that a thread may load them."""
+
+_log = logging.getLogger("mpxct.window")
 
 
 class CalibratePage(Page):
@@ -73,6 +77,17 @@ class CalibratePage(Page):
         """Make the change of the plan again that was taken back."""
         if self.bench is not None:
             self.bench.details.make_again()
+
+    def end(self) -> None:
+        """Keep what waits to be accepted: it may have taken hours."""
+        waiting = self.bench.desk.candidate if self.bench is not None else None
+        if waiting is not None:
+            from gui.calibrate.archive import keep_waiting
+
+            try:
+                _log.info("not accepted, and kept as %s", keep_waiting(waiting, self.session.state.folder))
+            except MpxctError as error:
+                _log.error("what was not accepted could not be kept: %s", error)
 
     def _build(self) -> None:
         from gui.calibrate.bench import Bench

@@ -68,6 +68,7 @@ class ResultPanel(QtWidgets.QWidget):
         """What is shown or being made ready, since `_begun_s`; `_is_old` until it is there."""
         self._begun_s = 0.0
         self._is_old = False
+        self._saving = ""
         self._told_of: object = None
         """The candidate of which something may have been said."""
         self._step = ""
@@ -181,6 +182,8 @@ class ResultPanel(QtWidgets.QWidget):
     def _why_no_candidate(self) -> str:
         if self._desk.job is not None:
             return f"{self._desk.job.title} is running; wait until it ends."
+        if self._questions.is_asked(self._saving):
+            return "it is being saved."
         return "" if self._desk.candidate is not None else "nothing new was measured since the last was accepted."
 
     def _why_not_bring_back(self) -> str:
@@ -202,19 +205,18 @@ class ResultPanel(QtWidgets.QWidget):
             self.save(path if path.suffix == ".h5" else path.with_name(path.name + ".h5"))
 
     def save(self, path: Path) -> None:
-        """Accept the candidate and save it under a name."""
-        session = self._desk.session
-        accepted = self._desk.accept()
+        """Save the candidate under a name, and then use it; what cannot be saved goes on waiting."""
+        found = self._desk.candidate
+        assert found is not None, "nobody accepts what is not there"
         is_backed_up = path.exists()
 
         def saved(where: Path) -> None:
-            if session.state.calibration is accepted:
-                session.change(calibration_path=where)
-            self._shown = ()
+            self._desk.accept(found, where)
             copied = " The file of that name was copied first, and is in the history." if is_backed_up else ""
             self._tell(f"Accepted, and saved as {where.name}.{copied}")
 
-        self._questions.ask(f"Saving {path.name}", lambda: keep(accepted, path), saved, is_kept=True)
+        self._saving = f"Saving {path.name}"
+        self._questions.ask(self._saving, lambda: keep(found, path), saved, is_kept=True)
 
     def _discard(self) -> None:
         self._desk.discard()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -316,6 +317,8 @@ class LivePage(Page):
         note = self.underway.note if self.underway is not None else ""
         if not note and self.session.state.calibration is None:
             note = NO_CALIBRATION
+        if "nominal" in note:
+            note = f'{escape(note)} <a href="Calibrate">Calibrate first</a>'
         _set(self.note, note)
         self.note.setVisible(bool(note))
         running = self.is_running
@@ -440,6 +443,7 @@ class LivePage(Page):
         column.addWidget(self.start_button)
         column.addWidget(self.settings)
         self.note = hint()
+        self.note.linkActivated.connect(lambda page: setattr(self.session, "page_wanted", page))
         column.addWidget(self.note)
         column.addStretch(1)
         for widget in (self.flat_button, self.plan_button, self.pictures):

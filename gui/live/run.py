@@ -18,6 +18,7 @@ from acquisition.scan_plan import FlatsPlan, FramesPlan, LivePlan, SnapPlan
 from calibration.progress import Progress
 from firmware_iface.chip import COLOUR_PITCH_MM, COLS, PITCH_MM, ROWS
 from firmware_iface.errors import DataLost, WrongUsage
+from gui.live.by_energy import NOTE, look_by_energy, takes_energies
 from gui.live.frames import FrameStore
 from gui.live.measures import Flat
 
@@ -36,7 +37,7 @@ class Underway:
     Attributes
     ----------
     calibration : Calibration or None
-        None before it is known.
+        None before it is known, and of a detector that has its own.
     note : str
         What is to be known of the thresholds; empty where they are as calibrated.
     """
@@ -158,7 +159,8 @@ class LiveRun:
                 if self._is_stopping:
                     return
                 (plan, wanted), n_flats, self._n_flats = self._order, self._n_flats, 0
-            calibration, note = usable_calibration(instrument, plan, wanted)
+            by_energy = takes_energies(instrument.detector)
+            calibration, note = (None, NOTE) if by_energy else usable_calibration(instrument, plan, wanted)
             if n_flats:
                 yield from self._take_flat(instrument, plan, calibration, n_flats)
                 if self._is_flat_only:
@@ -171,14 +173,17 @@ class LiveRun:
                 return
 
     def _look(
-        self, instrument: Instrument, plan: Plan, calibration: Calibration, store: FrameStore
+        self, instrument: Instrument, plan: Plan, calibration: Calibration | None, store: FrameStore
     ) -> Generator[Progress, None, None]:
         from acquisition.live import look  # heavy, and the window is to be there first
 
-        looking = look(
-            instrument, plan, calibration, is_forced=True, stop=self._is_told, on_health=self._on_health,
-            on_item=store.push,
-        )  # fmt: skip
+        if calibration is None:
+            looking = look_by_energy(instrument.detector, plan, store.push)
+        else:
+            looking = look(
+                instrument, plan, calibration, is_forced=True, stop=self._is_told, on_health=self._on_health,
+                on_item=store.push,
+            )  # fmt: skip
         try:
             for progress in looking:
                 yield progress
@@ -188,7 +193,7 @@ class LiveRun:
             looking.close()
 
     def _take_flat(
-        self, instrument: Instrument, plan: Plan, calibration: Calibration, n_frames: int
+        self, instrument: Instrument, plan: Plan, calibration: Calibration | None, n_frames: int
     ) -> Generator[Progress, None, None]:
         taken = FrameStore(most_frames=1)
         flats = msgspec.structs.replace(plan, scan=FlatsPlan(n_flats=n_frames))

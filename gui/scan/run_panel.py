@@ -13,6 +13,7 @@ from pyqtgraph.Qt import QtCore, QtWidgets
 from gui import theme
 from gui.controls import JobBar, clock, hint, title
 from gui.image_panel import ImagePanel, percentile_levels
+from gui.scan.interrupted import PARTIAL
 from gui.scan.preview import Preview
 from gui.scan.run import ScanRun, told_at_end, told_of_health
 from gui.session import Session
@@ -129,10 +130,13 @@ class RunPanel(QtWidgets.QWidget):
         assert run is not None
         pace = run.watch.pace()
         how = "was stopped" if status is JobStatus.STOPPED else "BROKE OFF"
-        if pace.n_frames:
+        partial = run.order.path.with_name(run.order.path.stem + PARTIAL)
+        if pace.n_frames and not partial.exists():
+            rest = f"{partial.name} is NOT in {partial.parent}: it was taken away meanwhile, or never written."
+        elif pace.n_frames:
             rest = (
-                f"{pace.n_frames} of {pace.n_planned} frames are kept in {run.order.path.stem}.partial.h5; it is "
-                "offered above to go on with."
+                f"{pace.n_frames} of {pace.n_planned} frames are kept in {partial.name}; it is offered above to go on "
+                "with."
             )
         else:
             rest = "No frame was taken, and no file is left."

@@ -69,6 +69,15 @@ def test_a_step_is_old_once_what_it_builds_on_was_done_again() -> None:
     assert {found[name] for name in ("energy", "pixels", "materials")} == {Standing.OLD}
 
 
+def test_steps_of_a_run_are_running_or_to_come_and_done_ones_wait_to_be_accepted() -> None:
+    accepted = begun(steps=("equalise", "energy"))
+    so_far = replace(accepted, history=(record("equalise", "2026-03-01T00:00:00+00:00"),))
+    found = standings(accepted, so_far, running="energy", coming=("pixels", "materials"))
+    assert found["equalise"] is Standing.NEW
+    assert found["energy"] is Standing.RUNNING
+    assert found["pixels"] is found["materials"] is Standing.COMING
+
+
 def test_a_step_is_new_until_it_is_accepted() -> None:
     accepted = begun(steps=("equalise",))
     candidate = replace(accepted, history=(*accepted.history, record("energy")))
@@ -156,6 +165,11 @@ def test_every_option_reads_back_what_it_shows(path: str) -> None:
     ("path", "text", "message"),
     [
         ("calibration.n_flat_frames", "0", "n_flat_frames is 0"),
+        ("calibration.sources", "Am-241, Xx", "Xx"),
+        ("calibration.response.sources", "", "no source is named"),
+        ("calibration.response.sensor_material", "unobtainium", "unobtainium"),
+        ("calibration.wedge.plates", "pmma-5, unobtainium-1", "unobtainium"),
+        ("calibration.cells", "a, water, 0, 8; b, unobtainium, 4, 8", "unobtainium"),
         ("calibration.n_flat_frames", "many", "'many' is not a whole number"),
         ("calibration.n_flat_frames", "", "nothing is typed"),
         ("calibration.energy_exposure_s", "x", "not a number"),

@@ -129,7 +129,7 @@ def test_a_step_runs_is_shown_and_accepted_into_a_file_of_its_own(connected: Des
     desktop.until(lambda: "Pixels that are not good, and why" in desktop.bench.result.panels.titles)
     assert desktop.bench.live.titles, "something was drawn while it ran"
     desktop.click(desktop.bench.result.accept)
-    desktop.until(lambda: desktop.session.state.calibration_path is not None)
+    desktop.until(lambda: in_use(desktop) is not before)
     path = desktop.session.state.calibration_path
     assert path is not None
     assert path.name.startswith("calibration-")
@@ -144,12 +144,50 @@ def test_a_named_file_is_backed_up_before_it_is_overwritten(connected: Desktop) 
     desktop.run_to_end("pixels")
     path = desktop.session.state.folder / "mine.h5"
     desktop.bench.result.save(path)
-    desktop.until(lambda: desktop.session.state.calibration_path == path)
+    desktop.until(lambda: in_use(desktop) is not before)
+    assert desktop.session.state.calibration_path == path
     (copy,) = desktop.session.state.folder.glob("mine.h5.bak-*")
     assert store.load(copy).identity == before.identity
     assert store.load(path).identity == in_use(desktop).identity != before.identity
     desktop.bench.tabs.setCurrentIndex(HISTORY)
     desktop.until(lambda: set(desktop.bench.history.names()) == {"mine.h5", copy.name})
+
+
+def test_what_cannot_be_saved_goes_on_waiting_and_can_be_accepted_elsewhere(connected: Desktop) -> None:
+    desktop, before = connected, in_use(connected)
+    desktop.run_to_end("pixels")
+    found = desktop.bench.desk.candidate
+    folder = desktop.session.state.folder
+    desktop.bench.result.save(folder / "is" / "not" / "there.h5")
+    assert not desktop.bench.result.accept.isEnabled() or "being saved" in desktop.bench.result._why_no_candidate()
+    desktop.until(lambda: desktop.session.failures)
+    assert desktop.session.failures.pop().title == "Saving there.h5"
+    assert in_use(desktop) is before
+    assert desktop.bench.desk.candidate is found
+    desktop.click(desktop.bench.result.accept)
+    desktop.until(lambda: desktop.session.state.calibration is found)
+    assert desktop.bench.desk.candidate is None
+
+
+def test_what_waits_when_the_window_closes_is_kept_under_a_name_that_says_so(connected: Desktop) -> None:
+    desktop = connected
+    desktop.run_to_end("pixels")
+    page = CalibratePage(desktop.session)
+    desktop.qtbot.addWidget(page)
+    page.bench = desktop.bench
+    page.end()
+    (kept,) = desktop.session.state.folder.glob("calibration-*-not-accepted.h5")
+    assert desktop.bench.desk.candidate is not None
+    assert store.load(kept).identity == desktop.bench.desk.candidate.identity
+
+
+def test_plates_that_cannot_teach_are_refused_before_they_are_measured(connected: Desktop) -> None:
+    desk = connected.bench.desk
+    desk.edit("calibration.wedge.material", "aluminium")
+    assert not [why for why in (desk.why_not_run("wedge"),) if "plates" in why], "four plates are enough"
+    desk.edit("calibration.wedge.plates", "pmma-5, pmma-10, aluminium-1")
+    connected.session.change(calibration=begun(steps=("equalise", "energy", "pixels")))
+    assert "1 of the plates are of aluminium alone" in desk.why_not_run("wedge")
 
 
 def test_what_is_discarded_changes_nothing_and_can_be_brought_back(connected: Desktop) -> None:

@@ -373,6 +373,8 @@ def test_the_simulated_instrument_is_looked_at_and_changed(session: Session, qtb
     qtbot.waitUntil(seen, timeout=100_000)
     assert page.is_running
     assert "nominal" in page.note.text()
+    page.note.linkActivated.emit("Calibrate")
+    assert session.page_wanted == "Calibrate"
     n_begun = 1
     page.settings.thresholds[3].setValue(80.0)
     qtbot.waitUntil(seen, timeout=30_000)

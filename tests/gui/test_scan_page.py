@@ -198,6 +198,19 @@ def test_a_paused_scan_can_be_aborted_and_leaves_a_file_that_is_valid(qtbot, pag
     assert 0 < scan.shape[0] < N_FRAMES
 
 
+def test_a_file_that_is_taken_away_in_a_scan_is_not_said_to_be_kept(qtbot, page_on) -> None:
+    bench = Slow(wait_at=6)
+    page = page_on(bench)
+    start(qtbot, page)
+    wait(qtbot, page, lambda: bench.waits.is_set() and page.run._run.watch.pace().n_frames > 0)
+    (partial,) = page.session.state.folder.glob("*.partial.h5")
+    partial.unlink()
+    page.session.job("instrument").abort()
+    wait(qtbot, page, lambda: is_idle(page))
+    assert "vials.partial.h5 is NOT in" in page.run.told.text()
+    assert page.offer.isHidden()
+
+
 def test_what_a_check_refuses_is_told_with_its_remedy_and_nothing_runs(qtbot, page_on) -> None:
     bench = Bench()
     page = page_on(bench)
