@@ -225,7 +225,7 @@ def grains_of(
             if z % 32 == 0:
                 yield Progress("preparing the volume", channel * counts[0] + z, n * counts[0])
             slab = np.asarray(values[channel, z * thinning : (z + 1) * thinning], dtype=np.float32)
-            thin[channel, z] = _mean_of_cubes(np.nan_to_num(slab, nan=0.0), thinning, counts[1:])
+            thin[channel, z] = _mean_of_cubes(np.nan_to_num(slab, posinf=0.0, neginf=0.0), thinning, counts[1:])
         if smoothings is None:
             used_voxels.append(smoothing_for(thin[channel], highs_g_cm3[channel]))
         else:

@@ -2,12 +2,12 @@
 
     xvfb-run -a -s "-screen 0 1600x1200x24 +extension GLX" python tests/benchmarks/volume_view.py
 
-`rest` is the fine picture; `moving` has half the resolution of the screen and of the volume, as while something moves,
-and `moving_before` twice the step through the whole volume. `automatic` is what the view itself chooses while something
-moves. Processor seconds stand beside, since a machine may be shared. `volume_fps` is that of `moving`, shaded; null
-where there is no OpenGL. pyqtgraph's own `GLVolumeItem` shows the same bodies in a window of the same size;
-`times_pyqtgraph` is how many times as many pictures a second ours draws while it moves, `cpu_share_of_pyqtgraph` how much processor time
-each takes beside theirs. `--quick` takes 128^3 instead of 256^3.
+`rest` is the fine picture; `moving` has half the resolution of the screen and of the volume, as while something
+moves, and `moving_before` twice the step through the whole volume. `automatic` is what the view itself chooses while
+something moves. Processor seconds stand beside, since a machine may be shared. `volume_fps` is that of `moving`,
+shaded; null where there is no OpenGL. pyqtgraph's own `GLVolumeItem` shows the same bodies in a window of the same
+size; `times_pyqtgraph` is how many times as many pictures a second ours draws while it moves,
+`cpu_share_of_pyqtgraph` how much processor time each takes beside theirs. `--quick` takes 128^3 instead of 256^3.
 """
 
 from __future__ import annotations
