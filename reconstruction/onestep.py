@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from firmware_iface.errors import WrongUsage
 from reconstruction import backend
 from reconstruction.backend import Array
-from reconstruction.kernels.onestep_plain import Nodes, Rays, packed_size, place, quadratic_slopes
+from reconstruction.kernels.onestep_plain import Nodes, Rays, quadratic_slopes
 from reconstruction.methods.iterates import Iterate
 from reconstruction.methods.joint_surrogates import JointLoss, Penalty, descend_jointly, kernels
 from reconstruction.methods.subsets import Order
@@ -33,6 +33,7 @@ from reconstruction.spectral.model import SpectralModel
 from reconstruction.spectral.ray_fit import fit_rays
 from reconstruction.spectral.strength import COUPLED, n_directions, prior_in_noise
 from reconstruction.spectral.weighted import Basis, channels_mixed, noise_basis
+from reconstruction.symmetric import packed_size, place
 
 ROUND_CORNER = 0.2
 """Of a prior with a sharp tip, in units of the noise."""

@@ -39,13 +39,15 @@ from reconstruction.pipeline import grid_of, previewed
 from reconstruction.projections import LineIntegrals, measure_line_integrals, places_of
 from reconstruction.projector import Projector
 from reconstruction.recipe import Recipe
+from reconstruction.scan_expectation import Expectation, expected
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.scan_source import ScanSource, open_source
 from reconstruction.spectral.cells import cells_of_basis, path_map
 from reconstruction.spectral.compression import compress
 from reconstruction.spectral.model import SpectralModel
-from reconstruction.spectral.ray_fit import RayFit, fit_rays, unpacked, weak_prior_sd
+from reconstruction.spectral.ray_fit import RayFit, fit_rays, weak_prior_sd
 from reconstruction.spectral.weighted import weighted
+from reconstruction.symmetric import unpacked
 from reconstruction.volume import MASS_CONCENTRATION, Grid, Volume
 
 PROJECTION, ONE_STEP = "projection", "onestep"
@@ -73,26 +75,41 @@ class ScanRays:
         With the same bins, and the materials that are looked for.
     sources : tuple of ScanSource
         One for each pass.
+    places : tuple of int
+        Which bins of all passes they are, from 0; nothing: all.
     """
 
     measured: LineIntegrals
     model: SpectralModel
     sources: tuple[ScanSource, ...]
+    places: tuple[int, ...] = ()
 
     @property
     def open_counts(self) -> NDArray[np.float64]:
         """Counts of a pixel in one view of the open beam: (n_bins,) float64."""
         return self.measured.open_counts
 
-    @property
-    def is_known(self) -> NDArray[np.bool_]:
-        """Which rays were measured in all bins: (n_views, rows, cols) bool."""
-        return np.logical_not(np.any(self.measured.is_estimated, axis=0))
-
-    def counts(self) -> NDArray[np.float32]:
-        """Return the counts of every ray, as if all pixels were alike: (n_bins, n_views, rows, cols) float32."""
-        open_counts = self.open_counts.astype(np.float32)[:, None, None, None]
-        return open_counts * np.exp(-self.measured.values)
+    def of_bins(self, numbers: Sequence[int]) -> ScanRays:
+        """Return some bins of every pass, from 1."""
+        if not numbers:
+            return self
+        n_bins = len(self.model.bins) // len(self.sources)
+        if max(numbers) > n_bins:
+            raise WrongUsage(f"bin {max(numbers)} is named; allowed: 1 to {n_bins}, in every pass")
+        here = [first * n_bins + number - 1 for first in range(len(self.sources)) for number in numbers]
+        _refuse_too_many(self.model.materials, len(here))
+        measured = self.measured
+        return replace(
+            self,
+            measured=replace(
+                measured,
+                values=measured.values[here],
+                is_estimated=measured.is_estimated[here],
+                open_counts=measured.open_counts[here],
+            ),
+            model=self.model.of_bins(here),
+            places=tuple(here),
+        )
 
 
 def read_rays(
@@ -160,9 +177,15 @@ def _model_of(
         raise WrongUsage("no materials are named, and the calibration has none", hint="--materials water,I,Gd")
     models = [SpectralModel.of_response(response, names, thresholds_kev=source.thresholds_kev) for source in sources]
     n_bins = sum(len(model.bins) for model in models)
-    if len(names) > n_bins:
-        raise WrongUsage(f"{len(names)} materials cannot be told apart with {n_bins} bins; allowed: at most {n_bins}")
+    _refuse_too_many(names, n_bins)
     return models[0] if len(models) == 1 else SpectralModel.joined(models)
+
+
+def _refuse_too_many(materials: Sequence[str], n_bins: int) -> None:
+    if len(materials) > n_bins:
+        raise WrongUsage(
+            f"{len(materials)} materials cannot be told apart with {n_bins} bins; allowed: at most {n_bins}"
+        )
 
 
 def _joined(parts: Sequence[LineIntegrals]) -> LineIntegrals:
@@ -238,17 +261,19 @@ def decompose_scan(
     """
     if tier not in (PROJECTION, ONE_STEP):
         raise WrongUsage(f"the tier is {tier!r}; allowed: image, {PROJECTION}, {ONE_STEP}")
+    _refuse_what_is_of_bins(recipe)
+    rays = rays.of_bins(recipe.bins)
     measured = previewed(rays.measured) if recipe.is_preview else rays.measured
     rays = replace(rays, measured=measured)
     grid = grid or grid_of(measured, recipe)
-    counts = rays.counts()
-    fit, model = yield from fit_paths(rays, counts)
+    seen = yield from expected(measured, grid, recipe, n_passes=len(rays.sources))
+    fit, model = yield from fit_paths(rays, seen)
     whole = reached(grid, measured.geometry, measured.lifts_mm) if prior or tier == ONE_STEP else grid
     values = yield from _back_projected(fit.paths, measured, whole, recipe)
     log, sigma = None, None
     if prior or tier == ONE_STEP:
         n_iterations = n_iterations or N_ITERATIONS[tier]
-        iterates = _iterates(rays, counts, fit, model, values, whole, recipe, tier, prior, strength, n_iterations)
+        iterates = _iterates(rays, seen, fit, model, values, whole, recipe, tier, prior, strength, n_iterations)
         values, log = yield from logged(iterates, tier, n_iterations)
         values = np.ascontiguousarray(backend.to_host(values)[:, *cut_out(whole, grid)])
     else:
@@ -261,7 +286,8 @@ def decompose_scan(
     told = f"{prior}, strength {strength if strength is not None else 'its own'}" if prior else "no prior"
     words = (
         f"{len(measured.angles_rad)} views, {len(model.bins)} bins of {len(rays.sources)} passes",
-        *rays.sources[0].words,
+        *dict.fromkeys(told for source in rays.sources for told in source.words),
+        *seen.words,
         f"{tier} domain, {', '.join(model.materials)}: {told}, misfit {ratio:.3g} of that of noise",
         *(("paths brought to those of the calibration's cells",) if (matrix != np.eye(len(matrix))).any() else ()),
     )
@@ -274,9 +300,27 @@ def decompose_scan(
     )
 
 
+def _refuse_what_is_of_bins(recipe: Recipe) -> None:
+    """Refuse what a recipe asks of bins' volumes, of which there are none here."""
+    if recipe.is_iterative:
+        raise WrongUsage(
+            f"the method {recipe.method} makes volumes of bins; rays are back-projected, or iterate with a joint prior",
+            hint="leave the method out, and give a prior of the materials, or the tier onestep",
+        )
+    if recipe.weights != "auto":
+        raise WrongUsage(
+            f"the weights are {recipe.weights!r}, which bins' volumes may have; allowed here: auto, by what counts tell"
+        )
+    if recipe.linearise:
+        raise WrongUsage(
+            "bins are made straight by the step wedge for one material; rays are fitted with the hardening of all",
+            hint="leave linearise out: the response holds what it would take out",
+        )
+
+
 def _iterates(
     rays: ScanRays,
-    counts: NDArray[np.float32],
+    seen: Expectation,
     fit: RayFit,
     model: SpectralModel,
     start: NDArray[np.float32],
@@ -292,7 +336,6 @@ def _iterates(
     scan = ScanGeometry.circular(measured.geometry, measured.angles_rad, lifts_mm=measured.lifts_mm)
     A = Projector(scan, grid, n_channels=len(model.materials), use_gpu=recipe.use_gpu)
     send = backend.to_device if recipe.use_gpu else np.asarray
-    is_known = send(rays.is_known.astype(np.float32))
     options: dict[str, Any] = {
         "prior": prior,
         "strength": strength,
@@ -300,12 +343,16 @@ def _iterates(
         "n_iterations": n_iterations,
     }
     if tier == ONE_STEP:
-        return one_step(A, send(counts), model, open_counts=rays.open_counts, weights=is_known, **options)
-    information = send(np.where(fit.is_converged, fit.information, 0)) * is_known
-    return weighted(A, send(fit.paths), information, **options)
+        weights = send(seen.is_known.astype(np.float32))
+        opened, background = send(seen.open_counts), send(seen.background)
+        return one_step(
+            A, send(seen.counts), model, open_counts=opened, background=background, weights=weights, **options
+        )
+    information = np.where(fit.is_converged & seen.is_known.all(axis=0), fit.information, 0)
+    return weighted(A, send(fit.paths), send(information), **options)
 
 
-def fit_paths(rays: ScanRays, counts: NDArray[np.float32]) -> Generator[Progress, None, tuple[RayFit, SpectralModel]]:
+def fit_paths(rays: ScanRays, seen: Expectation) -> Generator[Progress, None, tuple[RayFit, SpectralModel]]:
     """Fit the paths of all rays, with a prior so wide that it only keeps noisy rays from running away.
 
     A prior some times as wide as the noise still shortens what is there by some per cent if its middle is 0; so rays
@@ -318,25 +365,28 @@ def fit_paths(rays: ScanRays, counts: NDArray[np.float32]) -> Generator[Progress
     model : SpectralModel
         Of few nodes, over the paths of this scan.
     """
-    n_views = counts.shape[1]
+    n_views = seen.counts.shape[1]
     yield Progress("rays", 0, n_views)
     few = np.unique(np.linspace(0, n_views - 1, N_TYPICAL_VIEWS).round().astype(int))
-    free = fit_rays(counts[:, few], rays.open_counts, rays.model).paths
+    some = seen.of_views(few)
+    free = fit_rays(some.counts, some.open_counts, rays.model, background=some.background).paths
     is_thick = free.sum(axis=0) >= np.nanquantile(free.sum(axis=0), 0.75)
     typical = np.maximum(np.nanmedian(free[:, is_thick], axis=1), 0)
     prior_sd = weak_prior_sd(rays.model, rays.open_counts, typical)
-    sampled = fit_rays(counts[:, few], rays.open_counts, rays.model, prior_sd=prior_sd, start=free).paths
+    sampled = fit_rays(
+        some.counts, some.open_counts, rays.model, prior_sd=prior_sd, start=free, background=some.background
+    ).paths
     lowest, highest = np.nanquantile(sampled.reshape(len(sampled), -1), (0.002, 0.998), axis=1)
     margin = RANGE_MARGIN * (highest - lowest) + 1e-6
     model = compress(rays.model, highest + margin, lowest - margin).model
     parts = []
     for begin in range(0, n_views, VIEWS_AT_A_TIME):
         views = slice(begin, min(begin + VIEWS_AT_A_TIME, n_views))
-        drawn = fit_rays(counts[:, views], rays.open_counts, model, prior_sd=prior_sd).paths
+        some = seen.of_views(views)
+        data: dict[str, Any] = {"prior_sd": prior_sd, "background": some.background}
+        drawn = fit_rays(some.counts, some.open_counts, model, **data).paths
         around = ndimage.median_filter(drawn, (1, 1, NEIGHBOURS, NEIGHBOURS), mode="nearest")
-        parts.append(
-            fit_rays(counts[:, views], rays.open_counts, model, prior_sd=prior_sd, prior_mean=around, start=drawn)
-        )
+        parts.append(fit_rays(some.counts, some.open_counts, model, prior_mean=around, start=drawn, **data))
         yield Progress("rays", views.stop, n_views)
     return _together(parts), model
 
@@ -360,6 +410,8 @@ def _cells_map(rays: ScanRays, model: SpectralModel) -> NDArray[np.float64]:
         concentrations_mg_ml={name: cell.concentration_mg_ml for name, cell in cells.items()},
         densities_g_cm3={name: material(name).density_g_cm3 for name in cells},
     )
+    if rays.places:
+        transmissions = transmissions[list(rays.places)]
     return path_map(rays.model, paths, transmissions, rays.open_counts)
 
 
@@ -394,7 +446,7 @@ def _noise_of(
 ) -> Generator[Progress, None, NDArray[np.float32]]:
     """Return the standard error of each voxel: what errors of the rays, drawn from their bound, become there."""
     rng = np.random.default_rng(0)
-    covariance = unpacked(np.where(np.isfinite(fit.covariance), fit.covariance, 0))
+    covariance = np.moveaxis(unpacked(np.where(np.isfinite(fit.covariance), fit.covariance, 0)), (0, 1), (-2, -1))
     values, vectors = np.linalg.eigh(covariance)
     roots = (vectors * np.sqrt(np.maximum(values, 0))[..., None, :]).astype(np.float32)
     total = np.zeros((len(fit.paths), *grid.shape), np.float32)

@@ -15,12 +15,13 @@ from scipy import optimize, stats
 from calibration.geometry import Geometry
 from firmware_iface.errors import WrongUsage
 from reconstruction.kernels import onestep_cpu, onestep_plain
-from reconstruction.kernels.onestep_plain import Nodes, Rays, packed_size, place
+from reconstruction.kernels.onestep_plain import Nodes, Rays
 from reconstruction.onestep import one_step
 from reconstruction.priors import Huber
 from reconstruction.projector import Projector
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.spectral.model import SpectralModel
+from reconstruction.symmetric import packed_size, place
 from reconstruction.volume import Grid
 from tests import stand_in_cupy
 from tests.matrix_operator import MatrixOperator, random_operator

@@ -20,12 +20,10 @@ from reconstruction.spectral.weighted import (
     RayMixing,
     mix,
     noise_basis,
-    packed,
-    pairs,
     ray_roots,
-    unpacked,
     weighted,
 )
+from reconstruction.symmetric import packed, pairs, unpacked
 from reconstruction.volume import Grid
 from tests import stand_in_cupy
 from tests.adjoints import assert_adjoint
@@ -58,19 +56,11 @@ def problem():
 def exact(A, paths, information):
     """The minimum by the normal equations, written out."""
     n, dense = len(paths), A.dense()
-    F = unpacked(information, n).reshape(n, n, -1)
+    F = unpacked(information).reshape(n, n, -1)
     system = np.einsum("ri,klr,rj->kilj", dense, F, dense)
     right = np.einsum("ri,klr,lr->ki", dense, F, paths.reshape(n, -1))
     size = right.size
     return np.linalg.solve(system.reshape(size, size), right.ravel()).reshape(right.shape)
-
-
-def test_packing_round_trips() -> None:
-    F = spread_information(np.random.default_rng(0), (4, 5))
-    whole = unpacked(F, N_MATERIALS)
-    np.testing.assert_array_equal(packed(whole), F)
-    np.testing.assert_array_equal(whole, whole.swapaxes(0, 1))
-    assert pairs(2) == [(0, 0), (0, 1), (1, 1)]
 
 
 def test_roots_are_roots_and_bad_rays_have_none() -> None:
@@ -81,9 +71,9 @@ def test_roots_are_roots_and_bad_rays_have_none() -> None:
     F[0, 4, 1] = -1
     F[:, 5, 0] = 0
     F[:, 6, 0] = packed(np.outer([1, 2, 3], [1, 2, 3])[..., None])[:, 0]  # tells one combination only
-    roots = unpacked(ray_roots(F, T, np.float64), 3)
+    roots = unpacked(ray_roots(F, T, np.float64))
     G = np.triu(np.moveaxis(roots, (0, 1), (-2, -1)))
-    expected = np.einsum("ak,abvr,bl->vrkl", T, unpacked(F, 3), T)
+    expected = np.einsum("ak,abvr,bl->vrkl", T, unpacked(F), T)
     for bad in ((3, 2), (4, 1)):
         expected[bad] = 0
     np.testing.assert_allclose(np.swapaxes(G, -1, -2) @ G, expected, atol=1e-4 * np.abs(expected).max())
@@ -96,7 +86,7 @@ def test_mixing_is_the_triangle_and_adjoint(problem) -> None:
     roots = ray_roots(information, np.eye(3), np.float64)
     mixed = paths.copy()
     mix(mixed, roots)
-    F = unpacked(information, 3)
+    F = unpacked(information)
     np.testing.assert_allclose((mixed**2).sum(0), np.einsum("kvr,klvr,lvr->vr", paths, F, paths), rtol=1e-9)
     assert_adjoint(RayMixing(A, roots))
     assert_adjoint(RayMixing(A, roots).subset(slice(1, 12, 3)))
@@ -107,7 +97,7 @@ def test_the_minimum_is_that_of_the_normal_equations(problem) -> None:
     found = last(weighted(A, paths, information, prior=None, n_iterations=120))
     np.testing.assert_allclose(found.volume, exact(A, paths, information), rtol=1e-5, atol=1e-6)
     difference = A.forward(found.volume) - paths
-    F = unpacked(information, 3)
+    F = unpacked(information)
     squares = np.einsum("kvr,klvr,lvr->", difference, F, difference)
     assert found.residual == pytest.approx(np.sqrt(squares), rel=1e-6)
 
@@ -186,7 +176,7 @@ def test_coupled_priors_do_not_care_for_the_basis_of_materials(problem, prior) -
     plain = last(weighted_flat(A, paths, information, **options)).volume
     change = np.array([[1.0, 0.4, 0.0], [-0.3, 1.0, 0.2], [0.1, 0.0, 2.0]])  # other basis materials of the same matter
     back = np.linalg.inv(change)
-    F = packed(np.einsum("ak,abvr,bl->klvr", back, unpacked(information, 3), back))
+    F = packed(np.einsum("ak,abvr,bl->klvr", back, unpacked(information), back))
     other = last(weighted_flat(A, channels_mixed(paths, change), F, **options)).volume
     np.testing.assert_allclose(channels_mixed(other, back), plain, rtol=2e-3, atol=2e-3)
 
@@ -243,7 +233,7 @@ def test_the_noise_basis_is_the_inverse_of_what_rays_tell_of_a_voxel(problem) ->
     F = spread_information(np.random.default_rng(3), (1, 1))
     information = np.broadcast_to(F, (6, *paths.shape[1:]))
     T = noise_basis(A, paths, information)
-    one = unpacked(F, 3)[..., 0, 0]
+    one = unpacked(F)[..., 0, 0]
     np.testing.assert_allclose(T @ T.T, np.linalg.inv(one) / data_curvature(A, None, paths), rtol=1e-6)
     each = noise_basis(A, paths, information, "materials")
     np.testing.assert_allclose(each, np.diag(np.sqrt(np.diag(T @ T.T))))
@@ -333,7 +323,7 @@ def test_whole_weights_and_a_joint_prior_beat_channels_by_themselves(discs) -> N
     """At equal bias of the vials: strengths of both are chosen to leave the same contrast."""
     A, paths, information, truth = discs
     alone = information.copy()
-    whole = unpacked(information, 2)
+    whole = unpacked(information)
     variance = np.linalg.inv(whole[..., 0, 0, 0])
     alone[1] = 0
     alone[0], alone[2] = 1 / variance[0, 0], 1 / variance[1, 1]

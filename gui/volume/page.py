@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui.page import Page
-from gui.session import Session
 from gui.volume.annotations import Tool
 from gui.volume.cursor import mean_spectrum
 from gui.volume.cursor_panel import CursorPanel
@@ -39,17 +39,20 @@ class VolumePage(Page):
     export_asked = QtCore.Signal()
 
     title = "Volume"
-    tip = "Look at volumes: slices, colours, measurements, three dimensions."
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
-        self.desk = Desk(session)
+    def build(self) -> Iterator[None]:
+        """Make the widgets in pieces."""
+        self.desk = Desk(self.session)
         self.panes = Panes(self.desk)
+        yield
         self.looks = LooksPanel()
         self.readout = CursorPanel()
+        yield
         self.measure = MeasurePanel()
+        yield
         self.presets = PresetButton(self.desk)
         self.solid = Solid(self.desk)
+        yield
         self.side = QtWidgets.QTabWidget()
         for widget, name, tip in (
             (self._looks_tab(), "Look", "What is shown, and in which colours."),
@@ -82,6 +85,7 @@ class VolumePage(Page):
         self._shortcuts()
         self._shown_version = -1
         self._buttons()
+        yield
 
     def refresh(self) -> None:
         """Take what is new in the session and from the background, and show it."""

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from reconstruction.kernels import onestep_plain
+from reconstruction import symmetric
 from reconstruction.kernels.onestep_plain import CLIPPING_SWEEPS, DARK_COUNTS, Nodes, Rays
 from reconstruction.kernels.threads import in_threads, n_threads
 
@@ -30,7 +30,7 @@ ROUNDER = np.float32(1.5 * 2**23)
 """Added and taken away again, it leaves the nearest whole number."""
 
 _Array = NDArray[np.floating]
-_place = njit(cache=True)(onestep_plain.place)
+_place = njit(cache=True)(symmetric.place)
 
 
 def _shares(n: int, at_least: int) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """One step from counts to materials, ray by ray and voxel by voxel, in expressions that both NumPy and CuPy compute.
 
 The fast kernels of `onestep_cpu` take the same arguments and are held against these. Symmetric K x K matrices are
-packed: the rows of the upper triangle one after another.
+packed as `reconstruction.symmetric` has it.
 
 # Ref: gradient and Fisher information of Poisson counts behind materials: Roessl and Herrmann 2009, Phys. Med. Biol.
 #      54, 1307. One K x K system per voxel: Weidinger et al. 2016, Int. J. Biomed. Imaging, 5871604.
@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from reconstruction.backend import Array, namespace
+from reconstruction.symmetric import place
 
 DARK_COUNTS = 1e-6
 """Expected in every bin besides all else, so that nothing has an infinite logarithm."""
@@ -47,17 +48,6 @@ class Nodes(NamedTuple):
 
     weights: Array
     attenuation: Array
-
-
-def packed_size(n: int) -> int:
-    """Return how many entries a symmetric n x n matrix has of its own."""
-    return n * (n + 1) // 2
-
-
-def place(i: int, j: int, n: int) -> int:
-    """Return where entry (i, j) of a symmetric n x n matrix stands."""
-    low, high = min(i, j), max(i, j)
-    return low * n - low * (low - 1) // 2 + high - low
 
 
 def slopes(paths: Array, rays: Rays, nodes: Nodes, views: slice) -> tuple[float, float]:

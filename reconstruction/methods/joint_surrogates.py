@@ -27,11 +27,11 @@ from firmware_iface.errors import WrongUsage
 from reconstruction import backend
 from reconstruction.backend import Array
 from reconstruction.kernels import onestep_plain
-from reconstruction.kernels.onestep_plain import packed_size, place
 from reconstruction.methods.iterates import Iterate
 from reconstruction.methods.subsets import Order
 from reconstruction.methods.surrogates import RUNAWAY, Pass
 from reconstruction.operators import Operator
+from reconstruction.symmetric import packed_size, place
 
 SINGULAR_SHARE = 1e-5
 """Of each voxel's own curvature, and of the mean one: what its Hessian's diagonal is raised by, so that materials that

@@ -13,7 +13,7 @@ Paths are lengths times concentrations: 1 mm of 1 g/cm3 is one unit, `mm g/cm3`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -197,6 +197,16 @@ class SpectralModel:
             weights=blocks.reshape(n_bins, -1),
             attenuation_per_mm_per_g_cm3=attenuation.reshape(-1, len(materials)),
             energies_kev=np.full(n_bins * n_exponentials, np.nan),
+        )
+
+    def of_bins(self, places: Sequence[int]) -> SpectralModel:
+        """Return the model of some bins, in this order."""
+        co_weights = None if self.co_weights is None else self.co_weights[np.ix_(places, places)]
+        return replace(
+            self,
+            bins=tuple(self.bins[place] for place in places),
+            weights=self.weights[list(places)],
+            co_weights=co_weights,
         )
 
     def transmission(self, paths: NDArray[np.floating]) -> NDArray[np.float64]:

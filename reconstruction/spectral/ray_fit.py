@@ -26,13 +26,12 @@ from reconstruction.kernels import ray_fit_cpu
 from reconstruction.kernels.threads import in_threads
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.spectral.quasi_likelihood import refine
+from reconstruction.symmetric import inverse_packed, packed_size, place, unpacked
 
 N_ITERATIONS = 60
 TOLERANCE = 1e-4
 """A ray ends when its next step promises to gain less log-likelihood: then it is within 0.014 standard errors."""
 RAYS_PER_TASK = 8192
-SMALLEST_PIVOT = 1e-5
-"""Packed in single precision, a matrix whose correlations leave less than this free has no inverse to speak of."""
 _N_SAMPLED = 256
 _DARKEST = 1e-7
 
@@ -66,10 +65,10 @@ class RayFit:
 
     def __post_init__(self) -> None:
         n, shape = len(self.paths), self.paths.shape[1:]
-        if self.information.shape != (n * (n + 1) // 2, *shape) or self.chi_square.shape != shape:
+        if self.information.shape != (packed_size(n), *shape) or self.chi_square.shape != shape:
             raise ValueError(
                 f"paths {self.paths.shape}, information {self.information.shape}, chi square {self.chi_square.shape}; "
-                f"allowed: (n_materials, ...), {(n * (n + 1) // 2, *shape)} and {shape}"
+                f"allowed: (n_materials, ...), {(packed_size(n), *shape)} and {shape}"
             )
 
     @property
@@ -81,7 +80,7 @@ class RayFit:
     def sigma(self) -> NDArray[np.float32]:
         """Standard error of each path by the Cramer-Rao bound: (n_materials, ...) float32, mm g/cm3."""
         n = len(self.paths)
-        return np.sqrt(self.covariance[[pair(k, k, n) for k in range(n)]])
+        return np.sqrt(self.covariance[[place(k, k, n) for k in range(n)]])
 
     @property
     def chance(self) -> NDArray[np.float64]:
@@ -91,50 +90,6 @@ class RayFit:
         """
         degrees = np.where(self.n_degrees > 0, self.n_degrees, np.nan)
         return gammaincc(degrees / 2, np.maximum(self.chi_square, 0) / 2)
-
-
-def pair(k: int, other: int, n_materials: int) -> int:
-    """Return where (k, other) of a symmetric matrix stands among the packed rows of its upper triangle."""
-    low, high = min(k, other), max(k, other)
-    return low * n_materials - low * (low - 1) // 2 + high - low
-
-
-def unpacked(packed: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return symmetric matrices (..., n, n) float64 of packed ones (n (n + 1) / 2, ...)."""
-    n = (math.isqrt(8 * len(packed) + 1) - 1) // 2
-    full = np.empty((*packed.shape[1:], n, n))
-    for k in range(n):
-        for other in range(n):
-            full[..., k, other] = packed[pair(k, other, n)]
-    return full
-
-
-def inverse_packed(packed: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return the packed inverse of packed positive matrices, by Cholesky; infinite where one has none."""
-    n = (math.isqrt(8 * len(packed) + 1) - 1) // 2
-    diagonal = np.stack([packed[pair(k, k, n)] for k in range(n)]).astype(np.float64)
-    is_sound = np.isfinite(packed).all(axis=0) & (diagonal > 0).all(axis=0)
-    scale = 1 / np.sqrt(np.where(is_sound, diagonal, 1))
-    lower: dict[tuple[int, int], NDArray[np.float64]] = {}
-    for k in range(n):
-        for i in range(k, n):
-            value = np.where(is_sound, packed[pair(i, k, n)] * scale[i] * scale[k], float(i == k))
-            value = value - sum(lower[i, j] * lower[k, j] for j in range(k))
-            if i == k:
-                is_sound = is_sound & (value > SMALLEST_PIVOT)
-                value = np.sqrt(np.where(value > SMALLEST_PIVOT, value, 1))
-            lower[i, k] = value if i == k else value / lower[k, k]
-    inverse: dict[tuple[int, int], NDArray[np.float64]] = {}  # of the factor
-    for k in range(n):
-        inverse[k, k] = 1 / lower[k, k]
-        for i in range(k + 1, n):
-            inverse[i, k] = -sum(lower[i, j] * inverse[j, k] for j in range(k, i)) / lower[i, i]
-    result = np.empty(packed.shape, dtype=np.float32)
-    for k in range(n):
-        for i in range(k, n):
-            value = scale[k] * scale[i] * sum(inverse[j, k] * inverse[j, i] for j in range(i, n))
-            result[pair(i, k, n)] = np.where(is_sound, value, np.inf)
-    return result
 
 
 def fit_rays(
@@ -196,7 +151,7 @@ def fit_rays(
     begin = _of_rays(np.nan if start is None else start, n_materials, shape, "start").astype(np.float64)
     n_rays = rays.measured.shape[1]
     paths = np.empty((n_materials, n_rays), np.float32)
-    packed = np.empty((n_materials * (n_materials + 1) // 2, n_rays), np.float32)
+    packed = np.empty((packed_size(n_materials), n_rays), np.float32)
     chi_square, n_degrees = np.empty(n_rays, np.float32), np.empty(n_rays, np.int8)
     rounds, is_converged = np.empty(n_rays, np.uint8), np.empty(n_rays, np.bool_)
     measured = rays.measured, rays.opened, rays.added

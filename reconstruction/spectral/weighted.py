@@ -18,7 +18,6 @@ Units and the choice of basis materials drop out of z: a joint prior of z gives 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from itertools import combinations_with_replacement
 from typing import Literal
 
 import numpy as np
@@ -33,31 +32,13 @@ from reconstruction.operators import Operator
 from reconstruction.priors import DifferencePrior
 from reconstruction.spectral.mixed_prior import MixedPrior, channels_mixed
 from reconstruction.spectral.strength import COUPLED, n_directions, prior_in_noise
+from reconstruction.symmetric import packed_size, pairs, unpacked
 
 Method = Literal["fista", "pdhg"]
 Basis = Literal["whitened", "materials"]
 VIEWS_AT_A_TIME = 64
 ROUNDING = 10
 """Times rounding of what a ray tells of a material: less left of it by the other materials counts as nothing."""
-
-
-def pairs(n_materials: int) -> list[tuple[int, int]]:
-    """Return which elements of a symmetric matrix are stored, in their order: 00, 01, ..., 11, 12, ..."""
-    return list(combinations_with_replacement(range(n_materials), 2))
-
-
-def unpacked(packed: Array, n_materials: int) -> Array:
-    """Return symmetric matrices whole: (n_materials, n_materials, ...), from (n_pairs, ...)."""
-    place = np.empty((n_materials, n_materials), int)
-    for index, (k, other) in enumerate(pairs(n_materials)):
-        place[k, other] = place[other, k] = index
-    return packed[place.ravel()].reshape(n_materials, n_materials, *packed.shape[1:])
-
-
-def packed(matrices: Array) -> Array:
-    """Return the elements of symmetric matrices that are stored: (n_pairs, ...)."""
-    xp = namespace(matrices)
-    return xp.stack([matrices[k, other] for k, other in pairs(len(matrices))])
 
 
 class RayMixing(Operator):
@@ -67,7 +48,7 @@ class RayMixing(Operator):
     ----------
     A : Operator
     roots : (n_pairs, n_views, ...) float
-        Upper triangles G, as `pairs` orders them.
+        Upper triangles G, packed as `reconstruction.symmetric` has it.
     """
 
     def __init__(self, A: Operator, roots: Array) -> None:
@@ -113,7 +94,7 @@ def ray_roots(information: Array, T: NDArray[np.floating], dtype: DTypeLike = np
     change = xp.asarray(T)
     for first in range(0, information.shape[1], VIEWS_AT_A_TIME):
         views = slice(first, first + VIEWS_AT_A_TIME)
-        whole = unpacked(information[:, views].astype(xp.float64), n)
+        whole = unpacked(information[:, views].astype(xp.float64))
         is_known = xp.isfinite(whole).all((0, 1)) & (xp.stack([whole[k, k] for k in range(n)]) >= 0).all(0)
         whole = xp.where(is_known, whole, 0)
         roots[:, views] = _cholesky(
@@ -149,20 +130,20 @@ def noise_basis(A: Operator, paths: Array, information: Array, basis: Basis = "w
         From (n_materials, z, y, x) to (n_materials, n_views, rows, cols).
     paths : (n_materials, n_views, rows, cols) float, mm g/cm3
     information : (n_pairs, n_views, rows, cols) float
-        F, packed as `pairs` has it; 0 where a ray is not to count.
+        F, packed as `reconstruction.symmetric` has it; 0 where a ray is not to count.
     basis : str
         "materials": T is diagonal instead, the noise of each material.
     """
-    xp, n = namespace(paths), len(paths)
+    xp = namespace(paths)
     is_known = xp.isfinite(information).all(0) & (information != 0).any(0) & xp.isfinite(paths).all(0)
     known, there = xp.where(is_known, information, 0), xp.where(is_known, paths, 0)
-    plain = unpacked(np.array([float(f.mean(dtype=xp.float64)) for f in known]), n)
+    plain = unpacked(np.array([float(f.mean(dtype=xp.float64)) for f in known]))
     matter = xp.sqrt(xp.maximum((there * channels_mixed(there, plain)).sum(0), 0))
     total = float(matter.sum(dtype=xp.float64))
     if not total > 0:
         raise WrongUsage("no ray that counts passes any matter; allowed: paths of an object, and information above 0")
     weighed = np.array([float((f * matter).sum(dtype=xp.float64)) for f in known])
-    mean = data_curvature(A, None, paths) / total * unpacked(weighed, n)
+    mean = data_curvature(A, None, paths) / total * unpacked(weighed)
     values, vectors = np.linalg.eigh(mean)
     if not values[0] > 0:
         raise WrongUsage(
@@ -196,7 +177,7 @@ def weighted(
         From (n_materials, z, y, x) to (n_materials, n_views, rows, cols): a `Projector` of any scan, here or on a GPU.
     paths : (n_materials, n_views, rows, cols) float, mm g/cm3
     information : (n_pairs, n_views, rows, cols) float, per (mm g/cm3)^2
-        Of each ray, as `pairs` orders it; 0, or no number, where a ray is not to count.
+        Of each ray, packed as `reconstruction.symmetric` has it; 0, or no number, where a ray is not to count.
     prior : str or None
         A name of `strength.STRENGTHS`. None: conjugate gradients, which are stopped before they fit the noise.
     strength : float, optional
@@ -220,9 +201,9 @@ def weighted(
     """
     paths = as_data(A, paths)
     n, xp = len(paths), namespace(paths)
-    if information.shape != (n * (n + 1) // 2, *paths.shape[1:]):
+    if information.shape != (packed_size(n), *paths.shape[1:]):
         raise WrongUsage(
-            f"the information has shape {information.shape}; allowed: {(n * (n + 1) // 2, *paths.shape[1:])}"
+            f"the information has shape {information.shape}; allowed: {(packed_size(n), *paths.shape[1:])}"
         )
     floors = [is_non_negative] * n if isinstance(is_non_negative, bool) else list(is_non_negative)
     if len(floors) != n or (any(floors) and prior is None):

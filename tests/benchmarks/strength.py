@@ -27,7 +27,8 @@ from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.spectral.denoise import USUAL, denoise, noise_covariance
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.spectral.strength import STRENGTHS
-from reconstruction.spectral.weighted import noise_basis, packed, weighted
+from reconstruction.spectral.weighted import noise_basis, weighted
+from reconstruction.symmetric import packed
 from reconstruction.volume import Grid
 
 MATERIALS = ("water", "iodine", "gadolinium")
