@@ -116,7 +116,8 @@ def dimmed(look: MaterialLook) -> Colour:
 def shaded(values: NDArray[np.floating], look: GreyLook) -> NDArray[np.uint8]:
     """Return the picture of (h, w) values: (h, w, 3) uint8; what is not a number is black."""
     low, high = look.levels
-    share = np.nan_to_num((np.asarray(values, np.float32) - low) / (high - low), nan=-1.0)
+    share = (np.clip(np.asarray(values, np.float64), low, high) - low) / (high - low)
+    share = np.nan_to_num(share, nan=0.0)
     steps = np.clip(share * (N_STEPS - 1) + 0.5, 0, N_STEPS - 1).astype(np.uint8)
     picture = map_table(look.map_name)[steps]
     picture[np.isnan(values)] = 0

@@ -74,6 +74,9 @@ class MeasurePanel(QtWidgets.QWidget):
         self.below.setTabToolTip(0, "Mean, spread and extremes of the chosen region.")
         self.below.setTabToolTip(1, "How often which value stands in a region or the volume.")
         layout.addWidget(self.below, 3)
+        policy = QtWidgets.QSizePolicy.Policy
+        for widget in (self.table, self.detail, self.plot, self.spectrum):
+            widget.setSizePolicy(policy.Expanding, policy.Ignored)  # what they would like is more than a low window has
 
     @property
     def chosen_name(self) -> str:

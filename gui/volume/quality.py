@@ -15,10 +15,13 @@ class Quality:
         Between two samples; twice as much while something moves.
     is_shaded : bool
         Whether surfaces are lit.
+    opaque : float
+        A ray ends where it sees less than the rest of what is behind.
     divisor : int or None
         Of the resolution while something moves; None chooses by the time that the last picture took.
     """
 
     step_voxels: float = 1.0
     is_shaded: bool = True
+    opaque: float = 0.995
     divisor: int | None = None

@@ -29,6 +29,8 @@ MOVING_S = 0.04
 DIVISORS = (1, 2, 3, 4, 6, 8, 12)
 """A rough picture has one pixel for so many of the screen, along each edge."""
 LEAST_ROWS = 16
+ROUGH_OPAQUE = 0.95
+"""Where rays end while something moves."""
 LIGHT = (-0.45, 0.65, 0.9)
 """Where the light comes from in the picture: from the upper left, behind the viewer."""
 TEXTURE_UNIT = int(GL.GL_TEXTURE0)  # pyright: ignore[reportArgumentType]
@@ -151,6 +153,7 @@ class RayCaster:
         self.optics: Optics | None = None
         self.cut = Cut()
         self._wanted: Grains | None = None
+        self._coarse: RayCaster | None = None
         self._textures: _Textures | None = None
         self._programs: dict[Variant, tuple[Any, Any]] = {}
         self._corners: int | None = None
@@ -159,6 +162,20 @@ class RayCaster:
     def show(self, grains: Grains) -> None:
         """Draw this volume from now on; it is copied to the card by `upload`."""
         self._wanted = grains
+        self._coarse = None
+
+    @property
+    def coarse(self) -> RayCaster | None:
+        """What draws the same volume at half the resolution, for pictures that move; None where it is small."""
+        if self._wanted is None or self._wanted.coarse is None:
+            return None
+        if self._coarse is None:
+            self._coarse = RayCaster()
+            self._coarse.show(self._wanted.coarse)
+        coarse = self._coarse
+        coarse.optics, coarse.cut, coarse.is_modern = self.optics, self.cut, self.is_modern
+        coarse._programs, coarse._corners = self._programs, self._corners
+        return coarse
 
     def clear(self) -> None:
         """Draw nothing any more; what is on the card goes when another volume comes."""
@@ -181,7 +198,7 @@ class RayCaster:
         self.renderer = _text(GL.glGetString(GL.GL_RENDERER))
         self.is_modern = tuple(int(part) for part in words.split()[0].split(".")[:2]) >= (3, 1)
         self._programs.clear()
-        self._textures = self._corners = None
+        self._textures = self._corners = self._coarse = None
         try:
             self._program(False)
         except ShaderRefused as error:
@@ -396,6 +413,7 @@ class RayCaster:
         put("u_blocks", *blocks)
         put("u_bend", float(optics.bend[0]) if len(optics.bend) else 0.0)
         put("u_step_mm", quality.step_voxels * min(grains.voxel_mm))
+        put("u_opaque", quality.opaque)
         put("u_solid_per_mm", -np.log1p(-SOLID_FROM) / min(grains.voxel_mm))
         put("u_light", *(light / np.linalg.norm(light)))
         for number in range(len(textures.names)):
@@ -512,14 +530,25 @@ class RayCastItem(GLGraphicsItem):
     def _draw_rough(self, width: int, height: int) -> None:
         divisor = self.quality.divisor or self.divisor
         rough = self._rough = self._canvas(self._rough, max(width // divisor, 1), max(height // divisor, 1))
-        quality = replace(self.quality, step_voxels=2 * self.quality.step_voxels)
-        self.caster.draw(rough, self._camera(), quality, self._depth, None)
+        caster, quality = self.caster, replace(self.quality, opaque=ROUGH_OPAQUE)
+        if (coarse := self._coarse(caster)) is not None:
+            caster = coarse
+        else:
+            quality = replace(quality, step_voxels=2 * quality.step_voxels)
+        caster.draw(rough, self._camera(), quality, self._depth, None)
         self.moving_s = rough.spent_s
         place = DIVISORS.index(divisor) if divisor in DIVISORS else 0
         if rough.spent_s > MOVING_S:
             self.divisor = DIVISORS[min(place + 1, len(DIVISORS) - 1)]
         elif place and rough.spent_s * (divisor / DIVISORS[place - 1]) ** 2 < 0.7 * MOVING_S:
             self.divisor = DIVISORS[place - 1]
+
+    def _coarse(self, caster: RayCaster) -> RayCaster | None:
+        """Return what draws the volume at half the resolution, once all of that is on the card."""
+        coarse = caster.coarse
+        if coarse is not None and not coarse.is_ready:
+            coarse.upload()
+        return coarse if coarse is not None and coarse.is_ready else None
 
     def _canvas(self, old: Canvas | None, width: int, height: int) -> Canvas:
         if old is not None and (old.width, old.height) == (width, height):

@@ -58,6 +58,8 @@ class VolumeScene(QtWidgets.QWidget):
     ----------
     meshes : dict of str to Mesh
         The surfaces that are shown, by name; also what an export takes.
+    note : str
+        What more is to be said of the volume, beside what draws it.
     panel : ScenePanel
         Its controls; whoever holds the scene puts them where there is room.
     """
@@ -65,6 +67,7 @@ class VolumeScene(QtWidgets.QWidget):
     def __init__(self, fail: Told = lambda _title, _error: None, *, is_gl_wanted: bool = True) -> None:
         super().__init__()
         self.meshes: dict[str, Mesh] = {}
+        self.note = ""
         self._fail = fail
         self._shown: _Shown | None = None
         self._grains: Grains | None = None
@@ -346,7 +349,7 @@ class VolumeScene(QtWidgets.QWidget):
             )
         if most := max(self._grains.smoothing_voxels, default=0.0):
             parts.append(f"Noisy materials are smoothed, by {most:g} voxels at most (set under Quality).")
-        return " ".join(parts)
+        return " ".join([*parts, self.note]).rstrip()
 
     @property
     def _renderer(self) -> str:

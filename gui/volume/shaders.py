@@ -15,8 +15,6 @@ from gui.volume.optics import CALM
 
 AMBIENT, DIFFUSE, SPECULAR, SHININESS = 0.45, 0.6, 0.22, 24.0
 """Shares of the light on a surface."""
-OPAQUE = 0.995
-"""A ray ends where it sees less than the rest of what is behind."""
 SOLID_FROM, SOLID_TO = 0.004, 0.04
 """A surface begins to be lit where a voxel hides the first of these, and is fully lit from the second on."""
 
@@ -80,6 +78,7 @@ uniform mat4 u_glow1;
 uniform float u_bend;
 uniform float u_step_mm;
 uniform float u_solid_per_mm;
+uniform float u_opaque;
 uniform vec3 u_light;
 
 vec4 glow(vec3 p) {
@@ -202,7 +201,7 @@ void main() {
             t += u_step_mm;
         }
 #endif
-        if (clear < 1.0 - float(OPAQUE)) { colour /= 1.0 - clear; clear = 0.0; break; }
+        if (clear < 1.0 - u_opaque) { colour /= 1.0 - clear; clear = 0.0; break; }
     }
     o_colour = vec4(min(colour, 1.0), 1.0 - clear);
 }
@@ -272,7 +271,7 @@ def sources(variant: Variant) -> tuple[str, str, str]:
 
 def _constants() -> list[str]:
     values = {
-        "OPAQUE": OPAQUE, "AMBIENT": AMBIENT, "DIFFUSE": DIFFUSE, "SPECULAR": SPECULAR, "SHININESS": SHININESS,
+        "AMBIENT": AMBIENT, "DIFFUSE": DIFFUSE, "SPECULAR": SPECULAR, "SHININESS": SHININESS,
         "SOLID_FROM": SOLID_FROM, "SOLID_TO": SOLID_TO, "CALM": float(CALM),
     }  # fmt: skip
     return [f"#define {name} {value}" for name, value in values.items()]

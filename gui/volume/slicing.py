@@ -318,8 +318,12 @@ def trilinear(values: NDArray[np.float32], grid: Grid, points_mm: NDArray[np.flo
         for x in range(2):
             place, weight = row + places[2][x], of_row * shares[2][x]
             for channel, sums in zip(channels, found, strict=True):
-                np.take(channel, place, out=taken, mode="clip")
-                sums += np.multiply(taken, weight, out=taken)
+                if channel.dtype == taken.dtype:
+                    np.take(channel, place, out=taken, mode="clip")
+                else:
+                    taken[:] = channel.take(place, mode="clip")
+                with np.errstate(invalid="ignore"):  # infinities make NaN, which shows as nothing
+                    sums += np.multiply(taken, weight, out=taken)
     sampled = np.full((len(values), *points_mm.shape[:-1]), np.nan, np.float32)
     sampled[:, is_inside] = found
     return sampled

@@ -69,6 +69,8 @@ class Solid(QtWidgets.QWidget):
                 centre_mm=grid.centre_mm,
                 is_scale_known=grid.is_scale_known,
             )
+            left_out = ", ".join(look.material for look in looks[MOST_MATERIALS:])
+            scene.note = f"Without {left_out}: {MOST_MATERIALS} materials are drawn at most." if left_out else ""
         elif looks is not self._looks and looks:
             self._looks = looks
             scene.show_looks(looks[:MOST_MATERIALS])

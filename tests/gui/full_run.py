@@ -186,9 +186,18 @@ def run(window: Window, pictures: Path) -> dict[str, object]:
     day.pause(4.0)
     day.shoot("11-volume")
     day.turn_to("Three dimensions")
-    day.pause(8.0)
+    day.pause(2.0)
+    scene = window.pages["Volume"].solid.scene
+    day.wait(lambda: scene.grains is not None and scene.view.words == "", 120.0)
     day.shoot("13-three-dimensions")
-    return {"pictures": day.shots, "exported": export(day), "failures": len(session.failures)}
+    return {
+        "pictures": day.shots,
+        "exported": export(day),
+        "failures": len(session.failures),
+        "has_gl": scene.has_gl,
+        "renderer": scene.view.item.caster.renderer if scene.has_gl else scene.view.words,
+        "is_complete": bool(scene.view.is_complete if not scene.has_gl else scene.view.item.is_complete),
+    }
 
 
 def export(day: Day) -> list[str]:

@@ -112,6 +112,20 @@ def main(out: str) -> None:
     pictures["screen"] = pixels(view.grab().toImage())
     facts["fault"] = view.fault
 
+    # Half the resolution while it moves: the same bodies in the same places.
+    view.show_grains(phantom(64), optics_of(LOOKS, 20.0))
+    while not view.item.is_complete and time.monotonic() < end_s + 30:
+        app.processEvents(QtCore.QEventLoop.ProcessEventsFlag.AllEvents, 10)
+    pictures["before_it_moves"] = pixels(view.grab().toImage())
+    view.item.quality = Quality(divisor=1)
+    for _ in range(3):  # the first ones copy the half resolution to the card
+        view.hand.stir()
+        app.processEvents()
+    coarse = view.item.caster.coarse
+    facts["is_coarse_ready"] = coarse is not None and coarse.is_ready
+    pictures["while_it_moves"] = pixels(view.grab().toImage())
+    facts["is_still_moving"] = view.hand.is_moving
+
     # The older language, and a driver that refuses.
     from gui.volume.shaders import ShaderRefused, Variant, compiled, mesh_sources, sources
 

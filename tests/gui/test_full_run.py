@@ -61,6 +61,14 @@ def test_the_day_ends_without_a_failure_and_with_its_files(day: tuple[Path, dict
     assert "Traceback" not in (folder / "window.log").read_text()
 
 
+def test_the_graphics_card_drew_the_volume_to_its_end(day: tuple[Path, dict]) -> None:
+    """Mesa's under Xvfb; a processor that stands in unasked would look nearly alike."""
+    _, made = day
+    assert made["has_gl"], f"the processor drew: {made['renderer']}"
+    assert made["renderer"] not in ("", "starting")
+    assert made["is_complete"]
+
+
 def test_the_day_s_volume_is_exported(day: tuple[Path, dict]) -> None:
     folder, made = day
     assert {Path(path).suffix for path in made["exported"]} == {".nrrd"}

@@ -10,7 +10,7 @@ import pytest
 import gui.volume.projection as projection
 from gui.colour import Look, blend
 from gui.volume.camera import STANDARD_VIEWS, Camera
-from gui.volume.optics import BUSY, CALM, Cut, grains_of, leaps, optics_of
+from gui.volume.optics import BUSY, CALM, Cut, grains_of, halved, leaps, optics_of
 from gui.volume.projection import cast, projected
 from tests.gui.ray_oracle import drawn
 from tests.gui.volume_phantom import LOOKS, phantom, ready
@@ -154,6 +154,25 @@ def test_thinning_out_keeps_means_and_place() -> None:
     np.testing.assert_allclose(grains.values[0, 1, 2, 3], values[0, 2:4, 4:6, 6:8].mean(), rtol=1e-6)
     low_mm, _ = grains.corners_mm
     np.testing.assert_allclose(low_mm, np.array([1.0, 2.0, 3.0]) - 0.25 * np.array([10, 8, 9]))
+
+
+def test_half_the_resolution_is_in_the_same_place_and_holds_as_much() -> None:
+    values = np.random.default_rng(5).random((2, 9, 8, 10)).astype(np.float32)
+    whole = ready(values, 0.5, centre_mm=(1.0, 2.0, 3.0))
+    half = halved(whole)
+    np.testing.assert_allclose(half.values[1, 1, 2, 3], values[1, 2:4, 4:6, 6:8].mean(), rtol=1e-6)
+    np.testing.assert_allclose(half.values[0, 4, 0, 0], values[0, 8, :2, :2].mean(), rtol=1e-6)
+    np.testing.assert_allclose(half.corners_mm[0], whole.corners_mm[0])
+    np.testing.assert_allclose(half.corners_mm[1] - whole.corners_mm[1], (0, 0, 0.5), err_msg="an odd layer is doubled")
+    assert whole.coarse is None, "so small a volume needs none"
+
+
+def test_half_the_resolution_looks_alike() -> None:
+    grains, optics = phantom(64), optics_of(LOOKS, 20.0)
+    assert grains.coarse is not None
+    camera = Camera.around(grains.size_mm, grains.centre_mm)
+    fine, rough = (cast(each, optics, camera, (60, 60)) for each in (grains, grains.coarse))
+    assert np.abs(fine - rough).mean() < 0.01
 
 
 def test_blocks_know_the_range_of_every_sample_in_them() -> None:

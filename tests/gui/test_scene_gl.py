@@ -118,6 +118,15 @@ def test_screen_is_rough_while_moving_and_fine_at_rest(pictures: dict[str, Any])
     assert (pictures["screen"].max(axis=-1) > 120).sum() > 500
 
 
+def test_half_the_resolution_looks_alike_while_it_moves(pictures: dict[str, Any]) -> None:
+    assert pictures["is_coarse_ready"]
+    assert pictures["is_still_moving"]
+    away = np.abs(pictures["before_it_moves"].astype(int) - pictures["while_it_moves"]).max(axis=-1)
+    assert (away > 0).any(), "it is another picture"
+    assert away.mean() < 4
+    assert np.quantile(away, 0.99) < 60
+
+
 def test_refused_shader_is_told_in_a_sentence_and_the_processor_takes_over(pictures: dict[str, Any]) -> None:
     assert "nonsense" in pictures["refusal"] or "syntax" in pictures["refusal"]
     scene = pictures["scene"]
