@@ -286,7 +286,7 @@ def decompose_scan(
     told = f"{prior}, strength {strength if strength is not None else 'its own'}" if prior else "no prior"
     words = (
         f"{len(measured.angles_rad)} views, {len(model.bins)} bins of {len(rays.sources)} passes",
-        *rays.sources[0].words,
+        *dict.fromkeys(told for source in rays.sources for told in source.words),
         *seen.words,
         f"{tier} domain, {', '.join(model.materials)}: {told}, misfit {ratio:.3g} of that of noise",
         *(("paths brought to those of the calibration's cells",) if (matrix != np.eye(len(matrix))).any() else ()),

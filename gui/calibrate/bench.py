@@ -7,6 +7,7 @@ from typing import Any
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
+from acquisition.plan import passes_kev
 from gui.calibrate.dates import age_words
 from gui.calibrate.desk import Desk
 from gui.calibrate.history_panel import HistoryPanel
@@ -165,8 +166,11 @@ class Bench(QtWidgets.QWidget):
             return
         if self._questions.is_asked(LIVE):
             return
-        seen = self._seen = watch.newest
-        self._questions.ask(LIVE, lambda: live_panels(seen), self.live.show_panels)
+        seen, plan = watch.newest, self.desk.run_plan
+        passes = passes_kev(plan) if plan is not None and seen.step == "materials" else ()
+        energies = plan.detector.thresholds_kev if plan is not None and len(passes) < 2 else ()
+        self._seen = seen
+        self._questions.ask(LIVE, lambda: live_panels(seen, energies), self.live.show_panels)
 
     def _change(self, is_running: bool) -> None:
         """Show the plots of a run that begins, and what came of it when it ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -17,6 +18,9 @@ from gui.calibrate.panels import Panel
 from gui.calibrate.results import result_panels
 from gui.calibrate.sequence import TITLES
 from gui.controls import ActionButton, hint
+
+PATIENCE_S = 0.3
+"""So long what was shown before may stay, while what is to be shown is made."""
 
 
 class Rows(QtWidgets.QTableWidget):
@@ -60,6 +64,12 @@ class ResultPanel(QtWidgets.QWidget):
         super().__init__()
         self._desk, self._questions = desk, desk.session.questions("results")
         self._shown: tuple[object, ...] = ()
+        self._begun: tuple[object, ...] = ()
+        """What is shown or being made ready, since `_begun_s`; `_is_old` until it is there."""
+        self._begun_s = 0.0
+        self._is_old = False
+        self._told_of: object = None
+        """The candidate of which something may have been said."""
         self._step = ""
         self._words = QtWidgets.QLabel()
         self._words.setWordWrap(True)
@@ -109,13 +119,15 @@ class ResultPanel(QtWidgets.QWidget):
         """Show what is new."""
         for button in self.buttons:
             button.refresh()
-        before, after = self._desk.session.state.calibration, self._desk.known
-        wanted = (before, self._desk.candidate, self._step)
+        before, found = self._desk.session.state.calibration, self._desk.candidate
+        after = found or before
+        wanted = (before, found, self._step)
+        self._drop_what_is_old(wanted)
         if wanted == self._shown:
             return
-        step, has_candidate = self._step, self._desk.candidate is not None
+        step, has_candidate = self._step, found is not None
         if after is None:
-            self._shown = wanted
+            self._shown, self._is_old = wanted, False
             self._words.setText("There is no calibration yet: run the steps on the left, or open one under History.")
             self.panels.show_panels([], "Nothing to show yet.")
             self.rows.setRowCount(0)
@@ -129,8 +141,23 @@ class ResultPanel(QtWidgets.QWidget):
         self._shown = wanted
         self._questions.ask("Plots of the result", make, lambda found: self._show(*found, step))
 
+    def _drop_what_is_old(self, wanted: tuple[object, ...]) -> None:
+        """Show nothing rather than plots of something else, where new ones take long to be made."""
+        now_s = time.monotonic()
+        if wanted != self._begun:
+            self._begun, self._begun_s, self._is_old = wanted, now_s, True
+            if wanted[1] is not None and wanted[1] is not self._told_of:
+                self._tell("")
+            self._told_of = wanted[1]
+        if self._is_old and now_s - self._begun_s > PATIENCE_S:
+            self._is_old = False
+            self._words.setText("A moment: the plots are being made.")
+            self.panels.show_panels([], "A moment.")
+            self.rows.setRowCount(0)
+
     def _show(self, told: Sequence[str], rows: Sequence[Row], panels: Sequence[Panel], step: str) -> None:
         session = self._desk.session
+        self._is_old = False
         if self._desk.candidate is not None:
             steps = ", ".join(TITLES[each] for each in self._new_steps())
             words = f"<b>A new calibration waits to be accepted</b> ({escape(steps)}).<br>"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from firmware_iface.errors import MpxctError
-from gui.controls import ActionButton, hint
+from gui.controls import ActionButton, JobBar, hint
 from gui.page import Page
 from gui.reconstruct import jobs, trial
 from gui.reconstruct.check import why_not_bins, why_not_materials
@@ -21,7 +21,6 @@ from gui.reconstruct.options import Catalogue, read_catalogue
 from gui.reconstruct.outcome_panel import CONVERGENCE, TRIES, OutcomePanel
 from gui.reconstruct.prediction import Prediction, predict
 from gui.reconstruct.recipe_form import RecipeForm
-from gui.reconstruct.run_bar import RunBar
 from gui.reconstruct.settings import BY_CALIBRATION, IMAGE, Settings
 from gui.reconstruct.source_panel import SourcePanel
 from gui.reconstruct.sources import Facts, SourceKind, read_facts
@@ -69,7 +68,7 @@ class ReconstructPage(Page):
         yield
         self.outcome = OutcomePanel()
         yield
-        self.run_bar = RunBar()
+        self.run_bar = JobBar("Cancel", CANCEL)
         self._build()
         self.setAcceptDrops(True)
         self.source.opened.connect(lambda path: self.open(Path(path)))
@@ -499,7 +498,7 @@ class ReconstructPage(Page):
 
     def _show_cancelled(self, status: JobStatus) -> None:
         if status is JobStatus.STOPPED:
-            self.run_bar.show_end("Cancelled; nothing was written, and nothing has changed.", "")
+            self.run_bar.show_end("Cancelled; nothing was written, and nothing has changed.")
 
     def _z_mm(self) -> float:
         return self.z.value()
@@ -521,6 +520,7 @@ EMPTY = (
     "Open a scan, choose how it is to be reconstructed, and try that on one slice.\n"
     "Each try is shown here beside the one before it; when you like what you see, reconstruct all."
 )
+CANCEL = "Break it off at its next step. Nothing is written, and settings and volumes stay."
 OURS = "Reconstruct: "
 """What the titles of this page's jobs begin with."""
 

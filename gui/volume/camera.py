@@ -69,6 +69,11 @@ class Camera:
         ce, se = np.cos(self.elevation_rad), np.sin(self.elevation_rad)
         return np.array([[-sa, ca, 0.0], [-se * ca, -se * sa, ce], [ce * ca, ce * sa, se]])
 
+    def eye_mm(self) -> NDArray[np.float64]:
+        """Return where it stands, (3,); one without perspective stands very far away."""
+        far = 1e6 if self.is_orthographic else 1.0
+        return np.asarray(self.centre_mm) + far * self.distance_mm * self.axes()[2]
+
     def view(self) -> NDArray[np.float64]:
         """Return the matrix (4, 4) from mm to the camera's eye."""
         matrix = np.eye(4)

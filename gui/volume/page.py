@@ -9,6 +9,7 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui.page import Page
 from gui.volume.annotations import Tool
+from gui.volume.cursor import mean_spectrum
 from gui.volume.cursor_panel import CursorPanel
 from gui.volume.desk import Desk
 from gui.volume.looks_panel import LooksPanel
@@ -61,7 +62,7 @@ class VolumePage(Page):
         ):
             self.side.setTabToolTip(self.side.addTab(widget, name), tip)
         self.side.setTabVisible(SOLID_TAB, False)
-        self.side.setMinimumWidth(300)
+        self.side.setMinimumWidth(320)
         self._slices_tab = 0
         self.splitter = QtWidgets.QSplitter()
         self.places = QtWidgets.QTabWidget()
@@ -75,7 +76,7 @@ class VolumePage(Page):
         self.splitter.addWidget(self.side)
         self.splitter.setStretchFactor(0, 1)
         self.splitter.setCollapsible(0, False)
-        self.splitter.setSizes([940, 340])
+        self.splitter.setSizes([926, 354])
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(8, 8, 8, 8)
         layout.addLayout(self._bar())
@@ -169,6 +170,8 @@ class VolumePage(Page):
             self.looks.show_looks(desk.look, desk.spans, desk.unit)
         self.measure.offer_channels(desk.channels)
         self.measure.show_drawings(desk.drawings, desk.figures, desk.chosen)
+        known = desk.figures.get(self.measure.chosen_name)
+        self.measure.show_spectrum(None if known is None else mean_spectrum(known, desk.bins, desk.materials))
         self.panes.show_all(EMPTY)
         self._buttons()
 

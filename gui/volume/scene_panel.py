@@ -13,7 +13,7 @@ from gui.controls import ActionButton, hint
 from gui.volume.camera import STANDARD_VIEWS, Camera
 from gui.volume.filming import Filming
 from gui.volume.looks import in_mg_ml
-from gui.volume.movie import sweep, turntable
+from gui.volume.movie import ANIMATED, sweep, turntable, why_no_mp4
 from gui.volume.noise import FLOOR_SDS, LAGS
 from gui.volume.optics import Cut, Grains, first_opacity, solid_colour
 from gui.volume.quality import Quality
@@ -235,7 +235,7 @@ class ScenePanel(QtWidgets.QWidget):
         for number, name in enumerate(("Corner", "Front", "Right", "Top", "Back", "Left", "Bottom")):
             button = QtWidgets.QToolButton()
             button.setText(name)
-            button.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
+            button.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Fixed)
             key = "0" if name == "Corner" else str(list(STANDARD_VIEWS).index(name) + 1)
             button.setToolTip(f"Look at the whole from the {name.lower()} (key {key}).")
             button.clicked.connect(lambda _=False, side=name: self._scene.look_from(side))
@@ -262,7 +262,7 @@ class ScenePanel(QtWidgets.QWidget):
         form.setContentsMargins(0, 0, 0, 0)
         for name, span in zip("xyz", self._spans, strict=True):
             form.addRow(name, span)
-        form.addRow(self._plane_kind, self._plane_at)
+        form.addRow(beside(self._plane_kind, self._plane_at))
         reset = QtWidgets.QPushButton("Show all")
         reset.setToolTip("Undo all cuts.")
         reset.clicked.connect(self._uncut)
@@ -303,8 +303,12 @@ class ScenePanel(QtWidgets.QWidget):
         self._picture = ActionButton(
             "Save picture…", "Write what is seen, with scale and legend, as PNG.", self._why_no_picture, self._save
         )
+        no_mp4 = f" MP4 cannot be had here, for {why}." if (why := why_no_mp4()) else ""
         self._movie = ActionButton(
-            "Save movie…", "As animated PNG, GIF, or a folder of pictures.", self._why_no_picture, self._save_movie
+            "Save movie…",
+            f"As {', '.join(ANIMATED.values())}, or a folder of pictures.{no_mp4}",
+            self._why_no_picture,
+            self._save_movie,
         )
         self._kind = choice(
             ("Turn", "Sweep"), "Turn", "Once round the vertical axis, or a cut that goes through and back.",
@@ -432,10 +436,14 @@ class ScenePanel(QtWidgets.QWidget):
         self._scene.picture(width, height, write)
 
     def _save_movie(self) -> None:
-        kinds = "Animated PNG (*.png);;GIF (*.gif);;Folder of pictures (*)"
-        name, _ = QtWidgets.QFileDialog.getSaveFileName(self, "Save movie", "volume-turn.png", kinds)
+        kinds = {f"{kind} (*{ending})": ending for ending, kind in ANIMATED.items()} | {"Folder of pictures (*)": ""}
+        if why_no_mp4():
+            kinds = {kind: ending for kind, ending in kinds.items() if ending != ".mp4"}
+        first = f"volume-{self._kind.currentText().lower()}{next(iter(kinds.values()))}"
+        name, kind = QtWidgets.QFileDialog.getSaveFileName(self, "Save movie", first, ";;".join(kinds))
         if name:
-            self.save_movie(Path(name))
+            path = Path(name)
+            self.save_movie(path if path.suffix else path.with_suffix(kinds.get(kind, "")))
 
     def save_movie(self, path: Path) -> None:
         """Draw the frames of a movie one after the other, and write them."""

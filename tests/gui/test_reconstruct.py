@@ -171,12 +171,12 @@ def test_cancel_changes_nothing(qtbot: QtBot, page: ReconstructPage, scan: Path)
     assert "of 5000" in page.outcome.convergence.words.text()
     assert "left" in page.outcome.convergence.words.text()
     assert not page.run_button.isEnabled()
-    qtbot.mouseClick(page.run_bar.cancel, LEFT)
+    qtbot.mouseClick(page.run_bar.stop, LEFT)
     wait(qtbot, page)
     assert page.session.state is state
     assert page.settings == settings
     assert not list(state.folder.iterdir())
-    assert "nothing was written" in page.run_bar._end.text()
+    assert "nothing was written" in page.run_bar.end.text()
 
 
 def test_what_is_typed_is_checked_at_once(qtbot: QtBot, page: ReconstructPage, scan: Path) -> None:
