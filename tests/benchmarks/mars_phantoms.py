@@ -51,9 +51,11 @@ from calibration.material_basis import joined
 from calibration.spectrum import air_kerma_mgy, tube_spectrum
 from calibration.store import Calibration
 from firmware_iface.errors import WrongUsage
-from reconstruction.assessment import assess, common_mtf50_per_mm
+from reconstruction.assessment import Figures, assess, common_mtf50_per_mm
+from reconstruction.assessment import figures_of as figures_of_maps
 from reconstruction.decomposition import bin_covariance, decompose
 from reconstruction.fdk import fdk
+from reconstruction.merit.resolution import blurred
 from reconstruction.phantom_file import Phantom, Vial
 from reconstruction.projections import join_pixels
 from reconstruction.quality import cylinder_mask, regression, vial_statistics
@@ -308,36 +310,49 @@ def identification(materials: Volume, inserts: Sequence[Insert], agents: Sequenc
 
 
 def add_matched(volumes: Mapping[str, Volume], inserts: Sequence[Insert], found: dict[str, Any]) -> None:
-    """Quote limits and identification again, of all ways' maps blurred to the least sharp of any."""
+    """Quote limits and identification again, of all ways' maps blurred to the least sharp of any.
+
+    Where a prior keeps edges, rims are sharper than voxels can tell; such maps are blurred as if they were perfect.
+    """
     mapped = tuple(vial for vial in vials_of(inserts) if vial.material in MATERIALS)
     described = Phantom(vials=mapped, z_range_mm=Z_RANGE_MM)
-    try:
-        mtf50_per_mm = common_mtf50_per_mm(list(volumes.values()), described)
-    except WrongUsage as reason:
-        found["matched"] = {"refused": str(reason)}
-        return
-    found["matched"] = {"mtf50_per_mm": mtf50_per_mm}
+    sharpness = {way: mtf50_of(volume, described) for way, volume in volumes.items()}
+    mtf50_per_mm = min(known for known in sharpness.values() if np.isfinite(known))
+    found["matched"] = {"mtf50_per_mm": mtf50_per_mm, "mtf50_as_it_is_per_mm": sharpness}
     for way, volume in volumes.items():
-        assessed = run(assess(volume, described, mtf50_per_mm=mtf50_per_mm))
-        figures = assessed.matched or assessed.as_it_is
+        figures = at_sharpness(volume, described, mtf50_per_mm, is_perfect=not np.isfinite(sharpness[way]))
         found["matched"][way] = {
-            "remarks": assessed.remarks,
-            "cross_talk_rmse_mg_ml": figures.total_cross_talk_mg_ml,
-            "agents": {
-                agent: {
-                    "slope": figures.regressions[agent].slope,
-                    "limit_cnr_5_mg_ml": limits.cnr_mg_ml,
-                    "limit_3_sigma_mg_ml": limits.iupac_mg_ml,
-                    "identified_share": {
-                        vial.vial.label: share
-                        for vial, share in zip(figures.vials, figures.identified_share, strict=True)
-                        if vial.vial.material == agent
-                    },
-                }
-                for agent, limits in figures.limits.items()
-                if agent in AGENTS
-            },
+            agent: {
+                "limit_cnr_5_mg_ml": limits.cnr_mg_ml,
+                "limit_3_sigma_mg_ml": limits.iupac_mg_ml,
+                "sensitivity": next(
+                    share
+                    for vial, share in zip(figures.vials, figures.identified_share, strict=True)
+                    if (vial.vial.material, vial.vial.concentration_mg_ml) == (agent, SHOWN_MG_ML)
+                ),
+            }
+            for agent, limits in figures.limits.items()
+            if agent in AGENTS
         }
+
+
+def mtf50_of(volume: Volume, described: Phantom) -> float:
+    """Return the MTF50 of the least sharp map; NaN where all are sharper than voxels can tell."""
+    try:
+        return common_mtf50_per_mm([volume], described)
+    except WrongUsage:
+        return float("nan")
+
+
+def at_sharpness(volume: Volume, described: Phantom, mtf50_per_mm: float, *, is_perfect: bool) -> Figures:
+    """Return what maps read that are brought to this MTF50."""
+    if not is_perfect:
+        matched = run(assess(volume, described, mtf50_per_mm=mtf50_per_mm)).matched
+        assert matched is not None
+        return matched
+    blur_mm = np.sqrt(np.log(2) / 2) / (np.pi * mtf50_per_mm)
+    values = np.stack([blurred(map_, blur_mm, volume.grid.voxel_mm) for map_ in volume.values])
+    return figures_of_maps(replace(volume, values=values), described, {})
 
 
 def dose_of(plan: Plan) -> dict[str, float]:
