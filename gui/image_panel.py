@@ -5,6 +5,8 @@ Row 0 is drawn lowest, as everywhere. Levels stay as they are unless asked other
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -26,6 +28,8 @@ ColorMapMenu.find_mpl_leftovers = list
 _AROUND_SHARE = 0.3
 """Of the levels' distance, that the histogram shows below and above them."""
 _GREY_NAMES = {"grey"}
+COUNT_EVERY_S = 0.2
+"""How often a histogram is counted."""
 _STOPS, _TABLE = 17, 512
 """Of a colour map, which is linear between its stops, and of the table that an image is coloured by."""
 
@@ -57,7 +61,7 @@ class ImagePanel(QtWidgets.QWidget):
         super().__init__()
         self.graphics = pg.GraphicsLayoutWidget()
         self.view = self.graphics.ci.addViewBox(lockAspect=True)
-        self.item = _Image(axisOrder="row-major")
+        self.item = _Image()
         self.view.addItem(self.item)
         self.histogram = pg.HistogramLUTItem(self.item) if has_histogram else None
         if self.histogram is not None:
@@ -292,9 +296,25 @@ class ImagePanel(QtWidgets.QWidget):
 
 
 class _Image(pg.ImageItem):
-    """An image whose histogram is right whatever is in it: constant, empty, or no number at all."""
+    """An image whose histogram is right whatever is in it: constant, empty, or no number at all.
+
+    It is counted a few times a second, however fast the images come: to draw it takes longer than to draw the image.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(axisOrder="row-major")
+        self._counted_s = -math.inf
+        self._later = QtCore.QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.timeout.connect(lambda: self.sigImageChanged.emit())
 
     def getHistogram(self, *_: object, **__: object) -> Any:
         if self.image is None or self.image.ndim != 2:
             return None, None
+        now_s = time.monotonic()
+        if now_s - self._counted_s < COUNT_EVERY_S:
+            if not self._later.isActive():
+                self._later.start(round(1e3 * COUNT_EVERY_S))
+            return None, None
+        self._counted_s = now_s
         return scales.histogram(self.image)

@@ -36,6 +36,10 @@ class Page(QtWidgets.QWidget):
             for _ in self.pieces:
                 pass
 
+    @staticmethod
+    def prepare() -> None:
+        """Do what `build` needs that is long and has nothing to do with widgets; called in a thread."""
+
     def build(self) -> Iterator[None]:
         """Make the widgets in pieces: the window lives between two of them, and none may take 50 ms."""
         yield from ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gui.page import Page
@@ -93,10 +93,10 @@ class Pages(Mapping[str, Page]):
         Those that are whole.
     """
 
-    def __init__(self, session: Session, house: Callable[[Page], None]) -> None:
+    def __init__(self, session: Session, house: Callable[[Page], None], kinds: Sequence[PageKind] = PAGES) -> None:
         self._session, self._house = session, house
         self.built: dict[str, Page] = {}
-        self._kinds = {kind.title: kind for kind in PAGES}
+        self._kinds = {kind.title: kind for kind in kinds}
         self._begun: dict[str, Iterator[None]] = {}
         self._loaded: set[str] = set()
         self._broken: set[str] = set()
@@ -136,7 +136,7 @@ class Pages(Mapping[str, Page]):
     def _load(self, titles: list[str]) -> None:
         for title in dict.fromkeys((*titles, *self._kinds)):
             try:
-                self._kinds[title].load()
+                self._kinds[title].load().prepare()
             except Exception as error:  # noqa: BLE001 - whoever builds the page meets it too, and tells
                 _log.debug("%s could not be loaded: %s", title, error)
             self._loaded.add(title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,9 @@ BEAT_MS = 33
 MOST_RECENT = 10
 QUIET_BEATS = 6
 """After so many the window is there, and pages that nobody has wanted yet are built, one piece a beat."""
+TURN_S = 0.0005
+"""How long another thread may keep Python's lock while the window's waits for it, which it does dozens of times to draw
+one picture; Python's own 5 ms would hold it up for a tenth of a second."""
 LEAST_PAGE = (720, 440)
 """Without it the widest page would widen the window."""
 ABOUT = "<b>{version}</b><p>Colour X-ray CT with Medipix-family photon-counting detectors.<br>Apache-2.0</p>"
@@ -79,6 +83,8 @@ class Window(QtWidgets.QMainWindow):
         self._look = str(settings.value("look", LOOKS[0]))
         self._make_menus()
         self._restore()
+        self._turn_s = sys.getswitchinterval()
+        sys.setswitchinterval(TURN_S)
         self._garbage = Collector()
         self._garbage.begin()
         self._beat = QtCore.QTimer(self)
@@ -164,6 +170,7 @@ class Window(QtWidgets.QMainWindow):
             page.end()
         self.session.close()
         self._garbage.end()
+        sys.setswitchinterval(self._turn_s)
         event.accept()
 
     def _house(self, page: Page) -> None:

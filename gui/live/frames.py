@@ -1,6 +1,7 @@
 """Every frame of the live view: the newest, sums of any kind, and a memory of the last ones to scroll back through.
 
-One thread pushes, any thread asks; neither waits for the other longer than for one addition of a frame.
+One thread pushes, any thread asks. Who asks for the newest, or how the store stands, never waits; who asks for a sum
+waits for one addition of a frame at most.
 A frame costs one addition: into the sum of its block. Whole blocks make the sums, single frames their ends.
 """
 
@@ -75,23 +76,23 @@ class Rate:
 
     def __init__(self) -> None:
         self._n = 0
-        self._marks = [(time.monotonic(), 0)] * 2
+        self._counted_s = time.monotonic()
+        self._marks = ((self._counted_s, 0), (self._counted_s, 0))
 
     def count(self) -> None:
         """Count one."""
         self._n += 1
-        self._turn()
+        now_s = self._counted_s = time.monotonic()
+        if now_s - self._marks[1][0] >= RATE_S:
+            self._marks = self._marks[1], (now_s, self._n)
 
     def per_s(self) -> float:
-        """Return how many came per second."""
-        self._turn()
-        began_s, n_before = self._marks[0]
-        return (self._n - n_before) / max(time.monotonic() - began_s, 1e-3)
-
-    def _turn(self) -> None:
+        """Return how many came per second; any thread may ask."""
         now_s = time.monotonic()
-        if now_s - self._marks[1][0] >= RATE_S:
-            self._marks = [self._marks[1], (now_s, self._n)]
+        if now_s - self._counted_s > 2 * RATE_S:
+            return 0.0
+        began_s, n_before = self._marks[0]
+        return (self._n - n_before) / max(now_s - began_s, 1e-3)
 
 
 class FrameStore:
@@ -123,6 +124,7 @@ class FrameStore:
                 self._items.append(item)
             elif self._newest is not None and not _is_after(item, self._newest):
                 self._n_late += 1
+                self._publish()
                 return
             else:
                 if self._newest is not None and item.counts.shape != self._newest.counts.shape:
@@ -130,24 +132,24 @@ class FrameStore:
                 self._add(item)
             self._end += 1
             self._shrink()
+            self._publish()
 
     def status(self) -> StoreStatus:
-        """Return how it stands."""
-        with self._lock:
-            return StoreStatus(
-                n_received=self._n_received,
-                n_lost=self._n_lost,
-                n_late=self._n_late,
-                first=self._end - len(self._items),
-                end=self._end,
-                n_bytes=self._n_bytes,
-                rate_per_s=self._rate.per_s(),
-            )
+        """Return how it stands, without waiting."""
+        n_received, n_lost, n_late, first, end, n_bytes, rate = self._stands
+        return StoreStatus(
+            n_received=n_received,
+            n_lost=n_lost,
+            n_late=n_late,
+            first=first,
+            end=end,
+            n_bytes=n_bytes,
+            rate_per_s=rate.per_s(),
+        )
 
     def newest(self) -> Picture | None:
-        """Return the newest frame; None before the first."""
-        with self._lock:
-            frame = self._newest
+        """Return the newest frame, without waiting; None before the first."""
+        frame = self._newest
         return None if frame is None else picture_of(frame)
 
     def item(self, number: int) -> Frame | Lost | None:
@@ -203,6 +205,12 @@ class FrameStore:
         self._block: NDArray[np.unsignedinteger] = np.zeros((0, 0, 0), dtype=np.uint32)
         self._n_received = self._n_lost = self._n_late = self._n_bytes = self._end = self._exposure_ns = 0
         self._rate = Rate()
+        self._publish()
+
+    def _publish(self) -> None:
+        """Let all that belongs together be seen at once."""
+        first = self._end - len(self._items)
+        self._stands = self._n_received, self._n_lost, self._n_late, first, self._end, self._n_bytes, self._rate
 
     def _add(self, frame: Frame) -> None:
         if self._newest is None:

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 TITLE = "Live view"
 MEASURE_EVERY_S = 0.15
-"""Tables and plots follow more slowly than the image: nobody reads numbers thirty times a second."""
+"""Words, tables and plots follow more slowly than the image: nobody reads thirty times a second, and each new word
+lets Qt lay out the whole page."""
 N_FLATS = 50
 NO_CALIBRATION = "There is no calibration: thresholds will be nominal, and the image may show noise, or nothing."
 
@@ -125,17 +126,16 @@ class LivePage(Page):
                 self.flat = run.flat
             if run.n_begun and run.underway is not self.underway:
                 self._begin(run.underway)
-        self._tell(status)
-        self.playback.follow(status)
         self._paint(status)
         self._tell_pixel()
         now_s = time.monotonic()
         if now_s - self._measured_s >= MEASURE_EVERY_S:
             self._measured_s = now_s
+            self._tell(status)
+            self.playback.follow(status)
             self._measure()
-            for refreshed in (self.flat_button, self.plan_button, self.pictures):
+            for refreshed in (self.start_button, self.flat_button, self.plan_button, self.pictures):
                 refreshed.refresh()
-        self.start_button.refresh()
 
     def follow_state(self) -> None:
         """Take another plan or calibration from the session, and give a changed one to the chip."""

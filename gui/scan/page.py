@@ -12,8 +12,10 @@ from acquisition.plan import Plan
 from gui import theme
 from gui.controls import ActionButton
 from gui.page import Page
+from gui.scan.document import text_of
 from gui.scan.interrupted import Interrupted, find_interrupted
 from gui.scan.plan_panel import PlanPanel
+from gui.scan.plan_text import judge
 from gui.scan.run import Order, Preflight, ScanRun, look_first
 from gui.scan.run_panel import RunPanel
 from gui.scan.start_panel import StartPanel
@@ -31,6 +33,11 @@ class ScanPage(Page):
     """Plan a scan, and run it."""
 
     title = "Scan"
+
+    @staticmethod
+    def prepare() -> None:
+        """Read a plan: the first takes long."""
+        judge(text_of(Plan()))
 
     def build(self) -> Iterator[None]:
         """Make the widgets in pieces."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,11 @@ class VolumePage(Page):
     export_asked = QtCore.Signal()
 
     title = "Volume"
+
+    @staticmethod
+    def prepare() -> None:
+        """Load what three dimensions are drawn with, where there is OpenGL."""
+        importlib.import_module("OpenGL.GL")
 
     def build(self) -> Iterator[None]:
         """Make the widgets in pieces."""

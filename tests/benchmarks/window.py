@@ -177,6 +177,7 @@ def live(seconds: float, rate_per_s: int, *, is_busy: bool) -> dict[str, object]
         "sent": n_sent,
         "lost": n_sent - status.n_received + status.n_lost,
         "longest_block_ms": round(1e3 * block.longest_s, 1),
+        "longest_thread_ms": round(1e3 * block.longest_thread_s, 1),
     }
 
 
@@ -256,25 +257,26 @@ def count_paints(page) -> list[int]:
 
 
 class LongestBlock:
-    """The longest time for which Qt's thread did not come back to its events."""
+    """The longest time for which Qt's thread did not come back to its events, and the most it worked meanwhile."""
 
     def __init__(self) -> None:
         from pyqtgraph.Qt import QtCore
 
-        self.longest_s = 0.0
-        self._last_s = 0.0
+        self.longest_s = self.longest_thread_s = 0.0
+        self._last_s = self._last_thread_s = 0.0
         self._timer = QtCore.QTimer()
         self._timer.setTimerType(QtCore.Qt.TimerType.PreciseTimer)
         self._timer.timeout.connect(self._tick)
 
     def begin(self) -> None:
-        self._last_s = time.monotonic()
+        self._last_s, self._last_thread_s = time.monotonic(), time.thread_time()
         self._timer.start(TICK_MS)
 
     def _tick(self) -> None:
-        now_s = time.monotonic()
+        now_s, thread_s = time.monotonic(), time.thread_time()
         self.longest_s = max(self.longest_s, now_s - self._last_s - TICK_MS / 1e3)
-        self._last_s = now_s
+        self.longest_thread_s = max(self.longest_thread_s, thread_s - self._last_thread_s)
+        self._last_s, self._last_thread_s = now_s, thread_s
 
 
 def volume_fps(*, is_quick: bool) -> float | None:

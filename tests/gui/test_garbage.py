@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
+from types import ModuleType
+
+import pytest
 
 from gui.garbage import Collector
 
@@ -49,3 +53,18 @@ def test_the_work_is_given_back() -> None:
 def test_nothing_is_collected_before_its_time() -> None:
     gc.collect()
     assert Collector().collect() is None
+
+
+def test_what_was_loaded_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    collector = Collector()
+    gc.enable()  # the fixture of this folder has it off
+    collector.begin()
+    try:
+        lasting = [[n] for n in range(100_000)]
+        monkeypatch.setitem(sys.modules, "a_module_of_this_test", ModuleType("a_module_of_this_test"))
+        n_before = gc.get_freeze_count()
+        assert collector.collect() is None
+        assert gc.get_freeze_count() >= n_before + len(lasting)
+    finally:
+        collector.end()
+        gc.disable()

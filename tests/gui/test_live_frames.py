@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firmware_iface.frame import Frame, Lost
-from gui.live.frames import BLOCK, FrameStore
+from gui.live.frames import BLOCK, RATE_S, FrameStore, Rate
 
 SHAPE = (2, 3, 4)
 
@@ -175,3 +175,27 @@ def test_another_shape_and_begin_forget_what_was() -> None:
     assert store.running() is None
     assert store.item(0) is None
     assert store.status().end == 0
+
+
+def test_nobody_who_asks_for_the_newest_or_how_it_stands_waits_for_a_frame_that_is_added() -> None:
+    store = FrameStore()
+    store.push(a_frame(0))
+    told: list[object] = []
+    with store._lock:  # as while a frame is added
+        asking = threading.Thread(target=lambda: told.extend((store.newest(), store.status())), daemon=True)
+        asking.start()
+        asking.join(10.0)
+        assert len(told) == 2
+    assert store.status().n_received == 1
+
+
+def test_a_rate_is_nothing_soon_after_the_last_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [100.0]
+    monkeypatch.setattr("gui.live.frames.time.monotonic", lambda: now_s[0])
+    rate = Rate()
+    for _ in range(300):
+        now_s[0] += 0.01
+        rate.count()
+    assert rate.per_s() == pytest.approx(100.0, rel=0.02)
+    now_s[0] += 2.5 * RATE_S
+    assert rate.per_s() == 0.0

@@ -17,6 +17,7 @@ from pytestqt.qtbot import QtBot
 from acquisition.plan import Plan
 from calibration.store import Calibration, load
 from firmware_iface.frame import Frame, Lost
+from gui import image_panel, levels
 from gui.image_panel import ImagePanel, LevelMode
 from gui.live.frames import FrameStore
 from gui.live.measures import Flat, Kind, Region, Selection, Shape
@@ -48,6 +49,7 @@ def fill(page: LivePage, n: int, first: int = 0) -> list[Frame]:
     frames = [a_frame(first + k, SHAPE) for k in range(n)]
     for frame in frames:
         page.store.push(frame)
+    page._measured_s = 0.0
     page.refresh()
     return frames
 
@@ -191,6 +193,25 @@ def test_held_frames_stay_and_gaps_are_shown(page: LivePage, qtbot: QtBot) -> No
     assert not page.playback.hold.isChecked()
 
 
+def test_a_histogram_is_counted_far_more_rarely_than_images_come_and_ends_with_the_last(
+    page: LivePage, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[np.ndarray] = []
+    count = levels.histogram
+    monkeypatch.setattr(levels, "histogram", lambda image: counted.append(image) or count(image))
+    monkeypatch.setattr(image_panel, "COUNT_EVERY_S", 3600.0)
+    n_before = page.n_painted
+    for n in range(30):
+        fill(page, 1, first=n)
+    assert page.n_painted == n_before + 30
+    assert len(counted) == 1
+    monkeypatch.setattr(image_panel, "COUNT_EVERY_S", 0.01)
+    page.panel.item._later.stop()  # of the hour
+    fill(page, 1, first=30)
+    fill(page, 1, first=31)
+    qtbot.waitUntil(lambda: len(counted) > 1 and bool((counted[-1] == image_of(page)).all()))
+
+
 def test_10000_frames_are_counted_while_the_page_paints(page: LivePage) -> None:
     store, counts = FrameStore(), a_frame(0, SHAPE).counts
     page.store = store
@@ -210,6 +231,7 @@ def test_10000_frames_are_counted_while_the_page_paints(page: LivePage) -> None:
         page.refresh()
         page.repaint()
     thread.join()
+    page._measured_s = 0.0
     page.refresh()
     np.testing.assert_array_equal(image_of(page), 10_000 * counts[0].astype(np.int64))
     status = store.status()

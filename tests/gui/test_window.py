@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import pytest
 from pyqtgraph.console.repl_widget import ReplWidget
-from pyqtgraph.Qt import QtCore, QtGui
+from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 from pytestqt.qtbot import QtBot
 
 from acquisition.plan import Plan, plan_to_toml
+from gui import theme
 from gui.log_panel import LogLines
 from gui.session import Session
-from gui.window import PAGES, Window
+from gui.window import PAGES, TURN_S, Window
 
 ROOT = Path(__file__).resolve().parents[2]
+PYTHON_S = sys.getswitchinterval()
 
 
 def test_the_window_shows_every_page(window: Window) -> None:
@@ -117,8 +121,62 @@ def test_a_fault_is_shown_and_counted_once(window: Window) -> None:
     box.close()
 
 
+def test_a_look_leaves_no_style_sheet_for_all_and_reaches_what_has_one_of_its_own(
+    qtbot: QtBot, window: Window, qapp: QtWidgets.QApplication
+) -> None:
+    role = QtGui.QPalette.ColorRole
+    for look, colours in (("dark", theme.DARK), ("light", theme.LIGHT)):
+        window.set_look(look)
+        assert qapp.styleSheet() == ""
+        sheeted = window.strip.safe
+        assert sheeted.styleSheet()
+        for widget, which, colour in ((sheeted, role.Button, colours.window), (window, role.Text, colours.text)):
+            qtbot.waitUntil(lambda w=widget, r=which, c=colour: w.palette().color(r) == QtGui.QColor(c))
+
+
+def test_the_window_is_not_kept_waiting_for_python_s_lock(window: Window) -> None:
+    assert sys.getswitchinterval() == pytest.approx(TURN_S)
+    window.close()
+    assert sys.getswitchinterval() == pytest.approx(PYTHON_S)
+
+
+def test_nothing_goes_on_when_the_window_is_closed(qtbot: QtBot, settings: QtCore.QSettings, tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    window = Window(Session(tmp_path), LogLines(), settings)
+    qtbot.addWidget(window)
+    window.show()
+    for kind in PAGES:
+        window.go_to(kind.title)
+        assert window.page.isVisible()
+        window.beat()
+    window.close()
+    qtbot.waitUntil(lambda: not [each for each in threading.enumerate() if each not in before], timeout=20_000)
+    timers = [each for each in window.findChildren(QtCore.QTimer) if each.isActive() and not each.isSingleShot()]
+    assert [f"{each.parent()!r} every {each.interval()} ms" for each in timers] == []
+
+
+def test_menus_of_plots_are_made_when_they_are_wanted(window: Window) -> None:
+    view = window.pages["Live"].panel.view  # pyright: ignore[reportAttributeAccessIssue]
+    assert view.menu.made is None
+    assert view.menuEnabled()
+    texts = [action.text() for action in view.getMenu(None).actions()]
+    assert "View All" in texts
+    assert view.menu.made is not None
+
+
 def test_nothing_heavy_is_loaded_before_the_window_is_there() -> None:
-    heavy = ("numba", "scipy", "skimage", "matplotlib", "OpenGL", "zarr", "pydicom")
+    heavy = (
+        "numba",
+        "scipy",
+        "skimage",
+        "matplotlib",
+        "OpenGL",
+        "zarr",
+        "pydicom",
+        "h5py",
+        "gui.live.page",
+        "gui.volume",
+    )
     code = f"import sys, gui.window; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
