@@ -158,6 +158,15 @@ def decompose(
     iterations: Annotated[
         int | None, typer.Option(help="Of onestep, and of a prior. Default: the tier's own.", rich_help_panel=SCANS)
     ] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of the noise, for the error maps of iterated volumes; each takes as long as the volume. "
+            "0: no error maps. Default: 2.",
+            rich_help_panel=SCANS,
+        ),
+    ] = None,
     window: Annotated[
         str, typer.Option(help="Filter of back-projection, from ram-lak to hann.", rich_help_panel=SCANS)
     ] = "hann",
@@ -225,6 +234,7 @@ def decompose(
             prior={None: "huber" if tier == "onestep" else None, "none": None}.get(prior, prior),
             strength=strength,
             n_iterations=iterations,
+            n_draws=draws,
             allow_partial=allow_partial,
             as_json=as_json,
         )
