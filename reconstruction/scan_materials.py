@@ -220,7 +220,7 @@ class _Way:
     whole: Grid
     tier: str
     prior: str | None
-    strength: float | None
+    strength_relative: float | None
     n_iterations: int
 
     @property
@@ -273,7 +273,7 @@ class _Way:
         is_known = self.send(self.rays.is_known.astype(np.float32))
         options: dict[str, Any] = {
             "prior": self.prior,
-            "strength": self.strength,
+            "strength": self.strength_relative,
             "start": self.send(start),
             "n_iterations": self.n_iterations,
         }
@@ -351,7 +351,7 @@ def decompose_scan(
         whole=reached(grid, measured.geometry, measured.lifts_mm) if is_iterated else grid,
         tier=tier,
         prior=prior,
-        strength=strength,
+        strength_relative=strength,
         n_iterations=n_iterations or N_ITERATIONS[tier],
     )
     if way.is_iterated and n_draws == 1:
