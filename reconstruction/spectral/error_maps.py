@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from calibration.charge_sharing import CORNERS, EDGES
 from firmware_iface.errors import WrongUsage
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.symmetric import unpacked
@@ -42,23 +43,28 @@ def drawn_errors(covariance: NDArray[np.floating], rng: np.random.Generator) -> 
 def drawn_counts(
     model: SpectralModel, paths: NDArray[np.floating], open_counts: NDArray[np.floating], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Return counts as they may be behind some paths: Poisson's, or normal ones where bins vary together.
+    """Return counts as they may be behind some paths.
+
+    They are Poisson's; where a model knows what neighbours share, so are they, and photons that two pixels count are
+    drawn once for both; of sums of pixels, whose bins vary together, they are normal.
 
     Parameters
     ----------
-    paths : (n_materials, n_views, ...) float, mm g/cm3
+    paths : (n_materials, n_views, rows, cols) float, mm g/cm3
     open_counts : (n_bins,) float
 
     Returns
     -------
-    counts : (n_bins, n_views, ...) float32
+    counts : (n_bins, n_views, rows, cols) float32
     """
     opened = np.asarray(open_counts, np.float64).reshape(-1, *(1,) * (paths.ndim - 1))
     counts = np.empty((len(model.bins), *paths.shape[1:]), np.float32)
     for first in range(0, paths.shape[1], VIEWS_AT_A_TIME):
         some = paths[:, first : first + VIEWS_AT_A_TIME]
         expected = opened * model.transmission(some)
-        if model.co_weights is None:
+        if model.neighbour_weights is not None:
+            drawn = _with_neighbours(model, some, opened, expected, rng)
+        elif model.co_weights is None:
             drawn = rng.poisson(expected)
         else:
             covariance = np.moveaxis(model.covariance(some, open_counts), (0, 1), (-2, -1))
@@ -66,6 +72,32 @@ def drawn_counts(
             drawn = np.maximum(expected + np.moveaxis(noise[..., 0], -1, 0), 0)
         counts[:, first : first + VIEWS_AT_A_TIME] = drawn
     return counts
+
+
+def _with_neighbours(
+    model: SpectralModel,
+    paths: NDArray[np.floating],
+    opened: NDArray[np.float64],
+    expected: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Return counts (n_bins, n_views, rows, cols): of photons that two neighbours count, and of the others."""
+    n_rows, n_cols = expected.shape[-2:]
+    together = np.sqrt(opened[:, None] * opened) * model.together(paths)
+    counts, alone = np.zeros_like(expected), expected.copy()
+    for kind, offsets in enumerate((EDGES, CORNERS)):
+        for down, aside in offsets:
+            left, right = max(-aside, 0), n_cols - max(aside, 0)
+            one = np.s_[..., : n_rows - down, left:right]
+            other = np.s_[..., down:, left + aside : right + aside]
+            for a, b in np.ndindex(len(counts), len(counts)):
+                mean = together[kind, a, b][one]
+                both = rng.poisson(mean)
+                counts[a][one] += both
+                counts[b][other] += both
+                alone[a][one] -= mean
+                alone[b][other] -= mean
+    return counts + rng.poisson(np.maximum(alone, 0))
 
 
 def roots(matrices: NDArray[np.floating]) -> NDArray[np.float32]:
