@@ -167,6 +167,14 @@ def decompose(
             rich_help_panel=SCANS,
         ),
     ] = None,
+    sharing: Annotated[
+        bool,
+        typer.Option(
+            "--sharing",
+            help="Take from the response which counts of neighbours are of one photon: errors are then larger.",
+            rich_help_panel=SCANS,
+        ),
+    ] = False,
     window: Annotated[
         str, typer.Option(help="Filter of back-projection, from ram-lak to hann.", rich_help_panel=SCANS)
     ] = "hann",
@@ -235,6 +243,7 @@ def decompose(
             strength=strength,
             n_iterations=iterations,
             n_draws=draws,
+            knows_sharing=sharing,
             allow_partial=allow_partial,
             as_json=as_json,
         )

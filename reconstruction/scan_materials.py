@@ -35,7 +35,7 @@ from reconstruction.field_of_view import cut_out, reached
 from reconstruction.methods.convergence import ConvergenceLog, logged
 from reconstruction.methods.iterates import Iterate
 from reconstruction.onestep import one_step
-from reconstruction.pipeline import grid_of, previewed
+from reconstruction.pipeline import PREVIEW, grid_of, previewed
 from reconstruction.projections import LineIntegrals, measure_line_integrals, places_of
 from reconstruction.projector import Projector
 from reconstruction.recipe import Recipe
@@ -102,6 +102,7 @@ def read_rays(
     calibration: Calibration | None = None,
     pass_number: int | None = None,
     allow_partial: bool = False,
+    knows_sharing: bool = False,
 ) -> Generator[Progress, None, ScanRays]:
     """Read a scan for a decomposition of its rays.
 
@@ -113,6 +114,8 @@ def read_rays(
         Whose response, and geometry if it has one, to take; None: the scan's own.
     pass_number : int, optional
         Which pass of several; None: all, with the bins of each.
+    knows_sharing : bool
+        Take from the response, too, which counts of neighbouring pixels are of one photon.
 
     Raises
     ------
@@ -126,7 +129,7 @@ def read_rays(
     n_passes = len(passes_kev(first.plan)) if isinstance(scanned, Turning) else 1
     numbers = [pass_number] if pass_number else range(1, n_passes + 1)
     sources = tuple(open_source(path, calibration=aligned, pass_number=n, allow_partial=allow_partial) for n in numbers)
-    model = _model_of(sources, materials, calibration or first.scan.calibration)
+    model = _model_of(sources, materials, calibration or first.scan.calibration, knows_sharing=knows_sharing)
     parts = []
     for done, source in enumerate(sources):
         yield Progress("reading", done, len(sources))
@@ -140,7 +143,7 @@ def read_rays(
 
 
 def _model_of(
-    sources: Sequence[ScanSource], materials: Sequence[str], calibration: Calibration | None
+    sources: Sequence[ScanSource], materials: Sequence[str], calibration: Calibration | None, *, knows_sharing: bool
 ) -> SpectralModel:
     """Return what the bins of all passes count behind the materials."""
     response = calibration.response if calibration else None
@@ -158,7 +161,10 @@ def _model_of(
     names = tuple(materials) or (calibration.basis.materials if calibration.basis else ())
     if not names:
         raise WrongUsage("no materials are named, and the calibration has none", hint="--materials water,I,Gd")
-    models = [SpectralModel.of_response(response, names, thresholds_kev=source.thresholds_kev) for source in sources]
+    models = [
+        SpectralModel.of_response(response, names, thresholds_kev=source.thresholds_kev, knows_sharing=knows_sharing)
+        for source in sources
+    ]
     n_bins = sum(len(model.bins) for model in models)
     if len(names) > n_bins:
         raise WrongUsage(f"{len(names)} materials cannot be told apart with {n_bins} bins; allowed: at most {n_bins}")
@@ -229,6 +235,11 @@ class _Way:
         return self.prior is not None or self.tier == ONE_STEP
 
     @property
+    def is_linear(self) -> bool:
+        """Whether errors of the rays can go the way by themselves: they are independent, and nothing is iterated."""
+        return not self.is_iterated and self.rays.model.neighbour_weights is None
+
+    @property
     def projector(self) -> Projector:
         """To the rays of all materials."""
         measured = self.rays.measured
@@ -288,16 +299,19 @@ class _Way:
     ) -> Generator[Progress, None, list[NDArray[np.float32]]]:
         """Return volumes of drawn noise: of errors alone where the way is linear, else with the object."""
         rng = np.random.default_rng(0)
-        paths = backend.to_host(self.projector.forward(self.send(values))) if self.is_iterated else None
+        paths = np.nan_to_num(fit.paths)
+        if self.is_iterated:
+            paths = backend.to_host(self.projector.forward(self.send(values)))
+        shares = self.rays.model.neighbour_weights is not None
         draws = []
         for done in range(n_draws):
-            if paths is None:
+            if self.is_linear:
                 volume = yield from self.back_project(drawn_errors(fit.covariance, rng))
             else:
-                counts = drawn_counts(self.model, paths, self.rays.open_counts, rng)
+                counts = drawn_counts(self.rays.model if shares else self.model, paths, self.rays.open_counts, rng)
                 fitted = yield from self.fit(counts)
                 volume = yield from self.back_project(fitted.paths)
-                for iterate in self.iterates(counts, fitted, volume):
+                for iterate in self.iterates(counts, fitted, volume) if self.is_iterated else ():
                     volume = iterate.volume
                     yield Progress("noise", done * self.n_iterations + iterate.number, n_draws * self.n_iterations)
             draws.append(backend.to_host(volume))
@@ -337,7 +351,9 @@ def decompose_scan(
     if tier not in (PROJECTION, ONE_STEP):
         raise WrongUsage(f"the tier is {tier!r}; allowed: image, {PROJECTION}, {ONE_STEP}")
     measured = previewed(rays.measured) if recipe.is_preview else rays.measured
-    rays = replace(rays, measured=measured)
+    told_sharing = _sharing_words(rays)
+    if recipe.is_preview:
+        rays = replace(rays, measured=measured, model=rays.model.of_summed_pixels(PREVIEW))
     grid = grid or grid_of(measured, recipe)
     counts = rays.counts()
     yield Progress("rays", 0, counts.shape[1])
@@ -354,7 +370,7 @@ def decompose_scan(
         strength_relative=strength,
         n_iterations=n_iterations or N_ITERATIONS[tier],
     )
-    if way.is_iterated and n_draws == 1:
+    if not way.is_linear and n_draws == 1:
         raise WrongUsage("one draw of the noise tells no errors; allowed: 2 or more, or 0 for no error maps")
     fit = yield from way.fit(counts)
     values = yield from way.back_project(fit.paths)
@@ -371,22 +387,32 @@ def decompose_scan(
     sigma = None
     if n_draws:
         draws = yield from way.draw(fit, values, n_draws)
-        sigma = standard_error([finished(draw) for draw in draws], is_centred=not way.is_iterated)
+        sigma = standard_error([finished(draw) for draw in draws], is_centred=way.is_linear)
     ratio = _misfit_ratio(fit)
     told = f"{prior}, strength {strength if strength is not None else 'its own'}" if prior else "no prior"
     words = (
         f"{len(measured.angles_rad)} views, {len(model.bins)} bins of {len(rays.sources)} passes",
         *rays.sources[0].words,
         f"{tier} domain, {', '.join(model.materials)}: {told}, misfit {ratio:.3g} of that of noise",
+        *told_sharing,
         *(("paths brought to those of the calibration's cells",) if (matrix != np.eye(len(matrix))).any() else ()),
     )
-    means = f"by {n_draws} draws of the counts around the solution" if way.is_iterated else "by the bound of rays"
+    means = "by the bound of rays" if way.is_linear else f"by {n_draws} draws of the counts around the solution"
     return ScanMaterials(
         volume=_volume_of(finished(values), rays, grid, words, log),
         sigma=None if sigma is None else _volume_of(sigma, rays, grid, (*words, f"standard error {means}")),
         chi_square_ratio=ratio,
         log=log,
     )
+
+
+def _sharing_words(rays: ScanRays) -> tuple[str, ...]:
+    """Say how much neighbours count of the same photons, where that is known."""
+    if rays.model.neighbour_weights is None:
+        return ()
+    root = np.sqrt(rays.open_counts)
+    both = 4 * np.einsum("kabe,a,b->", rays.model.neighbour_weights, root, root) / rays.open_counts.sum()
+    return (f"charge sharing is in the errors: each count has {both:.2f} others of its photon beside it, on the mean",)
 
 
 def small_model(rays: ScanRays, counts: NDArray[np.float32]) -> tuple[SpectralModel, NDArray[np.float64]]:

@@ -27,6 +27,7 @@ def decompose_counts(
     strength: float | None,
     n_iterations: int | None,
     n_draws: int | None,
+    knows_sharing: bool,
     allow_partial: bool,
     as_json: bool,
 ) -> None:
@@ -43,6 +44,7 @@ def decompose_counts(
             calibration=load(calibration) if calibration else None,
             pass_number=recipe.pass_number,
             allow_partial=allow_partial,
+            knows_sharing=knows_sharing,
         )
     )
     found = console.track(

@@ -17,6 +17,7 @@ from firmware_iface.errors import WrongUsage
 from reconstruction.projections import LineIntegrals
 from reconstruction.recipe import Recipe
 from reconstruction.scan_materials import ScanRays, decompose_scan
+from reconstruction.spectral.error_maps import drawn_counts
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.volume import Provenance
 from tests.spectral_models import made_up_model
@@ -73,8 +74,10 @@ def scanned(
         chords_mm(*place, geometry, angles) * np.array(amounts[: len(model.materials)])[:, None, None, None]
         for place, amounts in CYLINDERS
     )
-    expected = OPEN_COUNTS * model.transmission(np.asarray(paths))
-    counts = expected if seed is None else np.random.default_rng(seed).poisson(expected)
+    opened = np.full(len(model.bins), OPEN_COUNTS)
+    counts = opened[:, None, None, None] * model.transmission(np.asarray(paths))
+    if seed is not None:
+        counts = drawn_counts(model, np.asarray(paths), opened, np.random.default_rng(seed))
     values = -np.log(np.maximum(counts, 0.5) / OPEN_COUNTS).astype(np.float32)
     measured = LineIntegrals(
         values=values,
@@ -82,7 +85,7 @@ def scanned(
         angles_rad=angles,
         lifts_mm=np.zeros(len(angles)),
         geometry=geometry,
-        open_counts=np.full(len(model.bins), OPEN_COUNTS),
+        open_counts=opened,
         n_tiles=1,
     )
     told: dict[str, object] = {"words": (), "thresholds_kev": (), "basis": None} | of_source
@@ -152,6 +155,26 @@ def test_stated_errors_hold_under_a_prior(tier, prior):
     measured, told = (np.sqrt(variance[..., core].mean(axis=(1, 2))) for variance in (seen, sigma.values**2))
     np.testing.assert_allclose(told / measured, 1, atol=0.2)
     assert all(run.sigma is None for run in runs[1:])
+
+
+def test_errors_of_a_preview_are_larger_by_what_neighbours_share():
+    """Sums of pixels that count the same photons are noisier than those of pixels that are independent."""
+    model = made_up_model(("water",), (20, 33, 50))
+    root = np.sqrt(model.weights)
+    shared = np.array([0.08, 0.04])[:, None, None, None] * root[:, None] * root
+    small, recipe = {"geometry": replace(GEOMETRY, rows=4), "angles": ANGLES[::2]}, Recipe(is_preview=True)
+    scans = [scanned(replace(model, neighbour_weights=shared), seed=seed, **small) for seed in range(10)]
+    runs = [finished(decompose_scan(rays, recipe, n_draws=0 if k else 10)) for k, rays in enumerate(scans)]
+    unaware = finished(decompose_scan(replace(scans[0], model=model), recipe, n_draws=10))
+    assert runs[0].sigma is not None
+    assert unaware.sigma is not None
+    core = inside(runs[0].volume.grid.axes_mm(), (0.0, 0.0, 12.0), 0.7)
+    seen = np.stack([run.volume.values for run in runs]).var(axis=0, ddof=1)[..., core].mean()
+    told, too_little = (np.sqrt((run.sigma.values[..., core] ** 2).mean() / seen) for run in (runs[0], unaware))
+    assert told == pytest.approx(1, abs=0.1)
+    assert too_little < 0.85
+    assert any("charge sharing" in step for step in runs[0].volume.provenance.steps)
+    assert not any("charge sharing" in step for step in unaware.volume.provenance.steps)
 
 
 def test_passes_add_their_bins():

@@ -45,8 +45,8 @@ def drawn_counts(
 ) -> NDArray[np.float32]:
     """Return counts as they may be behind some paths.
 
-    They are Poisson's; where a model knows what neighbours share, so are they, and photons that two pixels count are
-    drawn once for both; of sums of pixels, whose bins vary together, they are normal.
+    They are Poisson's, or of sums of pixels, whose bins vary together, normal. Where a model knows what neighbours
+    share, photons that two of them count are drawn once for both.
 
     Parameters
     ----------
@@ -62,42 +62,39 @@ def drawn_counts(
     for first in range(0, paths.shape[1], VIEWS_AT_A_TIME):
         some = paths[:, first : first + VIEWS_AT_A_TIME]
         expected = opened * model.transmission(some)
-        if model.neighbour_weights is not None:
-            drawn = _with_neighbours(model, some, opened, expected, rng)
-        elif model.co_weights is None:
-            drawn = rng.poisson(expected)
+        shared, shared_mean = _shared(model, some, opened, rng)
+        if model.co_weights is None:
+            drawn = rng.poisson(np.maximum(expected - shared_mean, 0))
         else:
             covariance = np.moveaxis(model.covariance(some, open_counts), (0, 1), (-2, -1))
+            np.einsum("...aa->...a", covariance)[...] -= np.moveaxis(shared_mean, 0, -1)
             noise = roots(covariance) @ rng.standard_normal((*covariance.shape[:-1], 1))
-            drawn = np.maximum(expected + np.moveaxis(noise[..., 0], -1, 0), 0)
-        counts[:, first : first + VIEWS_AT_A_TIME] = drawn
+            drawn = np.maximum(expected - shared_mean + np.moveaxis(noise[..., 0], -1, 0), 0)
+        counts[:, first : first + VIEWS_AT_A_TIME] = shared + drawn
     return counts
 
 
-def _with_neighbours(
-    model: SpectralModel,
-    paths: NDArray[np.floating],
-    opened: NDArray[np.float64],
-    expected: NDArray[np.float64],
-    rng: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Return counts (n_bins, n_views, rows, cols): of photons that two neighbours count, and of the others."""
-    n_rows, n_cols = expected.shape[-2:]
+def _shared(
+    model: SpectralModel, paths: NDArray[np.floating], opened: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return counts of photons that two neighbours count, drawn once for both, and their mean: (n_bins, ...) each."""
+    n_bins, n_rows, n_cols = len(opened), *paths.shape[-2:]
+    counts, means = np.zeros((n_bins, *paths.shape[1:])), np.zeros((n_bins, *paths.shape[1:]))
+    if model.neighbour_weights is None:
+        return counts, means
     together = np.sqrt(opened[:, None] * opened) * model.together(paths)
-    counts, alone = np.zeros_like(expected), expected.copy()
     for kind, offsets in enumerate((EDGES, CORNERS)):
         for down, aside in offsets:
             left, right = max(-aside, 0), n_cols - max(aside, 0)
             one = np.s_[..., : n_rows - down, left:right]
             other = np.s_[..., down:, left + aside : right + aside]
-            for a, b in np.ndindex(len(counts), len(counts)):
+            for a, b in np.ndindex(n_bins, n_bins):
                 mean = together[kind, a, b][one]
                 both = rng.poisson(mean)
-                counts[a][one] += both
-                counts[b][other] += both
-                alone[a][one] -= mean
-                alone[b][other] -= mean
-    return counts + rng.poisson(np.maximum(alone, 0))
+                for bin_index, pixels in ((a, one), (b, other)):
+                    counts[bin_index][pixels] += both
+                    means[bin_index][pixels] += mean
+    return counts, means
 
 
 def roots(matrices: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -49,7 +49,7 @@ class SpectralModel:
 
         that is photons of the open beam at a node times the mean of the product of what one photon counts in bins
         ``a`` and ``b``, over the root of both bins' counts. None: a photon counts once at most; bins are independent.
-        `of_summed_pixels` makes them.
+        `of_summed_pixels` makes them of `neighbour_weights`.
     neighbour_weights : (2, n_bins, n_bins, n_nodes) float64, optional
         The same of bin ``a`` of a pixel and bin ``b`` of one neighbour, across an edge and across a corner. None: no
         photon counts in two pixels, or it is not known.
@@ -179,13 +179,16 @@ class SpectralModel:
         )
 
     def of_summed_pixels(self, n: int) -> SpectralModel:
-        """Return the model of the sums of n x n pixels, whose bins vary together as far as neighbours do."""
-        if self.neighbour_weights is None:
+        """Return the model of sums of n x n pixels: their bins vary together, and neighbours less than before."""
+        if self.neighbour_weights is None or n == 1:
             return self
         inside = 1 - 1 / n  # the share of pixels that have the next one along an axis in the same sum
         edges, corners = self.neighbour_weights
-        co_weights = np.eye(len(self.bins))[..., None] * self.weights + 4 * inside * edges + 4 * inside**2 * corners
-        return replace(self, co_weights=co_weights if n > 1 else None, neighbour_weights=None)
+        return replace(
+            self,
+            co_weights=np.eye(len(self.bins))[..., None] * self.weights + 4 * inside * edges + 4 * inside**2 * corners,
+            neighbour_weights=np.stack([edges / n + 2 * inside / n * corners, corners / n**2]),
+        )
 
     @classmethod
     def fitted_to_wedge(
@@ -289,7 +292,7 @@ class SpectralModel:
         )
 
     def together(self, paths: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return how counts of neighbours vary together: (2, n_bins, n_bins, ...), over the root of both open counts."""
+        """Return how neighbours vary together, over the root of both open counts: (2, n_bins, n_bins, ...) float64."""
         if self.neighbour_weights is None:
             raise WrongUsage("the model does not know what pixels share", hint="of_response(..., knows_sharing=True)")
         return np.tensordot(self.neighbour_weights, self._kept(paths), axes=1)
