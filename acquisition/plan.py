@@ -319,6 +319,11 @@ def passes_kev(plan: Plan) -> tuple[tuple[float, ...], ...]:
     return tuple((*own_kev[:place], at_kev, *own_kev[place + 1 :]) for at_kev in scan.positions_kev)
 
 
+def calibrated_kev(plan: Plan) -> tuple[tuple[float, ...], ...]:
+    """Return the thresholds that bins are calibrated at: of each pass around a sample, else the detector's own."""
+    return passes_kev(plan) if isinstance(plan.scan, Turning) else (plan.detector.thresholds_kev,)
+
+
 def at_thresholds(plan: Plan, energies_kev: tuple[float, ...]) -> Plan:
     """Return the plan with the thresholds of one of its passes, and without passes."""
     scan = msgspec.structs.replace(plan.scan, passes_kev=()) if isinstance(plan.scan, Turning) else plan.scan

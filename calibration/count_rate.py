@@ -25,7 +25,7 @@ counter 10 % (`tests/test_count_rate.py`): a hard beam overlaps by other charges
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -95,6 +95,8 @@ class CountRate:
         Of each law on the first counter's mean curve: the lowest was taken.
     residual_relative : (n_counters,) float64
         Rms deviation of the mean curves' points from the law.
+    next_pass : CountRate, optional
+        The same at the thresholds of the next pass, where a scan makes several.
     """
 
     law: str
@@ -110,6 +112,7 @@ class CountRate:
     laws: tuple[str, ...]
     bic: NDArray[np.float64]
     residual_relative: NDArray[np.float64]
+    next_pass: CountRate | None = None
 
     def __post_init__(self) -> None:
         if self.law not in LAWS:
@@ -139,6 +142,20 @@ class CountRate:
         mine = self.thresholds_kev
         return len(mine) == len(thresholds_kev) and bool(np.abs(mine - thresholds_kev).max() <= THRESHOLD_KEV)
 
+    @property
+    def passes(self) -> tuple[CountRate, ...]:
+        """What was measured at the thresholds of each pass, this one first."""
+        return (self, *(self.next_pass.passes if self.next_pass else ()))
+
+    def of_pass(self, thresholds_kev: Sequence[float]) -> CountRate | None:
+        """Return what was measured at these thresholds, if anything was."""
+        return next((each for each in self.passes if each.is_for(thresholds_kev)), None)
+
+    @property
+    def thresholds_told(self) -> str:
+        """The thresholds of all passes, in words."""
+        return "; ".join(str(each.thresholds_kev.tolist()) for each in self.passes)
+
     def counted_share(self, true_rate_per_s: ArrayLike) -> NDArray[np.float64]:
         """Return counted over true events of the first counter in the mean pixel, at a true rate."""
         return np.exp(self._curve(np.asarray(true_rate_per_s, dtype=np.float64) / self.highest_rate_per_s))
@@ -152,6 +169,15 @@ class CountRate:
             return float("nan")
         share = (loss - lost[at - 1]) / (lost[at] - lost[at - 1])
         return float((z[at - 1] + share * (z[at] - z[at - 1])) * self.highest_rate_per_s)
+
+    def counted_per_s(self, currents_ma: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what the law says that the mean pixel counts: (n_currents, n_counters) float64."""
+        true = currents_ma[:, None] * self.true_rates_per_s_ma
+        traffic = true[:, :1] / self.highest_rate_per_s
+        counted = true * self.counted_share(true[:, :1])
+        powers = traffic ** np.arange(1, self.gains.shape[1] + 1)
+        counted[:, 1:] += true[:, :-1] * (powers @ self.gains[1:].T)
+        return counted
 
     def correct(
         self, counts: NDArray[np.number], exposures_s: ArrayLike, *, rows: slice = np.s_[:]
@@ -247,6 +273,12 @@ class CountRate:
                 f"these counts have {counts.shape[-3:]}",
                 hint="measure it in this mode: mpxct calibrate count-rate",
             )
+
+
+def joined(records: Sequence[CountRate]) -> CountRate:
+    """Return one record of several passes, in their order."""
+    first, *others = records
+    return replace(first, next_pass=joined(others) if others else None)
 
 
 def fit_count_rate(

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
-from gui.workers import Job, JobStatus
+from gui import theme
+from gui.workers import Job, JobSnapshot, JobStatus
 
 
 class ActionButton(QtWidgets.QPushButton):
@@ -43,60 +44,110 @@ def hint(text: str = "") -> QtWidgets.QLabel:
     """Return a line of explanation that wraps."""
     label = QtWidgets.QLabel(text)
     label.setWordWrap(True)
-    label.setProperty("role", "hint")
+    theme.make_faint(label)
     return label
 
 
 def title(text: str) -> QtWidgets.QLabel:
     """Return a heading."""
     label = QtWidgets.QLabel(text)
-    label.setProperty("role", "title")
+    theme.make_title(label)
     return label
 
 
 class JobBar(QtWidgets.QWidget):
-    """How far a job is, how long it will take, and the two ways to end it."""
+    """How far a job is, how long it will take, and the ways to end it; afterwards what came of it, if that is told.
+
+    Parameters
+    ----------
+    stop_text, stop_tip : str
+        Of the button that lets it end well. A job that has no such way is broken off by it, and has no other button.
+    has_title : bool
+        Whether the job's title stands before the bar; it is in the tooltip in any case.
+    """
 
     def __init__(
-        self, stop_text: str = "Stop", stop_tip: str = "End it well, as soon as the present step is over."
+        self,
+        stop_text: str = "Stop",
+        stop_tip: str = "End it well, as soon as the present step is over.",
+        *,
+        has_title: bool = False,
     ) -> None:
         super().__init__()
         self._job: Job | None = None
-        self._label = QtWidgets.QLabel()
+        self._stop_tip = stop_tip
+        self._title = QtWidgets.QLabel()
+        self._title.setStyleSheet("font-weight: 600;")
+        self._title.setVisible(has_title)
         self._bar = QtWidgets.QProgressBar()
-        self._bar.setTextVisible(False)
-        self._stop = QtWidgets.QPushButton(stop_text)
-        self._stop.setToolTip(stop_tip)
-        self._stop.clicked.connect(lambda: self._job and self._job.stop())
-        self._abort = QtWidgets.QPushButton("Abort")
-        self._abort.setToolTip("End it now; what was measured so far is kept where it can be.")
-        self._abort.clicked.connect(lambda: self._job and self._job.abort())
-        row = QtWidgets.QHBoxLayout(self)
+        self._bar.setMinimumWidth(150)
+        self._bar.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
+        self.stop = QtWidgets.QPushButton(stop_text)
+        self.stop.setToolTip(stop_tip)
+        self.stop.clicked.connect(lambda: self._job and self._job.stop())
+        self.abort = QtWidgets.QPushButton("Abort")
+        self.abort.setToolTip("End it now; what was measured so far is kept where it can be.")
+        self.abort.clicked.connect(lambda: self._job and self._job.abort())
+        self.end = QtWidgets.QLabel()
+        self._running = QtWidgets.QWidget()
+        row = QtWidgets.QHBoxLayout(self._running)
         row.setContentsMargins(0, 0, 0, 0)
-        for widget, stretch in ((self._label, 2), (self._bar, 3), (self._stop, 0), (self._abort, 0)):
+        row.setSpacing(4)
+        for widget, stretch in ((self._title, 0), (self._bar, 1), (self.stop, 0), (self.abort, 0)):
             row.addWidget(widget, stretch)
-        self.setVisible(False)
+        column = QtWidgets.QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self._running)
+        column.addWidget(self.end)
+        self.refresh()
 
     def watch(self, job: Job | None) -> None:
-        """Show this job from now on."""
+        """Show this job from now on; what was told of an earlier one is taken away when another runs."""
+        if job is not self._job and job is not None:
+            self.show_end("")
         self._job = job
         self.refresh()
 
+    def show_end(self, text: str, tip: str = "") -> None:
+        """Tell what came of the last job."""
+        self.end.setText(text)
+        self.end.setToolTip(tip)
+        self.refresh()
+
     def refresh(self) -> None:
-        """Show how far it is; a job that is over leaves the bar hidden."""
-        job = self._job
-        self.setVisible(job is not None and not job.is_over)
+        """Show how far it is."""
+        job = self._job if self._job is not None and not self._job.is_over else None
+        self._running.setVisible(job is not None)
+        self.end.setVisible(job is None and bool(self.end.text()))
+        self.setVisible(job is not None or bool(self.end.text()))
         if job is None:
             return
         now = job.snapshot()
-        self._bar.setMaximum(max(now.total, 0))
-        self._bar.setValue(min(now.done, max(now.total, 0)))
-        left = f", about {clock(now.left_s)} left" if now.left_s is not None else ""
-        count = f" {now.done}/{now.total}" if now.total else ""
-        ending = " (stopping)" if now.is_stopping else ""
-        waiting = "waiting" if now.status is JobStatus.WAITING else now.stage
-        self._label.setText(f"{waiting}{count}{left}{ending}")
-        self._stop.setEnabled(not now.is_stopping)
+        self._title.setText(self.fontMetrics().elidedText(now.title, QtCore.Qt.TextElideMode.ElideRight, MOST_TITLE_PX))
+        for widget in (self._title, self._bar):
+            widget.setToolTip(f"{now.title}: {far(now)}, {clock(now.elapsed_s)} so far")
+        self._bar.setRange(0, max(now.total, 1))  # a bar without a range would not write its text
+        self._bar.setValue(min(now.done, now.total))
+        self._bar.setFormat(far(now))
+        self.stop.setEnabled(not now.is_stopping)
+        self.stop.setToolTip(STOPPING if now.is_stopping else self._stop_tip)
+        self.abort.setVisible(job.has_stop)
+
+
+MOST_TITLE_PX = 120
+STOPPING = "It has been told to end, and ends as soon as it can."
+
+
+def far(now: JobSnapshot) -> str:
+    """Return how far a job is, in few words."""
+    if now.status is JobStatus.WAITING:
+        return "waiting"
+    stage = now.stage or "beginning"
+    if now.is_stopping:
+        return f"{stage}, stopping"
+    count = f" {now.done}/{now.total}" if now.total else f" {now.done}" if now.done else ""
+    left = f", about {clock(now.left_s)} left" if now.left_s is not None else ""
+    return f"{stage}{count}{left}"
 
 
 def clock(seconds: float) -> str:

@@ -27,8 +27,8 @@ _BAR_SHARE = 0.25
 _AROUND_SHARE = 0.3
 """Of the levels' distance, that the histogram shows below and above them."""
 _GREY_NAMES = {"grey"}
-_STOPS = 17
-"""Of a colour map; between them it is linear."""
+_STOPS, _TABLE = 17, 512
+"""Of a colour map, which is linear between its stops, and of the table that an image is coloured by."""
 
 
 class LevelMode(Enum):
@@ -46,7 +46,8 @@ class ImagePanel(QtWidgets.QWidget):
     view : pg.ViewBox
         For overlays, regions and links between panels.
     item : pg.ImageItem
-    histogram : pg.HistogramLUTItem
+    histogram : pg.HistogramLUTItem or None
+        None where the panel has none: it takes longer to make than all the rest.
     clicked : list of callable
         Each is called with (row, col) when a pixel is clicked.
     level_mode : LevelMode
@@ -59,14 +60,10 @@ class ImagePanel(QtWidgets.QWidget):
         self.view = self.graphics.ci.addViewBox(lockAspect=True)
         self.item = _Image(axisOrder="row-major")
         self.view.addItem(self.item)
-        self.histogram = pg.HistogramLUTItem(self.item)
-        self.histogram.axis.enableAutoSIPrefix(False)
-        self._has_histogram = has_histogram
-        if has_histogram:
+        self.histogram = pg.HistogramLUTItem(self.item) if has_histogram else None
+        if self.histogram is not None:
+            self.histogram.axis.enableAutoSIPrefix(False)
             self.graphics.ci.addItem(self.histogram)
-        else:  # an item of no scene is taken apart by the garbage collector in any order, and Qt does not survive that
-            self.graphics.scene().addItem(self.histogram)  # pyright: ignore[reportOptionalMemberAccess]
-            self.histogram.setVisible(False)
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.graphics)
@@ -74,6 +71,7 @@ class ImagePanel(QtWidgets.QWidget):
         self.clicked: list[Callable[[int, int], object]] = []
         self._has_levels = self._is_log = False
         self._drawn_levels: tuple[float, float] | None = None
+        self._table: Any = None
         self._image: NDArray[np.number] | None = None
         self._pixel_mm: float | None = None
         self._overlays: dict[str, pg.ImageItem] = {}
@@ -127,7 +125,7 @@ class ImagePanel(QtWidgets.QWidget):
     @property
     def levels(self) -> tuple[float, float]:
         """What shows as darkest and brightest, in the image's unit."""
-        drawn: Any = self.histogram.getLevels()
+        drawn: Any = self._get_drawn_levels()
         low, high = float(drawn[0]), float(drawn[1])
         return (10.0**low, 10.0**high) if self._is_log else (low, high)
 
@@ -151,7 +149,8 @@ class ImagePanel(QtWidgets.QWidget):
             return
         levels = self.levels
         self._is_log = is_log
-        self.histogram.axis.setLogMode(y=is_log)  # pyright: ignore[reportArgumentType]
+        if self.histogram is not None:
+            self.histogram.axis.setLogMode(y=is_log)  # pyright: ignore[reportArgumentType]
         self._set_drawn_levels(*self._shown_levels(levels))
         self._draw(self._shown_levels(levels))
 
@@ -163,12 +162,16 @@ class ImagePanel(QtWidgets.QWidget):
         else:
             places = np.linspace(0, 1, _STOPS)  # each stop is a handle of the gradient, and 256 of them take long
             colours = pg.ColorMap(places, pg.colormap.get(name).map(places))  # pyright: ignore[reportOptionalMemberAccess]
-        self.histogram.gradient.setColorMap(colours)
-        self.histogram.gradient.showTicks(False)
+        if self.histogram is not None:
+            self.histogram.gradient.setColorMap(colours)
+            self.histogram.gradient.showTicks(False)
+        else:
+            self._table = colours.getLookupTable(nPts=_TABLE)
+            self._draw(None)
 
     def set_unit(self, unit: str) -> None:
         """Name what is shown, at the histogram."""
-        if self.histogram.axis.labelText != unit:
+        if self.histogram is not None and self.histogram.axis.labelText != unit:
             self.histogram.axis.setLabel(unit)
 
     def fit(self) -> None:
@@ -183,6 +186,9 @@ class ImagePanel(QtWidgets.QWidget):
     def restyle(self) -> None:
         """Take the colours of another theme."""
         self.graphics.setBackground("default")
+        if self.histogram is not None:
+            self.histogram.axis.setPen()
+            self.histogram.axis.setTextPen()
 
     def set_overlay(self, name: str, mask: NDArray[np.bool_] | None, colour: str = "#d55e00") -> None:
         """Colour some pixels over the image; None takes the overlay away."""
@@ -247,20 +253,31 @@ class ImagePanel(QtWidgets.QWidget):
         if self._image is None:
             return
         is_colour = self._image.ndim == 3
-        self.histogram.setVisible(self._has_histogram and not is_colour)
+        if self.histogram is not None:
+            self.histogram.setVisible(not is_colour)
         if is_colour:
             self.item.setLookupTable(None)  # pyright: ignore[reportArgumentType]
             self.item.setImage(self._image, autoLevels=False, levels=(0, 255))
             return
-        self.item.setLookupTable(self.histogram.getLookupTable)
+        table: Any = self._table if self.histogram is None else self.histogram.getLookupTable
+        self.item.setLookupTable(table)
         shown = scales.logarithm(self._image) if self._is_log else self._image
-        kept = self.histogram.getLevels() if levels is None else levels
+        kept = self._get_drawn_levels() if levels is None else levels
         self.item.setImage(shown, autoLevels=False, levels=kept)
         if levels is not None:
             self._set_drawn_levels(*levels)
 
+    def _get_drawn_levels(self) -> tuple[float, float]:
+        if self.histogram is None:
+            return self._drawn_levels or (0.0, 1.0)
+        return self.histogram.getLevels()  # pyright: ignore[reportReturnType]
+
     def _set_drawn_levels(self, low: float, high: float) -> None:
         """Set levels as they are drawn, and let the histogram show what lies around them: no outlier squeezes it."""
+        if self.histogram is None:
+            self.item.setLevels((low, high))
+            self._drawn_levels = low, high
+            return
         self.histogram.setLevels(low, high)
         if (low, high) != self._drawn_levels:
             self._drawn_levels = low, high

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from pyqtgraph.Qt import QtWidgets
@@ -10,20 +11,34 @@ from gui.session import Session
 
 
 class Page(QtWidgets.QWidget):
-    """One page; a subclass builds its widgets in `__init__` and shows what is new in `refresh`.
+    """One page; a subclass makes its widgets in `build` and shows what is new in `refresh`.
+
+    Parameters
+    ----------
+    is_whole : bool
+        Without, nothing is there before somebody has walked through `pieces`.
 
     Attributes
     ----------
-    title, tip : str
-        On the tab, and what the page is for in a sentence.
+    title : str
+        On the tab.
+    pieces : iterator
+        Of `build`.
     """
 
     title: ClassVar[str] = ""
-    tip: ClassVar[str] = ""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, is_whole: bool = True) -> None:
         super().__init__()
         self.session = session
+        self.pieces = self.build()
+        if is_whole:
+            for _ in self.pieces:
+                pass
+
+    def build(self) -> Iterator[None]:
+        """Make the widgets in pieces: the window lives between two of them, and none may take 50 ms."""
+        yield from ()
 
     def refresh(self) -> None:
         """Show what is new; called some thirty times a second while the page is seen, and must return within 10 ms."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from calibration.progress import Progress
 from firmware_iface.errors import MpxctError
+from gui.questions import Questions
 from gui.rig import Rig
 from gui.state import Action, State, why_not
 from gui.workers import Job, JobStatus
@@ -65,6 +66,7 @@ class Session:
         self.failures: list[Failure] = []
         self.page_wanted = ""
         self._running: dict[str, _Running] = {}
+        self._questions: list[Questions] = []
 
     def change(self, **parts: Any) -> None:
         """Replace parts of the state."""
@@ -101,6 +103,12 @@ class Session:
         """
         return self._keep(lane, Job(title, work, stop=stop).start(), then, otherwise)
 
+    def questions(self, name: str) -> Questions:
+        """Return what answers short questions in a thread of their own; `beat` hands over, and `close` closes it."""
+        questions = Questions(self.fail, name)
+        self._questions.append(questions)
+        return questions
+
     def job(self, lane: str) -> Job[Any] | None:
         """Return what runs in a lane, "instrument", "compute" or another; None where nothing does."""
         running = self._running.get(lane)
@@ -128,6 +136,8 @@ class Session:
                 continue
             del self._running[lane]
             self._hand_over(running)
+        for questions in self._questions:
+            questions.beat()
 
     def fail(self, title: str, error: BaseException) -> None:
         """Keep an error for the window to show."""
@@ -138,6 +148,8 @@ class Session:
         """Break off what runs and let the instrument go."""
         for running in self._running.values():
             running.job.abort()
+        for questions in self._questions:
+            questions.close()
         self.rig.close()
 
     def _title(self, lane: str) -> str:

@@ -9,16 +9,15 @@ from collections.abc import Callable
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui import theme
-from gui.controls import ActionButton, clock
-from gui.lookout import Lookout
+from gui.controls import ActionButton, JobBar
+from gui.questions import Lookout
 from gui.session import Session
 from gui.state import Action
 from gui.vitals import Losses, Mood, Pace, Reading, readings
-from gui.workers import Job, JobSnapshot, JobStatus
 
 DISK_EVERY_S = 5.0
 REFRESH_EVERY_S = 0.1
-MOST_TITLE_PX, MOST_CELL_PX = 120, 130
+MOST_CELL_PX = 130
 LANES_BESIDE = ("compute", "files")
 """What is computed beside the instrument; the first that runs is shown."""
 _MOODS = {
@@ -48,7 +47,7 @@ class Cell(QtWidgets.QFrame):
         small.setPointSizeF(max(0.8 * small.pointSizeF(), 6.5))
         bold.setBold(True)
         self._name.setFont(small)
-        self._name.setProperty("role", "hint")
+        theme.make_faint(self._name)
         self._text.setFont(bold)
         box = QtWidgets.QVBoxLayout(self)
         box.setContentsMargins(8, 1, 8, 1)
@@ -86,60 +85,6 @@ class Cell(QtWidgets.QFrame):
         super().mousePressEvent(event)
 
 
-class Lane(QtWidgets.QWidget):
-    """What runs in one line: its title, how far it is, and the two ways to end it; hidden while nothing does."""
-
-    def __init__(self, stop_text: str, stop_tip: str) -> None:
-        super().__init__()
-        self._job: Job | None = None
-        self._tip = stop_tip
-        self._title, self._bar = QtWidgets.QLabel(), QtWidgets.QProgressBar()
-        self._title.setStyleSheet("font-weight: 600;")
-        self._bar.setMinimumWidth(150)
-        self._bar.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
-        self._stop, self._abort = QtWidgets.QPushButton(stop_text), QtWidgets.QPushButton("Abort")
-        self._stop.setToolTip(stop_tip)
-        self._abort.setToolTip("End it now; what was measured so far is kept where it can be.")
-        self._stop.clicked.connect(lambda: self._job and self._job.stop())
-        self._abort.clicked.connect(lambda: self._job and self._job.abort())
-        row = QtWidgets.QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(4)
-        for widget, stretch in ((self._title, 0), (self._bar, 1), (self._stop, 0), (self._abort, 0)):
-            row.addWidget(widget, stretch)
-        for button in (self._stop, self._abort):
-            button.setStyleSheet("padding: 1px 8px;")
-        self.setVisible(False)
-
-    def watch(self, job: Job | None) -> None:
-        """Show how far a job is."""
-        self._job = None if job is None or job.is_over else job
-        self.setVisible(self._job is not None)
-        if self._job is None:
-            return
-        now = self._job.snapshot()
-        text = self.fontMetrics().elidedText(now.title, QtCore.Qt.TextElideMode.ElideRight, MOST_TITLE_PX)
-        self._title.setText(text)
-        self._title.setToolTip(now.title)
-        self._bar.setRange(0, max(now.total, 0))
-        self._bar.setValue(min(now.done, max(now.total, 0)))
-        self._bar.setFormat(far(now))
-        self._bar.setToolTip(far(now))
-        self._stop.setEnabled(not now.is_stopping)
-        self._stop.setToolTip("It has been told to end, and ends as soon as it can." if now.is_stopping else self._tip)
-
-
-def far(now: JobSnapshot) -> str:
-    """Return how far a job is, in few words."""
-    if now.status is JobStatus.WAITING:
-        return "waiting"
-    if now.is_stopping:
-        return f"{now.stage}, stopping"
-    count = f" {now.done}/{now.total}" if now.total else f" {now.done}" if now.done else ""
-    left = f", {clock(now.left_s)} left" if now.left_s is not None else ""
-    return f"{now.stage}{count}{left}"
-
-
 class StatusStrip(QtWidgets.QFrame):
     """Shows how the instrument is; `refresh` may be called as often as one likes, whatever page is seen."""
 
@@ -154,12 +99,13 @@ class StatusStrip(QtWidgets.QFrame):
         self._row = QtWidgets.QHBoxLayout(self)
         self._row.setContentsMargins(4, 2, 4, 2)
         self._row.setSpacing(0)
-        self._on_instrument = Lane("Stop", "End it well, after the present frame or step.")
-        self._beside = Lane("Cancel", "End what is being computed.")
+        self._on_instrument = JobBar("Stop", "End it well, after the present frame or step.", has_title=True)
+        self._beside = JobBar("Cancel", "End what is being computed.", has_title=True)
         lanes = QtWidgets.QVBoxLayout()
         lanes.setSpacing(1)
-        lanes.addWidget(self._on_instrument)
-        lanes.addWidget(self._beside)
+        for lane in (self._on_instrument, self._beside):
+            lane.setStyleSheet("QPushButton { padding: 1px 8px; }")
+            lanes.addWidget(lane)
         self.safe = ActionButton(
             "Beam off",
             "Switch the X-rays off and stop the stage at once, and break off what runs on the instrument.",

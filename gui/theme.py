@@ -15,6 +15,9 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c
 GOOD, WARN, BAD = "#009e73", "#e69f00", "#d55e00"
 """A state is never told by its colour alone: a word stands beside it."""
 
+STYLE = "fusion"
+TITLE_PT = 15.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Theme:
@@ -53,8 +56,13 @@ DARK = Theme(
 
 
 def apply(app: QtWidgets.QApplication, theme: Theme) -> None:
-    """Give the whole program a look; plots that are there already keep their own until they are made again."""
-    app.setStyle("Fusion")
+    """Give the whole program a look; plots that are there already keep their own until they are made again.
+
+    There is no style sheet for all: with one, a change of colours takes more than a second for all widgets of the
+    window, and to make a widget twice as long.
+    """
+    if app.style().name() != STYLE:
+        app.setStyle(STYLE)
     palette = QtGui.QPalette()
     role = QtGui.QPalette.ColorRole
     for which, colour in (
@@ -68,18 +76,24 @@ def apply(app: QtWidgets.QApplication, theme: Theme) -> None:
     for which in (role.Text, role.WindowText, role.ButtonText):
         palette.setColor(QtGui.QPalette.ColorGroup.Disabled, which, QtGui.QColor(theme.faint))
     app.setPalette(palette)
-    app.setStyleSheet(_STYLE.format(line=theme.line, accent=theme.accent, faint=theme.faint, base=theme.base))
+    QtWidgets.QToolTip.setPalette(palette)
+    for widget in app.allWidgets():  # those with a sheet of their own keep the colours in which it was read
+        if widget.styleSheet():
+            widget.setStyleSheet(widget.styleSheet())
     pg.setConfigOptions(imageAxisOrder="row-major", background=theme.base, foreground=theme.text, antialias=False)
 
 
-_STYLE = """
-QToolTip {{ border: 1px solid {line}; padding: 4px; }}
-QGroupBox {{ border: 1px solid {line}; border-radius: 4px; margin-top: 1.1em; padding: 6px; font-weight: 600; }}
-QGroupBox::title {{ subcontrol-origin: margin; left: 8px; padding: 0 3px; }}
-QPushButton {{ padding: 4px 12px; }}
-QLabel[role="hint"] {{ color: {faint}; }}
-QLabel[role="title"] {{ font-size: 15pt; font-weight: 600; }}
-"""
+def make_faint(label: QtWidgets.QLabel) -> None:
+    """Let a text stand back, whatever the look."""
+    label.setForegroundRole(QtGui.QPalette.ColorRole.PlaceholderText)
+
+
+def make_title(label: QtWidgets.QLabel) -> None:
+    """Let a text be a heading."""
+    font = QtGui.QFont(label.font())
+    font.setPointSizeF(TITLE_PT)
+    font.setWeight(QtGui.QFont.Weight.DemiBold)
+    label.setFont(font)
 
 
 def system_theme() -> Theme:

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
-from gui import theme
-from gui.calibrate.page import CalibratePage
-from gui.connect.page import ConnectPage
+from gui import menus, theme
 from gui.console_panel import ConsolePanel
 from gui.failure_box import FailureBox
 from gui.garbage import Collector
-from gui.live.page import LivePage
 from gui.log_panel import LogLines, LogPanel
 from gui.opening import FILTER, Opened, open_into, opened_file
 from gui.page import Page
-from gui.reconstruct.page import ReconstructPage
-from gui.scan.page import ScanPage
+from gui.pages import PAGES, Pages
 from gui.session import Session
 from gui.status_strip import StatusStrip
-from gui.volume.page import VolumePage
+
+if TYPE_CHECKING:
+    from gui.volume.page import VolumePage
 
 BEAT_MS = 33
-PAGES: tuple[type[Page], ...] = (ConnectPage, LivePage, CalibratePage, ScanPage, ReconstructPage, VolumePage)
 MOST_RECENT = 10
 QUIET_BEATS = 6
-"""After so many the window is there, and pages that nobody has wanted yet are built, one a beat."""
+"""After so many the window is there, and pages that nobody has wanted yet are built, one piece a beat."""
 LEAST_PAGE = (720, 440)
 """Without it the widest page would widen the window."""
 ABOUT = "<b>{version}</b><p>Colour X-ray CT with Medipix-family photon-counting detectors.<br>Apache-2.0</p>"
+VOLUME = "Volume"
 LOOKS = ("system", "light", "dark")
 
 
@@ -47,18 +45,19 @@ class Window(QtWidgets.QMainWindow):
     Attributes
     ----------
     pages : mapping of str to Page
-        By title; a page is built when it is first asked for, or soon after the window is there.
+        By title; a page is built when it is first asked for, or piece by piece soon after the window is there.
     """
 
     def __init__(self, session: Session, lines: LogLines, settings: QtCore.QSettings) -> None:
         super().__init__()
+        menus.delay()
         self.session = session
         self._settings = settings
         self.setWindowTitle("mpxct")
         self.setAcceptDrops(True)
         self.tabs = QtWidgets.QTabWidget(documentMode=True)
         self.tabs.setObjectName("pages")
-        self.pages = _Pages(self._build)
+        self.pages = Pages(session, self._house)
         for place, kind in enumerate(PAGES):
             self.tabs.addTab(_room(), kind.title)
             self.tabs.setTabToolTip(place, f"{kind.tip} (Ctrl+{place + 1})")
@@ -98,13 +97,15 @@ class Window(QtWidgets.QMainWindow):
         """Hand over what has ended, and show what is new on the page that is seen."""
         self._garbage.collect()
         self.session.beat()
-        self._n_beats += 1
-        if self._n_beats > QUIET_BEATS and self.pages.build_one():
-            self._garbage.settle()
         if self.session.page_wanted:
             self.go_to(self.session.page_wanted)
             self.session.page_wanted = ""
-        self.page.refresh()
+        self._n_beats += 1
+        seen = PAGES[self.tabs.currentIndex()].title
+        if self.pages.build_on(seen, others=self._n_beats > QUIET_BEATS):
+            self._garbage.settle()
+        if seen in self.pages.built:
+            self.pages.built[seen].refresh()
         self.strip.refresh()
         self._log.refresh()
         while self.session.failures:
@@ -163,19 +164,16 @@ class Window(QtWidgets.QMainWindow):
         self._garbage.end()
         event.accept()
 
-    def _build(self, title: str) -> Page:
-        """Build a page in its room, as an earlier window left it."""
-        place = list(self.pages).index(title)
-        page = PAGES[place](self.session)
+    def _house(self, page: Page) -> None:
+        """Give a page its room, as an earlier window left it."""
         page.setMinimumSize(*LEAST_PAGE)
-        page.restore(_table(self._settings.value(f"page/{title}")))
-        if isinstance(page, VolumePage):
-            page.export_asked.connect(self._export)
-        room = self.tabs.widget(place)
+        page.restore(_table(self._settings.value(f"page/{page.title}")))
+        if page.title == VOLUME:
+            cast("VolumePage", page).export_asked.connect(self._export)
+        room = self.tabs.widget(list(self.pages).index(page.title))
         assert room is not None
         room.layout().addWidget(page)  # pyright: ignore[reportOptionalMemberAccess]
         page.show()
-        return page
 
     def _may_end(self, title: str) -> bool:
         """Ask whether what runs on the instrument may be broken off."""
@@ -268,8 +266,7 @@ class Window(QtWidgets.QMainWindow):
     def _export(self) -> None:
         from gui.export.dialog import ExportDialog
 
-        volumes = self.pages[VolumePage.title]
-        assert isinstance(volumes, VolumePage)
+        volumes = cast("VolumePage", self.pages[VOLUME])
         ExportDialog(self.session, self, looks=lambda: volumes.desk.material_looks).open()
 
     def _toggle_full_screen(self) -> None:
@@ -323,34 +320,6 @@ class Window(QtWidgets.QMainWindow):
         self.restoreState(_bytes(keep.value("docks")))
         if keep.value("page") in self.pages:
             self.go_to(str(keep.value("page")))
-
-
-class _Pages(Mapping[str, Page]):
-    """The pages by title, each built when it is first wanted."""
-
-    def __init__(self, build: Callable[[str], Page]) -> None:
-        self._build = build
-        self.built: dict[str, Page] = {}
-
-    def __getitem__(self, title: str) -> Page:
-        if title not in self.built:
-            if title not in set(self):
-                raise KeyError(title)
-            self.built[title] = self._build(title)
-        return self.built[title]
-
-    def __iter__(self) -> Iterator[str]:
-        return (kind.title for kind in PAGES)
-
-    def __len__(self) -> int:
-        return len(PAGES)
-
-    def build_one(self) -> bool:
-        """Build one of those that nobody has wanted yet; return whether there was one, and it was the last."""
-        missing = [title for title in self if title not in self.built]
-        if missing:
-            self.built[missing[0]] = self._build(missing[0])
-        return len(missing) == 1
 
 
 def _room() -> QtWidgets.QWidget:

@@ -140,6 +140,11 @@ class Job(Generic[T]):
         return self._is_over.is_set()
 
     @property
+    def has_stop(self) -> bool:
+        """Whether it can end well, so that `stop` is another thing than `abort`."""
+        return self._stop is not None
+
+    @property
     def result(self) -> T:
         """What the work returned.
 

@@ -12,7 +12,9 @@ import typer
 
 from calibration.progress import Console
 from firmware_iface.errors import CalibrationMissing, WrongUsage
-from reconstruction.recipe import RULES, TIERS, Recipe, region_of
+from reconstruction import decompose_options
+from reconstruction.decompose_options import refuse_what_is_unused
+from reconstruction.recipe import RULES, TIERS, Recipe, bins_of, region_of
 
 if TYPE_CHECKING:
     from reconstruction.decomposition import Attenuation
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from reconstruction.volume import Volume
 
 BY, RULE, IMAGES, SCANS = "Attenuation of the materials", "Rule", "Images", "Scans"
+ARTEFACTS = "Corrections of scans"
 
 
 def decompose(
@@ -175,6 +178,27 @@ def decompose(
             rich_help_panel=SCANS,
         ),
     ] = False,
+    bins: Annotated[
+        str, typer.Option(help="Which bins of every pass, from 1: 1,3-4. Default: all.", rich_help_panel=SCANS)
+    ] = "",
+    scatter: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of scatter kernels, one table [[bin]] per bin.", rich_help_panel=ARTEFACTS),
+    ] = None,
+    rings: Annotated[
+        str, typer.Option(help="Take out rings: none, auto, or a method.", rich_help_panel=ARTEFACTS)
+    ] = "none",
+    metal_per_mm: Annotated[
+        float | None,
+        typer.Option(
+            help="What attenuates more than this, per mm, is metal; rays through it are replaced.",
+            rich_help_panel=ARTEFACTS,
+        ),
+    ] = None,
+    truncation: Annotated[
+        str,
+        typer.Option(help="Extend views that the object leaves sideways: auto or none.", rich_help_panel=ARTEFACTS),
+    ] = "auto",
     window: Annotated[
         str, typer.Option(help="Filter of back-projection, from ram-lak to hann.", rich_help_panel=SCANS)
     ] = "hann",
@@ -219,9 +243,21 @@ def decompose(
     if tier not in TIERS:
         raise WrongUsage(f"--tier is {tier!r}; allowed: {', '.join(TIERS)}")
     is_scan = not source.is_dir() and not is_volume(source)
+    if tier != TIERS[0] and not is_scan:
+        raise WrongUsage(f"--tier {tier} is of scans: {source} has no counts of rays", hint="give the scan file")
+    of_files = decompose_options.IMAGES if source.is_dir() else decompose_options.VOLUMES
+    of_scans = decompose_options.BINS_OF_SCANS if tier == TIERS[0] else decompose_options.COUNTS
+    refuse_what_is_unused(ctx, of_scans if is_scan else of_files, rule)
+    if gpu:
+        backend.require_gpu()
     _refuse_no_size(voxel_mm)
     recipe = Recipe(
         window=window,
+        bins=bins_of(bins),
+        scatter=scatter,
+        rings=rings,
+        metal_per_mm=metal_per_mm,
+        truncation=truncation,
         voxel_mm=voxel_mm,
         region_mm=region_of(roi),
         is_preview=preview,
@@ -229,8 +265,6 @@ def decompose(
         use_gpu=backend.has_gpu() if gpu is None else gpu,
     )
     if tier != TIERS[0]:
-        if not is_scan:
-            raise WrongUsage(f"--tier {tier} is of scans: {source} has no counts of rays", hint="give the scan file")
         decompose_counts(
             console,
             source,
@@ -258,7 +292,6 @@ def decompose(
         known = load(calibration) if calibration else None
         volume = console.track(reconstruct_scan(source, recipe, calibration=known, allow_partial=allow_partial))
     else:
-        _refuse_for_files(scale, voxel_mm)
         volume = load_volume(source)
     attenuation: Attenuation | None = volume.basis
     fit = None
@@ -350,8 +383,6 @@ def _least_squares(
 
     if rule not in RULES:
         raise WrongUsage(f"--rule is {rule!r}; allowed: {', '.join(RULES)}")
-    if rule != "fractions" and (densities or is_full):
-        raise WrongUsage("--densities and --full are for fractions; allowed: with --rule fractions")
     return decompose_volume(
         volume,
         attenuation,
@@ -409,11 +440,6 @@ def _fit_table(fit: VialFit) -> str:
 def _refuse_no_size(voxel_mm: float | None) -> None:
     if voxel_mm is not None and not 0 < voxel_mm < float("inf"):
         raise WrongUsage(f"--voxel-mm is {voxel_mm}; allowed: more than 0")
-
-
-def _refuse_for_files(scale: float, voxel_mm: float | None) -> None:
-    if scale != 1.0 or voxel_mm is not None:
-        raise WrongUsage("--scale and --voxel-mm are for folders of images; a volume file knows its own")
 
 
 def vial_figures(statistics: Sequence[VialStatistics]) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -118,6 +118,21 @@ class Recipe:
     def is_iterative(self) -> bool:
         """Whether the method iterates."""
         return self.method != FDK
+
+    @property
+    def of_rays(self) -> Recipe:
+        """The same without the method that makes bins' volumes, for tiers that make none."""
+        return replace(
+            self,
+            method=FDK,
+            options=MappingProxyType({}),
+            n_iterations=None,
+            weights="auto",
+            stops_at_noise=False,
+            prior=None,
+            start=None,
+            reference=None,
+        )
 
 
 def bins_of(text: str) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.progress import Progress
-from firmware_iface.errors import BadFile
+from firmware_iface.errors import BadFile, WrongUsage
 from reconstruction.artefacts import metal, rings, scatter
 from reconstruction.fdk import fdk
 from reconstruction.field_of_view import cut_out, reached
@@ -74,14 +74,14 @@ def corrected(
     found = None
     if recipe.scatter is not None:
         yield Progress("scatter", 0, 1)
-        words.append(_subtract_scatter(measured, recipe.scatter))
+        words.append(_subtract_scatter(measured, recipe))
         yield Progress("scatter", 1, 1)
     if recipe.rings != rings.NONE:
         yield Progress("rings", 0, 1)
-        words.append(_suppress_rings(measured, recipe.rings))
+        words.append(suppress_rings(measured, recipe.rings))
         yield Progress("rings", 1, 1)
     if recipe.metal_per_mm is not None:
-        measured, found, told = yield from _reduce_metal(measured, grid, recipe)
+        measured, found, told = yield from reduce_metal(measured, grid, recipe)
         words.append(told)
     return measured, found, tuple(words)
 
@@ -101,16 +101,36 @@ def read_kernels(path: Path) -> list[scatter.Kernel]:
         ) from error
 
 
-def _subtract_scatter(measured: LineIntegrals, kernels: Path) -> str:
+def kernels_of(recipe: Recipe, n_bins: int, n_passes: int = 1) -> list[scatter.Kernel]:
+    """Return one kernel for each of `n_bins` bins of `n_passes` passes.
+
+    The recipe's file has as many; or those of one pass, for each alike; or those of all passes, where one is worked on.
+    """
+    assert recipe.scatter is not None, "asked for by who has looked"
+    kernels, number = read_kernels(recipe.scatter), recipe.pass_number or 1
+    if len(kernels) * n_passes == n_bins:
+        return kernels * n_passes
+    if n_passes == 1 and len(kernels) % n_bins == 0 and number * n_bins <= len(kernels):
+        return kernels[(number - 1) * n_bins : number * n_bins]
+    if len(kernels) != n_bins:
+        raise WrongUsage(
+            f"{recipe.scatter} has {len(kernels)} kernels for {n_bins} bins; allowed: one [[bin]] per bin, of one pass "
+            "or of all"
+        )
+    return kernels
+
+
+def _subtract_scatter(measured: LineIntegrals, recipe: Recipe) -> str:
     open_counts = measured.open_counts.astype(np.float32)[:, None, None, None]
     counts = open_counts * np.exp(-measured.values)
     beam = np.broadcast_to(open_counts, counts.shape)
-    primary = scatter.subtract(counts, beam, read_kernels(kernels), pitch_mm=measured.geometry.pitch_mm)
+    kernels = kernels_of(recipe, len(counts))
+    primary = scatter.subtract(counts, beam, kernels, pitch_mm=measured.geometry.pitch_mm)
     measured.values[...] = -np.log(np.maximum(primary.counts, np.float32(LEAST_COUNTS)) / open_counts)
     return primary.words
 
 
-def _suppress_rings(measured: LineIntegrals, method: str) -> str:
+def suppress_rings(measured: LineIntegrals, method: str) -> str:
     """Take rings out, in place; "auto" chooses the method by what the scan shows."""
     if method != "auto":
         return rings.suppress(measured.values, method=method)[1]
@@ -119,7 +139,7 @@ def _suppress_rings(measured: LineIntegrals, method: str) -> str:
     return f"{done}: {choice.words}"
 
 
-def _reduce_metal(
+def reduce_metal(
     measured: LineIntegrals, grid: Grid, recipe: Recipe
 ) -> Generator[Progress, None, tuple[LineIntegrals, Metal | None, str]]:
     """Fill in the shadow of metal by what is around it, and remember the metal."""

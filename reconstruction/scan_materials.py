@@ -39,6 +39,7 @@ from reconstruction.pipeline import PREVIEW, grid_of, previewed
 from reconstruction.projections import LineIntegrals, measure_line_integrals, places_of
 from reconstruction.projector import Projector
 from reconstruction.recipe import Recipe
+from reconstruction.scan_expectation import Expectation, expected
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.scan_source import ScanSource, open_source
 from reconstruction.spectral.cells import cells_of_basis, path_map
@@ -73,26 +74,41 @@ class ScanRays:
         With the same bins, and the materials that are looked for.
     sources : tuple of ScanSource
         One for each pass.
+    places : tuple of int
+        Which bins of all passes they are, from 0; nothing: all.
     """
 
     measured: LineIntegrals
     model: SpectralModel
     sources: tuple[ScanSource, ...]
+    places: tuple[int, ...] = ()
 
     @property
     def open_counts(self) -> NDArray[np.float64]:
         """Counts of a pixel in one view of the open beam: (n_bins,) float64."""
         return self.measured.open_counts
 
-    @property
-    def is_known(self) -> NDArray[np.bool_]:
-        """Which rays were measured in all bins: (n_views, rows, cols) bool."""
-        return np.logical_not(np.any(self.measured.is_estimated, axis=0))
-
-    def counts(self) -> NDArray[np.float32]:
-        """Return the counts of every ray, as if all pixels were alike: (n_bins, n_views, rows, cols) float32."""
-        open_counts = self.open_counts.astype(np.float32)[:, None, None, None]
-        return open_counts * np.exp(-self.measured.values)
+    def of_bins(self, numbers: Sequence[int]) -> ScanRays:
+        """Return some bins of every pass, from 1."""
+        if not numbers:
+            return self
+        n_bins = len(self.model.bins) // len(self.sources)
+        if max(numbers) > n_bins:
+            raise WrongUsage(f"bin {max(numbers)} is named; allowed: 1 to {n_bins}, in every pass")
+        here = [first * n_bins + number - 1 for first in range(len(self.sources)) for number in numbers]
+        _refuse_too_many(self.model.materials, len(here))
+        measured = self.measured
+        return replace(
+            self,
+            measured=replace(
+                measured,
+                values=measured.values[here],
+                is_estimated=measured.is_estimated[here],
+                open_counts=measured.open_counts[here],
+            ),
+            model=self.model.of_bins(here),
+            places=tuple(here),
+        )
 
 
 def read_rays(
@@ -166,9 +182,15 @@ def _model_of(
         for source in sources
     ]
     n_bins = sum(len(model.bins) for model in models)
-    if len(names) > n_bins:
-        raise WrongUsage(f"{len(names)} materials cannot be told apart with {n_bins} bins; allowed: at most {n_bins}")
+    _refuse_too_many(names, n_bins)
     return models[0] if len(models) == 1 else SpectralModel.joined(models)
+
+
+def _refuse_too_many(materials: Sequence[str], n_bins: int) -> None:
+    if len(materials) > n_bins:
+        raise WrongUsage(
+            f"{len(materials)} materials cannot be told apart with {n_bins} bins; allowed: at most {n_bins}"
+        )
 
 
 def _joined(parts: Sequence[LineIntegrals]) -> LineIntegrals:
@@ -251,18 +273,17 @@ class _Way:
         """What brings an array to where the iterations are."""
         return backend.to_device if self.recipe.use_gpu else np.asarray
 
-    def fit(self, counts: NDArray[np.float32]) -> Generator[Progress, None, RayFit]:
+    def fit(self, seen: Expectation) -> Generator[Progress, None, RayFit]:
         """Fit the paths of all rays twice: around 0, and around the median of what their neighbours were."""
-        n_views, parts = counts.shape[1], []
-        given: dict[str, Any] = {"prior_sd": self.prior_sd}
+        n_views, parts = seen.counts.shape[1], []
         for begin in range(0, n_views, VIEWS_AT_A_TIME):
-            some = counts[:, begin : begin + VIEWS_AT_A_TIME]
-            drawn = fit_rays(some, self.rays.open_counts, self.model, **given).paths
+            views = slice(begin, min(begin + VIEWS_AT_A_TIME, n_views))
+            some = seen.of_views(views)
+            data: dict[str, Any] = {"prior_sd": self.prior_sd, "background": some.background}
+            drawn = fit_rays(some.counts, some.open_counts, self.model, **data).paths
             around = ndimage.median_filter(drawn, (1, 1, NEIGHBOURS, NEIGHBOURS), mode="nearest")
-            parts.append(
-                fit_rays(some, self.rays.open_counts, self.model, prior_mean=around, start=drawn, **given),
-            )
-            yield Progress("rays", begin + some.shape[1], n_views)
+            parts.append(fit_rays(some.counts, some.open_counts, self.model, prior_mean=around, start=drawn, **data))
+            yield Progress("rays", views.stop, n_views)
         return _together(parts)
 
     def back_project(self, paths: NDArray[np.float32]) -> Generator[Progress, None, NDArray[np.float32]]:
@@ -279,39 +300,40 @@ class _Way:
             is_continued=self.recipe.truncation != "none",
         )
 
-    def iterates(self, counts: NDArray[np.float32], fit: RayFit, start: NDArray[np.float32]) -> Iterator[Iterate]:
+    def iterates(self, seen: Expectation, fit: RayFit, start: NDArray[np.float32]) -> Iterator[Iterate]:
         """Return the iterates of one step, or of paths that are weighted by what their rays tell."""
-        is_known = self.send(self.rays.is_known.astype(np.float32))
+        send = self.send
         options: dict[str, Any] = {
             "prior": self.prior,
             "strength": self.strength_relative,
-            "start": self.send(start),
+            "start": send(start),
             "n_iterations": self.n_iterations,
         }
         if self.tier == ONE_STEP:
-            given: dict[str, Any] = {"open_counts": self.rays.open_counts, "weights": is_known}
-            return one_step(self.projector, self.send(counts), self.model, **given, **options)
-        information = self.send(np.where(fit.is_converged, fit.information, 0)) * is_known
-        return weighted(self.projector, self.send(fit.paths), information, **options)
+            options |= {"open_counts": send(seen.open_counts), "background": send(seen.background)}
+            options |= {"weights": send(seen.is_known.astype(np.float32))}
+            return one_step(self.projector, send(seen.counts), self.model, **options)
+        information = np.where(fit.is_converged & seen.is_known.all(axis=0), fit.information, 0)
+        return weighted(self.projector, send(fit.paths), send(information), **options)
 
     def draw(
-        self, fit: RayFit, values: NDArray[np.float32], n_draws: int
+        self, seen: Expectation, fit: RayFit, values: NDArray[np.float32], n_draws: int
     ) -> Generator[Progress, None, list[NDArray[np.float32]]]:
         """Return volumes of drawn noise: of errors alone where the way is linear, else with the object."""
         rng = np.random.default_rng(0)
         paths = np.nan_to_num(fit.paths)
         if self.is_iterated:
             paths = backend.to_host(self.projector.forward(self.send(values)))
-        shares = self.rays.model.neighbour_weights is not None
+        source = self.model if self.rays.model.neighbour_weights is None else self.rays.model
         draws = []
         for done in range(n_draws):
             if self.is_linear:
                 volume = yield from self.back_project(drawn_errors(fit.covariance, rng))
             else:
-                counts = drawn_counts(self.rays.model if shares else self.model, paths, self.rays.open_counts, rng)
-                fitted = yield from self.fit(counts)
+                again = replace(seen, counts=drawn_counts(source, paths, seen.open_counts, rng, seen.background))
+                fitted = yield from self.fit(again)
                 volume = yield from self.back_project(fitted.paths)
-                for iterate in self.iterates(counts, fitted, volume) if self.is_iterated else ():
+                for iterate in self.iterates(again, fitted, volume) if self.is_iterated else ():
                     volume = iterate.volume
                     yield Progress("noise", done * self.n_iterations + iterate.number, n_draws * self.n_iterations)
             draws.append(backend.to_host(volume))
@@ -350,14 +372,16 @@ def decompose_scan(
     """
     if tier not in (PROJECTION, ONE_STEP):
         raise WrongUsage(f"the tier is {tier!r}; allowed: image, {PROJECTION}, {ONE_STEP}")
+    _refuse_what_is_of_bins(recipe)
+    rays = rays.of_bins(recipe.bins)
     measured = previewed(rays.measured) if recipe.is_preview else rays.measured
     told_sharing = _sharing_words(rays)
-    if recipe.is_preview:
-        rays = replace(rays, measured=measured, model=rays.model.of_summed_pixels(PREVIEW))
+    model = rays.model.of_summed_pixels(PREVIEW if recipe.is_preview else 1)
+    rays = replace(rays, measured=measured, model=model)
     grid = grid or grid_of(measured, recipe)
-    counts = rays.counts()
-    yield Progress("rays", 0, counts.shape[1])
-    model, prior_sd = small_model(rays, counts)
+    seen = yield from expected(measured, grid, recipe, n_passes=len(rays.sources))
+    yield Progress("rays", 0, seen.counts.shape[1])
+    model, prior_sd = small_model(rays, seen)
     is_iterated = prior is not None or tier == ONE_STEP
     way = _Way(
         rays=rays,
@@ -372,11 +396,11 @@ def decompose_scan(
     )
     if not way.is_linear and n_draws == 1:
         raise WrongUsage("one draw of the noise tells no errors; allowed: 2 or more, or 0 for no error maps")
-    fit = yield from way.fit(counts)
+    fit = yield from way.fit(seen)
     values = yield from way.back_project(fit.paths)
     log = None
     if way.is_iterated:
-        values, log = yield from logged(way.iterates(counts, fit, values), tier, way.n_iterations)
+        values, log = yield from logged(way.iterates(seen, fit, values), tier, way.n_iterations)
         values = backend.to_host(values)
     matrix = _cells_map(rays, model)
     asked = (slice(None), *cut_out(way.whole, grid))
@@ -386,13 +410,14 @@ def decompose_scan(
 
     sigma = None
     if n_draws:
-        draws = yield from way.draw(fit, values, n_draws)
+        draws = yield from way.draw(seen, fit, values, n_draws)
         sigma = standard_error([finished(draw) for draw in draws], is_centred=way.is_linear)
     ratio = _misfit_ratio(fit)
     told = f"{prior}, strength {strength if strength is not None else 'its own'}" if prior else "no prior"
     words = (
         f"{len(measured.angles_rad)} views, {len(model.bins)} bins of {len(rays.sources)} passes",
-        *rays.sources[0].words,
+        *dict.fromkeys(told for source in rays.sources for told in source.words),
+        *seen.words,
         f"{tier} domain, {', '.join(model.materials)}: {told}, misfit {ratio:.3g} of that of noise",
         *told_sharing,
         *(("paths brought to those of the calibration's cells",) if (matrix != np.eye(len(matrix))).any() else ()),
@@ -406,6 +431,24 @@ def decompose_scan(
     )
 
 
+def _refuse_what_is_of_bins(recipe: Recipe) -> None:
+    """Refuse what a recipe asks of bins' volumes, of which there are none here."""
+    if recipe.is_iterative:
+        raise WrongUsage(
+            f"the method {recipe.method} makes volumes of bins; rays are back-projected, or iterate with a joint prior",
+            hint="leave the method out, and give a prior of the materials, or the tier onestep",
+        )
+    if recipe.weights != "auto":
+        raise WrongUsage(
+            f"the weights are {recipe.weights!r}, which bins' volumes may have; allowed here: auto, by what counts tell"
+        )
+    if recipe.linearise:
+        raise WrongUsage(
+            "bins are made straight by the step wedge for one material; rays are fitted with the hardening of all",
+            hint="leave linearise out: the response holds what it would take out",
+        )
+
+
 def _sharing_words(rays: ScanRays) -> tuple[str, ...]:
     """Say how much neighbours count of the same photons, where that is known."""
     if rays.model.neighbour_weights is None:
@@ -415,7 +458,7 @@ def _sharing_words(rays: ScanRays) -> tuple[str, ...]:
     return (f"charge sharing is in the errors: each count has {both:.2f} others of its photon beside it, on the mean",)
 
 
-def small_model(rays: ScanRays, counts: NDArray[np.float32]) -> tuple[SpectralModel, NDArray[np.float64]]:
+def small_model(rays: ScanRays, seen: Expectation) -> tuple[SpectralModel, NDArray[np.float64]]:
     """Look at some views: what paths there are, and how well they are told.
 
     A prior some times as wide as the noise still shortens what is there by some per cent if its middle is 0; so rays
@@ -428,12 +471,15 @@ def small_model(rays: ScanRays, counts: NDArray[np.float32]) -> tuple[SpectralMo
     prior_sd : (n_materials,) float64, mm g/cm3
         So wide that it only keeps noisy rays from running away.
     """
-    few = np.unique(np.linspace(0, counts.shape[1] - 1, N_TYPICAL_VIEWS).round().astype(int))
-    free = fit_rays(counts[:, few], rays.open_counts, rays.model).paths
+    few = np.unique(np.linspace(0, seen.counts.shape[1] - 1, N_TYPICAL_VIEWS).round().astype(int))
+    some = seen.of_views(few)
+    free = fit_rays(some.counts, some.open_counts, rays.model, background=some.background).paths
     is_thick = free.sum(axis=0) >= np.nanquantile(free.sum(axis=0), 0.75)
     typical = np.maximum(np.nanmedian(free[:, is_thick], axis=1), 0)
     prior_sd = weak_prior_sd(rays.model, rays.open_counts, typical)
-    sampled = fit_rays(counts[:, few], rays.open_counts, rays.model, prior_sd=prior_sd, start=free).paths
+    sampled = fit_rays(
+        some.counts, some.open_counts, rays.model, prior_sd=prior_sd, start=free, background=some.background
+    ).paths
     lowest, highest = np.nanquantile(sampled.reshape(len(sampled), -1), (0.002, 0.998), axis=1)
     margin = RANGE_MARGIN * (highest - lowest) + 1e-6
     return compress(rays.model, highest + margin, lowest - margin).model, prior_sd
@@ -458,6 +504,8 @@ def _cells_map(rays: ScanRays, model: SpectralModel) -> NDArray[np.float64]:
         concentrations_mg_ml={name: cell.concentration_mg_ml for name, cell in cells.items()},
         densities_g_cm3={name: material(name).density_g_cm3 for name in cells},
     )
+    if rays.places:
+        transmissions = transmissions[list(rays.places)]
     return path_map(rays.model, paths, transmissions, rays.open_counts)
 
 

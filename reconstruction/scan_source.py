@@ -178,9 +178,10 @@ def _count_rate_of(scan: Scan, thresholds_kev: tuple[float, ...]) -> tuple[Count
     known = scan.calibration.count_rate if scan.calibration else None
     if known is None:
         return None, "count rate not corrected: it was not measured (mpxct calibrate count-rate)"
-    if not known.is_for(thresholds_kev):
-        return None, f"count rate not corrected: it was measured at thresholds of {known.thresholds_kev.tolist()} keV"
-    return known, f"count rate corrected ({known.law}, up to {known.highest_rate_per_s:.3g} counts/s/pixel)"
+    found = known.of_pass(thresholds_kev)
+    if found is None:
+        return None, f"count rate not corrected: it was measured at thresholds of {known.thresholds_told} keV"
+    return found, f"count rate corrected ({found.law}, up to {found.highest_rate_per_s:.3g} counts/s/pixel)"
 
 
 def _wedge_of(scan: Scan, thresholds_kev: tuple[float, ...]) -> EquivalentThickness:

@@ -221,6 +221,29 @@ def test_what_the_steps_measured_comes_back_from_the_file(wedged: Calibration, t
     assert back.wedge.plates == WEDGE
 
 
+def test_each_pass_of_a_scan_has_a_sweep_at_its_thresholds(
+    beam: Beam, energies_known: Calibration, tmp_path: Any
+) -> None:
+    passes = (PLAN.detector.thresholds_kev, (22.0, 38.0, 55.0, 80.0))
+    of_rate = CountRatePlan(n_frames=1, growth_ratio=3.0)
+    plan = msgspec.structs.replace(
+        replace_calibration(of_rate), scan=msgspec.structs.replace(PLAN.scan, passes_kev=passes)
+    )
+    store.save(_run(count_rate(beam, plan, energies_known)), tmp_path / "calibration.h5")
+    found = store.load(tmp_path / "calibration.h5").count_rate
+    assert found is not None
+    assert [each.thresholds_kev.tolist() for each in found.passes] == [list(kev) for kev in passes]
+    for each in passes:
+        of_pass = found.of_pass(each)
+        assert of_pass is not None
+        assert of_pass.is_for(each)
+    assert found.of_pass((25.0, 40.0, 60.0, 85.0)) is None
+    slopes = [each.true_rates_per_s_ma[-1] for each in found.passes]
+    assert slopes[1] < 0.95 * slopes[0]  # fewer events are above 80 keV than above 75 keV
+    for each in found.passes:
+        assert each.rate_at_loss_per_s(0.1) == pytest.approx(-np.log(0.9) / DEAD_TIME_S, rel=0.03)
+
+
 def test_refusals(beam: Beam, energies_known: Calibration, swept: Calibration) -> None:
     with pytest.raises(CalibrationMissing, match="the plates are not measured"):
         _run(response(beam, PLAN, energies_known))

@@ -214,6 +214,35 @@ def test_wrong_options_are_refused(bins, tmp_path, options, match):
     assert not (tmp_path / "m.h5").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (("--rings", "auto"), r"--rings does nothing with volume files; allowed: with scans \(--tier image\)"),
+        (("--scale", 2), "--scale does nothing with volume files; allowed: with folders of images"),
+        (("--pass", 1), "--pass does nothing with volume files"),
+        (("--prior", "tnv"), "--prior does nothing with volume files"),
+        (("--field", 0.5), "--field does nothing with --rule least-squares; allowed: with --rule exclusive"),
+        (("--rule", "exclusive", "--non-negative"), "--non-negative does nothing with --rule exclusive"),
+        (("--rule", "min-residual", "--false-alarm", 0.1), "--false-alarm does nothing with --rule min-residual"),
+        (("--materials", "water"), "--materials does nothing without a response"),
+        (("--tier", "projection"), "is of scans"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(bins, tmp_path, options, match):
+    with pytest.raises(WrongUsage, match=match):
+        command(bins, *options, "-o", tmp_path / "m.h5")
+
+
+def test_what_rays_do_not_look_at_is_refused(tmp_path):
+    (tmp_path / "scan.h5").write_bytes(b"no volume")
+    rays = (tmp_path / "scan.h5", "--tier", "projection")
+    for option in ("--matrix", "--vials", "--rule", "--agents"):
+        with pytest.raises(WrongUsage, match=f"{option} does nothing with scans .--tier projection"):
+            command(*rays, option, "exclusive")
+    with pytest.raises(WrongUsage, match="--strength does nothing without a prior"):
+        command(*rays, "--strength", 1)
+
+
 def test_a_material_without_a_density_cannot_have_fractions():
     strange = replace(basis(), materials=("water", "iodine", "gadolinium", "unheard of"))
     with pytest.raises(WrongUsage, match="the density of unheard of is not known"):

@@ -15,7 +15,6 @@ import pytest
 from acquisition.scan import Event
 from calibration.conditions import StepRecord
 from calibration.store import Calibration
-from gui.reports.beam_sections import counted_per_s
 from gui.reports.calibration_report import calibration_html, save_calibration_report, sections
 from gui.reports.report import ReportData, fits_of, report_html, save_report
 from reconstruction.quality import Vial, VialStatistics
@@ -278,7 +277,7 @@ def test_the_curves_of_the_count_rate_are_those_of_the_law():
     record = everything().count_rate
     assert record is not None
     currents = np.array([0.02, 0.15])
-    low, high = counted_per_s(record, currents).T
+    low, high = record.counted_per_s(currents).T
     true_low, true_high, z = 5e5 * currents, 2e5 * currents, 5 * currents
     assert low == pytest.approx(true_low * np.exp(-z / 2))  # paralysable: n exp(-n tau), tau = 0.5 / 1e5 s
     assert high == pytest.approx(true_high * np.exp(-z / 2) + true_low * (0.1 * z + 0.02 * z**2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
@@ -17,14 +18,23 @@ from acquisition.calibrate.exposures import (
     take,
 )
 from acquisition.calibrate.watch import RatesFound, show
-from acquisition.plan import Plan
-from calibration.count_rate import FEWEST_CURRENTS, fit_count_rate
+from acquisition.plan import Plan, at_thresholds, calibrated_kev
+from calibration.count_rate import FEWEST_CURRENTS, CountRate, fit_count_rate, joined
+from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.errors import WrongUsage
 
 
 def count_rate(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work:
-    """Raise the current step by step, at the scan's thresholds, until the first counter loses what the plan says.
+    """Sweep the tube's current at the thresholds of each pass that the plan's scan makes."""
+    found: list[CountRate] = []
+    for energies_kev in dict.fromkeys(calibrated_kev(plan)):
+        found += [(yield from _sweep(instrument, at_thresholds(plan, energies_kev), calibration))]
+    return replace(calibration, count_rate=joined(found))
+
+
+def _sweep(instrument: Instrument, plan: Plan, calibration: Calibration) -> Generator[Progress, None, CountRate]:
+    """Raise the current step by step, at the plan's thresholds, until the first counter loses what the plan says.
 
     The tube's output is taken to be in proportion to its current, and its spectrum to be the same at every current.
     """
@@ -66,7 +76,7 @@ def count_rate(instrument: Instrument, plan: Plan, calibration: Calibration) -> 
             f"allowed: {FEWEST_CURRENTS} or more",
             hint="in [calibration.count_rate] lower growth_ratio or lowest_ratio, or raise highest_ma",
         )
-    found = fit_count_rate(
+    return fit_count_rate(
         currents_ma,
         np.stack(means),
         exposures_s=exposures_s,
@@ -74,4 +84,3 @@ def count_rate(instrument: Instrument, plan: Plan, calibration: Calibration) -> 
         thresholds_kev=plan.detector.thresholds_kev,
         is_bad=calibration.is_bad,
     )
-    return replace(calibration, count_rate=found)

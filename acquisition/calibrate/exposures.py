@@ -223,19 +223,20 @@ def mean_bins(
     refuse_full(counts, plan, stage)
     mean = counts.mean(axis=0, dtype=np.float64)
     if count_rate is not None:
-        refuse_other_thresholds(count_rate, plan)
-        mean, _ = count_rate.correct(mean, plan.detector.exposure_s)
+        mean, _ = at_its_thresholds(count_rate, plan).correct(mean, plan.detector.exposure_s)
     return bins(mean).astype(np.float64)
 
 
-def refuse_other_thresholds(count_rate: CountRate, plan: Plan) -> None:
-    """Refuse a count-rate calibration of other thresholds than the plan's."""
-    if not count_rate.is_for(plan.detector.thresholds_kev):
+def at_its_thresholds(count_rate: CountRate, plan: Plan) -> CountRate:
+    """Return the count-rate calibration at the plan's thresholds, or refuse where it is of others."""
+    found = count_rate.of_pass(plan.detector.thresholds_kev)
+    if found is None:
         raise CalibrationMissing(
-            f"the count rate was measured with thresholds at {count_rate.thresholds_kev.tolist()} keV; "
+            f"the count rate was measured with thresholds at {count_rate.thresholds_told} keV; "
             f"the plan wants {list(plan.detector.thresholds_kev)}",
             hint="measure it again with this plan: mpxct calibrate count-rate",
         )
+    return found
 
 
 def refuse_full(counts: NDArray[np.unsignedinteger], plan: Plan, stage: str) -> None:

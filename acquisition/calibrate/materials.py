@@ -17,8 +17,7 @@ from acquisition.calibrate.exposures import (
     select_open_beam,
     set_up_detector,
 )
-from acquisition.plan import Cell, Plan, at_thresholds, passes_kev
-from acquisition.scan_plan import Turning
+from acquisition.plan import Cell, Plan, at_thresholds, calibrated_kev
 from acquisition.steps import AT_ZERO
 from calibration.attenuation import material
 from calibration.material_basis import CellMeasurement, MaterialBasis, joined, measure_basis
@@ -28,7 +27,7 @@ from calibration.store import Calibration
 
 def materials(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work:
     """Measure the basis behind each cell, at the thresholds of each pass that the plan's scan makes."""
-    passes = passes_kev(plan) if isinstance(plan.scan, Turning) else (plan.detector.thresholds_kev,)
+    passes = calibrated_kev(plan)
     bases: list[MaterialBasis] = []
     for energies_kev in passes:
         bases += [(yield from _basis(instrument, at_thresholds(plan, energies_kev), calibration))]

@@ -7,13 +7,13 @@ from typing import Any
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
+from acquisition.plan import passes_kev
 from gui.calibrate.dates import age_words
 from gui.calibrate.desk import Desk
-from gui.calibrate.errands import Errands
 from gui.calibrate.history_panel import HistoryPanel
 from gui.calibrate.live import live_panels
 from gui.calibrate.panel_view import PanelView
-from gui.calibrate.result_panel import ResultPanel, conditions_words, made
+from gui.calibrate.result_panel import ResultPanel, conditions_words
 from gui.calibrate.sequence import TITLES
 from gui.calibrate.step_panel import StepDetails, StepList
 from gui.controls import ActionButton, JobBar
@@ -21,6 +21,7 @@ from gui.session import Session
 
 STEPS_EVERY_S = 0.5
 NOW, RESULT, HISTORY = range(3)
+LIVE = "Live plots"
 NOTHING_LIVE = "What a step measures is drawn here while it runs: choose a step on the left, and run it."
 
 
@@ -31,7 +32,7 @@ class Bench(QtWidgets.QWidget):
         super().__init__()
         self.session = session
         self.desk = Desk(session)
-        self.errands = Errands(session, self)
+        self._questions = session.questions("live plots")
         self._seen: object = None
         self._was_running = False
         self._clock = QtCore.QElapsedTimer()
@@ -58,8 +59,8 @@ class Bench(QtWidgets.QWidget):
             "End when the present step is over; what was done by then waits to be accepted.",
         )
         self.live = PanelView(NOTHING_LIVE)
-        self.result = ResultPanel(self.desk, self.errands)
-        self.history = HistoryPanel(self.desk, self.errands)
+        self.result = ResultPanel(self.desk)
+        self.history = HistoryPanel(self.desk)
         self.tabs = QtWidgets.QTabWidget()
         for widget, name, tip in (
             (self.live, "Measuring", "What the running step shows, as it is measured."),
@@ -163,9 +164,13 @@ class Bench(QtWidgets.QWidget):
         watch = self.desk.watch
         if watch is None or watch.newest is self._seen or not self.live.is_drawn or not self.live.isVisible():
             return
-        seen = watch.newest
-        if self.errands.run("Live plots", made(lambda: live_panels(seen)), self.live.show_panels):
-            self._seen = seen
+        if self._questions.is_asked(LIVE):
+            return
+        seen, plan = watch.newest, self.desk.run_plan
+        passes = passes_kev(plan) if plan is not None and seen.step == "materials" else ()
+        energies = plan.detector.thresholds_kev if plan is not None and len(passes) < 2 else ()
+        self._seen = seen
+        self._questions.ask(LIVE, lambda: live_panels(seen, energies), self.live.show_panels)
 
     def _change(self, is_running: bool) -> None:
         """Show the plots of a run that begins, and what came of it when it ends."""

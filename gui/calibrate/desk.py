@@ -21,6 +21,8 @@ from gui.state import Action
 from gui.undo import History
 from gui.workers import Job, JobStatus
 
+LEFT_OUT = "left out: this detector cannot do it; run it alone to read why"
+
 
 class Desk:
     """Works on a session.
@@ -39,6 +41,8 @@ class Desk:
         Of what runs, or ran last.
     is_forced : bool
         Whether steps go on upon a calibration of other conditions.
+    run_plan : Plan, optional
+        By which the run goes on, or went last: what is changed meanwhile is for the next.
     """
 
     def __init__(self, session: Session) -> None:
@@ -49,6 +53,8 @@ class Desk:
         self.took_s: dict[str, float] = {}
         self.watch: Watch | None = None
         self.is_forced = False
+        self.run_plan: Plan | None = None
+        self._names: tuple[str, ...] = ()
         self._job: Job[Calibration] | None = None
         self._is_over = threading.Event()
         self._plans: History[Plan] = History(session.state.plan)
@@ -56,7 +62,13 @@ class Desk:
     @property
     def known(self) -> Calibration | None:
         """What the next step builds on: the candidate, or else the calibration in use."""
-        return self.candidate or self.session.state.calibration
+        return self.measured or self.session.state.calibration
+
+    @property
+    def measured(self) -> Calibration | None:
+        """What is not accepted yet: the candidate, or what the run that goes on has done so far."""
+        seen = self.watch.newest if self.job is not None and self.watch is not None else None
+        return seen.calibration if seen is not None and seen.done and seen.calibration is not None else self.candidate
 
     @property
     def job(self) -> Job[Calibration] | None:
@@ -69,11 +81,23 @@ class Desk:
         return self.watch.newest.step if self.job is not None and self.watch is not None else ""
 
     @property
+    def coming(self) -> tuple[str, ...]:
+        """The steps of the run that follow the one that runs now."""
+        running = self.running
+        if self.job is None:
+            return ()
+        every = [name for name in STEPS if name in self._names]
+        return tuple(every[every.index(running) + 1 :] if running else every)
+
+    @property
     def steps(self) -> tuple[StepView, ...]:
         """How every step stands."""
         state = self.session.state
         now = conditions_now(state.plan, self.session.rig.snapshot(), self.known)
-        return views(state.plan, state.calibration, self.candidate, running=self.running, failed=self.failed, now=now)
+        return views(
+            state.plan, state.calibration, self.measured, running=self.running, coming=self.coming, failed=self.failed,
+            now=now,
+        )  # fmt: skip
 
     def last_s(self, name: str) -> float | None:
         """Return how long a step took last time; None where that is not known."""
@@ -107,9 +131,8 @@ class Desk:
         for name in names:
             self.failed.pop(name, None)
         base = None if is_new else self.known
-        work = calibrate(
-            names, self.session.state.plan, base, watch, is_forced=self.is_forced, is_over=self._is_over.is_set
-        )
+        self._names, self.run_plan = tuple(names), self.session.state.plan
+        work = calibrate(names, self.run_plan, base, watch, is_forced=self.is_forced, is_over=self._is_over.is_set)
         title = TITLES[names[0]] if len(names) == 1 else "Calibration"
         self._job = self.session.measure(title, work, self._take, stop=self._is_over.set, otherwise=self._take_part)
 
@@ -170,8 +193,11 @@ class Desk:
 
     def _take(self, found: Calibration) -> None:
         self._note_times()
-        if self.watch is not None and self.watch.newest.done:
+        done = self.watch.newest.done if self.watch is not None else ()
+        if done:
             self.candidate, self.discarded = found, None
+        if not self._is_over.is_set():
+            self.failed |= {name: (Standing.LEFT_OUT, LEFT_OUT) for name in self._names if name not in done}
 
     def _take_part(self, status: JobStatus) -> None:
         """Keep the steps that were done before one failed or was broken off."""

@@ -13,28 +13,27 @@ from gui.calibrate.archive import Entry, opened, reported, scan_folder, write_no
 from gui.calibrate.comparison import Row, comparison_panels, drift_panels, sentences, table
 from gui.calibrate.dates import when
 from gui.calibrate.desk import Desk
-from gui.calibrate.errands import Errands
 from gui.calibrate.panel_view import PanelView
 from gui.calibrate.panels import Panel
-from gui.calibrate.result_panel import Rows, conditions_words, made
+from gui.calibrate.result_panel import Rows, conditions_words
 from gui.calibrate.run import conditions_now
 from gui.controls import ActionButton
 from gui.theme import BAD, WARN
 
 HEAD = ("When", "File", "Of", "sigma, keV", "gain, DAC/keV", "not used, pixels", "Steps", "Note")
 LOOK_EVERY_MS = 3000
+LOOKING = "Looking for calibrations"
 WIDEST_PX = 250
 
 
 class HistoryPanel(QtWidgets.QWidget):
     """Lists calibrations; what is chosen is compared with another chosen one, or with the one in use."""
 
-    def __init__(self, desk: Desk, errands: Errands) -> None:
+    def __init__(self, desk: Desk) -> None:
         super().__init__()
-        self._desk, self._errands = desk, errands
+        self._desk, self._questions = desk, desk.session.questions("history")
         self._entries: tuple[Entry, ...] = ()
         self._listed: object = None
-        self._compared: object = None
         self._timer = QtCore.QTimer(self)
         self._timer.setInterval(LOOK_EVERY_MS)
         self._timer.timeout.connect(self.look)
@@ -115,8 +114,10 @@ class HistoryPanel(QtWidgets.QWidget):
 
     def look(self) -> None:
         """Look what calibrations there are, in the background."""
-        known = {entry.path: entry for entry in self._entries}
-        self._errands.run("Looking for calibrations", scan_folder(self._desk.session.state.folder, known), self._list)
+        if self._questions.is_asked(LOOKING):  # what it has read by then is known, and not read again
+            return
+        folder, known = self._desk.session.state.folder, {entry.path: entry for entry in self._entries}
+        self._questions.ask(LOOKING, lambda: scan_folder(folder, known), self._list)
 
     def refresh(self) -> None:
         """Show what is new."""
@@ -234,11 +235,8 @@ class HistoryPanel(QtWidgets.QWidget):
             self.rows.setColumnHidden(1, before is None)
             self.rows.setColumnHidden(3, before is None)
             self.panels.show_panels(panels, self._nothing(is_over_time))
-            if self._compared is not wanted:
-                self._compare()
 
-        self._compared = wanted = object()
-        self._errands.run("Comparing calibrations", made(make), show)
+        self._questions.ask("Comparing calibrations", make, show)
 
     def _nothing(self, is_over_time: bool) -> str:
         if is_over_time:
@@ -275,8 +273,8 @@ class HistoryPanel(QtWidgets.QWidget):
     def open_file(self, path: Path) -> None:
         """Use a calibration file, once it is read."""
         session = self._desk.session
-        self._errands.run(
-            f"Opening {path.name}", opened(path),
+        self._questions.ask(
+            "Opening a calibration", lambda: opened(path),
             lambda found: session.change(calibration=found, calibration_path=path),
         )  # fmt: skip
 
@@ -289,13 +287,14 @@ class HistoryPanel(QtWidgets.QWidget):
 
     def write_report(self, entry: Entry, path: Path) -> None:
         """Write the report of a calibration, and show it."""
-        assert entry.calibration is not None
+        calibration = entry.calibration
+        assert calibration is not None
 
         def show(where: Path) -> None:
             self._words.setText(f"The report is {where}")
             QtGui.QDesktopServices.openUrl(QtCore.QUrl.fromLocalFile(str(where)))
 
-        self._errands.run(f"Report of {entry.path.name}", reported(entry.calibration, path), show)
+        self._questions.ask(f"Report {path.name}", lambda: reported(calibration, path), show, is_kept=True)
 
     def _note(self) -> None:
         if self._why_not_one():

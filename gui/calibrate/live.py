@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.calibrate.watch import CurveFitted, EdgesFound, RatesFound, Seen, Series, TracksFound
+from acquisition.calibrate.watch import CurveFitted, EdgesFound, Seen, Series
 from firmware_iface.chip import TRIM_CODES
+from gui.calibrate import live_beam
 from gui.calibrate.panels import (
-    GREY,
     Chart,
     Line,
     Panel,
@@ -27,8 +27,14 @@ MOST_LINES = 8
 TRIM_ENDS = np.arange(TRIM_CODES + 1) - 0.5
 
 
-def live_panels(seen: Seen) -> list[Panel]:
-    """Return the plots of the step that runs, best first; none before it has shown anything."""
+def live_panels(seen: Seen, thresholds_kev: Sequence[float] = ()) -> list[Panel]:
+    """Return the plots of the step that runs, best first; none before it has shown anything.
+
+    Parameters
+    ----------
+    thresholds_kev : sequence of float, optional
+        Of the scan, where it has one set: bins are then told in keV.
+    """
     if not seen.series and not seen.found:
         return []
     if seen.step == "equalise":
@@ -36,11 +42,16 @@ def live_panels(seen: Seen) -> list[Panel]:
     if seen.step == "energy":
         return _energy(seen)
     if seen.step == "response":
-        return _scans(seen, seen.series, "S-curves of the sources")
+        scans = [each for each in seen.series if len(each.codes_dac) > 1]
+        return [*_scans(seen, scans, "S-curves of the sources"), *live_beam.plates(seen, thresholds_kev)]
     if seen.step == "count-rate":
-        return _count_rate(seen)
+        return [*live_beam.count_rate(seen), *_frames(seen, has_scatter=False)]
     if seen.step == "geometry":
-        return _geometry(seen)
+        return live_beam.geometry(seen) or _frames(seen)
+    if seen.step == "wedge":
+        return [*live_beam.plates(seen, thresholds_kev), *_frames(seen, has_scatter=False)]
+    if seen.step == "materials":
+        return [*live_beam.cells(seen, thresholds_kev), *_frames(seen, has_scatter=False)]
     return _frames(seen)
 
 
@@ -174,59 +185,14 @@ def _scans(seen: Seen, scans: Sequence[Series], title: str) -> list[Panel]:
             title=f"How steeply they fall, threshold {number}", x_label="threshold, DAC code",
             y_label="counts a DAC code", lines=tuple(slopes),
         ),
-        picture(f"{moved[-1].stage}, newest frame", moved[-1].counts[0], "counts"),
+        picture(f"{seen.series[-1].stage}, newest frame", seen.series[-1].counts[0], "counts"),
     ]  # fmt: skip
 
 
-def _count_rate(seen: Seen) -> list[Panel]:
-    rates = [each for each in seen.found if isinstance(each, RatesFound)]
-    panels: list[Panel] = []
-    if rates:
-        newest = rates[-1]
-        lines: list[Line] = []
-        for place, energy in enumerate(newest.thresholds_kev):
-            counted = newest.rates_per_s[:, place]
-            lines.append(line(f"above {energy:g} keV", newest.currents_ma, counted, style=Style.DOTS, series=place))
-            straight = counted[0] / newest.currents_ma[0] * newest.currents_ma
-            lines.append(line("", newest.currents_ma, straight, style=Style.DASHED, series=GREY))
-        panels.append(
-            Chart(
-                title="Counted over the tube's current (dashed: nothing lost)", x_label="current, mA",
-                y_label="counts a pixel and s", lines=tuple(lines),
-            )
-        )  # fmt: skip
-    return [*panels, *_frames(seen)]
-
-
-def _geometry(seen: Seen) -> list[Panel]:
-    tracks = [each for each in seen.found if isinstance(each, TracksFound)]
-    if not tracks:
-        return _frames(seen)
-    at_px, rests_px = tracks[-1].at_px, tracks[-1].rests_px
-    paths = tuple(
-        line("", path[:, 0], path[:, 1], style=Style.DOTS, series=place % MOST_LINES)
-        for place, path in enumerate(at_px)
-    )
-    views = np.arange(rests_px.shape[1])
-    rests = tuple(
-        line(name, np.tile(views, len(rests_px)), rests_px[..., axis].ravel(), style=Style.DOTS, series=axis)
-        for axis, name in enumerate(("along the columns", "along the rows"))
-    )
-    ends = ends_for([rests_px])
-    spread = tuple(
-        histogram(name, rests_px[..., axis], ends, series=axis)
-        for axis, name in enumerate(("along the columns", "along the rows"))
-    )
-    return [
-        Chart(title="Paths of the beads' shadows", x_label="column from the centre, pixels", y_label="row, pixels",
-              lines=paths),
-        Chart(title="What is left of each shadow", x_label="view", y_label="residual, pixels", lines=rests),
-        Chart(title="Residuals", x_label="residual, pixels", y_label="shadows", lines=spread),
-    ]  # fmt: skip
-
-
-def _frames(seen: Seen) -> list[Panel]:
+def _frames(seen: Seen, *, has_scatter: bool = True) -> list[Panel]:
     """Show repeated frames: the newest, the mean of each pixel, and whether they scatter as photons do."""
+    if not seen.series:
+        return []
     now = seen.series[-1]
     panels: list[Panel] = []
     if now.mean is not None and now.fano is not None and now.mean.max() > 0:
@@ -241,7 +207,7 @@ def _frames(seen: Seen) -> list[Panel]:
                   lines=lines, note=told)
         )  # fmt: skip
         factors = now.fano[np.isfinite(now.fano)]
-        if factors.size:
+        if factors.size and has_scatter:
             panels.append(
                 Chart(
                     title="Scatter of repeated frames (1: as photons do)", x_label="variance over mean",

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from gui.controls import hint
 from gui.page import Page
-from gui.session import Session
 
 if TYPE_CHECKING:
     from gui.calibrate.bench import Bench
@@ -27,10 +27,9 @@ class CalibratePage(Page):
     """Calibrate the detector step by step."""
 
     title = "Calibrate"
-    tip = "Calibrate the detector step by step."
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def build(self) -> Iterator[None]:
+        """Make what is seen before the rest is loaded."""
         self.bench: Bench | None = None
         self._saved: dict[str, object] = {}
         self._loading: threading.Thread | None = None
@@ -38,6 +37,7 @@ class CalibratePage(Page):
         self._waiting.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
         layout = QtWidgets.QVBoxLayout(self)
         layout.addWidget(self._waiting)
+        yield
 
     def refresh(self) -> None:
         """Show what is new."""
@@ -73,11 +73,6 @@ class CalibratePage(Page):
         """Make the change of the plan again that was taken back."""
         if self.bench is not None:
             self.bench.details.make_again()
-
-    def end(self) -> None:
-        """Stop looking what has ended."""
-        if self.bench is not None:
-            self.bench.errands.end()
 
     def _build(self) -> None:
         from gui.calibrate.bench import Bench

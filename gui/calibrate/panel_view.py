@@ -17,6 +17,8 @@ TURN_S = 0.005
 MOST_LETTERS = 48
 """Names that have more in all do not fit under a plot, and stand beside it."""
 LEAST_WIDTH_PX, PANEL_HEIGHT_PX = 330, 270
+SCALE_WIDTH_PX = 64
+"""Of numbers and unit beside a picture's scale."""
 GREY_COLOUR = "#8a8f98"
 SIGNS = {
     Style.LINE: "\N{HORIZONTAL BAR}",
@@ -267,6 +269,8 @@ class _PictureView(_Panel):
         self._scale = pg.ColorBarItem(width=12, interactive=False, colorMap=pg.colormap.get("viridis"))
         self._scale.setImageItem(self._item)
         self._graphics.ci.addItem(self._scale, row=0, col=1)
+        self._scale.getAxis("right").setWidth(SCALE_WIDTH_PX)
+        self._scale.getAxis("right").enableAutoSIPrefix(False)
         self._under = hint("Move the mouse over the picture to read a pixel.")
         self._rows.addWidget(self._under)
         self._panel: Picture | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -164,3 +165,10 @@ def numbers_seen(planes: NDArray[np.number], wanted: Sequence[int] = ()) -> list
     """Return which of the planes (n, rows, cols) hold anything, of those wanted or of all."""
     every = wanted or range(len(planes))
     return [number for number in every if number < len(planes) and np.isfinite(planes[number]).any()]
+
+
+def bin_names(thresholds_kev: Sequence[float]) -> tuple[str, ...]:
+    """Return the bins between thresholds in words; of several passes, each bin by its own lower edge."""
+    ends = [f"{energy:.3g}" for energy in thresholds_kev]
+    between = [f"{low}-{high} keV" if float(high) > float(low) else f"> {low} keV" for low, high in pairwise(ends)]
+    return (*between, f"> {ends[-1]} keV")

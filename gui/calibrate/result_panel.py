@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TypeVar
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
-from calibration.progress import Progress
 from calibration.store import Calibration
 from gui.calibrate.archive import keep, new_path
 from gui.calibrate.comparison import Row, sentences, table
 from gui.calibrate.desk import Desk
-from gui.calibrate.errands import Errands
 from gui.calibrate.panel_view import PanelView
 from gui.calibrate.panels import Panel
 from gui.calibrate.results import result_panels
 from gui.calibrate.sequence import TITLES
 from gui.controls import ActionButton, hint
 
-T = TypeVar("T")
-
-
-def made(make: Callable[[], T]) -> Generator[Progress, None, T]:
-    """Make something in the background that is not long but too long for a window."""
-    yield Progress("", 0, 0)
-    return make()
+PATIENCE_S = 0.3
+"""So long what was shown before may stay, while what is to be shown is made."""
 
 
 class Rows(QtWidgets.QTableWidget):
@@ -67,10 +60,16 @@ class Rows(QtWidgets.QTableWidget):
 class ResultPanel(QtWidgets.QWidget):
     """Shows the candidate against the calibration in use, or the latter alone."""
 
-    def __init__(self, desk: Desk, errands: Errands) -> None:
+    def __init__(self, desk: Desk) -> None:
         super().__init__()
-        self._desk, self._errands = desk, errands
+        self._desk, self._questions = desk, desk.session.questions("results")
         self._shown: tuple[object, ...] = ()
+        self._begun: tuple[object, ...] = ()
+        """What is shown or being made ready, since `_begun_s`; `_is_old` until it is there."""
+        self._begun_s = 0.0
+        self._is_old = False
+        self._told_of: object = None
+        """The candidate of which something may have been said."""
         self._step = ""
         self._words = QtWidgets.QLabel()
         self._words.setWordWrap(True)
@@ -120,13 +119,15 @@ class ResultPanel(QtWidgets.QWidget):
         """Show what is new."""
         for button in self.buttons:
             button.refresh()
-        before, after = self._desk.session.state.calibration, self._desk.known
-        wanted = (before, self._desk.candidate, self._step)
+        before, found = self._desk.session.state.calibration, self._desk.candidate
+        after = found or before
+        wanted = (before, found, self._step)
+        self._drop_what_is_old(wanted)
         if wanted == self._shown:
             return
-        step, has_candidate = self._step, self._desk.candidate is not None
+        step, has_candidate = self._step, found is not None
         if after is None:
-            self._shown = wanted
+            self._shown, self._is_old = wanted, False
             self._words.setText("There is no calibration yet: run the steps on the left, or open one under History.")
             self.panels.show_panels([], "Nothing to show yet.")
             self.rows.setRowCount(0)
@@ -137,11 +138,26 @@ class ResultPanel(QtWidgets.QWidget):
             told = sentences(old, after) if has_candidate else []
             return told, table(old, after), result_panels(step, after, old)
 
-        if self._errands.run("Plots of the result", made(make), lambda found: self._show(*found, step)):
-            self._shown = wanted
+        self._shown = wanted
+        self._questions.ask("Plots of the result", make, lambda found: self._show(*found, step))
+
+    def _drop_what_is_old(self, wanted: tuple[object, ...]) -> None:
+        """Show nothing rather than plots of something else, where new ones take long to be made."""
+        now_s = time.monotonic()
+        if wanted != self._begun:
+            self._begun, self._begun_s, self._is_old = wanted, now_s, True
+            if wanted[1] is not None and wanted[1] is not self._told_of:
+                self._tell("")
+            self._told_of = wanted[1]
+        if self._is_old and now_s - self._begun_s > PATIENCE_S:
+            self._is_old = False
+            self._words.setText("A moment: the plots are being made.")
+            self.panels.show_panels([], "A moment.")
+            self.rows.setRowCount(0)
 
     def _show(self, told: Sequence[str], rows: Sequence[Row], panels: Sequence[Panel], step: str) -> None:
         session = self._desk.session
+        self._is_old = False
         if self._desk.candidate is not None:
             steps = ", ".join(TITLES[each] for each in self._new_steps())
             words = f"<b>A new calibration waits to be accepted</b> ({escape(steps)}).<br>"
@@ -198,8 +214,7 @@ class ResultPanel(QtWidgets.QWidget):
             copied = " The file of that name was copied first, and is in the history." if is_backed_up else ""
             self._tell(f"Accepted, and saved as {where.name}.{copied}")
 
-        if not self._errands.run(f"Saving {path.name}", keep(accepted, path), saved):
-            self._tell(f"{path.name} is being saved already.")
+        self._questions.ask(f"Saving {path.name}", lambda: keep(accepted, path), saved, is_kept=True)
 
     def _discard(self) -> None:
         self._desk.discard()

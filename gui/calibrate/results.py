@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from gui.calibrate.panels import (
     Line,
     Panel,
     Style,
+    bin_names,
     classes_picture,
     code_ends,
     ends_for,
@@ -181,10 +181,8 @@ def _count_rate(after: Calibration, before: Calibration | None) -> list[Panel]:
     record = after.count_rate
     if record is None:
         return []
-    from gui.reports.beam_sections import counted_per_s
-
     currents = np.linspace(0, float(record.currents_ma[-1]), 120)[1:]
-    law = counted_per_s(record, currents)
+    law = record.counted_per_s(currents)
     counted, lost = [], []
     for place, energy in enumerate(record.thresholds_kev):
         slope = record.true_rates_per_s_ma[place]
@@ -238,13 +236,6 @@ def _materials(after: Calibration, before: Calibration | None) -> list[Panel]:
             "the materials",
         ),
     ]  # fmt: skip
-
-
-def bin_names(thresholds_kev: Sequence[float]) -> tuple[str, ...]:
-    """Return the bins between thresholds in words; of several passes, each bin by its own lower edge."""
-    ends = [f"{energy:.3g}" for energy in thresholds_kev]
-    between = [f"{low}-{high} keV" if float(high) > float(low) else f"> {low} keV" for low, high in pairwise(ends)]
-    return (*between, f"> {ends[-1]} keV")
 
 
 def _geometry(after: Calibration, before: Calibration | None) -> list[Panel]:

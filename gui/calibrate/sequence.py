@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from acquisition.calibrate.edges import nominal_gain
 from acquisition.calibrate.steps import STEPS
-from acquisition.plan import Plan, passes_kev
+from acquisition.plan import Plan, calibrated_kev
 from calibration.conditions import Conditions, StepRecord, differences
 from calibration.energy_scale import line_group, mean_kev
 from calibration.store import Calibration
@@ -37,10 +37,12 @@ class Standing(Enum):
     DONE = "done"
     OLD = "old"
     RUNNING = "running"
-    NEW = "done, not accepted yet"
+    NEW = "done, to be accepted"
     FAILED = "failed"
     STOPPED = "broken off"
     WAITS = "needs another first"
+    COMING = "is to come"
+    LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,7 @@ def views(
     candidate: Calibration | None,
     *,
     running: str = "",
+    coming: Collection[str] = (),
     failed: Mapping[str, tuple[Standing, str]] | None = None,
     now: Conditions | None = None,
 ) -> tuple[StepView, ...]:
@@ -130,6 +133,8 @@ def views(
         What was measured and is not accepted yet; it holds what it was begun with too.
     running : str
         The step that runs now.
+    coming : collection of str
+        Steps that run after it.
     failed : mapping of str to (Standing, str)
         How steps ended that did not end well when they were last tried, and why.
     now : Conditions, optional
@@ -137,7 +142,9 @@ def views(
     """
     known = candidate or accepted
     foreign = differences(known.conditions, now) if known is not None and now is not None else ()
-    return tuple(_view(name, plan, known, accepted, running, failed or {}, foreign) for name in STEPS)
+    under_way = {running: (Standing.RUNNING, "running now")} if running else {}
+    under_way |= dict.fromkeys(coming, (Standing.COMING, "runs after the steps before it"))
+    return tuple(_view(name, plan, known, accepted, under_way, failed or {}, foreign) for name in STEPS)
 
 
 def _view(
@@ -145,15 +152,15 @@ def _view(
     plan: Plan,
     known: Calibration | None,
     accepted: Calibration | None,
-    running: str,
+    under_way: Mapping[str, tuple[Standing, str]],
     failed: Mapping[str, tuple[Standing, str]],
     foreign: tuple[str, ...],
 ) -> StepView:
     last = {record.step: (place, record) for place, record in enumerate(known.history)} if known else {}
     missing = [TITLES[need] for need in STEPS[name].needs if need not in last]
     why_not = f"{TITLES[name]} needs {' and '.join(missing)} first." if missing else ""
-    if name == running:
-        standing, words = Standing.RUNNING, "running now"
+    if name in under_way:
+        standing, words = under_way[name]
     elif name in failed:
         standing, words = failed[name]
         if name in last:
@@ -168,7 +175,7 @@ def _view(
         standing = Standing.OLD if reasons else Standing.NEW if is_new else Standing.DONE
         words = f"done {when(record.created)} by mpxct {record.software}"
         if is_new:
-            words = f"{words}, not accepted yet"
+            words = f"{words}, to be accepted"
         if record.is_forced:
             words = f"{words}, forced under other conditions"
         if reasons:
@@ -195,9 +202,9 @@ def _reasons_old(
 def _is_for_thresholds(name: str, plan: Plan, known: Calibration) -> bool:
     """Whether a step was measured at the thresholds that the plan has now, where that matters to it."""
     if name == "count-rate" and known.count_rate is not None:
-        return known.count_rate.is_for(plan.detector.thresholds_kev)
+        return all(known.count_rate.of_pass(energies_kev) for energies_kev in calibrated_kev(plan))
     if name == "materials" and known.basis is not None:
-        return known.basis.is_for([energy_kev for energies_kev in passes_kev(plan) for energy_kev in energies_kev])
+        return known.basis.is_for([energy_kev for energies_kev in calibrated_kev(plan) for energy_kev in energies_kev])
     return True
 
 
@@ -310,14 +317,14 @@ def _of_count_rate(plan: Plan, _: Calibration | None) -> Exposures:
     while 0 < current_ma <= wanted.highest_ma:
         found.append((wanted.n_frames, plan.detector.exposure_s * min(1.0, plan.source.current_ma / current_ma)))
         current_ma *= wanted.growth_ratio
-    return found
+    return found * len(calibrated_kev(plan))
 
 
 def _of_materials(plan: Plan, _: Calibration | None) -> Exposures:
     wanted = plan.calibration
     n_cells = len(wanted.cells)
     n_flat = max(1, round(2 * wanted.n_flat_frames / (n_cells + 1)))
-    n_passes = len(passes_kev(plan))
+    n_passes = len(calibrated_kev(plan))
     return [(n_passes * (n_cells * wanted.n_cell_frames + (n_cells + 1) * n_flat), plan.detector.exposure_s)]
 
 

@@ -9,7 +9,7 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 from firmware_iface.errors import WrongUsage
 from gui.calibrate.dates import time_words
 from gui.calibrate.desk import Desk
-from gui.calibrate.options import OPTIONS, Option, text_of
+from gui.calibrate.options import OPTIONS, Option, text_of, value_of
 from gui.calibrate.sequence import DOES, IN_BEAM, TITLES, Standing, StepView, estimate, needs_words
 from gui.controls import ActionButton, hint
 from gui.theme import BAD, GOOD, WARN
@@ -17,6 +17,8 @@ from gui.theme import BAD, GOOD, WARN
 SIGNS = {
     Standing.NOT_DONE: ("\N{WHITE CIRCLE}", ""),
     Standing.WAITS: ("\N{WHITE CIRCLE}", ""),
+    Standing.COMING: ("\N{HORIZONTAL ELLIPSIS}", ""),
+    Standing.LEFT_OUT: ("\N{EN DASH}", WARN),
     Standing.DONE: ("\N{CHECK MARK}", GOOD),
     Standing.NEW: ("\N{CHECK MARK}", ""),
     Standing.OLD: ("!", WARN),
@@ -26,6 +28,8 @@ SIGNS = {
 }
 """Of each standing, a sign and a colour; the word stands beside."""
 UNIT_WIDTH_PX = 76
+MOST_LETTERS = 24
+"""Longer values do not fit into their fields, and stand in the tooltip too."""
 
 
 class StepList(QtWidgets.QTreeWidget):
@@ -239,7 +243,7 @@ class OptionField(QtWidgets.QWidget):
             unit = QtWidgets.QLabel(option.unit)
             unit.setMinimumWidth(UNIT_WIDTH_PX)
             row.addWidget(unit)
-        else:
+        elif not isinstance(value_of(desk.session.state.plan, option.path), tuple):  # lists need all the room
             row.addSpacing(UNIT_WIDTH_PX + row.spacing())
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -262,6 +266,7 @@ class OptionField(QtWidgets.QWidget):
     def _set(self, text: str) -> None:
         self.line.setText(text)
         self.line.setCursorPosition(0)
+        self.line.setToolTip(f"{text}\n\n{self.tip}" if len(text) > MOST_LETTERS else self.tip)
         self._tell("")
 
     def _take(self, text: str) -> None:

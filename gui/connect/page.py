@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,9 @@ from gui.connect.discovery import SIMULATED, Address, Found
 from gui.connect.facts import board_facts, source_facts, where
 from gui.connect.panels import Facts, FindingsPanel, MovePanel
 from gui.controls import ActionButton, hint, title
-from gui.lookout import Lookout
 from gui.page import Page
+from gui.questions import Lookout
 from gui.rig import LINE, RigSnapshot
-from gui.session import Session
 from gui.state import Action, Link
 from gui.vitals import Mood, device, link_words
 from gui.workers import Job
@@ -37,10 +36,9 @@ class ConnectPage(Page):
     """Choose an instrument, and see how it is."""
 
     title = "Instrument"
-    tip = "Choose an instrument, and see how it is."
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def build(self) -> Iterator[None]:
+        """Make the widgets."""
         self._lookout = Lookout("look for instruments", discovery.look, LOOK_EVERY_S)
         self._found: tuple[Found, ...] | None = None
         self._recent: tuple[Address, ...] = ()
@@ -49,6 +47,7 @@ class ConnectPage(Page):
         self._seen_s: float | None = None
         self._build()
         self.refresh()
+        yield
 
     @property
     def address(self) -> Address:

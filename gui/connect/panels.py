@@ -55,7 +55,7 @@ class Facts(QtWidgets.QWidget):
             value.setWordWrap(True)
             value.setTextInteractionFlags(QtCore.Qt.TextInteractionFlag.TextSelectableByMouse)
             label = QtWidgets.QLabel(name)
-            label.setProperty("role", "hint")
+            theme.make_faint(label)
             self._form.addRow(label, value)
             self._values[name] = value
 
@@ -83,7 +83,7 @@ class MovePanel(QtWidgets.QWidget):
             box.setMinimumHeight(26)
             self.fields[axis.field] = box
             label = QtWidgets.QLabel(axis.name)
-            label.setProperty("role", "hint")
+            theme.make_faint(label)
             grid.addWidget(label, 1, column)
             grid.addWidget(box, 2, column)
             grid.setColumnStretch(column, 1)

@@ -7,6 +7,7 @@ it leaves out nobody loses.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -33,7 +34,6 @@ from gui.live.run import LiveRun, Underway
 from gui.live.settings_panel import SettingsPanel
 from gui.live.shown import Shown, Source, name_of, show, taken
 from gui.page import Page
-from gui.session import Session
 from gui.state import Action
 from gui.workers import JobStatus
 
@@ -61,11 +61,10 @@ class LivePage(Page):
     """
 
     title = "Live"
-    tip = "Look at frames as they come."
 
-    def __init__(self, session: Session, store: FrameStore | None = None) -> None:
-        super().__init__(session)
-        self.store = store or FrameStore()
+    def build(self) -> Iterator[None]:
+        """Make the widgets in pieces."""
+        self.store = FrameStore()
         self.run: LiveRun | None = None
         self.flat: Flat | None = None
         self.underway: Underway | None = None
@@ -78,8 +77,9 @@ class LivePage(Page):
         self._scale: tuple[object, ...] = ()
         self._measured_s = 0.0
         self._paints = Rate()
-        self._build()
+        yield from self._build()
         self.follow_state()
+        yield
 
     # What is done
 
@@ -389,12 +389,14 @@ class LivePage(Page):
 
     # Widgets
 
-    def _build(self) -> None:
+    def _build(self) -> Iterator[None]:
         self._given: tuple[Plan | None, Calibration | None] = (None, None)
         self._calibration: Calibration | None = None
         self._kept_levels: dict[object, tuple[float, ...]] = {}
         self.panel = ImagePanel()
+        yield
         self.display = DisplayBar(self.panel)
+        yield
         self.settings = SettingsPanel(self.session.state.plan, self._settings_changed)
         self.start_button = ActionButton(
             "Start", "Look at frames as they come; nothing is written. Press again to stop. (F5)", self._why_no_start,
@@ -410,9 +412,13 @@ class LivePage(Page):
         )  # fmt: skip
         self.pictures = PictureActions(self.session, self.panel, self._picture)
         self.playback = PlaybackBar(self._held)
+        yield
         self.pixels = PixelPanel(self.session, self.panel)
+        yield
         self.regions = RegionPanel(self.panel)
+        yield
         self.profile = ProfilePanel(self.panel)
+        yield
         self.tabs = QtWidgets.QTabWidget()
         for widget, name in ((self.pixels, "Pixel"), (self.regions, "Regions"), (self.profile, "Profile")):
             self.tabs.addTab(widget, name)

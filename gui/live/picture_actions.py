@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 
 from pyqtgraph.Qt import QtGui, QtWidgets
 
-from calibration.progress import Progress
-from gui.calibrate.errands import Errands
 from gui.controls import ActionButton
 from gui.image_panel import ImagePanel
 from gui.live.run import Underway
@@ -35,7 +33,7 @@ class PictureActions(QtWidgets.QWidget):
     ) -> None:
         super().__init__()
         self._session, self._panel, self._shown = session, panel, shown
-        self._errands = Errands(session, self)
+        self._questions = session.questions("pictures")
         self.save = ActionButton("Save...", "Save the picture, with how it was taken.", self._why_not, self._ask)
         self.copy = ActionButton("Copy", "Put the picture on the clipboard.", self._why_not, self._copy)
         row = QtWidgets.QHBoxLayout(self)
@@ -55,12 +53,12 @@ class PictureActions(QtWidgets.QWidget):
         looks: dict[str, object] = {"levels": list(self._panel.levels), "colours": self._panel.colour_map_name}
         is_tiff = path.suffix.lower() in (".tif", ".tiff")
         seen = None if is_tiff else self._panel.picture()
-        self._errands.run(TITLE, _write(path, *found, looks, seen), lambda _: None)
+        self._questions.ask(TITLE, lambda: _write(path, *found, looks, seen), is_kept=True)
 
     @property
     def is_writing(self) -> bool:
         """Whether a picture is being written."""
-        return self._errands.is_running(TITLE)
+        return self._questions.is_asked(TITLE)
 
     def _why_not(self) -> str:
         if self._shown() is None:
@@ -83,9 +81,8 @@ class PictureActions(QtWidgets.QWidget):
 
 def _write(
     path: Path, shown: Shown, name: str, underway: Underway, looks: dict[str, object], seen: QtGui.QImage | None
-) -> Generator[Progress, None, None]:
+) -> None:
     """Write what is seen as PNG, or without it the values as TIFF."""
-    yield Progress("saving", 0, 1)
     settings = settings_of(shown, name, underway) | looks
     if seen is None:
         save_tiff(path, shown, settings)

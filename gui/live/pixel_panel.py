@@ -12,7 +12,6 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from calibration.progress import Progress
 from gui import theme
-from gui.calibrate.errands import Errands
 from gui.controls import ActionButton, hint
 from gui.image_panel import ImagePanel
 from gui.live import measures
@@ -45,7 +44,7 @@ class PixelPanel(QtWidgets.QWidget):
         self._corner: tuple[int, int] | None = None
         self._is_ours = False
         self._where = ""
-        self._errands = Errands(session, self)
+        self._questions = session.questions("mask")
         self.table = QtWidgets.QTableWidget(0, 2)
         self.table.horizontalHeader().setVisible(False)
         self.table.verticalHeader().setVisible(False)
@@ -152,7 +151,8 @@ class PixelPanel(QtWidgets.QWidget):
         self._is_ours = True
         self._session.change(calibration=better, calibration_path=None)
         self.follow(better)
-        self._errands.run("Save the mask", _keep(better, self._session.state.folder), self._saved)
+        folder = self._session.state.folder
+        self._questions.ask("Save the mask", lambda: _keep(better, folder), self._saved, is_kept=True)
 
     def _saved(self, path: Path) -> None:
         if self._session.state.calibration is self._calibration and self._session.state.calibration_path is None:

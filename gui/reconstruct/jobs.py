@@ -139,7 +139,7 @@ def _by_rays(
     )
     work = decompose_scan(
         rays,
-        settings.recipe,
+        settings.recipe.of_rays,
         tier=asked.tier,
         prior=asked.prior_name,
         strength=asked.strength_relative,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from firmware_iface.errors import MpxctError
-from gui.controls import ActionButton, hint
+from gui.controls import ActionButton, JobBar, hint
 from gui.page import Page
 from gui.reconstruct import jobs, trial
 from gui.reconstruct.check import why_not_bins, why_not_materials
@@ -20,13 +21,10 @@ from gui.reconstruct.options import Catalogue, read_catalogue
 from gui.reconstruct.outcome_panel import CONVERGENCE, TRIES, OutcomePanel
 from gui.reconstruct.prediction import Prediction, predict
 from gui.reconstruct.recipe_form import RecipeForm
-from gui.reconstruct.run_bar import RunBar
 from gui.reconstruct.settings import BY_CALIBRATION, IMAGE, Settings
-from gui.reconstruct.side_work import SideWorks
 from gui.reconstruct.source_panel import SourcePanel
 from gui.reconstruct.sources import Facts, SourceKind, read_facts
 from gui.reconstruct.tries import MOST_KEPT, Try, before_of
-from gui.session import Session
 from gui.state import Action, State
 from gui.undo import History
 from gui.workers import JobStatus
@@ -43,10 +41,10 @@ class ReconstructPage(Page):
     """Turn a scan into volumes of energy bins, and of materials."""
 
     title = "Reconstruct"
-    tip = "Turn a scan into volumes of energy bins, and of materials."
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def build(self) -> Iterator[None]:
+        """Make the widgets in pieces."""
+        session = self.session
         self.history: History[Settings] = History(Settings())
         self.facts: Facts | None = None
         self.tries: list[Try] = []
@@ -60,11 +58,17 @@ class ReconstructPage(Page):
         self._kept = trial.Kept()
         self._log: list[Step] = []
         self._n_iterations = 0
-        self.side = SideWorks(session.fail)
+        self.side = session.questions("reconstruct")
         self.source = SourcePanel()
-        self.recipe_form, self.materials_form = RecipeForm(), MaterialsForm()
-        self.compare, self.outcome = ComparePanel(), OutcomePanel()
-        self.run_bar = RunBar()
+        self.recipe_form = RecipeForm()
+        yield
+        self.materials_form = MaterialsForm()
+        yield
+        self.compare = ComparePanel()
+        yield
+        self.outcome = OutcomePanel()
+        yield
+        self.run_bar = JobBar("Cancel", CANCEL)
         self._build()
         self.setAcceptDrops(True)
         self.source.opened.connect(lambda path: self.open(Path(path)))
@@ -75,6 +79,7 @@ class ReconstructPage(Page):
         self.outcome.chosen.connect(self.go_back_to)
         self.compare.beside.chosen.connect(self._show_beside)
         self.compare.region_wanted.connect(self._take_region)
+        yield
 
     @property
     def settings(self) -> Settings:
@@ -83,10 +88,9 @@ class ReconstructPage(Page):
 
     def refresh(self) -> None:
         """Show what is new."""
-        self.side.beat()
         if not self._is_asked:
             self._is_asked = True
-            self.side.ask("methods", read_catalogue, self._take_catalogue)
+            self.side.ask("Methods of reconstruction", read_catalogue, self._take_catalogue)
         if self.session.state is not self._seen_state:
             self._take_state(self.session.state)
         job = self.session.job("compute")
@@ -112,10 +116,6 @@ class ReconstructPage(Page):
             if isinstance(sizes, list) and all(isinstance(size, int) for size in sizes):
                 splitter.setSizes(sizes)
 
-    def end(self) -> None:
-        """Stop what is being read."""
-        self.side.end()
-
     def open(self, path: Path) -> None:
         """Take a scan, a volume of bins or a folder of images for what is reconstructed or decomposed."""
         self._path, self.facts, self._prediction = path, None, None
@@ -130,7 +130,7 @@ class ReconstructPage(Page):
             }
             return read_facts(path, settings, **images)
 
-        self.side.ask("source", work, self._take_facts)
+        self.side.ask("What is to be reconstructed", work, self._take_facts)
 
     def try_slice(self) -> None:
         """Make one slice by the settings, of bins or materials, as the step that is open asks."""
@@ -364,7 +364,7 @@ class ReconstructPage(Page):
             self._prediction = None
             return
         last = next((one for one in reversed(self.tries) if one.kind == "bins"), None)
-        self.side.ask("prediction", lambda: _predicted(facts, settings, last), self._take_prediction)
+        self.side.ask("Prediction", lambda: predict(facts, settings, last), self._take_prediction)
 
     def _take_prediction(self, prediction: Prediction | None) -> None:
         self._prediction = prediction
@@ -498,7 +498,7 @@ class ReconstructPage(Page):
 
     def _show_cancelled(self, status: JobStatus) -> None:
         if status is JobStatus.STOPPED:
-            self.run_bar.show_end("Cancelled; nothing was written, and nothing has changed.", "")
+            self.run_bar.show_end("Cancelled; nothing was written, and nothing has changed.")
 
     def _z_mm(self) -> float:
         return self.z.value()
@@ -520,13 +520,9 @@ EMPTY = (
     "Open a scan, choose how it is to be reconstructed, and try that on one slice.\n"
     "Each try is shown here beside the one before it; when you like what you see, reconstruct all."
 )
+CANCEL = "Break it off at its next step. Nothing is written, and settings and volumes stay."
 OURS = "Reconstruct: "
 """What the titles of this page's jobs begin with."""
-
-
-def _predicted(facts: Facts, settings: Settings, last: Try | None) -> Any:
-    return predict(facts, settings, last)
-    yield
 
 
 def _scrolled(widget: QtWidgets.QWidget) -> QtWidgets.QScrollArea:

@@ -165,7 +165,7 @@ def _try_rays(
     from reconstruction.scan_materials import decompose_scan, read_rays
     from reconstruction.size.budget import on_rows, rows_seen, sub_grid
 
-    asked, recipe = settings.decomposition, replace(settings.recipe, is_preview=False)
+    asked, recipe = settings.decomposition, replace(settings.recipe.of_rays, is_preview=False)
     key = (path, path.stat().st_mtime_ns, settings.calibration, recipe.pass_number, asked.materials, z_mm)
     key = (*key, recipe.voxel_mm, recipe.shape, recipe.region_mm)
     if key not in kept.rays:

@@ -73,7 +73,7 @@ def count_rate_figure(record: CountRate, is_bad: NDArray[np.bool_]) -> Figure:
     """Draw what was counted and lost against the law, and the histogram of the pixels' dead times."""
     figure, (counted, lost, dead_times) = plots(3, n_cols=3, height_in=3.0)
     currents = np.linspace(0, float(record.currents_ma[-1]), 200)[1:]
-    law = counted_per_s(record, currents)
+    law = record.counted_per_s(currents)
     for k, energy in enumerate(record.thresholds_kev):
         colour, name = SERIES[k % len(SERIES)], f"above {energy:.0f} keV"
         counted.plot(record.currents_ma, record.rates_per_s[:, k] / 1000, "o", color=colour, markersize=3.5, label=name)
@@ -92,16 +92,6 @@ def count_rate_figure(record: CountRate, is_bad: NDArray[np.bool_]) -> Figure:
     label(lost, f"lost, {record.law} law", "true rate of the lowest counter, 1000/s", "%")
     label(dead_times, "dead time of the pixels", "of the mean pixel's", "pixels")
     return figure
-
-
-def counted_per_s(record: CountRate, currents_ma: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what the fitted law says that the mean pixel counts: (n_currents, n_counters) float64."""
-    true = currents_ma[:, None] * record.true_rates_per_s_ma
-    traffic = true[:, :1] / record.highest_rate_per_s
-    counted = true * record.counted_share(true[:, :1])
-    powers = traffic ** np.arange(1, record.gains.shape[1] + 1)
-    counted[:, 1:] += true[:, :-1] * (powers @ record.gains[1:].T)
-    return counted
 
 
 def wedge(calibration: Calibration) -> str:

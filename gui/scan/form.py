@@ -23,7 +23,7 @@ class FieldRow:
         self.label.setMinimumWidth(LABEL_WIDTH_PX)
         self.unit = QtWidgets.QLabel(field.unit)
         self.unit.setMinimumWidth(UNIT_WIDTH_PX)
-        self.unit.setProperty("role", "hint")
+        theme.make_faint(self.unit)
         self.fault = QtWidgets.QLabel()
         self.fault.setWordWrap(True)
         self.fault.setStyleSheet(f"color: {theme.BAD}; font-weight: 600;")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyqtgraph.Qt import QtCore, QtWidgets
@@ -14,12 +13,10 @@ from gui import theme
 from gui.controls import ActionButton
 from gui.page import Page
 from gui.scan.interrupted import Interrupted, find_interrupted
-from gui.scan.latest import Latest
 from gui.scan.plan_panel import PlanPanel
 from gui.scan.run import Order, Preflight, ScanRun, look_first
 from gui.scan.run_panel import RunPanel
 from gui.scan.start_panel import StartPanel
-from gui.session import Session
 from gui.state import Action
 from gui.workers import JobStatus
 
@@ -34,17 +31,19 @@ class ScanPage(Page):
     """Plan a scan, and run it."""
 
     title = "Scan"
-    tip = "Plan a scan, see what it costs, run it, and watch what it sees."
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def build(self) -> Iterator[None]:
+        """Make the widgets in pieces."""
+        session = self.session
         self.plan = PlanPanel(session)
+        yield
         self.start = StartPanel(session, self.plan.document, self.begin, self.look)
+        yield
         self.run = RunPanel(session, self._reconstruct)
+        yield
         self.scan_run: ScanRun | None = None
-        self._interrupted: Latest[tuple[Interrupted, ...]] = Latest()
+        self._questions = session.questions("scans that were broken off")
         self._offered: tuple[Interrupted, ...] = ()
-        self._n_seen = 0
         self._folder = session.state.folder
         split = QtWidgets.QSplitter(QtCore.Qt.Orientation.Horizontal)
         split.addWidget(self.plan)
@@ -69,15 +68,13 @@ class ScanPage(Page):
         column.addWidget(self._offer())
         column.addWidget(self.tabs, 1)
         self.look_for_interrupted()
+        yield
 
     def refresh(self) -> None:
         """Show what is new."""
         if self.session.state.folder != self._folder:
             self._folder = self.session.state.folder
             self.look_for_interrupted()
-        if self._interrupted.n_answers != self._n_seen:
-            self._n_seen = self._interrupted.n_answers
-            self._show_interrupted()
         if self.offer.isVisible():
             self.resume.refresh()
         self.again.refresh()
@@ -115,7 +112,7 @@ class ScanPage(Page):
     def look_for_interrupted(self) -> None:
         """Look in the session's folder for scans that were broken off."""
         folder = self.session.state.folder
-        self._interrupted.ask(lambda: _interrupted_in(folder))
+        self._questions.ask("Interrupted scans", lambda: find_interrupted(folder), self._show_interrupted)
 
     def look(self, order: Order) -> None:
         """Make the checks only."""
@@ -181,11 +178,7 @@ class ScanPage(Page):
         self.offer.hide()
         return self.offer
 
-    def _show_interrupted(self) -> None:
-        if self._interrupted.error is not None:
-            self.session.fail("Interrupted scans", self._interrupted.error)
-            return
-        found = self._interrupted.answer or ()
+    def _show_interrupted(self, found: tuple[Interrupted, ...]) -> None:
         job = self.session.job("instrument")
         running = self.scan_run.order.path if self.scan_run is not None and job is not None else None
         self._offered = tuple(each for each in found if each.path != running)
@@ -235,13 +228,3 @@ class ScanPage(Page):
                         widget.setCurrentIndex(place)
                 return
             widget = widget.parentWidget()
-
-
-def _interrupted_in(folder: Path) -> Iterator[tuple[Interrupted, ...]]:
-    work = find_interrupted(folder)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            yield end.value
-            return

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from acquisition.plan import Plan
 from firmware_iface.errors import BadFile
+from gui import theme
 from gui.scan.document import Document, text_of
 from gui.scan.form import PlanForm
-from gui.scan.latest import Latest
 from gui.scan.presets import presets
 from gui.scan.text_panel import PlanText
 from gui.session import Session
@@ -31,8 +31,7 @@ class PlanPanel(QtWidgets.QWidget):
         self.session = session
         self.document = Document(text_of(session.state.plan), session.state.plan_path)
         self._plan = session.state.plan
-        self._from_scan: Latest[tuple[Path, Plan]] = Latest()
-        self._n_from_scan = 0
+        self._questions = session.questions("plan of a scan")
         self.form = PlanForm(self.document, self.changed)
         self.text = PlanText(self.document, self.changed, self.undo, self.redo)
         self.name = QtWidgets.QLabel()
@@ -48,7 +47,7 @@ class PlanPanel(QtWidgets.QWidget):
         self.show_document()
 
     def refresh(self) -> None:
-        """Take a plan that another page has put into the session, and one that was read from a scan."""
+        """Take a plan that another page has put into the session."""
         if self.session.state.plan is not self._plan:
             self._plan = self.session.state.plan
             path = self.session.state.plan_path
@@ -56,12 +55,6 @@ class PlanPanel(QtWidgets.QWidget):
                 self.open_file(path)  # for its comments
             if self._plan != self.document.plan:
                 self.begin_with(text_of(self._plan))
-        if self._from_scan.n_answers != self._n_from_scan:
-            self._n_from_scan = self._from_scan.n_answers
-            if self._from_scan.error is not None:
-                self.session.fail("Settings of a scan file", self._from_scan.error)
-            elif self._from_scan.answer is not None:
-                self.begin_with(text_of(self._from_scan.answer[1]))
 
     def changed(self) -> None:
         """Show an edit everywhere, and give the session the plan where it is one."""
@@ -116,7 +109,9 @@ class PlanPanel(QtWidgets.QWidget):
 
     def open_scan(self, path: Path) -> None:
         """Take the plan that a scan file keeps; a moment later it is here."""
-        self._from_scan.ask(lambda: _plan_in(path))
+        self._questions.ask(
+            "Settings of a scan file", lambda: _plan_in(path), lambda plan: self.begin_with(text_of(plan))
+        )
 
     def save_file(self, path: Path) -> None:
         """Write the text as it is."""
@@ -175,7 +170,7 @@ class PlanPanel(QtWidgets.QWidget):
             shortcut.setContext(QtCore.Qt.ShortcutContext.WidgetWithChildrenShortcut)
             shortcut.activated.connect(button.click)
         row.addStretch(1)
-        self.name.setProperty("role", "hint")
+        theme.make_faint(self.name)
         row.addWidget(self.name)
         return row
 
@@ -187,13 +182,13 @@ PLANS = "Plans (*.toml)"
 SCANS = "Scans (*.h5)"
 
 
-def _plan_in(path: Path) -> Iterator[tuple[Path, Plan]]:
+def _plan_in(path: Path) -> Plan:
     from acquisition.scan_file import read_scan
 
     scan = read_scan(path, allow_partial=True)
     if scan.plan is None:
         raise BadFile(f"{path.name} keeps no plan", hint="choose a scan that mpxct has made")
-    yield path, scan.plan
+    return scan.plan
 
 
 def _chosen(answer: tuple[str, str], does: Callable[[Path], None]) -> None:

@@ -1,7 +1,8 @@
 """A slice while the scan runs, and where the axis seems to be: quick, coarse, and told what is missing.
 
 Views that have not come yet count as empty ones until half a circle and the fan are there, so that something is seen
-early: with streaks, and too faint. The axis is found from rays that ran through the sample both ways.
+early: with streaks, and too faint. A slice of a helix is made of the rows that see it at the axis, as if the rays lay
+in its plane: good enough to see what is there.
 """
 
 from __future__ import annotations
@@ -9,66 +10,22 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.geometry import Geometry
-from calibration.progress import Progress
 from firmware_iface.errors import MpxctError
-from gui.scan.watch import Rows, Watch
-
-T = TypeVar("T")
+from gui.scan.axis import FEWEST_VIEWS, AxisHint, arc_of, find_axis, result_of, rough_axis, step_of, usable
+from gui.scan.watch import Place, Rows, Watch
 
 EVERY_S = 2.0
-MOST_COLS = 128
-"""Of the slice; finer rows are averaged first."""
 LEAST_ARC_RAD = math.radians(30)
 """Fewer views make nothing that anybody could look at."""
-FEWEST_VIEWS = 8
-GOOD_PX = 0.5
-"""An axis nearer than this to where it should be needs nothing."""
 AXIS_NOT_YET = "Axis: told as soon as half a circle is there."
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AxisHint:
-    """Where the axis was found, against where it was believed to be.
-
-    Attributes
-    ----------
-    off_px, error_px : float
-        How far it is off, in detector pixels, and the standard error.
-    offset_u_mm : float
-        What the geometry's offset along rows would be.
-    """
-
-    off_px: float
-    error_px: float
-    off_mm: float
-    offset_u_mm: float
-    believed: str
-
-    @property
-    def is_good(self) -> bool:
-        """Whether there is nothing to do."""
-        return abs(self.off_px) <= max(GOOD_PX, 2 * self.error_px)
-
-    @property
-    def told(self) -> str:
-        """Say it, and what to do."""
-        where = f"{self.off_px:+.2f} ± {self.error_px:.2f} pixels ({self.off_mm:+.3f} mm)"
-        if self.is_good:
-            return f"Axis: {where} from where {self.believed} puts it: good."
-        return (
-            f"Axis: {where} from where {self.believed} puts it: TOO FAR. The scan can go on; let the reconstruction "
-            f"find the axis, or write geometry.offset_u_mm = {self.offset_u_mm:.3f} into the next plan, or calibrate "
-            "the geometry."
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,19 +53,28 @@ class Preview:
     version: int = -1
 
 
-def preview(watch: Watch, threshold: int = 0, geometry: Geometry | None = None, believed: str = "the plan") -> Preview:
+def preview(
+    watch: Watch,
+    threshold: int = 0,
+    geometry: Geometry | None = None,
+    believed: str = "the plan",
+    place: Place | None = None,
+) -> Preview:
     """Make of a watch what can be made of it now.
 
     Parameters
     ----------
+    place : Place, optional
+        Pass, camera and slice that are looked at; otherwise the newest.
     geometry : Geometry, optional
         As calibrated; otherwise as planned.
     believed : str
         Whose geometry that is.
     """
-    version, rows, believed_geometry = watch.version, watch.rows(threshold), geometry or watch.geometry
+    version, rows, believed_geometry = watch.version, watch.rows(threshold, place), geometry or watch.geometry
     if (why := watch.why_no_slice()) or rows is None:
-        told = why or "No view yet: flats come first."
+        nothing = "No view yet: flats come first." if place is None else f"No view yet of {watch.told_of(place)}."
+        told = why or nothing
         return Preview(rows=rows, told=told, axis_told="" if why else AXIS_NOT_YET, version=version)
     axis, axis_told = _axis(rows, believed_geometry, believed)
     if axis is not None and not axis.is_good:
@@ -119,6 +85,9 @@ def preview(watch: Watch, threshold: int = 0, geometry: Geometry | None = None, 
         picture, voxel_mm, told, is_whole = None, 1.0, f"No slice yet: {error}", False
     if picture is not None and axis is not None and not axis.is_good:
         told += " Around the axis as it was found."
+    where = watch.told_of(rows.place)
+    if where:
+        told = f"{where[0].upper()}{where[1:]}. {told}"
     return Preview(
         rows=rows, slice_per_mm=picture, voxel_mm=voxel_mm, told=told, is_whole=is_whole, axis=axis,
         axis_told=axis_told, version=version,
@@ -128,9 +97,12 @@ def preview(watch: Watch, threshold: int = 0, geometry: Geometry | None = None, 
 def _axis(rows: Rows, geometry: Geometry, believed: str) -> tuple[AxisHint | None, str]:
     try:
         axis = find_axis(rows, geometry, believed)
+        rough = rough_axis(rows, geometry) if axis is None else None
     except MpxctError as error:
         return None, f"Axis: not told yet: {error}"
-    return axis, AXIS_NOT_YET if axis is None else axis.told
+    if axis is not None:
+        return axis, axis.told
+    return None, AXIS_NOT_YET if rough is None else rough.told
 
 
 def quick_slice(rows: Rows, geometry: Geometry) -> tuple[NDArray[np.float32] | None, float, str, bool]:
@@ -144,8 +116,8 @@ def quick_slice(rows: Rows, geometry: Geometry) -> tuple[NDArray[np.float32] | N
     from reconstruction.fdk import fdk
     from reconstruction.volume import Grid
 
-    values, angles_rad, thin = _usable(rows, geometry)
-    arc_rad = _arc_rad(angles_rad)
+    values, angles_rad, thin = usable(rows, geometry)
+    arc_rad = arc_of(angles_rad)
     need_rad = _short_rad(thin)
     voxel_mm = thin.pitch_mm / thin.magnification
     if not rows.n_flats:
@@ -153,68 +125,16 @@ def quick_slice(rows: Rows, geometry: Geometry) -> tuple[NDArray[np.float32] | N
     if len(angles_rad) < FEWEST_VIEWS or arc_rad < LEAST_ARC_RAD:
         return None, voxel_mm, f"Not enough views yet: {_of(arc_rad, need_rad)}.", False
     is_whole = arc_rad >= need_rad
+    n_views = len(angles_rad)
     if not is_whole:
         values, angles_rad = _with_empty_views(values, angles_rad)
     grid = Grid(shape=(1, thin.cols, thin.cols), voxel_mm=voxel_mm)
-    work = fdk(values[None, :, None, :], angles_rad, thin, grid, window="hann", shifts_mm=rows.shift_mm)
-    picture = _result(work)[0, 0]
+    work = fdk(values[None, :, None, :], angles_rad, thin, grid, window="hann")
+    picture = result_of(work)[0, 0]
     if is_whole:
-        return picture, voxel_mm, f"Slice in the source's plane, {len(rows.angles_rad)} views so far.", True
+        where = "Slice in the source's plane" if rows.place.height_mm is None else "Slice"
+        return picture, voxel_mm, f"{where}, {n_views} views so far.", True
     return picture, voxel_mm, f"NOT ENOUGH VIEWS yet, {_of(arc_rad, need_rad)}: streaks, and too faint.", False
-
-
-def find_axis(rows: Rows, geometry: Geometry, believed: str) -> AxisHint | None:
-    """Find the axis from opposed rays; None before half a circle is there.
-
-    Raises
-    ------
-    MpxctError
-        They do not tell it.
-    """
-    from calibration.opposing import align_scan
-
-    values, angles_rad, thin = _usable(rows, geometry)
-    if not rows.n_flats or len(angles_rad) < FEWEST_VIEWS or _arc_rad(angles_rad) < math.pi:
-        return None
-    nominal = replace(thin, offset_u_mm=thin.offset_u_mm + rows.shift_mm)
-    alignment = _result(align_scan(values[:, None, :], angles_rad, nominal))
-    off_mm = alignment.geometry.offset_u_mm - nominal.offset_u_mm
-    return AxisHint(
-        off_px=off_mm / geometry.pitch_mm,
-        error_px=float(alignment.standard_errors[0]) / geometry.pitch_mm,
-        off_mm=off_mm,
-        offset_u_mm=geometry.offset_u_mm + off_mm,
-        believed=believed,
-    )
-
-
-def _usable(rows: Rows, geometry: Geometry) -> tuple[NDArray[np.float32], NDArray[np.float64], Geometry]:
-    """Return the views that arrived, in the order of their angles, in rows of few pixels of a detector of one row."""
-    keep = np.isfinite(rows.line_integrals).all(axis=1)
-    values, angles_rad = rows.line_integrals[keep], rows.angles_rad[keep]
-    order = np.argsort(angles_rad)
-    values, angles_rad = values[order], angles_rad[order]
-    n_cols = values.shape[1]
-    binned = max(n_cols // MOST_COLS, 1)
-    n_left = n_cols // binned
-    values = values[:, : n_left * binned].reshape(len(values), n_left, binned).mean(axis=2)
-    thin = replace(
-        geometry, rows=1, cols=n_left, pitch_mm=geometry.pitch_mm * binned, offset_v_mm=0.0, roll_rad=0.0,
-        tilt_u_rad=0.0, tilt_v_rad=0.0,
-    )  # fmt: skip
-    return np.ascontiguousarray(values, np.float32), angles_rad, thin
-
-
-def _arc_rad(angles_rad: NDArray[np.float64]) -> float:
-    """Return how far the views reach, each standing for half a step on either side."""
-    if len(angles_rad) < 2:
-        return 0.0
-    return float(angles_rad[-1] - angles_rad[0]) + _step_rad(angles_rad)
-
-
-def _step_rad(angles_rad: NDArray[np.float64]) -> float:
-    steps = np.diff(angles_rad)
-    return float(np.median(steps[steps > 0])) if (steps > 0).any() else math.pi
 
 
 def _short_rad(geometry: Geometry) -> float:
@@ -227,7 +147,7 @@ def _with_empty_views(
     values: NDArray[np.float32], angles_rad: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Put empty views into the rest of the circle."""
-    step_rad = _step_rad(angles_rad)
+    step_rad = step_of(angles_rad)
     rest_rad = 2 * math.pi - (angles_rad[-1] - angles_rad[0])
     n = max(round(rest_rad / step_rad) - 1, 1)
     empty_rad = angles_rad[-1] + rest_rad * np.arange(1, n + 1) / (n + 1)
@@ -238,27 +158,20 @@ def _of(arc_rad: float, need_rad: float) -> str:
     return f"{math.degrees(arc_rad):.0f}° of the {math.degrees(need_rad):.0f}° that a slice takes"
 
 
-def _result(work: Generator[Progress, None, T]) -> T:
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
-
-
 class Previewer:
     """Makes a new preview every few seconds in a thread of its own, as long as there is anything new.
 
     Attributes
     ----------
-    threshold : int
-        Which threshold is looked at, by its place; anybody may change it.
+    threshold, place : int, Place or None
+        Which threshold is looked at, by its place, and what of the scan; anybody may change them.
     newest : Preview
         What was made last.
     """
 
     def __init__(self, watch: Watch, *, every_s: float = EVERY_S, threshold: int = 0, **options: Any) -> None:
         self.watch, self.threshold, self.newest = watch, threshold, Preview()
+        self.place: Place | None = None
         self._options, self._every_s = options, every_s
         self._is_closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="preview", daemon=True)
@@ -273,16 +186,16 @@ class Previewer:
         self._thread.join(timeout_s)
 
     def _serve(self) -> None:
-        seen = (-1, self.threshold)
+        seen: tuple[object, ...] = ()
         is_last = False
         while not is_last:
             is_last = self._is_closing.wait(self._every_s)
-            now = self.watch.version, self.threshold
+            now = self.watch.version, self.threshold, self.place
             if now == seen:
                 continue
             seen = now
             try:
-                self.newest = preview(self.watch, self.threshold, **self._options)
+                self.newest = preview(self.watch, self.threshold, place=self.place, **self._options)
             except Exception as error:  # noqa: BLE001 - a picture that fails must not end the scan
                 _log.exception("the preview failed")
                 self.newest = replace(self.newest, told=f"The preview failed: {error}", version=now[0])

@@ -62,6 +62,14 @@ class RunPanel(QtWidgets.QWidget):
         self.threshold = QtWidgets.QComboBox()
         self.threshold.setToolTip("Which threshold picture, sinogram and slice are of; all of them are written.")
         self.threshold.currentIndexChanged.connect(self._choose)
+        self.place = QtWidgets.QComboBox()
+        self.place.setToolTip(
+            "What sinogram and slice are of: a pass, one place of the camera or all joined, a slice of a helix. "
+            "“newest” follows the scan."
+        )
+        self.place.setMaximumWidth(320)
+        self.place.currentIndexChanged.connect(self._choose_place)
+        self.place_name = QtWidgets.QLabel("Shown")
         column = QtWidgets.QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         top = QtWidgets.QHBoxLayout()
@@ -72,6 +80,8 @@ class RunPanel(QtWidgets.QWidget):
         below = QtWidgets.QHBoxLayout()
         below.addWidget(self.told, 1)
         below.addWidget(self.reconstruct)
+        below.addWidget(self.place_name)
+        below.addWidget(self.place)
         below.addWidget(QtWidgets.QLabel("Threshold"))
         below.addWidget(self.threshold)
         column.addLayout(below)
@@ -90,13 +100,17 @@ class RunPanel(QtWidgets.QWidget):
         self.reconstruct.hide()
         self.lost.hide()
         self.axis.setText("")
-        thresholds = run.order.plan.detector
-        kev = run.watch.first_kev
-        self.threshold.blockSignals(True)
-        self.threshold.clear()
-        for number, energy_kev in zip(thresholds.thresholds, kev, strict=True):
-            self.threshold.addItem(f"{energy_kev:g} keV (number {number})")
-        self.threshold.blockSignals(False)
+        self._name_thresholds(0)
+        run.previewer.threshold = max(self.threshold.currentIndex(), 0)
+        places = run.watch.places if not run.watch.why_no_slice() else ()
+        self.place.blockSignals(True)
+        self.place.clear()
+        self.place.addItem("newest", None)
+        for place in places:
+            self.place.addItem(run.watch.told_of(place), place)
+        self.place.blockSignals(False)
+        for widget in (self.place, self.place_name):
+            widget.setVisible(len(places) > 1)
         for panel in (self.picture, self.sinogram, self.slice):
             panel.item.clear()
         for caption, text in zip((self.picture_told, self.sinogram_told, self.slice_told), _CAPTIONS, strict=True):
@@ -155,6 +169,29 @@ class RunPanel(QtWidgets.QWidget):
         if self._run is not None and place >= 0:
             self._run.previewer.threshold = place
             self._shown = (-1, -1)
+
+    def _choose_place(self, number: int) -> None:
+        if self._run is not None and number >= 0:
+            place = self._run.previewer.place = self.place.itemData(number)
+            if place is not None:
+                self._name_thresholds(place.pass_index)
+
+    def _name_thresholds(self, pass_index: int) -> None:
+        """Name the thresholds as they stand in a pass; which of them is chosen stays."""
+        assert self._run is not None
+        chosen = max(self.threshold.currentIndex(), 0)
+        energies_kev = self._run.watch.passes_kev[pass_index]
+        names = [
+            f"{energy_kev:g} keV (number {number})"
+            for number, energy_kev in zip(self._run.order.plan.detector.thresholds, energies_kev, strict=True)
+        ]
+        if names == [self.threshold.itemText(n) for n in range(self.threshold.count())]:
+            return
+        self.threshold.blockSignals(True)
+        self.threshold.clear()
+        self.threshold.addItems(names)
+        self.threshold.setCurrentIndex(min(chosen, len(names) - 1))
+        self.threshold.blockSignals(False)
 
     def _show_pause(self) -> None:
         run, job = self._run, self._job
@@ -218,6 +255,8 @@ class RunPanel(QtWidgets.QWidget):
         is_bad = preview.axis is not None and not preview.axis.is_good
         self.axis.setStyleSheet(f"color: {theme.BAD}; font-weight: 600;" if is_bad else "")
         rows = preview.rows
+        if rows is not None and self.place.currentIndex() == 0:
+            self._name_thresholds(rows.place.pass_index)
         if rows is not None and np.isfinite(rows.line_integrals).any():
             image = rows.line_integrals
             grey = _show(self.sinogram, np.nan_to_num(image, nan=float(np.nanmax(image))), "line integral")

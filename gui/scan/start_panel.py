@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
-from acquisition.limits import UNKNOWN, Limits
+from acquisition.limits import UNKNOWN
 from acquisition.pause import BEAM_OFF_AFTER_S
-from acquisition.plan import Plan
 from gui import theme
 from gui.controls import ActionButton, hint
 from gui.scan.document import Document
 from gui.scan.estimate import DOSE_TOLD, SAMPLE_MM, Estimate, estimate, rows
 from gui.scan.interrupted import PARTIAL, free_name
-from gui.scan.latest import Latest
 from gui.scan.run import Order, Preflight
 from gui.session import Session
 from gui.state import Action
@@ -39,8 +38,7 @@ class StartPanel(QtWidgets.QWidget):
     ) -> None:
         super().__init__()
         self.session, self._document = session, document
-        self._estimates: Latest[Estimate] = Latest()
-        self._seen = 0
+        self._questions = session.questions("estimate of a scan")
         self._asked: tuple[object, ...] = ()
         self._is_own_name = False
         self._looked_s = -LOOK_EVERY_S
@@ -90,11 +88,8 @@ class StartPanel(QtWidgets.QWidget):
         self._propose()
 
     def refresh(self) -> None:
-        """Ask for the estimate where the plan is new, show it where it is there, and name the file."""
+        """Ask for the estimate where the plan is new, and name the file."""
         self._ask()
-        if self._estimates.n_answers != self._seen:
-            self._seen = self._estimates.n_answers
-            self._show_estimate()
         now_s = time.monotonic()
         if now_s - self._looked_s >= LOOK_EVERY_S:
             self._looked_s = now_s
@@ -171,13 +166,14 @@ class StartPanel(QtWidgets.QWidget):
         if plan is None or asked == self._asked:
             return
         self._asked = asked
-        self._estimates.ask(lambda: _estimates(plan, limits, self.session.state.folder, self.sample.value()))
+        for name, has_dose in (("estimate", False), ("estimate with dose", True)):  # the dose takes a moment
+            work = partial(estimate, plan, limits, self.session.state.folder, self.sample.value(), has_dose=has_dose)
+            self._questions.ask(name, work, self._show_estimate, otherwise=self._show_no_estimate)
 
-    def _show_estimate(self) -> None:
-        found = self._estimates.answer
-        if found is None:
-            self.rows.setText(f"No estimate: {self._estimates.error}")
-            return
+    def _show_no_estimate(self, error: BaseException) -> None:
+        self.rows.setText(f"No estimate: {error}")
+
+    def _show_estimate(self, found: Estimate) -> None:
         cells = "".join(
             f"<tr><td style='padding-right:10px'>{name}</td><td>{_plain(text)}</td></tr>" for name, text in rows(found)
         )
@@ -300,12 +296,6 @@ class StartPanel(QtWidgets.QWidget):
 
 
 _FORCE = "Scan although a check failed that may be overruled; the file's events say which."
-
-
-def _estimates(plan: Plan, limits: Limits, folder: Path, sample_mm: float) -> Iterator[Estimate]:
-    """Tell first what is known at once, then the dose too."""
-    yield estimate(plan, limits, folder, sample_mm, has_dose=False)
-    yield estimate(plan, limits, folder, sample_mm)
 
 
 def _number(value: float, low: float, high: float, suffix: str, tip: str) -> QtWidgets.QDoubleSpinBox:

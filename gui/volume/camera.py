@@ -39,10 +39,10 @@ class Camera:
 
     @classmethod
     def around(cls, size_mm: tuple[float, float, float], centre_mm: tuple[float, float, float], **parts: float) -> Self:
-        """Look at a box of edges x, y, z so that it fits into the picture, but for a corner or two."""
+        """Look at a box of edges x, y, z so that it fits into the picture from every side."""
         made = cls(distance_mm=1.0, centre_mm=centre_mm, **parts)  # pyright: ignore[reportArgumentType]
         radius_mm = float(np.linalg.norm(size_mm)) / 2
-        return replace(made, distance_mm=0.9 * radius_mm / np.sin(made.fov_rad / 2))
+        return replace(made, distance_mm=radius_mm / np.sin(made.fov_rad / 2))
 
     def turned(self, azimuth_rad: float, elevation_rad: float) -> Self:
         """Go round the middle; not beyond its poles."""
@@ -68,6 +68,11 @@ class Camera:
         ca, sa = np.cos(self.azimuth_rad), np.sin(self.azimuth_rad)
         ce, se = np.cos(self.elevation_rad), np.sin(self.elevation_rad)
         return np.array([[-sa, ca, 0.0], [-se * ca, -se * sa, ce], [ce * ca, ce * sa, se]])
+
+    def eye_mm(self) -> NDArray[np.float64]:
+        """Return where it stands, (3,); one without perspective stands very far away."""
+        far = 1e6 if self.is_orthographic else 1.0
+        return np.asarray(self.centre_mm) + far * self.distance_mm * self.axes()[2]
 
     def view(self) -> NDArray[np.float64]:
         """Return the matrix (4, 4) from mm to the camera's eye."""

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from calibration.attenuation import MG_ML_PER_G_CM3
 from gui.volume.looks import rounded
+from gui.volume.regions import RegionFigures
 from gui.volume.slicing import Point, voxel_of
 from gui.volume.views import fitted_per_mm
-from reconstruction.volume import LINEAR_ATTENUATION, MASS_CONCENTRATION, Volume
+from reconstruction.volume import LINEAR_ATTENUATION, MASS_CONCENTRATION, MG_PER_ML, Volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,14 +94,38 @@ def _values(volume: Volume, point_mm: Point) -> NDArray[np.float64] | None:
 
 def spectrum(point_mm: Point, bins: Volume | None, materials: Volume | None) -> Spectrum | None:
     """Return the attenuation over the bins at a point; None outside, and where the edges of the bins are not known."""
+    measured = None if bins is None else _values(bins, point_mm)
+    concentrations = None if materials is None else _values(materials, point_mm)
+    return _spectrum(bins, measured, materials, concentrations)
+
+
+def mean_spectrum(figures: RegionFigures, bins: Volume | None, materials: Volume | None) -> Spectrum | None:
+    """Return the mean attenuation over the bins in a region, and what its mean concentrations would show."""
+    return _spectrum(bins, _means(figures, bins), materials, _means(figures, materials))
+
+
+def _means(figures: RegionFigures, volume: Volume | None) -> NDArray[np.float64] | None:
+    """Return the means of a volume's channels, in the volume's own unit."""
+    if volume is None:
+        return None
+    scale, unit = (MG_ML_PER_G_CM3, MG_PER_ML) if volume.unit == MASS_CONCENTRATION else (1.0, volume.unit)
+    known = {one.channel: one.mean / scale for one in figures.channels if one.unit == unit}
+    means = np.array([known.get(name, np.nan) for name in volume.channels])
+    return None if np.isnan(means).any() else means
+
+
+def _spectrum(
+    bins: Volume | None,
+    measured: NDArray[np.float64] | None,
+    materials: Volume | None,
+    concentrations: NDArray[np.float64] | None,
+) -> Spectrum | None:
     if bins is None or bins.unit != LINEAR_ATTENUATION or len(bins.thresholds_kev) != len(bins.channels):
         return None
-    measured = _values(bins, point_mm)
     if measured is None or (np.diff(bins.thresholds_kev) <= 0).any():
         return None
     edges = np.array(bins.thresholds_kev, float)
     last = edges[-1] - edges[-2] if len(edges) > 1 else 10.0
-    concentrations = None if materials is None else _values(materials, point_mm)
     fitted = None
     basis = bins.basis
     if basis is not None and concentrations is not None and len(basis.thresholds_kev) == len(edges):

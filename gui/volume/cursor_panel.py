@@ -11,6 +11,37 @@ from gui.controls import hint
 from gui.volume.cursor import Reading, Spectrum
 
 
+class SpectrumPlot(pg.PlotWidget):
+    """Attenuation over the energy bins, as measured and as the materials would show it."""
+
+    def __init__(self, tip: str) -> None:
+        super().__init__()
+        self.setToolTip(tip)
+        self.setMinimumHeight(120)
+        self.setLabel("bottom", "energy (keV)")
+        self.setLabel("left", "attenuation (1/mm)")
+        for side in ("bottom", "left"):
+            self.getAxis(side).enableAutoSIPrefix(False)
+        self.addLegend(offset=(-5, 5))
+        self._measured = self.plot(pen=pg.mkPen(theme.SERIES[0], width=2), stepMode="center", name="measured")
+        pen = pg.mkPen(theme.SERIES[1], width=2, style=QtCore.Qt.PenStyle.DashLine)
+        self._fitted = self.plot(pen=pen, stepMode="center", name="of the materials")
+
+    def show_spectrum(self, spectrum: Spectrum) -> None:
+        """Show this one."""
+        self._measured.setData(spectrum.edges_kev, spectrum.measured_per_mm)
+        fitted = spectrum.fitted_per_mm
+        self._fitted.setData(*((spectrum.edges_kev, fitted) if fitted is not None else (np.zeros(1), np.zeros(0))))
+
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        self.setBackground(pg.getConfigOption("background"))
+        for side in ("bottom", "left"):
+            axis = self.getAxis(side)
+            axis.setPen(pg.getConfigOption("foreground"))
+            axis.setTextPen(pg.getConfigOption("foreground"))
+
+
 class CursorPanel(QtWidgets.QWidget):
     """Shows a reading."""
 
@@ -31,20 +62,7 @@ class CursorPanel(QtWidgets.QWidget):
         header.setSectionResizeMode(0, QtWidgets.QHeaderView.ResizeMode.Stretch)
         for column in (1, 2):
             header.setSectionResizeMode(column, QtWidgets.QHeaderView.ResizeMode.ResizeToContents)
-        self.plot = pg.PlotWidget()
-        self.plot.setToolTip("Attenuation over the energy bins here, and what the materials found here would show.")
-        self.plot.setMinimumHeight(150)
-        self.plot.setLabel("bottom", "energy (keV)")
-        self.plot.setLabel("left", "attenuation (1/mm)")
-        for side in ("bottom", "left"):
-            self.plot.getAxis(side).enableAutoSIPrefix(False)
-        self.plot.addLegend(offset=(-5, 5))
-        self._measured = self.plot.plot(pen=pg.mkPen(theme.SERIES[0], width=2), stepMode="center", name="measured")
-        self._fitted = self.plot.plot(
-            pen=pg.mkPen(theme.SERIES[1], width=2, style=QtCore.Qt.PenStyle.DashLine),
-            stepMode="center",
-            name="of the materials",
-        )
+        self.plot = SpectrumPlot("Attenuation over the energy bins here, and what the materials found here would show.")
         self._no_plot = hint("The spectrum is shown where a volume of energy bins with known edges is open.")
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(6, 6, 6, 6)
@@ -73,17 +91,11 @@ class CursorPanel(QtWidgets.QWidget):
         self._no_plot.setVisible(spectrum is None)
         if spectrum is None:
             return
-        self._measured.setData(spectrum.edges_kev, spectrum.measured_per_mm)
-        fitted = spectrum.fitted_per_mm
-        self._fitted.setData(*((spectrum.edges_kev, fitted) if fitted is not None else (np.zeros(1), np.zeros(0))))
+        self.plot.show_spectrum(spectrum)
 
     def restyle(self) -> None:
         """Take the colours of another theme."""
-        self.plot.setBackground(pg.getConfigOption("background"))
-        for side in ("bottom", "left"):
-            axis = self.plot.getAxis(side)
-            axis.setPen(pg.getConfigOption("foreground"))
-            axis.setTextPen(pg.getConfigOption("foreground"))
+        self.plot.restyle()
 
     def _set(self, row: int, column: int, text: str) -> None:
         item = self.table.item(row, column)

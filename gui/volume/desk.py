@@ -1,35 +1,29 @@
 """What the page Volume works on, without a widget: volumes, cuts, looks, drawings, and what is computed for them.
 
-Everything slow is asked of `Latest` and taken over in `beat`; so the page never waits, and a test needs no window.
+Everything slow is asked of `Questions` and taken over in `beat`; so the page never waits, and a test needs no window.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gui.questions import Questions
 from gui.session import Session
 from gui.state import State
 from gui.undo import History
 from gui.volume import annotations, files
 from gui.volume.annotations import Annotation, Tool
 from gui.volume.cursor import Reading, reading
-from gui.volume.latest import Answer, Latest
-from gui.volume.looks import GreyLook, Levels, applied, as_plain, from_plain
+from gui.volume.looks import GreyLook, Levels, applied, as_plain, presets_from_plain
 from gui.volume.marks import Overlay, legend_of, overlay_of
 from gui.volume.painting import Looks, Painted, Painter, Suggestion
-from gui.volume.regions import (
-    Histogram,
-    Joint,
-    RegionFigures,
-    as_csv,
-    histogram_of,
-    table_of,
-)
+from gui.volume.regions import Histogram, Joint, RegionFigures, as_csv, histogram_of, table_of
+from gui.volume.reshaping import dragged
 from gui.volume.slicing import (
     Cut,
     Orientation,
@@ -53,6 +47,8 @@ SETTLED_S = 0.6
 """Looks that stay for so long are one edit, however many steps a slider took to them."""
 FIRST_SLANT_RAD = (0.6, 0.7)
 _MATERIALS_KEY = Shown.MATERIALS.name
+Flat = tuple[float, float]
+"""A place in the picture of a pane, in mm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +106,11 @@ class Desk:
         self._shown = self.view  # of the recipe; `view` is what was asked for last
         self._asked: dict[str, tuple[Recipe, Cut, Looks | GreyLook]] = {}
         self._figures: dict[Annotation, RegionFigures] = {}
+        self._dragged: Annotation | None = None  # as it was when it was taken hold of
+        self._asked_histogram = "", "", ""
         self._side_file: Path | None = None
         self._painter = Painter()
-        self._slow, self._quick = Latest(), Latest()
+        self._slow, self._quick = Questions(self._fail, "volume"), Questions(self._fail, "cursor")
 
     # What there is.
 
@@ -186,14 +184,9 @@ class Desk:
     @property
     def name(self) -> str:
         """Of the open volumes, short."""
-        if not self._volumes:
-            return "no volume"
-        state, names = self.session.state, []
-        for kind in ("materials", "bins"):
-            if getattr(self, kind) is not None:
-                path = getattr(state, f"{kind}_path")
-                names.append(path.name if path is not None else f"{kind}, not saved yet")
-        return "   +   ".join(names)
+        state = self.session.state
+        kinds = (("materials", self.materials, state.materials_path), ("bins", self.bins, state.bins_path))
+        return files.named({kind: path for kind, volume, path in kinds if volume is not None})
 
     @property
     def description(self) -> str:
@@ -216,7 +209,7 @@ class Desk:
 
     def open(self, path: Path) -> None:
         """Open a volume file into the session."""
-        self._slow.ask(f"open {path}", partial(files.opened, path))
+        self._slow.ask(f"open {path}", partial(files.opened, path), lambda found: self.session.change(**found.parts()))
 
     def choose_view(self, view: View) -> None:
         """Show something else."""
@@ -230,8 +223,8 @@ class Desk:
 
     def ask_auto(self) -> None:
         """Choose colours and windows by the values."""
-        if self._recipe is not None:
-            self._slow.ask("auto", partial(self._suggest, self._recipe, self._shown.shown, self._key))
+        if (made := self._recipe) is not None:
+            self._slow.ask("auto", partial(self._suggest, made, self._shown.shown, self._key), self._take_auto)
 
     def edit_drawings(self, drawings: tuple[Annotation, ...]) -> None:
         """Have these drawings from now on."""
@@ -253,6 +246,19 @@ class Desk:
         self.chosen = drawing.name
         self.edit_drawings((*self.drawings, drawing))
         return drawing
+
+    def reshape(self, pane: str, name: str, handle: int, start_mm: Flat, at_mm: Flat, is_finish: bool) -> None:
+        """Drag a drawing, as a whole or by a handle, in the picture of a pane; a whole drag is one edit."""
+        if self._dragged is None or self._dragged.name != name:
+            self._settle()
+            self._dragged = next(drawing for drawing in self.drawings if drawing.name == name)
+        now = dragged(self._dragged, self.cut_of(pane), handle, start_mm, at_mm)
+        self.chosen = name
+        self._edits = replace(self._edits, drawings=tuple(now if d.name == name else d for d in self.drawings))
+        if is_finish:
+            self._dragged = None
+            self._settle()
+        self._drawings_changed(is_to_be_saved=is_finish)
 
     def choose_drawing(self, name: str) -> None:
         """Make one stand out."""
@@ -324,14 +330,15 @@ class Desk:
 
     def ask_reading(self, point: Point) -> None:
         """Ask what stands at a point."""
-        self._quick.ask("reading", partial(reading, point, self.bins, self.materials, self.sigma))
+        self._quick.ask("reading", partial(reading, point, self.bins, self.materials, self.sigma), self._take_reading)
 
     def ask_histogram(self, across: str, upwards: str, region: str) -> None:
         """Ask for a histogram of one channel, or of two together, over a region or the volume (empty)."""
+        self._asked_histogram = across, upwards, region
         drawing = next((one for one in self.drawings if one.name == region and one.tool.is_region), None)
         volume = next((volume for volume in self._volumes if across in volume.channels), None)
         if volume is not None:
-            self._slow.ask("histogram", partial(histogram_of, volume, across, upwards, drawing))
+            self._slow.ask("histogram", partial(histogram_of, volume, across, upwards, drawing), self._take_histogram)
 
     def table_csv(self) -> str:
         """Return the table of all drawings whose figures are known."""
@@ -361,10 +368,8 @@ class Desk:
 
     def take_presets(self, saved: object) -> None:
         """Take presets from plain values; what cannot be read is left out."""
-        if isinstance(saved, Mapping):
-            found = {str(name): from_plain(looks) for name, looks in saved.items()}
-            self.presets |= {name: looks for name, looks in found.items() if looks}
-            self.version += 1
+        self.presets |= presets_from_plain(saved)
+        self.version += 1
 
     # What is shown.
 
@@ -401,9 +406,9 @@ class Desk:
         """Take over what is new, and ask for what is missing."""
         if self.session.state is not self._state:
             self._take(self.session.state)
-        for name, answer in (self._slow.take() | self._quick.take()).items():
-            self._receive(name, answer)
-        if self._edits != self._history.now and time.monotonic() - self._edited_s > SETTLED_S:
+        self._slow.beat()
+        self._quick.beat()
+        if self._dragged is None and self._edits != self._history.now and time.monotonic() - self._edited_s > SETTLED_S:
             self._settle()
         self._ask_pictures()
 
@@ -417,7 +422,7 @@ class Desk:
         before = self._state
         self._state = state
         self._follow_file(state)
-        if before is not None and (before.bins is state.bins and before.materials is state.materials):
+        if before is not None and before.bins is state.bins and before.materials is state.materials:
             return
         had_grid = self.grid
         if before is None or before.materials is not state.materials:
@@ -433,10 +438,10 @@ class Desk:
         self.pictures.clear()
         self._slow.ask("forget", self._painter.forget)
         if state.materials is not None:
-            self._slow.ask("sigma", partial(files.sigma_of, state.materials, state.materials_path))
+            self._slow.ask("sigma", partial(files.sigma_of, state.materials, state.materials_path), self._take_sigma)
             colours = recipe(View(shown=Shown.MATERIALS), None, state.materials)
             suggest = partial(self._suggest, colours, Shown.MATERIALS, _MATERIALS_KEY)
-            self._slow.ask(f"suggestion {_MATERIALS_KEY}", suggest)
+            self._slow.ask(f"suggestion {_MATERIALS_KEY}", suggest, self._take_suggestion)
         if why_not(self.view, self.bins, self.materials):
             self.view = View(shown=Shown.MATERIALS if self.bins is None or self.materials is not None else Shown.BIN)
         if self.grid is not None and self.grid != had_grid:
@@ -459,56 +464,39 @@ class Desk:
         if was_new and not side_file.exists():
             self._drawings_changed()  # drawn before the volume had a file: kept beside it now
         else:
-            self._slow.ask("drawings", partial(annotations.load, side_file))
+            self._slow.ask("drawings", partial(annotations.load, side_file), self._take_drawings)
 
     def _ask_recipe(self) -> None:
         if not why_not(self.view, self.bins, self.materials):
-            self._slow.ask("recipe", partial(_with_view, self.view, self.bins, self.materials))
+            self._slow.ask("recipe", partial(_with_view, self.view, self.bins, self.materials), self._take_recipe)
 
     def _suggest(self, made: Recipe, shown: Shown, key: str) -> tuple[str, Suggestion]:
         return key, self._painter.suggest(made, shown)
 
     def _ask_pictures(self) -> None:
-        made = self._recipe
-        if made is None:
-            return
-        look = self.look
-        if look is None:
+        made, look = self._recipe, self.look
+        if made is None or look is None:
             return
         for pane in sorted(self.seen, key=PANES.index):
             question = made, self.cut_of(pane), look
             if not _is_same(self._asked.get(pane), question):
                 self._asked[pane] = question
-                self._slow.ask(pane, partial(self._painter.paint, pane, *question))
+                self._slow.ask(pane, partial(self._painter.paint, pane, *question), partial(self._take_picture, pane))
 
-    def _receive(self, name: str, answer: Answer) -> None:
-        if answer.error is not None:
-            self._fail(name, answer.error)
-            return
-        takers: dict[str, Callable[[Any], None]] = {
-            "recipe": self._take_recipe, "auto": self._take_auto,
-            "sigma": self._take_sigma, "drawings": self._take_drawings, "figures": self._take_figures,
-            "reading": self._take_reading, "histogram": self._take_histogram,
-        }  # fmt: skip
-        if name in PANES:
-            if self._recipe is not None:
-                self.pictures[name] = answer.result
-        elif name.startswith("open "):
-            self.session.change(**answer.result.parts())
-        elif name.startswith("suggestion "):
-            self._take_suggestion(answer.result)
-        elif name in takers:
-            takers[name](answer.result)
+    def _take_picture(self, pane: str, picture: Painted) -> None:
+        if self._recipe is not None:
+            self.pictures[pane] = picture
 
     def _fail(self, name: str, error: BaseException) -> None:
         titles = {
-            "save": "Keeping what was drawn", "drawings": "Reading what was drawn", "sigma": "Reading standard errors",
-            "recipe": "Showing the volume", "figures": "Measuring", "histogram": "Histogram",
+            "open": "Opening a volume", "save": "Keeping what was drawn", "drawings": "Reading what was drawn",
+            "sigma": "Reading standard errors", "recipe": "Showing the volume", "figures": "Measuring",
+            "histogram": "Histogram",
         }  # fmt: skip
-        if name in ("save", "drawings"):
+        work = name.split()[0]
+        if work in ("save", "drawings"):
             self._side_file = None  # what cannot be read is not written over, and a folder is refused only once
-        title = "Opening a volume" if name.startswith("open ") else titles.get(name, f"Painting the {name} cut")
-        self.session.fail(title, error)
+        self.session.fail(titles.get(work, f"Painting the {name} cut"), error)
 
     def _take_recipe(self, found: tuple[View, Recipe]) -> None:
         view, made = found
@@ -516,7 +504,9 @@ class Desk:
             return
         self._shown, self._recipe = view, made
         if self._key not in self._suggested:
-            self._slow.ask(f"suggestion {self._key}", partial(self._suggest, made, view.shown, self._key))
+            self._slow.ask(
+                f"suggestion {self._key}", partial(self._suggest, made, view.shown, self._key), self._take_suggestion
+            )
         self.version += 1
 
     def _take_suggestion(self, found: tuple[str, Suggestion]) -> None:
@@ -527,12 +517,11 @@ class Desk:
 
     def _take_auto(self, found: tuple[str, Suggestion]) -> None:
         key, suggestion = found
-        self._suggested[key] = suggestion
+        self._take_suggestion(found)
         if key == self._key:
             self._settle()
             self._edits = self._with_look(suggestion.grey or suggestion.looks)
             self._settle()
-        self.version += 1
 
     def _take_sigma(self, sigma: Volume | None) -> None:
         self.sigma = sigma
@@ -574,15 +563,18 @@ class Desk:
 
     def _drawings_changed(self, *, is_to_be_saved: bool = True) -> None:
         if is_to_be_saved and self._side_file is not None:
-            self._slow.ask("save", partial(annotations.save, self.drawings, self._side_file))
+            self._slow.ask(
+                f"save {self._side_file}", partial(annotations.save, self.drawings, self._side_file), is_kept=True
+            )
         missing = [drawing for drawing in self.drawings if drawing not in self._figures]
         if missing and self._volumes:
-            self._slow.ask("figures", partial(table_of, missing, self._volumes))
+            self._slow.ask("figures", partial(table_of, missing, self._volumes), self._take_figures)
+            if self._asked_histogram[2]:
+                self.ask_histogram(*self._asked_histogram)
         self._name_figures()
 
     def _name_figures(self) -> None:
-        known = self._figures
-        self.figures = {d.name: known[d] for d in self.drawings if d in known}
+        self.figures = {d.name: self._figures[d] for d in self.drawings if d in self._figures}
         self.version += 1
 
 

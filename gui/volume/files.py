@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ def sigma_of(materials: Volume, path: Path | None) -> Volume | None:
             hint="it is left alone; move it away to be rid of this message",
         )
     return sigma
+
+
+def named(paths: Mapping[str, Path | None]) -> str:
+    """Return the names of open volumes, each by its kind, where it is saved; short."""
+    names = (path.name if path is not None else f"{kind}, not saved yet" for kind, path in paths.items())
+    return "   +   ".join(names) or "no volume"
 
 
 def described(volume: Volume) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from pyqtgraph.Qt import QtGui
 
+from gui.controls import clock
 from gui.volume.camera import Camera
 from gui.volume.movie import Frames, Shot, written
 from gui.volume.optics import Cut
@@ -57,7 +58,8 @@ class Filming:
     def words(self) -> str:
         """How far it is."""
         now = self._job.snapshot()
-        return f"{now.stage}: {now.done} of {now.total}" if now.total > 1 else now.stage
+        left = f", about {clock(now.left_s)} left" if now.left_s is not None else ""
+        return f"{now.stage}: {now.done} of {now.total}{left}" if now.total > 1 else now.stage
 
     def beat(self) -> None:
         """Begin the next frame if there is one, and room for it."""

@@ -18,13 +18,18 @@ from pyqtgraph.Qt import QT_LIB, QtGui
 from gui.volume.camera import Camera
 from gui.volume.hand import Hand
 from gui.volume.optics import Cut, Grains, Optics
-from gui.volume.overlay import Labels, box_edges, paint_labels
+from gui.volume.overlay import Labels, box_edges, near_edges, paint_labels
 from gui.volume.quality import Quality
 from gui.volume.raycast import BAND_S, LIGHT, Canvas, RayCastItem, Shot, view_radius_mm
 from gui.volume.shaders import ShaderRefused, compiled, mesh_sources
 from gui.volume.surfaces import Mesh
 
 QtOpenGL = importlib.import_module(f"{QT_LIB}.QtOpenGL")  # pyqtgraph.Qt does not hand it on
+LINES = {
+    GL.GL_DEPTH_TEST: False,  # nor are depths written, at which rays would end
+    GL.GL_BLEND: True,
+    "glBlendFunc": (GL.GL_SRC_ALPHA, GL.GL_ONE_MINUS_SRC_ALPHA),
+}
 DARK, BRIGHT = (15, 17, 20), (247, 248, 250)
 """Backgrounds."""
 
@@ -50,11 +55,13 @@ class GlView(gl.GLViewWidget):
         self.hand = Hand(self, Camera(distance_mm=10.0), self._moved)
         self._camera_now: Camera | None = None
         self._rays = RayCastItem(self._camera)
-        self._box = gl.GLLinePlotItem(mode="lines", glOptions="translucent")
+        self._box = [gl.GLLinePlotItem(mode="lines", glOptions=LINES) for _ in range(2)]
+        for item, depth in zip(self._box, (-100, 200), strict=True):
+            item.setDepthValue(depth)  # behind all else, and before it
         self._meshes: list[MeshItem] = []
         self._labels: Labels | None = None
-        self.addItem(self._rays)
-        self.addItem(self._box)
+        for item in (self._rays, *self._box):
+            self.addItem(item)
 
     @property
     def fault(self) -> str:
@@ -83,7 +90,8 @@ class GlView(gl.GLViewWidget):
         """Show nothing."""
         self._rays.caster.clear()
         self._labels = None
-        self._box.setData(pos=np.zeros((0, 3)))
+        for item in self._box:
+            item.setData(pos=np.zeros((0, 3)))
         self._rays.changed()
 
     def show_optics(self, optics: Optics) -> None:
@@ -115,12 +123,6 @@ class GlView(gl.GLViewWidget):
     def show_labels(self, labels: Labels) -> None:
         """Write this over the picture, on its background."""
         self._labels = labels
-        ink = labels.ink
-        self._box.setData(
-            pos=box_edges(labels.low_mm, labels.high_mm).reshape(-1, 3),
-            color=(ink.redF(), ink.greenF(), ink.blueF(), 0.35),
-            width=1.0,
-        )
         self.setBackgroundColor(DARK if labels.is_dark else BRIGHT)
         self._rays.changed()
 
@@ -156,6 +158,7 @@ class GlView(gl.GLViewWidget):
     def paintGL(self) -> None:
         """Draw what is there, and write over it."""
         self._rays.is_moving = self.hand.is_moving
+        self._draw_box()
         super().paintGL()
         if self._labels is not None:
             # Not on the widget itself, whose painter goes elsewhere while a picture of the window is taken.
@@ -181,6 +184,7 @@ class GlView(gl.GLViewWidget):
     def _paint_shot(self, frame: Canvas, shot: Shot) -> None:
         width, height = shot.canvas.width, shot.canvas.height
         self._rays.shot, self._camera_now = shot, shot.camera
+        self._draw_box()
         GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, frame.frame)
         try:
             GL.glViewport(0, 0, width, height)
@@ -188,6 +192,16 @@ class GlView(gl.GLViewWidget):
         finally:
             GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, self.defaultFramebufferObject())
             self._rays.shot = self._camera_now = None
+
+    def _draw_box(self) -> None:
+        """Put the edges that the volume hides behind it, and those before it on top."""
+        if (labels := self._labels) is None:
+            return
+        edges = box_edges(labels.low_mm, labels.high_mm)
+        is_near = near_edges(labels.low_mm, labels.high_mm, self._camera())
+        ink = labels.ink
+        for item, part in zip(self._box, (edges[~is_near], edges[is_near]), strict=True):
+            item.setData(pos=part.reshape(-1, 3), color=(ink.redF(), ink.greenF(), ink.blueF(), 0.35), width=1.0)
 
     def _camera(self) -> Camera:
         return self._camera_now or self.hand.camera

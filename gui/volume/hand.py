@@ -8,6 +8,7 @@ from dataclasses import replace
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui.volume.camera import STANDARD_VIEWS, Camera
+from gui.volume.overlay import face_at
 
 REST_MS = 180
 """A movement is over so long after its last step."""
@@ -17,13 +18,16 @@ STEP_UNITS = 120
 """What Qt calls one step of a wheel."""
 HELP = (
     "Drag: turn. Drag with the middle or right button, or with Shift: move. Wheel: zoom. Double click: show all.\n"
-    "Keys: arrows turn, + and - zoom, 1 to 6 show the six sides, 0 the corner."
+    "Click at the cube: look at that side. Keys: arrows turn, + and - zoom, 1 to 6 show the six sides, 0 the corner."
 )
 _Key = QtCore.Qt.Key
 _TURNS = {
     _Key.Key_Left: (-0.1, 0.0), _Key.Key_Right: (0.1, 0.0), _Key.Key_Up: (0.0, 0.1), _Key.Key_Down: (0.0, -0.1),
 }  # fmt: skip
 _SIDES = dict(zip("1234560", STANDARD_VIEWS.values(), strict=True))
+
+
+_FACES = {"−y": "Front", "+y": "Back", "+x": "Right", "−x": "Left", "+z": "Top", "−z": "Bottom"}
 
 
 class Hand(QtCore.QObject):
@@ -68,8 +72,12 @@ class Hand(QtCore.QObject):
         kind = event.type()
         if isinstance(event, QtGui.QMouseEvent):
             if kind == QtCore.QEvent.Type.MouseButtonPress:
-                self._last = event.position()
                 self._widget.setFocus()
+                place, size = event.position(), self._widget.size()
+                if face := face_at(place.x(), place.y(), size.width(), size.height(), self.camera):
+                    self.look_along(face)
+                    return True
+                self._last = place
             elif kind == QtCore.QEvent.Type.MouseMove and self._last is not None:
                 self._drag(event)
             elif kind == QtCore.QEvent.Type.MouseButtonRelease:
@@ -110,6 +118,11 @@ class Hand(QtCore.QObject):
 
     def _zoom(self, factor: float) -> None:
         self.move(self.camera.zoomed(factor, self.home.distance_mm))
+
+    def look_along(self, direction: str) -> None:
+        """Look at the side that points along "+x", "−z" and so on."""
+        azimuth_rad, elevation_rad = STANDARD_VIEWS[_FACES[direction]]
+        self.move(replace(self.camera, azimuth_rad=azimuth_rad, elevation_rad=elevation_rad))
 
     def _stop(self) -> None:
         self.is_moving = False

@@ -193,6 +193,12 @@ def from_plain(saved: object) -> tuple[MaterialLook, ...]:
     return tuple(looks)
 
 
+def presets_from_plain(saved: object) -> dict[str, tuple[MaterialLook, ...]]:
+    """Return presets by name that were kept as plain values; those that hold nothing to be read are left out."""
+    found = {str(name): from_plain(looks) for name, looks in saved.items()} if isinstance(saved, Mapping) else {}
+    return {name: looks for name, looks in found.items() if looks}
+
+
 def applied(preset: Sequence[MaterialLook], looks: Sequence[MaterialLook]) -> tuple[MaterialLook, ...]:
     """Return the looks of a volume with those of a preset taken over where a material has the same name."""
     known = {look.material: look for look in preset}

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from calibration.attenuation import MG_ML_PER_G_CM3
 from gui.volume.annotations import Annotation, measured
 from gui.volume.looks import GreyLook, MaterialLook, dimmed, map_table, rounded
-from gui.volume.regions import seen_on
+from gui.volume.regions import in_polygon, seen_on
+from gui.volume.reshaping import handles_mm
 from gui.volume.slicing import Cut, Point, axis_of, crossing_mm, index_of, reach_of
 from reconstruction.volume import Grid
 
@@ -31,11 +32,33 @@ class LegendRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Outline:
-    """A drawing as this pane shows it: (n, 2) float64, mm in its picture."""
+    """A drawing as this pane shows it: (n, 2) float64, mm in its picture, and where it can be taken hold of."""
 
     points_mm: NDArray[np.float64]
     text: str
     is_chosen: bool = False
+    name: str = ""
+    handles_mm: NDArray[np.float64] | None = None
+
+    def nearest_handle(self, at_mm: tuple[float, float], within_mm: float) -> int | None:
+        """Return the number of the handle at a place, None where there is none."""
+        if self.handles_mm is None or not len(self.handles_mm):
+            return None
+        away_mm = np.hypot(*(self.handles_mm - at_mm).T)
+        return int(np.argmin(away_mm)) if away_mm.min() <= within_mm else None
+
+    def is_on_line(self, at_mm: tuple[float, float], within_mm: float) -> bool:
+        """Whether a place lies on its line, or as near as that."""
+        start, way = self.points_mm[:-1], np.diff(self.points_mm, axis=0)
+        squared = np.maximum((way**2).sum(axis=1), 1e-30)
+        share = np.clip(((at_mm - start) * way).sum(axis=1) / squared, 0, 1)
+        return bool(np.hypot(*(start + share[:, None] * way - at_mm).T).min() <= within_mm)
+
+    def holds(self, at_mm: tuple[float, float]) -> bool:
+        """Whether a place lies inside, where it is closed."""
+        is_closed = np.allclose(self.points_mm[0], self.points_mm[-1])
+        x, y = (np.array([part]) for part in at_mm)
+        return is_closed and bool(in_polygon(x, y, self.points_mm)[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -140,7 +163,15 @@ def outlines_of(cut: Cut, drawings: Sequence[Annotation], grid: Grid, chosen: st
             flat = None
         if flat is not None:
             text = measured(drawing) or drawing.name
-            found.append(Outline(points_mm=flat, text=text, is_chosen=drawing.name == chosen))
+            found.append(
+                Outline(
+                    points_mm=flat,
+                    text=text,
+                    is_chosen=drawing.name == chosen,
+                    name=drawing.name,
+                    handles_mm=handles_mm(drawing, cut) if drawing.name == chosen else None,
+                )
+            )
     return tuple(found)
 
 

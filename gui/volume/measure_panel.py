@@ -12,6 +12,8 @@ from pyqtgraph.Qt import QtCore, QtWidgets
 from gui import theme
 from gui.controls import hint
 from gui.volume.annotations import Annotation, Tool
+from gui.volume.cursor import Spectrum
+from gui.volume.cursor_panel import SpectrumPlot
 from gui.volume.looks import map_table, rounded
 from gui.volume.regions import Histogram, Joint, RegionFigures
 
@@ -67,6 +69,8 @@ class MeasurePanel(QtWidgets.QWidget):
         self.below = QtWidgets.QTabWidget()
         self.below.addTab(self._detail(), "Figures")
         self.below.addTab(self._histogram(), "Histogram")
+        self.below.addTab(self._spectrum(), "Spectrum")
+        self.below.setTabToolTip(2, "Mean attenuation of the chosen region over the energy bins.")
         self.below.setTabToolTip(0, "Mean, spread and extremes of the chosen region.")
         self.below.setTabToolTip(1, "How often which value stands in a region or the volume.")
         layout.addWidget(self.below, 3)
@@ -141,8 +145,16 @@ class MeasurePanel(QtWidgets.QWidget):
             self.plot.setTitle(f"{where}, voxels (log)")
             self.plot.autoRange()
 
+    def show_spectrum(self, spectrum: Spectrum | None) -> None:
+        """Show the mean of the chosen region over the bins; None: there is none."""
+        self.spectrum.setVisible(spectrum is not None)
+        self._no_spectrum.setVisible(spectrum is None)
+        if spectrum is not None:
+            self.spectrum.show_spectrum(spectrum)
+
     def restyle(self) -> None:
         """Take the colours of another theme."""
+        self.spectrum.restyle()
         self.plot.setBackground(pg.getConfigOption("background"))
         for side in ("bottom", "left"):
             axis = self.plot.getAxis(side)
@@ -255,6 +267,16 @@ class MeasurePanel(QtWidgets.QWidget):
         self._map.setLookupTable(map_table("fire"))
         self.plot.addItem(self._map)
         layout.addWidget(self.plot, 1)
+        return box
+
+    def _spectrum(self) -> QtWidgets.QWidget:
+        box = QtWidgets.QWidget()
+        self.spectrum = SpectrumPlot("Mean of the chosen region, and what its mean concentrations would show.")
+        self._no_spectrum = hint("Choose a region; a volume of energy bins with known edges must be open.")
+        layout = QtWidgets.QVBoxLayout(box)
+        layout.addWidget(self._no_spectrum)
+        layout.addWidget(self.spectrum, 1)
+        self.show_spectrum(None)
         return box
 
     def _choose(self, tool: Tool | None) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from calibration.progress import Progress
 from gui.colour import DIMMING, GREY, Colour, Look
+from gui.volume.noise import noise_of, smoothed, smoothing_for
 
 BLOCK = 8
 """Voxels along the edge of a block."""
@@ -158,6 +159,10 @@ class Grains:
         Lowest and highest value that a sample in a block can have.
     thinning : int
         How many voxels of the source one is the mean of, along each axis.
+    noise_g_cm3 : tuple of float
+        Standard deviation of each material's noise, as it stands in `values`.
+    smoothing_voxels : tuple of float
+        Standard deviation of the Gaussian that each material was averaged with.
     """
 
     values: NDArray[np.float32]
@@ -166,6 +171,8 @@ class Grains:
     least: NDArray[np.float32]
     most: NDArray[np.float32]
     thinning: int = 1
+    noise_g_cm3: tuple[float, ...] = ()
+    smoothing_voxels: tuple[float, ...] = ()
 
     @property
     def size_mm(self) -> tuple[float, float, float]:
@@ -186,6 +193,8 @@ def grains_of(
     *,
     centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0),
     most_voxels: int = 256**3,
+    smoothings: Sequence[float] | None = (),
+    highs_g_cm3: Sequence[float] = (),
 ) -> Generator[Progress, None, Grains]:
     """Make a volume ready for rays; a larger one than the budget is thinned out by means of cubes of voxels.
 
@@ -193,6 +202,8 @@ def grains_of(
     ----------
     values : (n, z, y, x) float
         Of up to `MOST_CHANNELS` materials, in g/cm3; may be mapped from a file.
+    smoothings : (n,) float, optional
+        Voxels that each material is smoothed by; None chooses by its noise and `highs_g_cm3`, the tops of the windows.
     """
     if values.ndim != 4 or not 1 <= len(values) <= MOST_CHANNELS:
         raise ValueError(f"values of shape {values.shape}; allowed: (1 to {MOST_CHANNELS}, z, y, x)")
@@ -203,12 +214,18 @@ def grains_of(
     counts = [max(edge // thinning, 1) for edge in shape]
     thin = np.empty((n, *counts), dtype=np.float32)
     least, most = (np.empty((n, *(-(-edge // BLOCK) for edge in counts)), np.float32) for _ in range(2))
+    used_voxels: list[float] = []
     for channel in range(n):
         for z in range(counts[0]):
             if z % 32 == 0:
                 yield Progress("preparing the volume", channel * counts[0] + z, n * counts[0])
             slab = np.asarray(values[channel, z * thinning : (z + 1) * thinning], dtype=np.float32)
             thin[channel, z] = _mean_of_cubes(np.nan_to_num(slab, nan=0.0), thinning, counts[1:])
+        if smoothings is None:
+            used_voxels.append(smoothing_for(thin[channel], highs_g_cm3[channel]))
+        else:
+            used_voxels.append(smoothings[channel] if smoothings else 0.0)
+        thin[channel] = smoothed(thin[channel], used_voxels[channel])
         least[channel] = _over_blocks(thin[channel], np.minimum)
         most[channel] = _over_blocks(thin[channel], np.maximum)
     used = [min(thinning, edge) for edge in shape]
@@ -221,6 +238,8 @@ def grains_of(
         least=least,
         most=most,
         thinning=thinning,
+        noise_g_cm3=tuple(noise_of(thin[channel]) for channel in range(n)),
+        smoothing_voxels=tuple(used_voxels),
     )
 
 

@@ -14,6 +14,10 @@ from gui.colour import Colour
 from gui.volume.camera import Camera
 
 AXES = (("x", "#d55e00"), ("y", "#009e73"), ("z", "#56b4e9"))
+CUBE = 2.3
+"""Half an edge of the cube of directions, in letters' sizes."""
+LEAST_FACE = 0.05
+"""A face of it that is seen flatter than this (the cosine) is left out."""
 NICE = (1.0, 2.0, 5.0)
 BAR_SHARE = 0.2
 """A scale bar is at most so long, in shares of the picture's width."""
@@ -87,10 +91,42 @@ def box_edges(low_mm: Sequence[float], high_mm: Sequence[float]) -> NDArray[np.f
     return np.array(edges)
 
 
+def near_edges(low_mm: Sequence[float], high_mm: Sequence[float], camera: Camera) -> NDArray[np.bool_]:
+    """Return which of `box_edges` lie before the box as it is seen: both their faces are turned to the camera."""
+    eye = camera.eye_mm()
+    low, high = np.asarray(low_mm), np.asarray(high_mm)
+    is_seen = np.stack([eye < low, eye > high])
+    found = [
+        is_seen[first, others[0]] and is_seen[second, others[1]]
+        for others in ([other for other in range(3) if other != axis] for axis in range(3))
+        for first in (0, 1)
+        for second in (0, 1)
+    ]
+    return np.array(found)
+
+
+def letter_size(width: int, height: int) -> float:
+    """Return the size of letters in a picture of this size, in its pixels; it grows slower than the picture."""
+    return 10 * max(min(width, height) / 600, 0.7) ** 0.7
+
+
+def face_at(x: float, y: float, width: int, height: int, camera: Camera) -> str:
+    """Return the face of the cube of directions at a place in a picture: "+x" and so on; empty beside it."""
+    size = letter_size(width, height)
+    x0, y0 = cube_middle(height, size)
+    right, up = (x - x0) / (CUBE * size), (y0 - y) / (CUBE * size)
+    for name, corners in cube_faces(camera):
+        ahead = np.roll(corners, -1, axis=0) - corners
+        to = np.array([right, up]) - corners
+        if (ahead[:, 0] * to[:, 1] - ahead[:, 1] * to[:, 0] > 0).all():
+            return name
+    return ""
+
+
 def paint_labels(painter: QtGui.QPainter, width: int, height: int, camera: Camera, labels: Labels) -> None:
     """Write everything over a picture of this size, in the painter's pixels."""
     painter.setRenderHints(QtGui.QPainter.RenderHint.Antialiasing | QtGui.QPainter.RenderHint.TextAntialiasing)
-    size = float(np.clip(min(width, height) / 60, 8.5, 60))
+    size = letter_size(width, height)
     font = QtGui.QFont(painter.font())
     font.setPixelSize(round(1.3 * size))
     painter.setFont(font)
@@ -98,7 +134,7 @@ def paint_labels(painter: QtGui.QPainter, width: int, height: int, camera: Camer
     pen.setWidthF(size / 7)
     painter.setPen(pen)
     _paint_scale(painter, width, height, camera, labels, size)
-    _paint_axes(painter, height, camera, size)
+    _paint_axes(painter, height, camera, labels, size)
     _paint_legend(painter, labels, size)
     painter.setPen(labels.ink)
     flags = QtCore.Qt.AlignmentFlag.AlignRight | QtCore.Qt.AlignmentFlag.AlignTop
@@ -136,23 +172,63 @@ def _paint_scale(painter: QtGui.QPainter, width: int, height: int, camera: Camer
     painter.drawText(where, flags, f"{length_mm:g} {labels.unit}{at_middle}")
     if labels.note:
         painter.drawText(
-            QtCore.QRectF(9 * size, height - 2.4 * size, 30 * size, 2 * size),
+            QtCore.QRectF(11 * size, height - 2.4 * size, 30 * size, 2 * size),
             QtCore.Qt.AlignmentFlag.AlignLeft | QtCore.Qt.AlignmentFlag.AlignVCenter, labels.note,
         )  # fmt: skip
 
 
-def _paint_axes(painter: QtGui.QPainter, height: int, camera: Camera, size: float) -> None:
-    """Draw the three directions, the one that points to the viewer last."""
+def cube_faces(camera: Camera) -> list[tuple[str, NDArray[np.float64]]]:
+    """Return the faces of a cube that a camera far away sees: name, and corners (4, 2) right and up.
+
+    Corners are in half edges of the cube, from the lower left one of its name's letters, counter-clockwise.
+    """
     right, up, back = camera.axes()
-    middle = QtCore.QPointF(4.2 * size, height - 4.2 * size)
-    for axis in np.argsort(back):
-        name, colour = AXES[axis]
-        end = middle + QtCore.QPointF(right[axis], -up[axis]) * (2.7 * size)
-        painter.setPen(QtGui.QPen(QtGui.QColor(colour), size / 4.5))
-        painter.drawLine(middle, end)
-        letter = middle + QtCore.QPointF(right[axis], -up[axis]) * (3.5 * size)
-        around = QtCore.QRectF(letter.x() - size, letter.y() - size, 2 * size, 2 * size)
-        painter.drawText(around, QtCore.Qt.AlignmentFlag.AlignCenter, name)
+    found = []
+    for axis, (letter, _) in enumerate(AXES):
+        for sign in (-1, 1):
+            if sign * back[axis] < LEAST_FACE:
+                continue
+            normal = sign * np.eye(3)[axis]
+            above = sign * np.eye(3)[1] if axis == 2 else np.eye(3)[2]
+            aside = np.cross(above, normal)
+            corners = [normal + u * aside + v * above for u, v in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+            found.append((f"{'+' if sign > 0 else '−'}{letter}", np.array(corners) @ np.stack([right, up], axis=1)))
+    return found
+
+
+def cube_middle(height: float, size: float) -> tuple[float, float]:
+    """Return where the cube stands in a picture, in pixels from the upper left corner."""
+    return 5.0 * size, height - 5.0 * size
+
+
+def _paint_axes(painter: QtGui.QPainter, height: int, camera: Camera, labels: Labels, size: float) -> None:
+    """Draw a cube that turns with the volume, each face with the direction that it looks along."""
+    x, y = cube_middle(height, size)
+    colours = dict(AXES)
+    square = QtGui.QPolygonF([QtCore.QPointF(*at) for at in ((0, 100), (100, 100), (100, 0), (0, 0))])
+    font = QtGui.QFont(painter.font())
+    font.setPixelSize(56)
+    font.setBold(True)
+    for name, corners in cube_faces(camera):
+        face = QtGui.QPolygonF([QtCore.QPointF(x + CUBE * size * u, y - CUBE * size * v) for u, v in corners])
+        colour = QtGui.QColor(colours[name[-1]])
+        painter.setPen(QtGui.QPen(colour, size / 6))
+        fill = QtGui.QColor("#14171b" if labels.is_dark else "#ffffff")
+        fill.setAlphaF(0.75)
+        painter.setBrush(fill)
+        painter.drawPolygon(face)
+        painter.setBrush(QtCore.Qt.BrushStyle.NoBrush)
+        onto = QtGui.QTransform()
+        if not QtGui.QTransform.quadToQuad(square, face, onto):  # pyright: ignore[reportCallIssue, reportArgumentType]
+            continue
+        painter.save()
+        painter.setTransform(onto, True)
+        letters = QtGui.QPainterPath()
+        letters.addText(0, 0, font, name)
+        middle = letters.boundingRect().center()
+        letters.translate(50 - middle.x(), 50 - middle.y())
+        painter.fillPath(letters, colour if labels.is_dark else colour.darker(125))
+        painter.restore()
 
 
 def _paint_legend(painter: QtGui.QPainter, labels: Labels, size: float) -> None:

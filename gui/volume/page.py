@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui.page import Page
-from gui.session import Session
 from gui.volume.annotations import Tool
+from gui.volume.cursor import mean_spectrum
 from gui.volume.cursor_panel import CursorPanel
 from gui.volume.desk import Desk
 from gui.volume.looks_panel import LooksPanel
@@ -20,6 +21,7 @@ from gui.volume.slicing import Cut, Slab
 from gui.volume.solid import Solid
 
 FILE_FILTER = "Volumes (*.h5 *.hdf5);;All files (*)"
+SOLID_TAB = 3
 EMPTY = "No volume yet.\n\nOpen one, drop a file here, or reconstruct\na scan on the page Reconstruct."
 
 
@@ -37,26 +39,32 @@ class VolumePage(Page):
     export_asked = QtCore.Signal()
 
     title = "Volume"
-    tip = "Look at volumes: slices, colours, measurements, three dimensions."
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
-        self.desk = Desk(session)
+    def build(self) -> Iterator[None]:
+        """Make the widgets in pieces."""
+        self.desk = Desk(self.session)
         self.panes = Panes(self.desk)
+        yield
         self.looks = LooksPanel()
         self.readout = CursorPanel()
+        yield
         self.measure = MeasurePanel()
+        yield
         self.presets = PresetButton(self.desk)
-        self.side = QtWidgets.QTabWidget()
-        self.side.addTab(self._looks_tab(), "Look")
-        self.side.addTab(_scrolled(self.readout), "Cursor")
-        self.side.addTab(_scrolled(self.measure), "Measure")
-        for n, tip in enumerate(("What is shown, and in which colours.", "What stands under the mouse.",
-                                 "Regions, lengths, angles, histograms.")):  # fmt: skip
-            self.side.setTabToolTip(n, tip)
-        self.side.setMinimumWidth(300)
-        self.splitter = QtWidgets.QSplitter()
         self.solid = Solid(self.desk)
+        yield
+        self.side = QtWidgets.QTabWidget()
+        for widget, name, tip in (
+            (self._looks_tab(), "Look", "What is shown, and in which colours."),
+            (_scrolled(self.readout), "Cursor", "What stands under the mouse."),
+            (_scrolled(self.measure), "Measure", "Regions, lengths, angles, histograms."),
+            (self.solid.controls, "View", "Three dimensions: side, opacity, cut, surfaces, pictures, movies."),
+        ):
+            self.side.setTabToolTip(self.side.addTab(widget, name), tip)
+        self.side.setTabVisible(SOLID_TAB, False)
+        self.side.setMinimumWidth(320)
+        self._slices_tab = 0
+        self.splitter = QtWidgets.QSplitter()
         self.places = QtWidgets.QTabWidget()
         self.places.setDocumentMode(True)
         self.places.tabBar().setDrawBase(False)
@@ -67,7 +75,8 @@ class VolumePage(Page):
         self.splitter.addWidget(self.places)
         self.splitter.addWidget(self.side)
         self.splitter.setStretchFactor(0, 1)
-        self.splitter.setSizes([940, 340])
+        self.splitter.setCollapsible(0, False)
+        self.splitter.setSizes([926, 354])
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(8, 8, 8, 8)
         layout.addLayout(self._bar())
@@ -76,6 +85,7 @@ class VolumePage(Page):
         self._shortcuts()
         self._shown_version = -1
         self._buttons()
+        yield
 
     def refresh(self) -> None:
         """Take what is new in the session and from the background, and show it."""
@@ -103,8 +113,10 @@ class VolumePage(Page):
         return {
             "presets": self.desk.presets_plain(),
             "splitter": list(self.splitter.sizes()),
-            "tab": self.side.currentIndex(),
+            "tab": self._slices_tab if self._is_solid else self.side.currentIndex(),
             "crosshair": self.crosshair.isChecked(),
+            "panel": self.fold.isChecked(),
+            "solid": self.solid.save(),
         }
 
     def restore(self, saved: dict[str, object]) -> None:
@@ -113,10 +125,13 @@ class VolumePage(Page):
         sizes = saved.get("splitter")
         if isinstance(sizes, list) and len(sizes) == 2 and all(isinstance(size, int) for size in sizes):
             self.splitter.setSizes(sizes)
-        if isinstance(tab := saved.get("tab"), int) and 0 <= tab < self.side.count():
+        if isinstance(tab := saved.get("tab"), int) and 0 <= tab < SOLID_TAB:
             self.side.setCurrentIndex(tab)
-        if isinstance(shown := saved.get("crosshair"), bool):
-            self.crosshair.setChecked(shown)
+        for name, box in (("crosshair", self.crosshair), ("panel", self.fold)):
+            if isinstance(is_set := saved.get(name), bool):
+                box.setChecked(is_set)
+        if isinstance(solid := saved.get("solid"), dict):
+            self.solid.restore(solid)
 
     def undo(self) -> None:
         """Take the last change of looks or drawings back."""
@@ -133,6 +148,7 @@ class VolumePage(Page):
             "Page up, Page down": "ten slices on, or back",
             "R": "show the whole volume, crosshair in the middle",
             "C": "crosshair on or off",
+            "P": "panel on the right shown, or folded away",
             "Esc": "put the drawing tool away",
             "Ctrl+Shift+C": "copy all panes as a picture",
         }
@@ -154,6 +170,8 @@ class VolumePage(Page):
             self.looks.show_looks(desk.look, desk.spans, desk.unit)
         self.measure.offer_channels(desk.channels)
         self.measure.show_drawings(desk.drawings, desk.figures, desk.chosen)
+        known = desk.figures.get(self.measure.chosen_name)
+        self.measure.show_spectrum(None if known is None else mean_spectrum(known, desk.bins, desk.materials))
         self.panes.show_all(EMPTY)
         self._buttons()
 
@@ -215,18 +233,23 @@ class VolumePage(Page):
         self.picture = PictureMenu(self.panes, self.session)
         self.export = QtWidgets.QPushButton("Export…")
         self.export.clicked.connect(lambda: self.export_asked.emit())
+        self.fold = QtWidgets.QToolButton()
+        self.fold.setText("Panel")
+        self.fold.setCheckable(True)
+        self.fold.setChecked(True)
+        self.fold.setToolTip("Show the panel on the right, or fold it away to give its room to the picture (P).")
         self._needs_volume: list[tuple[QtWidgets.QWidget, str]] = [
             (self.slab, "How much each slice shows of what lies before and behind it."),
             (self.slab_kind, "What a thick slice shows: the mean of its voxels, or the largest."),
             (self.crosshair, "Show the crosshair (C)."),
-            (self.reset, "Show the whole volume, crosshair in the middle, slanted cut upright (R)."),
+            (self.reset, "Show the whole volume; among slices, crosshair in the middle, slanted cut upright (R)."),
             (self.picture, "Save or copy what is seen, with scale bar and legend."),
             (self.export, "Write volumes for other programs: NRRD, NIfTI, TIFF, DICOM and others."),
         ]
         row.addWidget(self._open)
         row.addWidget(self._name, 1)
-        row.addWidget(QtWidgets.QLabel("Slab"))
-        for widget in (self.slab, self.slab_kind, self.crosshair, self.reset, self.picture, self.export):
+        self._of_slices = (QtWidgets.QLabel("Slab"), self.slab, self.slab_kind, self.crosshair, self.picture)
+        for widget in (*self._of_slices[:-1], self.reset, self.picture, self.export, self.fold):
             row.addWidget(widget)
         return row
 
@@ -247,10 +270,12 @@ class VolumePage(Page):
         self.measure.histogram_asked.connect(self._histogram)
         self.measure.copy_asked.connect(self._copy_table)
         self.panes.drawn.connect(self._drawn)
+        self.places.currentChanged.connect(self._turn_over)
+        self.fold.toggled.connect(self.side.setVisible)
 
     def _shortcuts(self) -> None:
         for keys, does in (
-            ("R", self._reset), ("C", self.crosshair.toggle), ("Esc", self._put_away),
+            ("R", self._reset), ("C", self.crosshair.toggle), ("P", self.fold.toggle), ("Esc", self._put_away),
             ("Ctrl+Shift+C", self.picture.copy_all),
         ):  # fmt: skip
             shortcut = QtGui.QShortcut(QtGui.QKeySequence(keys), self)
@@ -260,7 +285,24 @@ class VolumePage(Page):
     def _slab(self) -> None:
         self.desk.choose_slab(self.slab.value(), list(Slab)[self.slab_kind.currentIndex()])
 
+    @property
+    def _is_solid(self) -> bool:
+        return self.places.currentWidget() is self.solid
+
+    def _turn_over(self) -> None:
+        """Have the controls of slices beside slices, and those of three dimensions beside these."""
+        if self._is_solid:
+            self._slices_tab = self.side.currentIndex()
+        for n in range(self.side.count()):
+            self.side.setTabVisible(n, n == 0 or (n == SOLID_TAB) == self._is_solid)
+        self.side.setCurrentIndex(SOLID_TAB if self._is_solid else self._slices_tab)
+        for widget in self._of_slices:
+            widget.setVisible(not self._is_solid)
+
     def _reset(self) -> None:
+        if self._is_solid:
+            self.solid.reset()
+            return
         self.desk.reset()
         self.panes.fit()
 

@@ -18,7 +18,7 @@ FIT_SHARE = 0.92
 """How much of a pane the volume fills when all of it is shown."""
 TIP = (
     "Click or drag: crosshair.  Wheel, arrows, page keys: slices.  Ctrl + wheel or right drag: zoom.  "
-    "Middle drag: move.  Double click: large, and back."
+    "Middle drag: move.  Double click: large, and back.  Drag a drawing's line to move it, its squares to resize it."
 )
 
 
@@ -167,6 +167,8 @@ class Panes(QtWidgets.QWidget):
         pane.turned.connect(lambda angle: desk.turn(name, angle))
         pane.moved.connect(lambda: self._follow(name))
         pane.drawn.connect(lambda points: self.drawn.emit(pane.tool, points, desk.cut_of(name)))
+        pane.reshaped.connect(lambda *how: desk.reshape(name, *how))
+        pane.chosen.connect(desk.choose_drawing)
         pane.enlarged.connect(lambda: self.enlarge(name))
 
     def _follow(self, name: str) -> None:

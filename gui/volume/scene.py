@@ -18,9 +18,10 @@ from gui.colour import Look
 from gui.controls import hint
 from gui.volume.camera import STANDARD_VIEWS, Camera
 from gui.volume.cpu_view import CpuView
+from gui.volume.noise import above_noise
 from gui.volume.optics import Cut, Grains, first_opacity, grains_of, optics_of, solid_colour
 from gui.volume.overlay import Entry, Labels
-from gui.volume.scene_panel import BUDGETS, ScenePanel
+from gui.volume.scene_panel import BUDGETS, CALMINGS, ScenePanel
 from gui.volume.surfaces import Mesh, isosurface
 from gui.workers import Job, JobStatus
 
@@ -57,6 +58,8 @@ class VolumeScene(QtWidgets.QWidget):
     ----------
     meshes : dict of str to Mesh
         The surfaces that are shown, by name; also what an export takes.
+    panel : ScenePanel
+        Its controls; whoever holds the scene puts them where there is room.
     """
 
     def __init__(self, fail: Told = lambda _title, _error: None, *, is_gl_wanted: bool = True) -> None:
@@ -70,24 +73,14 @@ class VolumeScene(QtWidgets.QWidget):
         self._is_dark = True
         self._view, self._why_no_gl = _view(is_gl_wanted)
         self.panel = ScenePanel(self)
-        scroll = QtWidgets.QScrollArea()
-        scroll.setWidget(self.panel)
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setMinimumWidth(self.panel.minimumSizeHint().width() + 24)
-        self._splitter = QtWidgets.QSplitter()
-        self._splitter.addWidget(self._view)
-        self._splitter.addWidget(scroll)
-        self._splitter.setStretchFactor(0, 1)
-        self._splitter.setCollapsible(0, False)
-        self._splitter.setSizes([2000, scroll.minimumWidth()])
         self._words = hint()
-        layout = QtWidgets.QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(self._splitter, 1)
-        layout.addWidget(self._words)
+        self._words.setWordWrap(False)  # another line would take the picture's room, and draw it anew
+        self._words.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Preferred)
+        self._column = QtWidgets.QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(4)
+        self._column.addWidget(self._view, 1)
+        self._column.addWidget(self._words)
         self._turning = QtCore.QTimer(self)
         self._turning.setInterval(40)
         self._turning.timeout.connect(
@@ -175,6 +168,7 @@ class VolumeScene(QtWidgets.QWidget):
         text = self._status()
         if self._words.text() != text:
             self._words.setText(text)
+            self._words.setToolTip(text)
 
     def run(self, name: str, job: Job[Any], then: Callable[[Any], object]) -> None:
         """Run a job in the background; one with the same name that still runs is broken off."""
@@ -190,11 +184,14 @@ class VolumeScene(QtWidgets.QWidget):
         """Make the volume ready for drawing, within the budget of voxels that is chosen."""
         if self._shown is None:
             return
+        calm = CALMINGS[self.panel.calming]
         work = grains_of(
             self._shown.values,
             self._shown.voxel_mm,
             centre_mm=self._shown.centre_mm,
             most_voxels=BUDGETS[self.panel.budget],
+            smoothings=None if calm is None else (calm,) * len(self._shown.looks),
+            highs_g_cm3=[look.high_g_cm3 for look in self._shown.looks],
         )
         self.run("volume", Job("Preparing the volume", work), self._take)
 
@@ -263,13 +260,21 @@ class VolumeScene(QtWidgets.QWidget):
         assert self._shown is not None
         assert self._grains is not None
         chosen = self.panel.opacities()
-        looks = self._shown.looks
+        looks = self._drawn_looks()
         return optics_of(
             looks,
             max(self._grains.size_mm),
             opacities=[chosen.get(look.material, first_opacity(look)) for look in looks],
             bend=self.panel.bend,
         )
+
+    def _drawn_looks(self) -> tuple[Look, ...]:
+        """Return the looks, with windows above the noise of what is drawn where that is wanted."""
+        assert self._shown is not None
+        assert self._grains is not None
+        if not self.panel.is_above_noise:
+            return self._shown.looks
+        return tuple(map(above_noise, self._shown.looks, self._grains.noise_g_cm3))
 
     def _take(self, grains: Grains) -> None:
         is_first = self._grains is None
@@ -280,6 +285,7 @@ class VolumeScene(QtWidgets.QWidget):
             hand.home = replace(fitted, is_orthographic=hand.home.is_orthographic)
             hand.camera = hand.home
         self._view.show_grains(grains, self._optics())
+        self.panel.show_noise(self._shown.looks if self._shown is not None else (), grains.noise_g_cm3)
         self.panel.show_size(grains.size_mm, "mm" if self._shown is None or self._shown.is_scale_known else "voxels")
         self._label()
 
@@ -298,7 +304,7 @@ class VolumeScene(QtWidgets.QWidget):
                         low_g_cm3=look.low_g_cm3,
                         high_g_cm3=look.high_g_cm3,
                     )
-                    for look in self._shown.looks
+                    for look in self._drawn_looks()
                     if getattr(look, "is_visible", True)
                 ),
                 is_dark=self._is_dark,
@@ -338,6 +344,8 @@ class VolumeScene(QtWidgets.QWidget):
             parts.append(
                 f"Thinned out to {x} × {y} × {z} voxels, means of {self._grains.thinning}³ each (set under Quality)."
             )
+        if most := max(self._grains.smoothing_voxels, default=0.0):
+            parts.append(f"Noisy materials are smoothed, by {most:g} voxels at most (set under Quality).")
         return " ".join(parts)
 
     @property
@@ -356,7 +364,7 @@ class VolumeScene(QtWidgets.QWidget):
             self._label()
 
     def _replace(self, old: QtWidgets.QWidget) -> None:
-        self._splitter.replaceWidget(0, self._view)
+        self._column.replaceWidget(old, self._view)
         self._view.show()
         old.deleteLater()
         self.panel.apply()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
@@ -36,7 +36,7 @@ class Slider(QtWidgets.QWidget):
         self._words, self._least = words, least
         self._slider = QtWidgets.QSlider(QtCore.Qt.Orientation.Horizontal)
         self._slider.setRange(0, STEPS)
-        self._slider.setMinimumWidth(60)
+        self._slider.setMinimumWidth(40)
         self._label = QtWidgets.QLabel()
         self._label.setMinimumWidth(self._label.fontMetrics().horizontalAdvance("-00.00 mm"))
         layout = QtWidgets.QHBoxLayout(self)
@@ -103,7 +103,7 @@ class SolidityList(QtWidgets.QWidget):
         self._sliders = {}
         for name, colour, first in zip(names, colours, at, strict=True):
             slider = Slider(
-                f"How much {name} hides what is behind it: 0 % is not there, a few % are a haze, 90 % are solid.",
+                _solidity_tip(name),
                 lambda value: f"{100 * value * value:.2g} %",
                 lambda _: self._changed(),
                 at=kept.get(name, first) ** 0.5,
@@ -111,9 +111,18 @@ class SolidityList(QtWidgets.QWidget):
             self._sliders[name] = slider
             self._form.addRow(_swatch(name, colour), slider)
 
+    def tell(self, notes: Mapping[str, str]) -> None:
+        """Add what is known of a material to the tip of its slider."""
+        for name, slider in self._sliders.items():
+            slider.setToolTip("\n\n".join([_solidity_tip(name), *filter(None, [notes.get(name)])]))
+
     def values(self) -> dict[str, float]:
         """Opacity of each material; the sliders are finer near 0, where it matters."""
         return {name: slider.value**2 for name, slider in self._sliders.items()}
+
+
+def _solidity_tip(name: str) -> str:
+    return f"How much {name} hides what is behind it: 0 % is not there, a few % are a haze, 90 % are solid."
 
 
 def _swatch(name: str, colour: Colour) -> QtWidgets.QWidget:
@@ -149,18 +158,49 @@ def check(text: str, tip: str, changed: Callable[[bool], object], *, is_set: boo
     return box
 
 
-def group(title: str, *parts: QtWidgets.QWidget | QtWidgets.QLayout) -> QtWidgets.QGroupBox:
-    """Return widgets under each other in a box with a title."""
-    box = QtWidgets.QGroupBox(title)
-    layout = QtWidgets.QVBoxLayout(box)
-    layout.setContentsMargins(8, 6, 8, 6)
-    layout.setSpacing(4)
-    for part in parts:
-        if isinstance(part, QtWidgets.QWidget):
-            layout.addWidget(part)
-        else:
-            layout.addLayout(part)
-    return box
+class Fold(QtWidgets.QWidget):
+    """Widgets under each other, under a heading that folds them away."""
+
+    def __init__(
+        self, title: str, *parts: QtWidgets.QWidget | QtWidgets.QLayout, tip: str, is_open: bool = True
+    ) -> None:
+        super().__init__()
+        self.title = title
+        self._head = QtWidgets.QToolButton()
+        self._head.setText(title)
+        self._head.setToolTip(f"{tip} Click to fold it away, or to open it.")
+        self._head.setAutoRaise(True)
+        self._head.setToolButtonStyle(QtCore.Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        font = self._head.font()
+        font.setBold(True)
+        self._head.setFont(font)
+        self._body = QtWidgets.QWidget()
+        inside = QtWidgets.QVBoxLayout(self._body)
+        inside.setContentsMargins(8, 0, 4, 6)
+        inside.setSpacing(4)
+        for part in parts:
+            if isinstance(part, QtWidgets.QWidget):
+                inside.addWidget(part)
+            else:
+                inside.addLayout(part)
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addWidget(self._head)
+        layout.addWidget(self._body)
+        self._head.clicked.connect(lambda: setattr(self, "is_open", not self.is_open))
+        self.is_open = is_open
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what it holds is seen."""
+        return not self._body.isHidden()
+
+    @is_open.setter
+    def is_open(self, is_wanted: bool) -> None:
+        self._body.setVisible(is_wanted)
+        kind = QtCore.Qt.ArrowType
+        self._head.setArrowType(kind.DownArrow if is_wanted else kind.RightArrow)
 
 
 def beside(*widgets: QtWidgets.QWidget) -> QtWidgets.QHBoxLayout:

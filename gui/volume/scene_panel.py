@@ -12,15 +12,19 @@ from gui.colour import Look
 from gui.controls import ActionButton, hint
 from gui.volume.camera import STANDARD_VIEWS, Camera
 from gui.volume.filming import Filming
-from gui.volume.movie import sweep, turntable
+from gui.volume.looks import in_mg_ml
+from gui.volume.movie import ANIMATED, sweep, turntable, why_no_mp4
+from gui.volume.noise import FLOOR_SDS, LAGS
 from gui.volume.optics import Cut, Grains, first_opacity, solid_colour
 from gui.volume.quality import Quality
-from gui.volume.scene_controls import Slider, SolidityList, Span, beside, check, choice, group
+from gui.volume.scene_controls import Fold, Slider, SolidityList, Span, beside, check, choice
 from gui.volume.surfaces import Mesh
 from gui.workers import Job
 
 FINENESS = {"Coarse": 2.0, "Normal": 1.0, "Fine": 0.5}
 """Voxels between two samples of a ray."""
+CALMINGS = {"Smooth where noisy": None, "As measured": 0.0, "Smooth by 1 voxel": 1.0, "Smooth by 2 voxels": 2.0}
+"""Standard deviations of the Gaussian; None chooses for each material."""
 BUDGETS = {"128³": 128**3, "192³": 192**3, "256³": 256**3, "384³": 384**3}
 PLANES: dict[str, tuple[float, float, float] | None] = {
     "no plane": None,
@@ -93,15 +97,29 @@ class ScenePanel(QtWidgets.QWidget):
         self._budget = choice(
             tuple(BUDGETS), "256³", "Larger volumes are thinned out to about so many voxels.", lambda _: scene.prepare()
         )
+        self._calming = choice(
+            tuple(CALMINGS), "Smooth where noisy",
+            "Noise hides what is behind it: each material is smoothed as little as brings its noise well below the top "
+            "of its window. The volume itself, slices and figures stay as they are.",
+            lambda _: scene.prepare(),
+        )  # fmt: skip
+        self._above = check(
+            "Begin above the noise",
+            f"Windows begin at {FLOOR_SDS:g} times a material's noise at least, as the legend says.",
+            lambda _: scene.show_optics(), is_set=True,
+        )  # fmt: skip
         self._maximum = check(
             "Highest values", "Each material's highest value along the line of sight; without depth.", self._maximise
         )
         layout = QtWidgets.QVBoxLayout(self)
-        layout.setContentsMargins(4, 0, 4, 4)
-        layout.setSpacing(6)
-        for box in (self._view_box(), self._material_box(), self._cut_box(), self._surface_box(), self._picture_box()):
-            layout.addWidget(box)
-        layout.addWidget(self._quality_box())
+        layout.setContentsMargins(4, 4, 4, 4)
+        layout.setSpacing(2)
+        self._folds = (
+            self._view_box(), self._material_box(), self._cut_box(), self._surface_box(), self._picture_box(),
+            self._quality_box(),
+        )  # fmt: skip
+        for fold in self._folds:
+            layout.addWidget(fold)
         layout.addStretch(1)
         self.show_looks(())
 
@@ -109,6 +127,16 @@ class ScenePanel(QtWidgets.QWidget):
     def budget(self) -> str:
         """How many voxels are drawn at most; a key of `BUDGETS`."""
         return self._budget.currentText()
+
+    @property
+    def calming(self) -> str:
+        """How noise is smoothed; a key of `CALMINGS`."""
+        return self._calming.currentText()
+
+    @property
+    def is_above_noise(self) -> bool:
+        """Whether windows begin above the noise."""
+        return self._above.isChecked()
 
     @property
     def bend(self) -> float:
@@ -134,6 +162,15 @@ class ScenePanel(QtWidgets.QWidget):
         if names != shown:
             self._suggest(self._material.currentText())
         self.refresh()
+
+    def show_noise(self, looks: Sequence[Look], noise_g_cm3: Sequence[float]) -> None:
+        """Tell each material's noise as it is drawn."""
+        notes = {
+            look.material: f"Noise as drawn: {in_mg_ml(noise)} (standard deviation, by differences of voxels that lie "
+            f"up to {LAGS[-1]} apart)."
+            for look, noise in zip(looks, noise_g_cm3, strict=True)
+        }
+        self._solidities.tell(notes)
 
     def show_size(self, size_mm: tuple[float, float, float], unit: str) -> None:
         """Tell cuts in this size."""
@@ -173,25 +210,32 @@ class ScenePanel(QtWidgets.QWidget):
         """Return the settings that shall be there again at the next start."""
         return {
             "shading": self._shading.isChecked(), "fineness": self._fineness.currentText(), "budget": self.budget,
-            "orthographic": self._orthographic.isChecked(),
+            "orthographic": self._orthographic.isChecked(), "above_noise": self._above.isChecked(),
+            "calming": self.calming,
+            "open": [fold.title for fold in self._folds if fold.is_open],
         }  # fmt: skip
 
     def restore(self, saved: dict[str, object]) -> None:
         """Take settings of an earlier start."""
-        for name, box in (("shading", self._shading), ("orthographic", self._orthographic)):
+        for name, box in (
+            ("shading", self._shading), ("orthographic", self._orthographic), ("above_noise", self._above),
+        ):  # fmt: skip
             if isinstance(value := saved.get(name), bool):
                 box.setChecked(value)
-        for name, box in (("fineness", self._fineness), ("budget", self._budget)):
+        for name, box in (("fineness", self._fineness), ("budget", self._budget), ("calming", self._calming)):
             if isinstance(value := saved.get(name), str) and box.findText(value) >= 0:
                 box.setCurrentText(value)
+        if isinstance(titles := saved.get("open"), list):
+            for fold in self._folds:
+                fold.is_open = fold.title in titles
 
-    def _view_box(self) -> QtWidgets.QGroupBox:
+    def _view_box(self) -> Fold:
         grid = QtWidgets.QGridLayout()
         grid.setSpacing(4)
         for number, name in enumerate(("Corner", "Front", "Right", "Top", "Back", "Left", "Bottom")):
             button = QtWidgets.QToolButton()
             button.setText(name)
-            button.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
+            button.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Fixed)
             key = "0" if name == "Corner" else str(list(STANDARD_VIEWS).index(name) + 1)
             button.setToolTip(f"Look at the whole from the {name.lower()} (key {key}).")
             button.clicked.connect(lambda _=False, side=name: self._scene.look_from(side))
@@ -202,27 +246,30 @@ class ScenePanel(QtWidgets.QWidget):
         )  # fmt: skip
         self._spin = check("Turn", "Turn by itself about the vertical axis.", self._scene.turn)
         self._dark = check("Dark", "Dark background, or a light one.", self._scene.restyle, is_set=True)
-        return group("View", grid, beside(self._orthographic, self._spin, self._dark))
+        return Fold(
+            "View", grid, beside(self._orthographic, self._spin, self._dark), tip="From where the volume is seen."
+        )
 
-    def _material_box(self) -> QtWidgets.QGroupBox:
+    def _material_box(self) -> Fold:
         form = QtWidgets.QFormLayout()
         form.setContentsMargins(0, 0, 0, 0)
         form.addRow("Faint parts", self._bend)
-        return group("Opacity", self._solidities, form)
+        form.addRow(self._above)
+        return Fold("Opacity", self._solidities, form, tip="How much each material hides what is behind it.")
 
-    def _cut_box(self) -> QtWidgets.QGroupBox:
+    def _cut_box(self) -> Fold:
         form = QtWidgets.QFormLayout()
         form.setContentsMargins(0, 0, 0, 0)
         for name, span in zip("xyz", self._spans, strict=True):
             form.addRow(name, span)
-        form.addRow(self._plane_kind, self._plane_at)
+        form.addRow(beside(self._plane_kind, self._plane_at))
         reset = QtWidgets.QPushButton("Show all")
         reset.setToolTip("Undo all cuts.")
         reset.clicked.connect(self._uncut)
         form.addRow(reset)
-        return group("Cut", form)
+        return Fold("Cut", form, tip="What is cut away, to look inside.")
 
-    def _surface_box(self) -> QtWidgets.QGroupBox:
+    def _surface_box(self) -> Fold:
         self._colours: list[tuple[float, float, float]] = []
         self._windows: dict[str, Look] = {}
         self._material = QtWidgets.QComboBox()
@@ -246,17 +293,22 @@ class ScenePanel(QtWidgets.QWidget):
             "Remove", "Take the surface that is marked in the list away.",
             lambda: "" if self._surfaces.currentRow() >= 0 else "no surface is marked in the list", self._remove_one,
         )  # fmt: skip
-        return group(
-            "Surface", beside(self._material, self._at), beside(self._smooth, self._make, self._remove), self._surfaces
-        )
+        return Fold(
+            "Surface", beside(self._material, self._at), beside(self._smooth, self._make, self._remove), self._surfaces,
+            tip="Where a material passes a concentration.", is_open=False,
+        )  # fmt: skip
 
-    def _picture_box(self) -> QtWidgets.QGroupBox:
+    def _picture_box(self) -> Fold:
         self._scale = choice(tuple(PICTURE_SIZES), "2×", "Size of the picture, in sizes of the view.", lambda _: None)
         self._picture = ActionButton(
             "Save picture…", "Write what is seen, with scale and legend, as PNG.", self._why_no_picture, self._save
         )
+        no_mp4 = f" MP4 cannot be had here, for {why}." if (why := why_no_mp4()) else ""
         self._movie = ActionButton(
-            "Save movie…", "As animated PNG, GIF, or a folder of pictures.", self._why_no_picture, self._save_movie
+            "Save movie…",
+            f"As {', '.join(ANIMATED.values())}, or a folder of pictures.{no_mp4}",
+            self._why_no_picture,
+            self._save_movie,
         )
         self._kind = choice(
             ("Turn", "Sweep"), "Turn", "Once round the vertical axis, or a cut that goes through and back.",
@@ -274,16 +326,17 @@ class ScenePanel(QtWidgets.QWidget):
         self._stop.hide()
         self._told = hint()
         self._told.hide()
-        return group(
-            "Pictures",
-            beside(self._scale, self._picture),
-            beside(self._kind, self._count, self._movie),
-            beside(self._told, self._stop),
-        )
+        return Fold(
+            "Pictures", beside(self._scale, self._picture), beside(self._kind, self._count, self._movie),
+            beside(self._told, self._stop), tip="Pictures and movies of what is seen.",
+        )  # fmt: skip
 
-    def _quality_box(self) -> QtWidgets.QGroupBox:
+    def _quality_box(self) -> Fold:
         self._maximum.setVisible(not self._scene.has_gl)
-        return group("Quality", beside(self._shading, self._fineness, self._budget), self._maximum)
+        return Fold(
+            "Quality", beside(self._shading, self._fineness, self._budget), self._calming, self._maximum,
+            tip="How finely it is drawn.", is_open=False,
+        )  # fmt: skip
 
     def _requalify(self, _: object = None) -> None:
         self._scene.view.show_quality(
@@ -383,10 +436,14 @@ class ScenePanel(QtWidgets.QWidget):
         self._scene.picture(width, height, write)
 
     def _save_movie(self) -> None:
-        kinds = "Animated PNG (*.png);;GIF (*.gif);;Folder of pictures (*)"
-        name, _ = QtWidgets.QFileDialog.getSaveFileName(self, "Save movie", "volume-turn.png", kinds)
+        kinds = {f"{kind} (*{ending})": ending for ending, kind in ANIMATED.items()} | {"Folder of pictures (*)": ""}
+        if why_no_mp4():
+            kinds = {kind: ending for kind, ending in kinds.items() if ending != ".mp4"}
+        first = f"volume-{self._kind.currentText().lower()}{next(iter(kinds.values()))}"
+        name, kind = QtWidgets.QFileDialog.getSaveFileName(self, "Save movie", first, ";;".join(kinds))
         if name:
-            self.save_movie(Path(name))
+            path = Path(name)
+            self.save_movie(path if path.suffix else path.with_suffix(kinds.get(kind, "")))
 
     def save_movie(self, path: Path) -> None:
         """Draw the frames of a movie one after the other, and write them."""

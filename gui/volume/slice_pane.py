@@ -1,6 +1,7 @@
 """One cut on the screen: picture, crosshair, scale bar, directions, legend, and what is drawn into it.
 
-Left: the crosshair, or the tool that is chosen. Wheel: slices. Ctrl and wheel: zoom. Middle: move. Right: zoom.
+Left: the crosshair, the tool that is chosen, or a drawing that is taken hold of at its line or its handles.
+Wheel: slices. Ctrl and wheel: zoom. Middle: move. Right: zoom.
 All over the picture is painted in one place, so that a screenshot shows it sharp at any size.
 """
 
@@ -18,6 +19,7 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 from gui.volume.annotations import Annotation, Tool
 from gui.volume.marks import Outline, Overlay
 from gui.volume.painting import Painted
+from gui.volume.reshaping import ALL
 from gui.volume.scale import bar_mm, length_text
 
 FAST = 10
@@ -26,6 +28,8 @@ HANDLE_SHARE = 0.38
 """How far from the middle of a pane the handles of a slanted cut stand, of its shorter side."""
 HANDLE_PX = 12
 MARGIN_PX = 10
+GRIP_PX = 8
+"""Size of the handles of a drawing, and so near to them one takes hold."""
 
 
 class _Box(pg.ViewBox):
@@ -84,6 +88,11 @@ class SlicePane(pg.GraphicsView):
         A handle was turned by so many radians, counter-clockwise.
     drawn : Signal(list)
         Points of a finished drawing.
+    reshaped : Signal(str, int, object, object, bool)
+        A drawing was dragged: its name, by which handle (`reshaping.ALL`: as a whole), from where, to where, and
+        whether the button was let go.
+    chosen : Signal(str)
+        A drawing was clicked at.
     enlarged : Signal()
         A double click: somebody wants it large, or small again.
     """
@@ -95,6 +104,8 @@ class SlicePane(pg.GraphicsView):
     moved = QtCore.Signal()
     turned = QtCore.Signal(float)
     drawn = QtCore.Signal(list)
+    reshaped = QtCore.Signal(str, int, object, object, bool)
+    chosen = QtCore.Signal(str)
     enlarged = QtCore.Signal()
 
     def __init__(self, name: str, tip: str) -> None:
@@ -110,6 +121,7 @@ class SlicePane(pg.GraphicsView):
         self.tool: Tool | None = None
         self._drawing: _Drawing | None = None
         self._turning_rad: float | None = None
+        self._held: tuple[str, int, tuple[float, float]] | None = None
         self._wheel = 0
         self.view = _Box(self)
         self.setCentralItem(self.view)
@@ -181,10 +193,16 @@ class SlicePane(pg.GraphicsView):
         if self.painted is None:
             return
         if is_start:
-            self._turning_rad = self._angle_of(start) if self.tool is None and self._is_handle(start) else None
+            grip = self._grip_at(start) if self.tool is None else None
+            self._held = None if grip is None else (*grip, start)
+            is_turning = self.tool is None and grip is None and self._is_handle(start)
+            self._turning_rad = self._angle_of(start) if is_turning else None
             if self.tool is not None and self.tool is not Tool.ANGLE:
                 self._drawing = _Drawing([start])
-        if self._turning_rad is not None:
+        if self._held is not None:
+            name, handle, begun = self._held
+            self.reshaped.emit(name, handle, begun, at, is_finish)
+        elif self._turning_rad is not None:
             angle_rad = self._angle_of(at)
             self.turned.emit(math.remainder(angle_rad - self._turning_rad, 2 * math.pi))
             self._turning_rad = angle_rad
@@ -195,13 +213,15 @@ class SlicePane(pg.GraphicsView):
             if is_finish:
                 self._finish()
         if is_finish:
-            self._turning_rad = None
+            self._turning_rad = self._held = None
 
     def click(self, at: tuple[float, float]) -> None:
         """Take the crosshair there, or put one more point of an angle."""
         if self.painted is None:
             return
         if self.tool is None:
+            if (grip := self._grip_at(at)) is not None:
+                self.chosen.emit(grip[0])
             self.pointed.emit(*at)
         elif self.tool is Tool.ANGLE:
             self._drawing = self._drawing or _Drawing()
@@ -235,6 +255,27 @@ class SlicePane(pg.GraphicsView):
         if self.painted is not None and self.view.sceneBoundingRect().contains(at):
             where = self.view.mapSceneToView(at)
             self.hovered.emit(where.x(), where.y())
+            if self.tool is None:
+                self._show_grip((where.x(), where.y()))
+
+    def _grip_at(self, at: tuple[float, float]) -> tuple[str, int] | None:
+        """Return the drawing at a place and its handle there: of the chosen one, or any whose line is there."""
+        near_mm = GRIP_PX * self.mm_per_px()
+        outlines = sorted(self.overlay.outlines, key=lambda outline: not outline.is_chosen)
+        for outline in outlines:
+            if (handle := outline.nearest_handle(at, near_mm)) is not None:
+                return outline.name, handle
+        for outline in outlines:
+            if outline.is_on_line(at, near_mm / 2) or (outline.is_chosen and outline.holds(at)):
+                return outline.name, ALL
+        return None
+
+    def _show_grip(self, at: tuple[float, float]) -> None:
+        """Tell by the mouse's shape what a press would take hold of."""
+        shape, grip = QtCore.Qt.CursorShape, self._grip_at(at)
+        wanted = shape.ArrowCursor if grip is None else shape.SizeAllCursor if grip[1] == ALL else shape.CrossCursor
+        if self.viewport().cursor().shape() != wanted:
+            self.viewport().setCursor(wanted)
 
     def _draw(self, at: tuple[float, float]) -> None:
         assert self._drawing is not None
@@ -345,6 +386,12 @@ class SlicePane(pg.GraphicsView):
         for width, pen in ((3.4, "#000000"), (1.6, colour)):
             painter.setPen(QtGui.QPen(QtGui.QColor(pen), width))
             painter.drawPolyline(QtGui.QPolygonF(points))
+        painter.setPen(QtGui.QPen(QtGui.QColor("#000000"), 1.0))
+        painter.setBrush(QtGui.QColor("#ffffff"))
+        for x, y in outline.handles_mm if outline.handles_mm is not None else ():
+            at = self._px((float(x), float(y)))
+            painter.drawRect(QtCore.QRectF(at.x() - GRIP_PX / 2, at.y() - GRIP_PX / 2, GRIP_PX, GRIP_PX))
+        painter.setBrush(QtCore.Qt.BrushStyle.NoBrush)
         rightmost = max(points, key=lambda point: point.x())
         draw_text(painter, rightmost + QtCore.QPointF(5, 0), outline.text, colour, "lm")
 

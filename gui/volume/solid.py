@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pyqtgraph as pg
-from pyqtgraph.Qt import QtGui, QtWidgets
+from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui.controls import hint
 from gui.volume.desk import Desk
@@ -25,6 +25,8 @@ class Solid(QtWidgets.QWidget):
     ----------
     scene : VolumeScene or None
         None until it was seen.
+    controls : QScrollArea
+        Holds the scene's panel once there is one; the page has a place for it.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -33,6 +35,11 @@ class Solid(QtWidgets.QWidget):
         self.scene: VolumeScene | None = None
         self._volume: Volume | None = None
         self._looks: Looks = ()
+        self._saved: dict[str, object] = {}
+        self.controls = QtWidgets.QScrollArea()
+        self.controls.setWidgetResizable(True)
+        self.controls.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
+        self.controls.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._words = hint("Three dimensions need a volume of materials: decompose the bins, or open one.")
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 4, 0, 0)
@@ -72,11 +79,28 @@ class Solid(QtWidgets.QWidget):
         if self.scene is not None:
             self.scene.restyle(_is_dark())
 
+    def reset(self) -> None:
+        """Look at the whole again."""
+        if self.scene is not None:
+            self.scene.view.hand.move(self.scene.view.hand.home)
+
+    def save(self) -> dict[str, object]:
+        """Return what is set, for the next start."""
+        return self.scene.panel.save() if self.scene is not None else self._saved
+
+    def restore(self, saved: dict[str, object]) -> None:
+        """Take what was set at an earlier start, as soon as somebody looks."""
+        self._saved = saved
+        if self.scene is not None:
+            self.scene.panel.restore(saved)
+
     def _make(self) -> VolumeScene:
         from gui.volume.scene import VolumeScene
 
         self.scene = VolumeScene(self._desk.session.fail)
         self.scene.restyle(_is_dark())
+        self.scene.panel.restore(self._saved)
+        self.controls.setWidget(self.scene.panel)
         layout = self.layout()
         assert layout is not None
         layout.addWidget(self.scene)

@@ -89,8 +89,10 @@ class ScanOpener:
         Which bins, from 0, in their order.
     allow_partial : bool
         Take also a scan that was interrupted.
-    corrects_count_rate, is_linearised : bool
-        Whether the scan's own calibration corrects the count rate, and takes out the beam's hardening.
+    count_rate_kev : tuple of float
+        At which thresholds the scan's own calibration corrects the count rate; nothing: it does not.
+    is_linearised : bool
+        Whether it takes out the beam's hardening.
     """
 
     path: Path
@@ -98,7 +100,7 @@ class ScanOpener:
     pass_index: int
     bins: tuple[int, ...]
     allow_partial: bool = False
-    corrects_count_rate: bool = False
+    count_rate_kev: tuple[float, ...] = ()
     is_linearised: bool = False
 
     @classmethod
@@ -110,7 +112,7 @@ class ScanOpener:
             pass_index=source.pass_index,
             bins=tuple(int(index) for index in bins),
             allow_partial=True,  # whether it may be one was asked before
-            corrects_count_rate=source.count_rate is not None,
+            count_rate_kev=source.thresholds_kev if source.count_rate else (),
             is_linearised=source.thickness is not None,
         )
 
@@ -122,7 +124,7 @@ class ScanOpener:
             scan,
             self.geometry,
             pass_index=self.pass_index,
-            count_rate=known.count_rate if known and self.corrects_count_rate else None,
+            count_rate=known.count_rate.of_pass(self.count_rate_kev) if known and known.count_rate else None,
             thickness=known.thickness if known and self.is_linearised else None,
         )
         return _ChosenBins(reader, list(self.bins))

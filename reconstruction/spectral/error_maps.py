@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from calibration.charge_sharing import CORNERS, EDGES
@@ -41,7 +41,11 @@ def drawn_errors(covariance: NDArray[np.floating], rng: np.random.Generator) -> 
 
 
 def drawn_counts(
-    model: SpectralModel, paths: NDArray[np.floating], open_counts: NDArray[np.floating], rng: np.random.Generator
+    model: SpectralModel,
+    paths: NDArray[np.floating],
+    open_counts: NDArray[np.floating],
+    rng: np.random.Generator,
+    background: ArrayLike = 0.0,
 ) -> NDArray[np.float32]:
     """Return counts as they may be behind some paths.
 
@@ -51,26 +55,33 @@ def drawn_counts(
     Parameters
     ----------
     paths : (n_materials, n_views, rows, cols) float, mm g/cm3
-    open_counts : (n_bins,) float
+    open_counts, background : (n_bins,) float, or arrays that fit the counts
+        Without the object, and what no object attenuates.
 
     Returns
     -------
     counts : (n_bins, n_views, rows, cols) float32
     """
-    opened = np.asarray(open_counts, np.float64).reshape(-1, *(1,) * (paths.ndim - 1))
+    opened, added = (
+        term.reshape(term.shape + (1,) * (paths.ndim - term.ndim)) if term.ndim else term
+        for term in (np.asarray(open_counts, np.float64), np.asarray(background, np.float64))
+    )
     counts = np.empty((len(model.bins), *paths.shape[1:]), np.float32)
     for first in range(0, paths.shape[1], VIEWS_AT_A_TIME):
         some = paths[:, first : first + VIEWS_AT_A_TIME]
-        expected = opened * model.transmission(some)
+        views = slice(first, first + VIEWS_AT_A_TIME)
+        scattered = added[:, views] if added.ndim > 1 and added.shape[1] > 1 else added
+        expected = opened * model.transmission(some) + scattered
         shared, shared_mean = _shared(model, some, opened, rng)
         if model.co_weights is None:
             drawn = rng.poisson(np.maximum(expected - shared_mean, 0))
         else:
-            covariance = np.moveaxis(model.covariance(some, open_counts), (0, 1), (-2, -1))
+            covariance = np.moveaxis(model.covariance(some, opened), (0, 1), (-2, -1))
             np.einsum("...aa->...a", covariance)[...] -= np.moveaxis(shared_mean, 0, -1)
+            np.einsum("...aa->...a", covariance)[...] += np.moveaxis(scattered + 0 * expected, 0, -1)
             noise = roots(covariance) @ rng.standard_normal((*covariance.shape[:-1], 1))
             drawn = np.maximum(expected - shared_mean + np.moveaxis(noise[..., 0], -1, 0), 0)
-        counts[:, first : first + VIEWS_AT_A_TIME] = shared + drawn
+        counts[:, views] = shared + drawn
     return counts
 
 

@@ -239,6 +239,18 @@ class SpectralModel:
             energies_kev=np.full(n_bins * n_exponentials, np.nan),
         )
 
+    def of_bins(self, places: Sequence[int]) -> SpectralModel:
+        """Return the model of some bins, in this order."""
+        co_weights = None if self.co_weights is None else self.co_weights[np.ix_(places, places)]
+        neighbours = self.neighbour_weights
+        return replace(
+            self,
+            bins=tuple(self.bins[place] for place in places),
+            weights=self.weights[list(places)],
+            co_weights=co_weights,
+            neighbour_weights=None if neighbours is None else neighbours[:, places][:, :, places],
+        )
+
     def transmission(self, paths: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the share of the open beam's counts that each bin keeps.
 

@@ -50,10 +50,13 @@ from calibration.attenuation import MG_ML_PER_G_CM3
 from calibration.material_basis import joined
 from calibration.spectrum import air_kerma_mgy, tube_spectrum
 from calibration.store import Calibration
+from firmware_iface.errors import WrongUsage
+from reconstruction.assessment import assess, common_mtf50_per_mm
 from reconstruction.decomposition import bin_covariance, decompose
 from reconstruction.fdk import fdk
+from reconstruction.phantom_file import Phantom, Vial
 from reconstruction.projections import join_pixels
-from reconstruction.quality import Vial, cylinder_mask, regression, vial_statistics
+from reconstruction.quality import cylinder_mask, regression, vial_statistics
 from reconstruction.recipe import Recipe
 from reconstruction.scan_materials import ScanRays, decompose_scan, read_rays
 from reconstruction.volume import MASS_CONCENTRATION, Grid, Volume
@@ -304,6 +307,39 @@ def identification(materials: Volume, inserts: Sequence[Insert], agents: Sequenc
     return found
 
 
+def add_matched(volumes: Mapping[str, Volume], inserts: Sequence[Insert], found: dict[str, Any]) -> None:
+    """Quote limits and identification again, of all ways' maps blurred to the least sharp of any."""
+    mapped = tuple(vial for vial in vials_of(inserts) if vial.material in MATERIALS)
+    described = Phantom(vials=mapped, z_range_mm=Z_RANGE_MM)
+    try:
+        mtf50_per_mm = common_mtf50_per_mm(list(volumes.values()), described)
+    except WrongUsage as reason:
+        found["matched"] = {"refused": str(reason)}
+        return
+    found["matched"] = {"mtf50_per_mm": mtf50_per_mm}
+    for way, volume in volumes.items():
+        assessed = run(assess(volume, described, mtf50_per_mm=mtf50_per_mm))
+        figures = assessed.matched or assessed.as_it_is
+        found["matched"][way] = {
+            "remarks": assessed.remarks,
+            "cross_talk_rmse_mg_ml": figures.total_cross_talk_mg_ml,
+            "agents": {
+                agent: {
+                    "slope": figures.regressions[agent].slope,
+                    "limit_cnr_5_mg_ml": limits.cnr_mg_ml,
+                    "limit_3_sigma_mg_ml": limits.iupac_mg_ml,
+                    "identified_share": {
+                        vial.vial.label: share
+                        for vial, share in zip(figures.vials, figures.identified_share, strict=True)
+                        if vial.vial.material == agent
+                    },
+                }
+                for agent, limits in figures.limits.items()
+                if agent in AGENTS
+            },
+        }
+
+
 def dose_of(plan: Plan) -> dict[str, float]:
     """Return the air kerma at the axis, of all views and passes at one place of the camera, and how long it takes."""
     scan = plan.scan
@@ -359,15 +395,18 @@ def measure(mode: str, sample: str, size: Size, folder: Path, tiers: Sequence[st
     grid = grid_of(phantom.solids[0].half_mm[0])
     rays = rays_of(scan_path)
     found: dict[str, Any] = {"seconds": seconds, "dose": dose_of(plan), "voxel_mm": VOXEL_MM}
+    volumes = {}
     for tier in tiers:
         began = time.monotonic()
-        volume = TIERS[tier](rays, grid)
+        volumes[tier] = volume = TIERS[tier](rays, grid)
         seconds[tier] = time.monotonic() - began
         found[tier] = figures_of(volume, phantom.inserts)
         coarse = figures_of(coarsened(volume, COARSE), phantom.inserts)
         for agent, figures in found[tier]["agents"].items():
             names = ("limit_cnr_5_mg_ml", "limit_3_sigma_mg_ml", "sensitivity", "specificity")
             figures["coarse"] = {name: coarse["agents"][agent][name] for name in names}
+    if volumes:
+        add_matched(volumes, phantom.inserts, found)
     return found
 
 
@@ -397,6 +436,7 @@ def main() -> None:
         print(f"{mode}: seconds { ({key: round(value, 1) for key, value in each['seconds'].items()}) }")
         for tier in tiers:
             print(table(f"{mode}, {tier}", each[tier]))
+        print(f"{mode}, all at one sharpness: {json.dumps(each['matched'], indent=2)}")
 
 
 if __name__ == "__main__":

@@ -1,34 +1,43 @@
-"""A stand for the page Calibrate: an instrument without a chip, quick or slow, and calibrations to begin from."""
+"""Stands for the page Calibrate: instruments without a chip, quick or slow, and calibrations to begin from."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from acquisition.beam import SourceState
 from acquisition.limits import UNKNOWN, Limits
-from acquisition.plan import Plan
+from acquisition.plan import BeadsPlan, Plan
 from acquisition.steps import Pose
 from calibration.conditions import StepRecord
 from calibration.store import Calibration
+from firmware_iface.errors import TransportError
 from firmware_iface.frame import Frame, Lost
 from tests.rough_calibration import rough_calibration
+from tests.test_beam_steps import GAIN_DAC_PER_KEV, OFFSET_DAC, Beam
+from tests.test_beam_steps import PLAN as LIGHT_PLAN
 from tests.test_calibrate import PLAN, Bench
 
 PLAN = msgspec.structs.replace(
     PLAN, calibration=msgspec.structs.replace(PLAN.calibration, n_dark_frames=3, n_flat_frames=4, n_cell_frames=4)
 )
 
+BEADS = BeadsPlan(n_beads=6, n_views=40)
+LIGHT_PLAN = msgspec.structs.replace(
+    LIGHT_PLAN, calibration=msgspec.structs.replace(LIGHT_PLAN.calibration, beads=BEADS, n_flat_frames=4)
+)
 
-class Stand(Bench):
-    """The bench of the calibration's own tests, with what a window asks of an instrument besides.
+
+class Attended:
+    """What a window asks of an instrument besides what a calibration does, for a detector and gantry made here.
 
     Attributes
     ----------
@@ -36,16 +45,36 @@ class Stand(Bench):
         While it is not set, no frame comes: a test that wants to look in the middle clears it.
     is_held_when_lit : bool
         Frames under the beam do not come, until somebody aborts.
+    held_behind : str
+        Frames behind this sample do not come, until somebody aborts.
+    breaks_at : int
+        The frame, counted from now on, at which the cable is pulled; 0: never.
     n_aborts : int
     """
+
+    is_lit: bool
+    sample: str | None
 
     def __init__(self) -> None:
         super().__init__()
         self.is_held = threading.Event()
         self.is_held.set()
         self.is_held_when_lit = False
+        self.held_behind = ""
+        self.breaks_at = 0
         self.n_aborts = 0
         self.pose = Pose()
+
+    @property
+    def detector(self) -> Any:
+        return self
+
+    @property
+    def gantry(self) -> Any:
+        return self
+
+    def health(self) -> SimpleNamespace:
+        return SimpleNamespace(sensor_k=getattr(self, "sensor_k", 305.0))
 
     def status(self) -> SimpleNamespace:
         return SimpleNamespace(temperature_k=300.0)
@@ -66,22 +95,65 @@ class Stand(Bench):
 
     def abort(self) -> None:
         self.n_aborts += 1
-        self.is_held_when_lit = False
+        self.is_held_when_lit, self.held_behind = False, ""
         self.is_held.set()
 
     def frames(self, n_frames: int, exposure_s: float) -> Iterator[Frame | Lost]:
-        for item in super().frames(n_frames, exposure_s):
-            if self.is_held_when_lit and self.is_lit:
+        for item in super().frames(n_frames, exposure_s):  # pyright: ignore[reportAttributeAccessIssue]
+            if (self.is_held_when_lit and self.is_lit) or (self.held_behind and self.sample == self.held_behind):
                 self.is_held.clear()
             self.is_held.wait(20)
+            if self.breaks_at:
+                self.breaks_at -= 1
+                if not self.breaks_at:
+                    raise TransportError("the board does not answer", hint="check the cable")
             yield item
 
 
-def opener(stand: Stand):
+class Stand(Attended, Bench):
+    """The bench of the calibration's own tests: noise, sources, bad pixels, cells."""
+
+
+class LightStand(Attended, Beam):
+    """The beam of the tests of currents, plates and response, with steel beads in its sample changer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        height_mm = np.linspace(-BEADS.length_mm / 2, BEADS.length_mm / 2, BEADS.n_beads)
+        around_rad = 2.4 * np.arange(BEADS.n_beads)
+        self.beads_mm = np.stack([3.6 * np.cos(around_rad), 3.6 * np.sin(around_rad), height_mm], axis=1)
+
+    def samples(self) -> tuple[str, ...]:
+        return (*super().samples(), BEADS.sample)
+
+    def set_dacs(self, codes: Mapping[str, int], chip_number: int | None = None) -> None:
+        super().set_dacs(codes)
+
+    def move_to(self, pose: Pose) -> None:
+        self.pose = pose
+
+    def _rates(self) -> np.ndarray:
+        if self.sample != BEADS.sample:
+            return super()._rates()
+        self.sample = None
+        rates = super()._rates()
+        self.sample = BEADS.sample
+        rows, cols = np.mgrid[: rates.shape[1], : rates.shape[2]]
+        at_px = LIGHT_PLAN.geometry.views(self.pose.angle_rad).shadows_px(self.beads_mm)[0] + np.array(
+            [(rates.shape[2] - 1) / 2, (rates.shape[1] - 1) / 2]
+        )
+        radius_px = BEADS.diameter_mm / 2 * LIGHT_PLAN.geometry.magnification / LIGHT_PLAN.geometry.pitch_mm
+        depth = np.zeros(rates.shape[1:])
+        for col, row in at_px:
+            depth += 1.5 * np.sqrt(np.clip(1 - ((cols - col) ** 2 + (rows - row) ** 2) / radius_px**2, 0, None))
+        return rates * np.exp(-depth)
+
+
+def opener(stand: Attended):
     """Return what opens the stand, whatever the URL."""
 
     @contextmanager
-    def opened(*_: str) -> Iterator[Stand]:
+    def opened(*_: str) -> Iterator[Attended]:
         yield stand
 
     return opened
@@ -108,3 +180,12 @@ def begun(plan: Plan = PLAN, *, steps: tuple[str, ...] = ("equalise", "energy"),
         edges_after_dac=rng.normal(40, 1, shape).astype(np.float32),
         history=tuple(record(step) for step in steps),
     )
+
+
+def lit(*, steps: tuple[str, ...] = ("equalise", "energy", "pixels")) -> Calibration:
+    """Return a calibration of the light stand's detector, thresholds where they truly are."""
+    known = begun(LIGHT_PLAN, steps=steps)
+    return replace(
+        known, offset_dac=np.full(8, OFFSET_DAC), gain_dac_per_kev=np.full(8, GAIN_DAC_PER_KEV),
+        pixel_class=np.zeros_like(known.pixel_class), is_masked=np.zeros_like(known.is_masked),
+    )  # fmt: skip

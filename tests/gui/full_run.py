@@ -210,6 +210,20 @@ def export(day: Day) -> list[str]:
     return sorted(path.name for path in set(folder.iterdir()) - before if path.suffix != ".png")
 
 
+def open_window(
+    app: QtWidgets.QApplication, folder: Path, look: str = "light", size: tuple[int, int] = (1280, 800)
+) -> Window:
+    """Open the window on a folder, which its settings and its log go into, too."""
+    theme.apply(app, theme.DARK if look == "dark" else theme.LIGHT)
+    session = Session(folder)
+    settings = QtCore.QSettings(str(folder / "window.ini"), QtCore.QSettings.Format.IniFormat)
+    window = Window(session, keep_log(folder / "window.log"), settings)
+    window.resize(*size)
+    catch_faults(session)
+    window.show()
+    return window
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", help="for the files; a temporary one by default")
@@ -221,14 +235,8 @@ def main() -> None:
     pictures = options.pictures or folder
     for each in (folder, pictures):
         each.mkdir(parents=True, exist_ok=True)
-    app = QtWidgets.QApplication(sys.argv[:1])
-    theme.apply(app, theme.DARK if options.look == "dark" else theme.LIGHT)
-    session = Session(folder)
-    settings = QtCore.QSettings(str(folder / "window.ini"), QtCore.QSettings.Format.IniFormat)
-    window = Window(session, keep_log(folder / "window.log"), settings)
-    window.resize(*map(int, options.size.split("x")))
-    catch_faults(session)
-    window.show()
+    width, height = map(int, options.size.split("x"))
+    window = open_window(QtWidgets.QApplication(sys.argv[:1]), folder, options.look, (width, height))
     made = run(window, pictures)
     window.close()
     sys.stdout.write(json.dumps(made))

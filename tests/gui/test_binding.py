@@ -40,6 +40,7 @@ def test_a_closed_window_leaves_no_widget(
     window.show()
     for place in range(len(PAGES)):
         window.tabs.setCurrentIndex(place)
+        assert window.page.isVisible()
         window.beat()
     assert len(QtWidgets.QApplication.allWidgets()) > len(before) + 100
     window.close()

@@ -18,7 +18,7 @@ from gui.calibrate.sequence import Standing
 from gui.rig import Rig
 from gui.session import Session
 from gui.state import Link
-from tests.gui.calibration_stand import PLAN, Stand, begun, opener, record
+from tests.gui.calibration_stand import PLAN, Attended, Stand, begun, opener, record
 
 LEFT = QtCore.Qt.MouseButton.LeftButton
 
@@ -26,7 +26,7 @@ LEFT = QtCore.Qt.MouseButton.LeftButton
 class Desktop:
     """A bench that beats as the window lets it."""
 
-    def __init__(self, qtbot: QtBot, session: Session, stand: Stand) -> None:
+    def __init__(self, qtbot: QtBot, session: Session, stand: Attended) -> None:
         self.qtbot, self.session, self.stand = qtbot, session, stand
         self.bench = Bench(session)
         qtbot.addWidget(self.bench)

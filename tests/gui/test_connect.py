@@ -18,20 +18,18 @@ from acquisition.instrument import Instrument
 from acquisition.live import look
 from acquisition.scan_plan import LivePlan
 from calibration.progress import Progress
-from firmware_iface.errors import TransportError
 from gui import rig as rig_module
 from gui import status_strip
 from gui.connect import discovery
 from gui.connect.discovery import Address, Kind
 from gui.connect.page import ConnectPage
 from gui.connect.panels import as_html
-from gui.lookout import Lookout
 from gui.rig import Rig
 from gui.session import Session
 from gui.state import Action, Link, State, why_not
 from gui.status_strip import StatusStrip
 from gui.vitals import Mood
-from tests.gui.simulated_cable import Cable, wait_for
+from tests.gui.simulated_cable import Cable
 from tests.rough_calibration import rough_calibration
 from tests.scan_bench import PLAN, Bench
 
@@ -356,30 +354,3 @@ def test_beam_off_in_the_strip_ends_what_runs(qtbot: QtBot, listed: dict[str, st
     qtbot.mouseClick(strip.safe, LEFT)
     until(qtbot, wired, strip, lambda: text_of(strip, "beam") == "off" and wired.job("instrument") is None)
     assert not wired.failures
-
-
-# What looks again and again
-
-
-def test_a_lookout_looks_while_somebody_asks_and_ends_when_nobody_does() -> None:
-    lookout = Lookout("count", iter(range(1000)).__next__, 0.01)
-    assert lookout.newest() is None
-    wait_for(lambda: (lookout.newest() or 0) > 3)
-    wait_for(lambda: "count" not in {thread.name for thread in threading.enumerate()})
-    before = lookout.n_looks
-    wait_for(lambda: lookout.newest() is not None and lookout.n_looks > before)
-
-
-def test_a_look_that_fails_is_told_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    answers = iter([TransportError("no bus"), TransportError("no bus"), 7])
-
-    def look_once() -> int:
-        answer = next(answers, 7)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    lookout = Lookout("bus", look_once, 0.01)
-    wait_for(lambda: lookout.newest() == 7)
-    assert lookout.error == ""
-    assert caplog.text.count("no bus") == 1

@@ -51,7 +51,7 @@ def wait(qtbot: QtBot, page: ReconstructPage, until: Callable[[], bool] | None =
         page.session.beat()
         page.refresh()
         assert not page.session.failures, page.session.failures[0]
-        return until() if until else not page.side.is_busy and page.session.job("compute") is None
+        return until() if until else page.side.is_idle and page.session.job("compute") is None
 
     qtbot.waitUntil(is_reached, timeout=60_000)
 
@@ -171,12 +171,12 @@ def test_cancel_changes_nothing(qtbot: QtBot, page: ReconstructPage, scan: Path)
     assert "of 5000" in page.outcome.convergence.words.text()
     assert "left" in page.outcome.convergence.words.text()
     assert not page.run_button.isEnabled()
-    qtbot.mouseClick(page.run_bar.cancel, LEFT)
+    qtbot.mouseClick(page.run_bar.stop, LEFT)
     wait(qtbot, page)
     assert page.session.state is state
     assert page.settings == settings
     assert not list(state.folder.iterdir())
-    assert "nothing was written" in page.run_bar._end.text()
+    assert "nothing was written" in page.run_bar.end.text()
 
 
 def test_what_is_typed_is_checked_at_once(qtbot: QtBot, page: ReconstructPage, scan: Path) -> None:
@@ -251,7 +251,7 @@ def test_a_broken_file_is_told_and_leaves_the_page(qtbot: QtBot, page: Reconstru
     broken = tmp_path / "broken.h5"
     broken.write_text("no scan")
     page.open(broken)
-    qtbot.waitUntil(lambda: (page.refresh(), bool(page.session.failures))[1], timeout=30_000)
+    qtbot.waitUntil(lambda: (page.session.beat(), page.refresh(), bool(page.session.failures))[2], timeout=30_000)
     assert "broken.h5" in page.session.failures[0].sentence
     page.session.failures.clear()
     wait(qtbot, page)

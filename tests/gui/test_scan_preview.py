@@ -17,6 +17,7 @@ from acquisition.plan import Plan
 from acquisition.scan_plan import ContinuousPlan, FramesPlan, HelicalPlan, ScanPlan
 from acquisition.steps import Step, StepKind, expand
 from firmware_iface.frame import Frame, Lost
+from gui.scan.axis import rough_axis
 from gui.scan.preview import Previewer, preview
 from gui.scan.watch import MOST_VIEWS, Watch
 from tests.gui.disc_bench import DISCS, DiscBench, chords
@@ -152,11 +153,121 @@ def test_the_axis_is_found_as_soon_as_half_a_circle_is_there_in_pixels_and_mm(of
         assert np.corrcoef(found.slice_per_mm.ravel(), truth.ravel())[0, 1] > 0.95, "it uses the axis as found"
 
 
-@pytest.mark.parametrize("scan", [FramesPlan(), HelicalPlan()])
-def test_what_has_no_slice_says_so(scan: FramesPlan | HelicalPlan) -> None:
-    watch = Watch(msgspec.structs.replace(PLAN, scan=scan))
+def test_what_has_no_slice_says_so() -> None:
+    watch = Watch(msgspec.structs.replace(PLAN, scan=FramesPlan()))
     assert watch.why_no_slice()
     assert preview(watch).told == watch.why_no_slice()
+
+
+HELIX = msgspec.structs.replace(
+    PLAN, scan=HelicalPlan(length_mm=12.0, pitch_mm=8.0, centre_mm=3.0, views_per_turn=90, n_flats=2)
+)
+
+
+def test_a_slice_of_a_helix_is_of_its_height_and_is_followed_as_the_sample_climbs() -> None:
+    watch, followed = Watch(HELIX), []
+    row_mm = (np.arange(128) - 63.5) * GEOMETRY.pitch_mm / GEOMETRY.magnification
+    for step in expand(HELIX):
+        for place in range(step.n_frames):
+            seen = np.zeros(128)
+            if step.kind is StepKind.PROJECTION:
+                seen = 0.8 + 0.05 * (row_mm - step.pose_of(place).lift_mm + 3.0)  # by the height in the sample
+            counts = np.repeat(np.round(30_000 * np.exp(-seen))[:, None], 128, axis=1)
+            watch.put(step, place, frame_of(np.stack(4 * [counts]).astype(np.uint16)))
+            now = watch.followed()
+            followed += [now.height_mm] if now is not None and now.height_mm not in followed else []
+    heights_mm = [place.height_mm for place in watch.places]
+    assert len(followed) >= 4
+    assert followed == sorted(heights_mm, reverse=True)[: len(followed)]  # pyright: ignore[reportArgumentType]
+    for place in watch.places:
+        rows = watch.rows(place=place)
+        assert rows is not None
+        assert place.height_mm is not None
+        np.testing.assert_allclose(rows.line_integrals, 0.8 + 0.05 * place.height_mm, atol=0.005)
+        assert np.ptp(rows.angles_rad) > np.pi, "half a circle and the fan see it"
+
+
+def test_a_helix_shows_the_sample_before_it_is_over() -> None:
+    steps = list(frames(HELIX))
+    found = preview(watched(HELIX, n_frames=2 * len(steps) // 3))
+    assert found.is_whole
+    assert found.slice_per_mm is not None
+    assert found.told.startswith(("Middle", "+", "-"))
+    truth = truth_picture(128, found.voxel_mm)
+    assert np.corrcoef(found.slice_per_mm.ravel(), truth.ravel())[0, 1] > 0.95
+
+
+def test_places_of_the_camera_are_joined_once_they_have_seen_the_same_views() -> None:
+    scan = ScanPlan(n_views=90, frames_per_view=1, flats_every_n_views=90, n_flats=4, shifts_mm=(-3.3, 3.3))
+    plan, watch = msgspec.structs.replace(PLAN, scan=scan), Watch(msgspec.structs.replace(PLAN, scan=scan))
+    random, seen_first = np.random.default_rng(4), None
+    for step in expand(plan):
+        for place in range(step.n_frames):
+            pose, at = step.pose_of(place), np.zeros(128)
+            if step.kind is StepKind.PROJECTION:
+                at = chords(replace(GEOMETRY, offset_u_mm=pose.shift_mm), pose.angle_rad)
+            counts = random.poisson(OPEN_COUNTS * np.exp(-at), (4, 128, 128)).astype(np.uint16)
+            watch.put(step, place, frame_of(counts))
+        seen_first = seen_first or watch.followed()
+    assert seen_first is not None
+    assert seen_first.shifts_mm == (-3.3,)
+    joined = watch.followed()
+    assert joined is not None
+    assert joined.shifts_mm == (-3.3, 3.3)
+    assert [watch.told_of(each) for each in watch.places] == [
+        "all camera places joined", "camera at -3.3 mm", "camera at +3.3 mm",
+    ]  # fmt: skip
+    found = preview(watch)
+    assert found.rows is not None
+    assert found.rows.line_integrals.shape == (90, 128 + 60)
+    assert found.slice_per_mm is not None
+    truth = truth_picture(len(found.slice_per_mm), found.voxel_mm)
+    assert np.corrcoef(found.slice_per_mm.ravel(), truth.ravel())[0, 1] > 0.95
+    assert found.axis is not None
+    assert found.axis.is_good
+
+
+def test_each_pass_is_divided_by_its_own_flats_and_can_be_looked_at() -> None:
+    passes_kev = ((18.0, 33.0, 50.0, 75.0), (25.0, 40.0, 60.0, 90.0))
+    scan = ScanPlan(n_views=6, frames_per_view=1, flats_every_n_views=6, n_flats=1, passes_kev=passes_kev)
+    plan = msgspec.structs.replace(PLAN, scan=scan)
+    watch = Watch(plan)
+    for step in expand(plan):
+        open_counts = (1000, 200)[step.pass_index]
+        counts = open_counts if step.kind is StepKind.FLAT else open_counts / (2, 5)[step.pass_index]
+        for place in range(step.n_frames):
+            watch.put(step, place, frame_of(np.full((4, 128, 128), counts, np.uint16)))
+    assert [watch.told_of(place) for place in watch.places] == ["pass 1 of 2", "pass 2 of 2"]
+    for place, ratio in zip(watch.places, (2, 5), strict=True):
+        rows = watch.rows(place=place)
+        assert rows is not None
+        np.testing.assert_allclose(rows.line_integrals, np.log(ratio), rtol=1e-5)
+    assert watch.followed() == watch.places[1]
+
+
+@pytest.mark.parametrize("n_views", [20, 30, 40], ids=["80 degrees", "120 degrees", "160 degrees"])
+@pytest.mark.parametrize("off_mm", [0.0, 0.7, -0.7])
+def test_the_axis_is_told_roughly_long_before_half_a_circle(n_views: int, off_mm: float) -> None:
+    rows = watched(n_frames=4 + n_views, off_mm=off_mm).rows()
+    assert rows is not None
+    found = rough_axis(rows, GEOMETRY)
+    assert found is not None
+    assert abs(found.off_px - off_mm / 0.11) < max(3 * found.error_px, 0.5)
+    assert found.error_px < 2.5
+    assert not found.is_suspect or off_mm
+    if n_views > 20 and off_mm:
+        assert found.is_suspect
+        assert "OFF" in found.told
+
+
+def test_a_sample_that_reaches_beyond_the_rows_tells_no_rough_axis() -> None:
+    watch = Watch(PLAN)
+    for step, place, _ in list(frames(PLAN))[: 4 + 30]:
+        counts = OPEN_COUNTS if step.kind is StepKind.FLAT else OPEN_COUNTS / 3
+        watch.put(step, place, frame_of(np.full((4, 128, 128), counts, np.uint16)))
+    rows = watch.rows()
+    assert rows is not None
+    assert rough_axis(rows, GEOMETRY) is None
 
 
 def test_putting_a_frame_takes_no_time_that_a_scan_would_feel() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from pyqtgraph.Qt import QtCore, QtGui
 from pytestqt.qtbot import QtBot
 
 from gui.colour import GREY, Look
+from gui.volume.camera import STANDARD_VIEWS, Camera
+from gui.volume.overlay import box_edges, cube_faces, cube_middle, face_at, letter_size, near_edges
 from gui.volume.scene import VolumeScene
 
 LOOKS = (
@@ -160,3 +163,56 @@ def test_settings_come_back(scene: VolumeScene) -> None:
     scene.panel._fineness.setCurrentText("Normal")
     scene.panel.restore(saved | {"budget": "no such", "odd": object()})
     assert scene.panel.save() == saved
+
+
+def test_controls_have_room_beside_the_picture(scene: VolumeScene) -> None:
+    scene.panel.show_looks(LOOKS)
+    for fold in scene.panel._folds:
+        fold.is_open = True
+    assert scene.panel.minimumSizeHint().width() <= 320
+    view = scene.panel._folds[0]
+    view._head.click()
+    assert not view.is_open
+    assert "View" not in scene.panel.save()["open"]
+
+
+@pytest.mark.parametrize("is_orthographic", [False, True])
+def test_the_cube_of_directions_turns_with_the_camera_and_is_clicked(is_orthographic: bool) -> None:
+    for name, (azimuth_rad, elevation_rad) in STANDARD_VIEWS.items():
+        camera = Camera(
+            azimuth_rad=azimuth_rad, elevation_rad=elevation_rad, distance_mm=9.0, is_orthographic=is_orthographic
+        )
+        faces = dict(cube_faces(camera))
+        assert len(faces) == (3 if name == "Corner" else 1)
+        if name != "Corner":
+            (corners,) = faces.values()
+            np.testing.assert_allclose(corners, [(-1, -1), (1, -1), (1, 1), (-1, 1)], atol=1e-9)
+            x, y = cube_middle(480, letter_size(640, 480))
+            assert face_at(x, y, 640, 480, camera) == next(iter(faces))
+            assert face_at(x + 80, y, 640, 480, camera) == ""
+    for name, face in (("Front", "−y"), ("Right", "+x"), ("Top", "+z")):
+        azimuth_rad, elevation_rad = STANDARD_VIEWS[name]
+        camera = Camera(azimuth_rad=azimuth_rad, elevation_rad=elevation_rad, distance_mm=1.0)
+        assert list(dict(cube_faces(camera))) == [face]
+
+
+def test_edges_before_the_volume_are_those_between_faces_that_are_seen() -> None:
+    low, high = (-1.0, -2.0, -3.0), (1.0, 2.0, 3.0)
+    edges = box_edges(low, high)
+    for azimuth_rad, elevation_rad, count in ((-1.05, 0.44, 3), (-np.pi / 2, 0.0, 0), (-np.pi / 2, 0.6, 1)):
+        camera = Camera(azimuth_rad=azimuth_rad, elevation_rad=elevation_rad, distance_mm=90.0)
+        is_near = near_edges(low, high, camera)
+        assert is_near.sum() == count
+        away_mm = np.linalg.norm(edges.mean(axis=1) - camera.eye_mm(), axis=1)
+        assert not count or away_mm[is_near].max() < np.median(away_mm)
+
+
+def test_a_click_at_the_cube_looks_at_that_side(scene: VolumeScene, qtbot: QtBot) -> None:
+    scene.show_volume(rods(8), 0.1, LOOKS)
+    until(qtbot, scene, lambda: scene.grains is not None)
+    view = scene.view
+    view.hand.camera = replace(view.hand.camera, azimuth_rad=-1.4, elevation_rad=0.2)
+    size = view.width(), view.height()
+    x, y = cube_middle(size[1], letter_size(*size))
+    qtbot.mouseClick(view, QtCore.Qt.MouseButton.LeftButton, pos=QtCore.QPoint(round(x), round(y)))
+    assert (view.hand.camera.azimuth_rad, view.hand.camera.elevation_rad) == STANDARD_VIEWS["Front"]

@@ -180,6 +180,35 @@ def test_a_sphere_is_drawn_measured_kept_and_undone(qtbot: QtBot, page: VolumePa
     assert page.desk.drawings == (drawing,)
 
 
+def test_a_region_is_dragged_and_resized_and_figures_follow(qtbot: QtBot, page: VolumePage, tmp_path: Path) -> None:
+    x_mm, y_mm, _ = rod = point_of(GRID, (6, 5.5, 12))
+    page.desk.go_to(point_of(GRID, (6, 12, 17)))
+    cut = page.desk.cut_of("axial")
+    first = page.desk.draw(Tool.SPHERE, [(x_mm - 3.0, y_mm), (x_mm - 2.2, y_mm)], cut, 0.0)
+    page.side.setCurrentIndex(2)
+    settled(qtbot, page)
+
+    def iodine() -> float:
+        return {one.channel: one for one in page.desk.figures[first.name].channels}["iodine"].mean
+
+    assert iodine() == pytest.approx(0.0)
+    drag(qtbot, page, "axial", (x_mm - 3.0, y_mm + 0.8), (x_mm, y_mm + 0.8))
+    settled(qtbot, page)
+    assert page.desk.drawings[0].points_mm[0] == pytest.approx((*rod[:2], cut.centre_mm[2]), abs=0.05)
+    assert page.desk.drawings[0].radius_mm == pytest.approx(first.radius_mm)
+    assert iodine() == pytest.approx(5.0, rel=0.01)
+    assert page.measure.detail.item(2, 1).text() == "5.00"
+    measured = page.measure.spectrum._measured.getData()[1]
+    page.desk.undo()
+    settled(qtbot, page)
+    assert page.desk.drawings == (first,), "a whole drag is one edit"
+    assert (page.measure.spectrum._measured.getData()[1] < measured).all()
+    drag(qtbot, page, "axial", (x_mm - 2.2, y_mm), (x_mm - 1.0, y_mm))
+    settled(qtbot, page)
+    assert page.desk.drawings[0].radius_mm == pytest.approx(2.0, abs=0.06)
+    assert load(side_file(tmp_path / "m.h5")) == page.desk.drawings
+
+
 def test_an_angle_takes_three_clicks(page: VolumePage) -> None:
     page.panes.choose_tool(Tool.ANGLE)
     pane = page.panes.panes["axial"]

@@ -21,7 +21,7 @@ def test_the_window_shows_every_page(window: Window) -> None:
     for number, kind in enumerate(PAGES):
         window.tabs.setCurrentIndex(number)
         window.beat()
-        assert isinstance(window.page, kind)
+        assert (window.page.title, type(window.page)) == (kind.title, kind.load())
         assert window.page.isVisible()
 
 
@@ -77,6 +77,7 @@ def test_light_and_dark_reach_every_page(window: Window) -> None:
         window.set_look(look)
         for page in window.pages:
             window.go_to(page)
+            assert window.page.isVisible()
             window.beat()
         assert not window.session.failures
 

@@ -1,0 +1,104 @@
+"""Every step under the beam, by the page: what it plots and finds; and a cable that is pulled in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pytestqt.qtbot import QtBot
+
+from gui.calibrate.bench import NOW, RESULT
+from gui.calibrate.sequence import Standing
+from gui.rig import Rig
+from gui.session import Session
+from gui.state import Link
+from tests.gui.calibration_stand import LIGHT_PLAN, PLAN, Attended, LightStand, Stand, begun, lit, opener
+from tests.gui.test_calibrate_page import Desktop, in_use
+
+COUNTED, PATHS = "Counted over the tube's current (dashed: nothing lost)", "Paths of the beads' shadows"
+
+
+@pytest.fixture
+def desktops(qtbot: QtBot, tmp_path: Path) -> Iterator[list[Desktop]]:
+    """Return where desktops are put that are to be cleared away."""
+    used: list[Desktop] = []
+    yield used
+    for desktop in used:
+        desktop.stand.is_held.set()
+        desktop.session.close()
+
+
+def seat(qtbot: QtBot, folder: Path, stand: Attended, desktops: list[Desktop]) -> Desktop:
+    """Connect a stand, with what it must know already."""
+    session = Session(folder, Rig(opener(stand)))  # pyright: ignore[reportArgumentType]
+    is_light = isinstance(stand, LightStand)
+    steps = ("equalise", "energy", "pixels")
+    session.change(plan=LIGHT_PLAN if is_light else PLAN, calibration=lit() if is_light else begun(steps=steps))
+    session.rig.connect("stand:")
+    desktop = Desktop(qtbot, session, stand)
+    desktops.append(desktop)
+    desktop.until(lambda: session.rig.snapshot().link is Link.READY)
+    return desktop
+
+
+def test_the_steps_under_the_beam_show_what_they_measure_and_find(
+    qtbot: QtBot, tmp_path: Path, desktops: list[Desktop]
+) -> None:
+    desktop = seat(qtbot, tmp_path, LightStand(), desktops)
+    bench = desktop.bench
+    for step, plots, results in (
+        ("count-rate", {COUNTED, "Lost so far"}, {"Lost", "Dead time of every pixel"}),
+        ("geometry", {"Newest view, threshold 1", PATHS, "Residuals"}, {"The axis of rotation on the detector"}),
+        ("wedge", {"Behind pmma, so far", "Behind aluminium, so far"}, {"Behind pmma", "Behind aluminium"}),
+    ):
+        desktop.run(step)
+        n_looks = 0
+
+        def is_over() -> bool:
+            nonlocal n_looks
+            n_looks += bench.tabs.currentIndex() == NOW and len(bench.live.titles) > 1
+            return desktop.session.job("instrument") is None
+
+        desktop.until(is_over)
+        assert not desktop.session.failures
+        assert n_looks, "nothing was drawn while it ran"
+        assert desktop.standing(step) is Standing.NEW
+        assert bench.tabs.currentIndex() == RESULT
+        desktop.until(lambda results=results: results <= set(bench.result.panels.titles))
+        bench.tabs.setCurrentIndex(NOW)
+        desktop.until(lambda plots=plots: plots <= set(bench.live.titles))
+    # the response ends with a fit of seconds: it is broken off behind the last of the plates that it holds back
+    desktop.stand.held_behind = LIGHT_PLAN.calibration.response.checks[-1]
+    desktop.run("response")
+
+    def has_plates() -> bool:
+        return "Behind the plates, so far" in bench.live.titles
+
+    desktop.until(has_plates)
+    assert "S-curves of the sources, threshold 1" in bench.live.titles
+    job = bench.desk.job
+    assert job is not None
+    job.abort()
+    desktop.until(lambda: desktop.session.job("instrument") is None)
+    assert desktop.standing("response") is Standing.STOPPED
+    assert desktop.standing("wedge") is Standing.NEW
+
+
+@pytest.mark.parametrize("step", ["equalise", "energy", "materials", "count-rate", "geometry", "wedge"])
+def test_a_cable_that_is_pulled_in_a_step_is_told_and_nothing_is_changed(
+    qtbot: QtBot, tmp_path: Path, desktops: list[Desktop], step: str
+) -> None:
+    stand = Stand() if step in ("equalise", "energy", "materials") else LightStand()
+    desktop = seat(qtbot, tmp_path, stand, desktops)
+    before = in_use(desktop)
+    stand.breaks_at = 6
+    desktop.run_to_end(step)
+    assert desktop.standing(step) is Standing.FAILED
+    assert "the board does not answer" in next(view.words for view in desktop.bench.desk.steps if view.name == step)
+    assert [failure.hint for failure in desktop.session.failures] == ["check the cable"]
+    assert not stand.is_lit
+    assert in_use(desktop) is before
+    assert desktop.bench.desk.candidate is None
+    desktop.until(lambda: desktop.session.rig.snapshot().link is Link.READY)
+    assert not desktop.bench.desk.why_not_run(step)

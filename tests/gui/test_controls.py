@@ -1,0 +1,66 @@
+"""What all pages use: the bar of a job."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+
+import pytest
+from pyqtgraph.Qt import QtCore
+from pytestqt.qtbot import QtBot
+
+from calibration.progress import Progress
+from gui.controls import JobBar
+from gui.workers import Job
+
+LEFT = QtCore.Qt.MouseButton.LeftButton
+
+
+@pytest.fixture
+def bar(qtbot: QtBot) -> JobBar:
+    bar = JobBar(has_title=True)
+    qtbot.addWidget(bar)
+    return bar
+
+
+def work(go_on: threading.Event, total: int) -> Generator[Progress, None, None]:
+    yield Progress("views", 1, total)
+    go_on.wait(20)
+    yield Progress("views", 2, total)
+
+
+@pytest.mark.parametrize("total", [3, 0])
+def test_a_job_without_a_good_end_has_one_button_and_says_how_far_it_is(qtbot: QtBot, bar: JobBar, total: int) -> None:
+    go_on = threading.Event()
+    job = Job("a scan", work(go_on, total)).start()
+    qtbot.waitUntil(lambda: job.snapshot().done == 1)
+    bar.watch(job)
+    assert not bar.isHidden()
+    assert bar._bar.text().startswith("views 1/3" if total else "views 1")
+    assert bar._bar.toolTip().startswith("a scan: views 1")
+    assert bar.abort.isHidden()
+    qtbot.mouseClick(bar.stop, LEFT)
+    bar.refresh()
+    assert not bar.stop.isEnabled()
+    assert bar._bar.text() == "views, stopping"
+    go_on.set()
+    assert job.wait(20)
+    bar.refresh()
+    assert bar.isHidden()
+
+
+def test_a_job_with_a_good_end_has_two_and_its_end_is_told_until_the_next(qtbot: QtBot, bar: JobBar) -> None:
+    go_on = threading.Event()
+    job = Job("a scan", work(go_on, 3), stop=go_on.set).start()
+    bar.watch(job)
+    assert not bar.abort.isHidden()
+    qtbot.mouseClick(bar.stop, LEFT)
+    assert job.wait(20)
+    bar.watch(None)
+    assert bar.isHidden()
+    bar.show_end("written")
+    bar.watch(None)
+    assert not bar.isHidden()
+    assert bar.end.text() == "written"
+    bar.watch(Job("the next", work(go_on, 3)))
+    assert bar.end.isHidden()
