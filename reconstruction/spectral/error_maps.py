@@ -63,14 +63,14 @@ def drawn_counts(
     counts : (n_bins, n_views, rows, cols) float32
     """
     opened, added = (
-        term.reshape(term.shape + (1,) * (paths.ndim - term.ndim)) if term.ndim else term
+        term.reshape(term.shape + (1,) * (paths.ndim - term.ndim))
         for term in (np.asarray(open_counts, np.float64), np.asarray(background, np.float64))
     )
     counts = np.empty((len(model.bins), *paths.shape[1:]), np.float32)
     for first in range(0, paths.shape[1], VIEWS_AT_A_TIME):
         some = paths[:, first : first + VIEWS_AT_A_TIME]
         views = slice(first, first + VIEWS_AT_A_TIME)
-        scattered = added[:, views] if added.ndim > 1 and added.shape[1] > 1 else added
+        scattered = added[:, views] if np.size(added, 1) > 1 else added
         expected = opened * model.transmission(some) + scattered
         shared, shared_mean = _shared(model, some, opened, rng)
         if model.co_weights is None:
