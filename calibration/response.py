@@ -219,7 +219,7 @@ class Response:
         thresholds = np.asarray(thresholds_kev, dtype=np.float64)
         if (np.diff(thresholds) <= 0).any():
             raise WrongUsage(f"the thresholds are {thresholds.tolist()} keV; allowed: rising")
-        above = counts_above(self._true_kev(thresholds), energies_kev, self.sensor, self.values)
+        above = counts_above(self.true_kev(thresholds), energies_kev, self.sensor, self.values)
         return above - np.vstack([above[1:], np.zeros_like(above[:1])])
 
     def spectrum(self, energies_kev: ArrayLike) -> NDArray[np.float64]:
@@ -236,7 +236,8 @@ class Response:
         seen = seen * self.spectrum(energies)
         return (seen @ _through(layers_mm, energies)) / seen.sum(axis=1)
 
-    def _true_kev(self, thresholds_kev: NDArray[np.float64]) -> NDArray[np.float64]:
+    def true_kev(self, thresholds_kev: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where thresholds really stand that are set to these energies."""
         n = len(self.thresholds_kev)
         off = self.parameters[-n:]
         return thresholds_kev + (off if len(thresholds_kev) == n else off.mean())
@@ -259,7 +260,7 @@ def counts_above(
     energies = np.asarray(energies_kev, dtype=np.float64)
     matter = material(sensor.material)
     thickness_mm = sensor.thickness_mm * values["thickness_relative"]
-    photo, scattered = (_per_mm(matter, energies, process) for process in ("photo", "incoherent"))
+    photo, scattered = (per_mm_of(matter, energies, process) for process in ("photo", "incoherent"))
     absorbed = -np.expm1(-(photo + scattered) * thickness_mm)
     by_photo = _photo(thresholds, energies, sensor, values, generations=2)
     by_scatter = _scattered(thresholds, energies, sensor, values)
@@ -278,17 +279,17 @@ def _photo(
     counts = np.zeros((len(thresholds), len(energies)))
     if generations:
         thickness_mm = sensor.thickness_mm * values["thickness_relative"]
-        for line_kev, chance in _k_photons(sensor.material, tuple(energies)):
+        for line_kev, chance in k_photons(sensor.material, tuple(energies)):
             if not chance.any():
                 continue
-            line_per_mm = float(_per_mm(material(sensor.material), np.array([line_kev]), "total")[0])
+            line_per_mm = float(per_mm_of(material(sensor.material), np.array([line_kev]), "total")[0])
             away = chance * np.exp(-values["capture_mm"] * line_per_mm)
             kept = kept - away
-            counts += away * _cluster(thresholds, energies - line_kev, sensor, values)
-            stays = 1 - _escaping(tuple(energies), sensor.material, round(thickness_mm, 4), line_per_mm)
+            counts += away * cluster(thresholds, energies - line_kev, sensor, values)
+            stays = 1 - escaping(tuple(energies), sensor.material, round(thickness_mm, 4), line_per_mm)
             apart = away * np.exp(-values["veto_mm"] * line_per_mm) * stays
             counts += apart * _photo(thresholds, np.array([line_kev]), sensor, values, generations - 1)
-    return counts + kept * _cluster(thresholds, energies, sensor, values)
+    return counts + kept * cluster(thresholds, energies, sensor, values)
 
 
 def _scattered(
@@ -299,13 +300,13 @@ def _scattered(
     highest_kev = energies * ratio / (1 + ratio)
     electron = np.clip(1 - thresholds / highest_kev, 0, 1)
     left_kev = np.maximum(energies - highest_kev / 2, LOWEST_LINE_KEV)
-    per_mm = _per_mm(material(sensor.material), left_kev, "photo")
+    per_mm = per_mm_of(material(sensor.material), left_kev, "photo")
     # From anywhere in the slab in any direction: half of the thickness is the mean way out.
     caught = -np.expm1(-per_mm * sensor.thickness_mm / 2)
-    return electron + caught * _cluster(thresholds, left_kev, sensor, values)
+    return electron + caught * cluster(thresholds, left_kev, sensor, values)
 
 
-def _cluster(
+def cluster(
     thresholds: NDArray[np.float64], charges_kev: NDArray[np.float64], sensor: SensorModel, values: Mapping[str, float]
 ) -> NDArray[np.float64]:
     """Return counts per deposit of charge at one spot, its tail included: (n_thresholds, n_charges)."""
@@ -323,15 +324,21 @@ def _spread(
     thresholds: NDArray[np.float64], charges: NDArray[np.float64], sensor: SensorModel, values: Mapping[str, float]
 ) -> NDArray[np.float64]:
     """Return counts per deposit that is collected whole: summed in one pixel, or shared with neighbours."""
-    noise_kev2 = FANO[sensor.material] * PAIR_KEV[sensor.material] * charges + values["noise_kev"] ** 2
-    sigma = np.sqrt(noise_kev2 + (values["width_relative"] * charges) ** 2)
+    sigma, cloud = blur(charges, sensor, values)
     if sensor.is_csm:
         return ndtr((charges - thresholds) / sigma)
-    cloud_mm = np.hypot(values["cloud_mm"], values["cloud_growth_relative"] * _range_mm(sensor.material, charges))
     share = (thresholds + _HERMITE * sigma) / charges
-    return np.einsum(
-        "gtc,gij->tc", _area(share, np.minimum(cloud_mm / sensor.pitch_mm, LARGEST_CLOUD)), _HERMITE_WEIGHT
-    )
+    return np.einsum("gtc,gij->tc", _area(share, cloud), _HERMITE_WEIGHT)
+
+
+def blur(
+    charges: NDArray[np.float64], sensor: SensorModel, values: Mapping[str, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the standard deviations of noise, in keV, and of the cloud, in pixels, of deposits of charge."""
+    noise_kev2 = FANO[sensor.material] * PAIR_KEV[sensor.material] * charges + values["noise_kev"] ** 2
+    sigma = np.sqrt(noise_kev2 + (values["width_relative"] * charges) ** 2)
+    cloud_mm = np.hypot(values["cloud_mm"], values["cloud_growth_relative"] * _range_mm(sensor.material, charges))
+    return sigma, np.minimum(cloud_mm / sensor.pitch_mm, LARGEST_CLOUD)
 
 
 def _area(share: NDArray[np.float64], cloud: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -369,7 +376,7 @@ def _area_table() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.
 
 
 @lru_cache(maxsize=64)
-def _k_photons(name: str, energies: tuple[float, ...]) -> tuple[tuple[float, NDArray[np.float64]], ...]:
+def k_photons(name: str, energies: tuple[float, ...]) -> tuple[tuple[float, NDArray[np.float64]], ...]:
     """Return the K photons of a sensor, alpha and beta of each element: energy, and chance per photo-absorption."""
     matter, energies_kev = material(name), np.asarray(energies)
     parts = {
@@ -392,9 +399,9 @@ def _k_photons(name: str, energies: tuple[float, ...]) -> tuple[tuple[float, NDA
 
 
 @lru_cache(maxsize=256)
-def _escaping(energies: tuple[float, ...], name: str, thickness_mm: float, line_per_mm: float) -> NDArray[np.float64]:
+def escaping(energies: tuple[float, ...], name: str, thickness_mm: float, line_per_mm: float) -> NDArray[np.float64]:
     """Return the chance that a K photon leaves the sensor, from where photons of each energy are absorbed."""
-    per_mm = _per_mm(material(name), np.asarray(energies), "total")
+    per_mm = per_mm_of(material(name), np.asarray(energies), "total")
     nodes, weights = np.polynomial.legendre.leggauss(12)
     depth = thickness_mm * (nodes + 1) / 2
     out = 0.5 * (expn(2, line_per_mm * depth) + expn(2, line_per_mm * (thickness_mm - depth)))
@@ -407,7 +414,8 @@ def _element(z: int) -> Material:
     return Material(name=f"Z={z}", density_g_cm3=1.0, mass_fractions=((z, 1.0),))
 
 
-def _per_mm(matter: Material, energies_kev: NDArray[np.float64], process: Process) -> NDArray[np.float64]:
+def per_mm_of(matter: Material, energies_kev: NDArray[np.float64], process: Process) -> NDArray[np.float64]:
+    """Return the linear attenuation of a process: (n_energies,) float64."""
     return _cached_per_mm(matter, energies_kev.tobytes(), process)
 
 

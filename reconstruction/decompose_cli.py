@@ -162,6 +162,23 @@ def decompose(
     iterations: Annotated[
         int | None, typer.Option(help="Of onestep, and of a prior. Default: the tier's own.", rich_help_panel=SCANS)
     ] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of the noise, for the error maps of iterated volumes; each takes as long as the volume. "
+            "0: no error maps. Default: 2.",
+            rich_help_panel=SCANS,
+        ),
+    ] = None,
+    sharing: Annotated[
+        bool,
+        typer.Option(
+            "--sharing",
+            help="Take from the response which counts of neighbours are of one photon: errors are then larger.",
+            rich_help_panel=SCANS,
+        ),
+    ] = False,
     bins: Annotated[
         str, typer.Option(help="Which bins of every pass, from 1: 1,3-4. Default: all.", rich_help_panel=SCANS)
     ] = "",
@@ -261,6 +278,8 @@ def decompose(
             prior={None: "huber" if tier == "onestep" else None, "none": None}.get(prior, prior),
             strength=strength,
             n_iterations=iterations,
+            n_draws=draws,
+            knows_sharing=sharing,
             allow_partial=allow_partial,
             as_json=as_json,
         )

@@ -2,8 +2,8 @@
 
 Two tiers. "projection" fits the path through each material to the counts of every ray, and reconstructs the paths.
 "onestep" fits the volumes of all materials to all counts at once. Both take the response that was fitted to this
-detector, so that hardening of the beam and cross-talk of the bins are part of the fit, and both tell their noise:
-errors drawn from the Cramer-Rao bound of the rays go the same way as the paths did.
+detector, so that hardening of the beam and cross-talk of the bins are part of the fit, and both tell their noise: it
+is drawn anew and goes the same way (`reconstruction.spectral.error_maps`).
 
 # Ref: two-step decomposition: Schlomka et al. 2008, Phys. Med. Biol. 53, 4031; one step: Mechlem et al. 2018,
 #      IEEE Trans. Med. Imaging 37, 68.
@@ -35,7 +35,7 @@ from reconstruction.field_of_view import cut_out, reached
 from reconstruction.methods.convergence import ConvergenceLog, logged
 from reconstruction.methods.iterates import Iterate
 from reconstruction.onestep import one_step
-from reconstruction.pipeline import grid_of, previewed
+from reconstruction.pipeline import PREVIEW, grid_of, previewed
 from reconstruction.projections import LineIntegrals, measure_line_integrals, places_of
 from reconstruction.projector import Projector
 from reconstruction.recipe import Recipe
@@ -44,10 +44,10 @@ from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.scan_source import ScanSource, open_source
 from reconstruction.spectral.cells import cells_of_basis, path_map
 from reconstruction.spectral.compression import compress
+from reconstruction.spectral.error_maps import drawn_counts, drawn_errors, standard_error
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.spectral.ray_fit import RayFit, fit_rays, weak_prior_sd
 from reconstruction.spectral.weighted import weighted
-from reconstruction.symmetric import unpacked
 from reconstruction.volume import MASS_CONCENTRATION, Grid, Volume
 
 PROJECTION, ONE_STEP = "projection", "onestep"
@@ -58,9 +58,8 @@ N_TYPICAL_VIEWS = 8
 RANGE_MARGIN = 0.2
 """Paths beyond those of the typical views, as a share of their range, over which the model must hold."""
 N_ITERATIONS = {PROJECTION: 30, ONE_STEP: 20}
-N_NOISE = 2
-"""Draws of the noise from which its size is told in each voxel, with its neighbours'."""
-NOISE_REACH_VOXELS = 2.5
+N_DRAWS = 2
+"""Of the noise, from which its size is told in each voxel, with its neighbours'. Each takes as long as the volume."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,6 +118,7 @@ def read_rays(
     calibration: Calibration | None = None,
     pass_number: int | None = None,
     allow_partial: bool = False,
+    knows_sharing: bool = False,
 ) -> Generator[Progress, None, ScanRays]:
     """Read a scan for a decomposition of its rays.
 
@@ -130,6 +130,8 @@ def read_rays(
         Whose response, and geometry if it has one, to take; None: the scan's own.
     pass_number : int, optional
         Which pass of several; None: all, with the bins of each.
+    knows_sharing : bool
+        Take from the response, too, which counts of neighbouring pixels are of one photon.
 
     Raises
     ------
@@ -144,7 +146,7 @@ def read_rays(
     n_passes = len(passes_kev(first.plan)) if isinstance(scanned, Turning) else 1
     numbers = range(1, n_passes + 1) if pass_number is None else [number]
     sources = tuple(open_source(path, calibration=aligned, pass_number=n, allow_partial=allow_partial) for n in numbers)
-    model = _model_of(sources, materials, calibration or first.scan.calibration)
+    model = _model_of(sources, materials, calibration or first.scan.calibration, knows_sharing=knows_sharing)
     parts = []
     for done, source in enumerate(sources):
         yield Progress("reading", done, len(sources))
@@ -158,7 +160,7 @@ def read_rays(
 
 
 def _model_of(
-    sources: Sequence[ScanSource], materials: Sequence[str], calibration: Calibration | None
+    sources: Sequence[ScanSource], materials: Sequence[str], calibration: Calibration | None, *, knows_sharing: bool
 ) -> SpectralModel:
     """Return what the bins of all passes count behind the materials."""
     response = calibration.response if calibration else None
@@ -176,7 +178,10 @@ def _model_of(
     names = tuple(materials) or (calibration.basis.materials if calibration.basis else ())
     if not names:
         raise WrongUsage("no materials are named, and the calibration has none", hint="--materials water,I,Gd")
-    models = [SpectralModel.of_response(response, names, thresholds_kev=source.thresholds_kev) for source in sources]
+    models = [
+        SpectralModel.of_response(response, names, thresholds_kev=source.thresholds_kev, knows_sharing=knows_sharing)
+        for source in sources
+    ]
     n_bins = sum(len(model.bins) for model in models)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise WrongUsage(f"the materials name {', '.join(twice)} more than once; allowed: each once")
@@ -222,7 +227,7 @@ class ScanMaterials:
     volume : Volume
         In g/cm3.
     sigma : Volume or None
-        Standard error of each voxel, in g/cm3, by the Cramer-Rao bound; None where the reconstruction is not linear.
+        Standard error of each voxel, in g/cm3; None where no noise was drawn.
     chi_square_ratio : float
         Median misfit of the rays over that of noise alone: 1 where the model holds, NaN where there are none.
     log : ConvergenceLog or None
@@ -235,6 +240,109 @@ class ScanMaterials:
     log: ConvergenceLog | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Way:
+    """How counts become volumes: all that is the same for the counts of a scan and for those that are drawn."""
+
+    rays: ScanRays
+    recipe: Recipe
+    model: SpectralModel
+    prior_sd: NDArray[np.float64]
+    whole: Grid
+    tier: str
+    prior: str | None
+    strength_relative: float | None
+    n_iterations: int
+
+    @property
+    def is_iterated(self) -> bool:
+        """Whether paths that are back-projected are a start only."""
+        return self.prior is not None or self.tier == ONE_STEP
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether errors of the rays can go the way by themselves: they are independent, and nothing is iterated."""
+        return not self.is_iterated and self.rays.model.neighbour_weights is None
+
+    @property
+    def projector(self) -> Projector:
+        """To the rays of all materials."""
+        measured = self.rays.measured
+        scan = ScanGeometry.circular(measured.geometry, measured.angles_rad, lifts_mm=measured.lifts_mm)
+        return Projector(scan, self.whole, n_channels=len(self.model.materials), use_gpu=self.recipe.use_gpu)
+
+    @property
+    def send(self) -> Any:
+        """What brings an array to where the iterations are."""
+        return backend.to_device if self.recipe.use_gpu else np.asarray
+
+    def fit(self, seen: Expectation) -> Generator[Progress, None, RayFit]:
+        """Fit the paths of all rays twice: around 0, and around the median of what their neighbours were."""
+        n_views, parts = seen.counts.shape[1], []
+        for begin in range(0, n_views, VIEWS_AT_A_TIME):
+            views = slice(begin, min(begin + VIEWS_AT_A_TIME, n_views))
+            some = seen.of_views(views)
+            data: dict[str, Any] = {"prior_sd": self.prior_sd, "background": some.background}
+            drawn = fit_rays(some.counts, some.open_counts, self.model, **data).paths
+            around = ndimage.median_filter(drawn, (1, 1, NEIGHBOURS, NEIGHBOURS), mode="nearest")
+            parts.append(fit_rays(some.counts, some.open_counts, self.model, prior_mean=around, start=drawn, **data))
+            yield Progress("rays", views.stop, n_views)
+        return _together(parts)
+
+    def back_project(self, paths: NDArray[np.float32]) -> Generator[Progress, None, NDArray[np.float32]]:
+        """Return volumes of paths by filtered back-projection."""
+        measured = self.rays.measured
+        return fdk(
+            np.nan_to_num(paths),
+            measured.angles_rad,
+            measured.geometry,
+            self.whole,
+            window=self.recipe.window,
+            use_gpu=self.recipe.use_gpu,
+            lifts_mm=measured.lifts_mm,
+            is_continued=self.recipe.truncation != "none",
+        )
+
+    def iterates(self, seen: Expectation, fit: RayFit, start: NDArray[np.float32]) -> Iterator[Iterate]:
+        """Return the iterates of one step, or of paths that are weighted by what their rays tell."""
+        send = self.send
+        options: dict[str, Any] = {
+            "prior": self.prior,
+            "strength": self.strength_relative,
+            "start": send(start),
+            "n_iterations": self.n_iterations,
+        }
+        if self.tier == ONE_STEP:
+            options |= {"open_counts": send(seen.open_counts), "background": send(seen.background)}
+            options |= {"weights": send(seen.is_known.astype(np.float32))}
+            return one_step(self.projector, send(seen.counts), self.model, **options)
+        information = np.where(fit.is_converged & seen.is_known.all(axis=0), fit.information, 0)
+        return weighted(self.projector, send(fit.paths), send(information), **options)
+
+    def draw(
+        self, seen: Expectation, fit: RayFit, values: NDArray[np.float32], n_draws: int
+    ) -> Generator[Progress, None, list[NDArray[np.float32]]]:
+        """Return volumes of drawn noise: of errors alone where the way is linear, else with the object."""
+        rng = np.random.default_rng(0)
+        paths = np.nan_to_num(fit.paths)
+        if self.is_iterated:
+            paths = backend.to_host(self.projector.forward(self.send(values)))
+        source = self.model if self.rays.model.neighbour_weights is None else self.rays.model
+        draws = []
+        for done in range(n_draws):
+            if self.is_linear:
+                volume = yield from self.back_project(drawn_errors(fit.covariance, rng))
+            else:
+                again = replace(seen, counts=drawn_counts(source, paths, seen.open_counts, rng, seen.background))
+                fitted = yield from self.fit(again)
+                volume = yield from self.back_project(fitted.paths)
+                for iterate in self.iterates(again, fitted, volume) if self.is_iterated else ():
+                    volume = iterate.volume
+                    yield Progress("noise", done * self.n_iterations + iterate.number, n_draws * self.n_iterations)
+            draws.append(backend.to_host(volume))
+        return draws
+
+
 def decompose_scan(
     rays: ScanRays,
     recipe: Recipe,
@@ -244,6 +352,7 @@ def decompose_scan(
     strength: float | None = None,
     n_iterations: int | None = None,
     grid: Grid | None = None,
+    n_draws: int = N_DRAWS,
 ) -> Generator[Progress, None, ScanMaterials]:
     """Turn the counts of a scan into volumes of its materials.
 
@@ -261,6 +370,8 @@ def decompose_scan(
         None: as many as the method's default.
     grid : Grid, optional
         Voxels to make; None: those of the recipe.
+    n_draws : int
+        How often noise is drawn for the error maps; with iterations each takes as long as the volume. 0: no error maps.
     """
     if tier not in (PROJECTION, ONE_STEP):
         raise WrongUsage(f"the tier is {tier!r}; allowed: image, {PROJECTION}, {ONE_STEP}")
@@ -269,24 +380,43 @@ def decompose_scan(
     measured = previewed(rays.measured) if recipe.is_preview else rays.measured
     if n_iterations is not None and n_iterations < 1:
         raise WrongUsage(f"{n_iterations} iterations were asked for; allowed: at least 1")
-    rays = replace(rays, measured=measured)
+    told_sharing = _sharing_words(rays)
+    model = rays.model.of_summed_pixels(PREVIEW if recipe.is_preview else 1)
+    rays = replace(rays, measured=measured, model=model)
     grid = grid or grid_of(measured, recipe)
     seen = yield from expected(measured, grid, recipe, n_passes=len(rays.sources))
-    fit, model = yield from fit_paths(rays, seen)
-    whole = reached(grid, measured.geometry, measured.lifts_mm) if prior or tier == ONE_STEP else grid
-    values = yield from _back_projected(fit.paths, measured, whole, recipe)
-    log, sigma = None, None
-    if prior or tier == ONE_STEP:
-        n_iterations = n_iterations or N_ITERATIONS[tier]
-        iterates = _iterates(rays, seen, fit, model, values, whole, recipe, tier, prior, strength, n_iterations)
-        values, log = yield from logged(iterates, tier, n_iterations)
-        values = np.ascontiguousarray(backend.to_host(values)[:, *cut_out(whole, grid)])
-    else:
-        sigma = yield from _noise_of(fit, rays, grid, recipe)
+    yield Progress("rays", 0, seen.counts.shape[1])
+    model, prior_sd = small_model(rays, seen)
+    is_iterated = prior is not None or tier == ONE_STEP
+    way = _Way(
+        rays=rays,
+        recipe=recipe,
+        model=model,
+        prior_sd=prior_sd,
+        whole=reached(grid, measured.geometry, measured.lifts_mm) if is_iterated else grid,
+        tier=tier,
+        prior=prior,
+        strength_relative=strength,
+        n_iterations=n_iterations or N_ITERATIONS[tier],
+    )
+    if not way.is_linear and n_draws == 1:
+        raise WrongUsage("one draw of the noise tells no errors; allowed: 2 or more, or 0 for no error maps")
+    fit = yield from way.fit(seen)
+    values = yield from way.back_project(fit.paths)
+    log = None
+    if way.is_iterated:
+        values, log = yield from logged(way.iterates(seen, fit, values), tier, way.n_iterations)
+        values = backend.to_host(values)
     matrix = _cells_map(rays, model)
-    values = np.tensordot(matrix, values, axes=1).astype(np.float32)
-    if sigma is not None:
-        sigma *= np.abs(np.diag(matrix)).astype(np.float32)[:, None, None, None]
+    asked = (slice(None), *cut_out(way.whole, grid))
+
+    def finished(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.tensordot(matrix, volume[asked], axes=1).astype(np.float32)
+
+    sigma = None
+    if n_draws:
+        draws = yield from way.draw(seen, fit, values, n_draws)
+        sigma = standard_error([finished(draw) for draw in draws], is_centred=way.is_linear)
     ratio = _misfit_ratio(fit)
     told = f"{prior}, strength {strength if strength is not None else 'its own'}" if prior else "no prior"
     words = (
@@ -295,12 +425,13 @@ def decompose_scan(
         *seen.words,
         f"{1 - seen.is_known.mean():.2%} of the counts not measured, {np.mean(seen.counts == 0):.2%} are none",
         f"{tier} domain, {', '.join(model.materials)}: {told}, {_misfit_told(ratio)}",
+        *told_sharing,
         *(("paths brought to those of the calibration's cells",) if (matrix != np.eye(len(matrix))).any() else ()),
     )
-    made = _volume_of(values, rays, grid, words, log)
+    means = "by the bound of rays" if way.is_linear else f"by {n_draws} draws of the counts around the solution"
     return ScanMaterials(
-        volume=made,
-        sigma=None if sigma is None else _volume_of(sigma, rays, grid, (*words, "standard error by the bound of rays")),
+        volume=_volume_of(finished(values), rays, grid, words, log),
+        sigma=None if sigma is None else _volume_of(sigma, rays, grid, (*words, f"standard error {means}")),
         chi_square_ratio=ratio,
         log=log,
     )
@@ -324,56 +455,29 @@ def _refuse_what_is_of_bins(recipe: Recipe) -> None:
         )
 
 
-def _iterates(
-    rays: ScanRays,
-    seen: Expectation,
-    fit: RayFit,
-    model: SpectralModel,
-    start: NDArray[np.float32],
-    grid: Grid,
-    recipe: Recipe,
-    tier: str,
-    prior: str | None,
-    strength: float | None,
-    n_iterations: int,
-) -> Iterator[Iterate]:
-    """Return the iterates of one step, or of paths that are weighted by what their rays tell."""
-    measured = rays.measured
-    scan = ScanGeometry.circular(measured.geometry, measured.angles_rad, lifts_mm=measured.lifts_mm)
-    A = Projector(scan, grid, n_channels=len(model.materials), use_gpu=recipe.use_gpu)
-    send = backend.to_device if recipe.use_gpu else np.asarray
-    options: dict[str, Any] = {
-        "prior": prior,
-        "strength": strength,
-        "start": send(start),
-        "n_iterations": n_iterations,
-    }
-    if tier == ONE_STEP:
-        weights = send(seen.is_known.astype(np.float32))
-        opened, background = send(seen.open_counts), send(seen.background)
-        return one_step(
-            A, send(seen.counts), model, open_counts=opened, background=background, weights=weights, **options
-        )
-    information = np.where(fit.is_converged & seen.is_known.all(axis=0), fit.information, 0)
-    return weighted(A, send(fit.paths), send(information), **options)
+def _sharing_words(rays: ScanRays) -> tuple[str, ...]:
+    """Say how much neighbours count of the same photons, where that is known."""
+    if rays.model.neighbour_weights is None:
+        return ()
+    root = np.sqrt(rays.open_counts)
+    both = 4 * np.einsum("kabe,a,b->", rays.model.neighbour_weights, root, root) / rays.open_counts.sum()
+    return (f"charge sharing is in the errors: each count has {both:.2f} others of its photon beside it, on the mean",)
 
 
-def fit_paths(rays: ScanRays, seen: Expectation) -> Generator[Progress, None, tuple[RayFit, SpectralModel]]:
-    """Fit the paths of all rays, with a prior so wide that it only keeps noisy rays from running away.
+def small_model(rays: ScanRays, seen: Expectation) -> tuple[SpectralModel, NDArray[np.float64]]:
+    """Look at some views: what paths there are, and how well they are told.
 
     A prior some times as wide as the noise still shortens what is there by some per cent if its middle is 0; so rays
     are fitted twice, the second time around the median of what their neighbours were the first time.
 
     Returns
     -------
-    fit : RayFit
-        (..., n_views, rows, cols).
     model : SpectralModel
         Of few nodes, over the paths of this scan.
+    prior_sd : (n_materials,) float64, mm g/cm3
+        So wide that it only keeps noisy rays from running away.
     """
-    n_views = seen.counts.shape[1]
-    yield Progress("rays", 0, n_views)
-    few = np.unique(np.linspace(0, n_views - 1, N_TYPICAL_VIEWS).round().astype(int))
+    few = np.unique(np.linspace(0, seen.counts.shape[1] - 1, N_TYPICAL_VIEWS).round().astype(int))
     some = seen.of_views(few)
     is_seen = (some.counts > 0).all(axis=0)  # what nothing came through is as thick as one likes
     if not is_seen.any():
@@ -390,17 +494,7 @@ def fit_paths(rays: ScanRays, seen: Expectation) -> Generator[Progress, None, tu
     ).paths
     lowest, highest = np.nanquantile(sampled[:, is_seen], (0.002, 0.998), axis=1)
     margin = RANGE_MARGIN * (highest - lowest) + 1e-6
-    model = compress(rays.model, highest + margin, lowest - margin).model
-    parts = []
-    for begin in range(0, n_views, VIEWS_AT_A_TIME):
-        views = slice(begin, min(begin + VIEWS_AT_A_TIME, n_views))
-        some = seen.of_views(views)
-        data: dict[str, Any] = {"prior_sd": prior_sd, "background": some.background}
-        drawn = fit_rays(some.counts, some.open_counts, model, **data).paths
-        around = ndimage.median_filter(drawn, (1, 1, NEIGHBOURS, NEIGHBOURS), mode="nearest")
-        parts.append(fit_rays(some.counts, some.open_counts, model, prior_mean=around, start=drawn, **data))
-        yield Progress("rays", views.stop, n_views)
-    return _together(parts), model
+    return compress(rays.model, highest + margin, lowest - margin).model, prior_sd
 
 
 def _cells_map(rays: ScanRays, model: SpectralModel) -> NDArray[np.float64]:
@@ -436,38 +530,6 @@ def _together(parts: Sequence[RayFit]) -> RayFit:
             for name in RayFit.__slots__
         }
     )
-
-
-def _back_projected(
-    paths: NDArray[np.float32], measured: LineIntegrals, grid: Grid, recipe: Recipe
-) -> Generator[Progress, None, NDArray[np.float32]]:
-    return fdk(
-        np.nan_to_num(paths),
-        measured.angles_rad,
-        measured.geometry,
-        grid,
-        window=recipe.window,
-        use_gpu=recipe.use_gpu,
-        lifts_mm=measured.lifts_mm,
-        is_continued=recipe.truncation != "none",
-    )
-
-
-def _noise_of(
-    fit: RayFit, rays: ScanRays, grid: Grid, recipe: Recipe
-) -> Generator[Progress, None, NDArray[np.float32]]:
-    """Return the standard error of each voxel: what errors of the rays, drawn from their bound, become there."""
-    rng = np.random.default_rng(0)
-    covariance = np.moveaxis(unpacked(np.where(np.isfinite(fit.covariance), fit.covariance, 0)), (0, 1), (-2, -1))
-    values, vectors = np.linalg.eigh(covariance)
-    roots = (vectors * np.sqrt(np.maximum(values, 0))[..., None, :]).astype(np.float32)
-    total = np.zeros((len(fit.paths), *grid.shape), np.float32)
-    for _ in range(N_NOISE):
-        drawn = rng.standard_normal((*fit.paths.shape[1:], len(fit.paths)), np.float32)
-        errors = np.ascontiguousarray(np.moveaxis((roots @ drawn[..., None])[..., 0], -1, 0))
-        total += (yield from _back_projected(errors, rays.measured, grid, recipe)) ** 2
-    smooth = [ndimage.gaussian_filter(channel, NOISE_REACH_VOXELS, mode="nearest") for channel in total / N_NOISE]
-    return np.sqrt(np.stack(smooth))
 
 
 def _misfit_ratio(fit: RayFit) -> float:

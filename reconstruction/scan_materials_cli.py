@@ -26,12 +26,14 @@ def decompose_counts(
     prior: str | None,
     strength: float | None,
     n_iterations: int | None,
+    n_draws: int | None,
+    knows_sharing: bool,
     allow_partial: bool,
     as_json: bool,
 ) -> None:
     """Decompose, write materials, their errors and how iterations went, and tell."""
     from calibration.store import load
-    from reconstruction.scan_materials import decompose_scan, read_rays
+    from reconstruction.scan_materials import N_DRAWS, decompose_scan, read_rays
     from reconstruction.volume import save_volume
 
     began_s = time.monotonic()
@@ -42,10 +44,19 @@ def decompose_counts(
             calibration=load(calibration) if calibration else None,
             pass_number=recipe.pass_number,
             allow_partial=allow_partial,
+            knows_sharing=knows_sharing,
         )
     )
     found = console.track(
-        decompose_scan(rays, recipe, tier=tier, prior=prior, strength=strength, n_iterations=n_iterations)
+        decompose_scan(
+            rays,
+            recipe,
+            tier=tier,
+            prior=prior,
+            strength=strength,
+            n_iterations=n_iterations,
+            n_draws=N_DRAWS if n_draws is None else n_draws,
+        )
     )
     save_volume(found.volume, output)
     sigma = None if found.sigma is None else save_volume(found.sigma, output.with_name(f"{output.stem}-sigma.h5"))

@@ -17,6 +17,7 @@ from firmware_iface.errors import WrongUsage
 from reconstruction.projections import LineIntegrals
 from reconstruction.recipe import Recipe
 from reconstruction.scan_materials import ScanRays, decompose_scan
+from reconstruction.spectral.error_maps import drawn_counts
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.volume import Provenance
 from tests.spectral_models import made_up_model
@@ -40,11 +41,13 @@ def finished(work):
             return end.value
 
 
-def chords_mm(x0: float, y0: float, radius_mm: float) -> np.ndarray:
+def chords_mm(
+    x0: float, y0: float, radius_mm: float, geometry: Geometry = GEOMETRY, angles: np.ndarray = ANGLES
+) -> np.ndarray:
     """Exact chords through an upright cylinder: (n_views, rows, cols)."""
-    views = GEOMETRY.views(ANGLES)
-    cols = np.arange(GEOMETRY.cols) - (GEOMETRY.cols - 1) / 2
-    rows = np.arange(GEOMETRY.rows) - (GEOMETRY.rows - 1) / 2
+    views = geometry.views(angles)
+    cols = np.arange(geometry.cols) - (geometry.cols - 1) / 2
+    rows = np.arange(geometry.rows) - (geometry.rows - 1) / 2
     pixel = (
         views.detector_mm[:, None, None]
         + cols[:, None] * views.u_mm[:, None, None]
@@ -59,18 +62,30 @@ def chords_mm(x0: float, y0: float, radius_mm: float) -> np.ndarray:
     return 2 * np.sqrt(np.maximum(radius_mm**2 - (aside / flat) ** 2, 0)) * length / flat
 
 
-def scanned(model: SpectralModel, *, seed: int | None, **of_source: object) -> ScanRays:
-    paths = sum(chords_mm(*place) * np.array(amounts)[:, None, None, None] for place, amounts in CYLINDERS)
-    expected = OPEN_COUNTS * model.transmission(np.asarray(paths))
-    counts = expected if seed is None else np.random.default_rng(seed).poisson(expected)
+def scanned(
+    model: SpectralModel,
+    *,
+    seed: int | None,
+    geometry: Geometry = GEOMETRY,
+    angles: np.ndarray = ANGLES,
+    **of_source: object,
+) -> ScanRays:
+    paths = sum(
+        chords_mm(*place, geometry, angles) * np.array(amounts[: len(model.materials)])[:, None, None, None]
+        for place, amounts in CYLINDERS
+    )
+    opened = np.full(len(model.bins), OPEN_COUNTS)
+    counts = opened[:, None, None, None] * model.transmission(np.asarray(paths))
+    if seed is not None:
+        counts = drawn_counts(model, np.asarray(paths), opened, np.random.default_rng(seed))
     values = -np.log(np.maximum(counts, 0.5) / OPEN_COUNTS).astype(np.float32)
     measured = LineIntegrals(
         values=values,
         is_estimated=np.zeros(values.shape, np.bool_),
-        angles_rad=ANGLES,
-        lifts_mm=np.zeros(len(ANGLES)),
-        geometry=GEOMETRY,
-        open_counts=np.full(len(model.bins), OPEN_COUNTS),
+        angles_rad=angles,
+        lifts_mm=np.zeros(len(angles)),
+        geometry=geometry,
+        open_counts=opened,
         n_tiles=1,
     )
     told: dict[str, object] = {"words": (), "thresholds_kev": (), "basis": None} | of_source
@@ -86,7 +101,7 @@ def inside(grid_axes: tuple[np.ndarray, ...], place: tuple[float, float, float],
 @pytest.mark.parametrize(("tier", "prior"), [("projection", None), ("projection", "tnv"), ("onestep", "huber")])
 def test_noisy_counts_become_the_concentrations_they_were_made_of(tier, prior):
     model = made_up_model(("water", "iodine", "gadolinium"), (20, 33, 50, 62))
-    found = finished(decompose_scan(scanned(model, seed=1), Recipe(), tier=tier, prior=prior))
+    found = finished(decompose_scan(scanned(model, seed=1), Recipe(), tier=tier, prior=prior, n_draws=0))
     assert found.chi_square_ratio == pytest.approx(1, abs=0.15)
     assert (found.log is None) == (tier == "projection" and prior is None)
     axes = found.volume.grid.axes_mm()
@@ -110,7 +125,9 @@ def test_the_prior_of_rays_takes_nothing_off_the_agents():
 
 def test_stated_errors_are_those_that_repeated_scans_show():
     model = made_up_model(("water", "iodine", "gadolinium"), (20, 33, 50, 62))
-    runs = [finished(decompose_scan(scanned(model, seed=seed), Recipe())) for seed in range(6)]
+    runs = [
+        finished(decompose_scan(scanned(model, seed=seed), Recipe(), n_draws=0 if seed else 2)) for seed in range(6)
+    ]
     middle = np.stack([run.volume.values[:, 2] for run in runs])
     sigma = runs[0].sigma
     assert sigma is not None
@@ -118,6 +135,46 @@ def test_stated_errors_are_those_that_repeated_scans_show():
     seen = np.sqrt(middle.var(axis=0, ddof=1)[:, core].mean(axis=1))
     told = np.sqrt((sigma.values[:, 2][:, core] ** 2).mean(axis=1))
     np.testing.assert_allclose(told / seen, 1, atol=0.1)
+
+
+@pytest.mark.parametrize(("tier", "prior"), [("projection", "huber"), ("onestep", "tv")])
+def test_stated_errors_hold_under_a_prior(tier, prior):
+    """The noise that is told of one scan is what repeated scans show, though iterations and prior are not linear."""
+    model = made_up_model(("water", "iodine"), (20, 33, 50))
+    small = {"geometry": replace(GEOMETRY, pitch_mm=1.2, rows=2, cols=40), "angles": ANGLES[::3]}
+    options: dict[str, Any] = {"tier": tier, "prior": prior, "n_iterations": 8}
+    draws = [3, *[0] * 5]
+    rays = [scanned(model, seed=seed, **small) for seed in range(len(draws))]
+    runs = [
+        finished(decompose_scan(of_run, Recipe(), n_draws=n, **options)) for of_run, n in zip(rays, draws, strict=True)
+    ]
+    sigma = runs[0].sigma
+    assert sigma is not None
+    seen = np.stack([run.volume.values for run in runs]).var(axis=0, ddof=1)
+    core = inside(sigma.grid.axes_mm(), (0.0, 0.0, 12.0), 0.6)
+    measured, told = (np.sqrt(variance[..., core].mean(axis=(1, 2))) for variance in (seen, sigma.values**2))
+    np.testing.assert_allclose(told / measured, 1, atol=0.2)
+    assert all(run.sigma is None for run in runs[1:])
+
+
+def test_errors_of_a_preview_are_larger_by_what_neighbours_share():
+    """Sums of pixels that count the same photons are noisier than those of pixels that are independent."""
+    model = made_up_model(("water",), (20, 33, 50))
+    root = np.sqrt(model.weights)
+    shared = np.array([0.08, 0.04])[:, None, None, None] * root[:, None] * root
+    small, recipe = {"geometry": replace(GEOMETRY, rows=4), "angles": ANGLES[::2]}, Recipe(is_preview=True)
+    scans = [scanned(replace(model, neighbour_weights=shared), seed=seed, **small) for seed in range(10)]
+    runs = [finished(decompose_scan(rays, recipe, n_draws=0 if k else 10)) for k, rays in enumerate(scans)]
+    unaware = finished(decompose_scan(replace(scans[0], model=model), recipe, n_draws=10))
+    assert runs[0].sigma is not None
+    assert unaware.sigma is not None
+    core = inside(runs[0].volume.grid.axes_mm(), (0.0, 0.0, 12.0), 0.7)
+    seen = np.stack([run.volume.values for run in runs]).var(axis=0, ddof=1)[..., core].mean()
+    told, too_little = (np.sqrt((run.sigma.values[..., core] ** 2).mean() / seen) for run in (runs[0], unaware))
+    assert told == pytest.approx(1, abs=0.1)
+    assert too_little < 0.85
+    assert any("charge sharing" in step for step in runs[0].volume.provenance.steps)
+    assert not any("charge sharing" in step for step in unaware.volume.provenance.steps)
 
 
 def test_passes_add_their_bins():

@@ -199,6 +199,7 @@ def _try_rays(
         strength=asked.strength_relative,
         n_iterations=asked.n_iterations,
         grid=grid,
+        n_draws=0,
     )
     return (yield from watched(work, log)).volume
 

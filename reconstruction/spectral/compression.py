@@ -138,6 +138,7 @@ def _on_nodes(model: SpectralModel, chosen: NDArray[np.intp], paths: NDArray[np.
     return replace(
         model,
         co_weights=co_weights,
+        neighbour_weights=None,
         weights=weights / weights.sum(axis=1, keepdims=True),
         attenuation_per_mm_per_g_cm3=attenuation,
         energies_kev=model.energies_kev[chosen],

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from calibration.attenuation import Material, mass_attenuation_cm2_g
+from calibration.charge_sharing import counts_together
 from calibration.response import Response
 from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction.spectral.exponentials import fit_exponentials
@@ -48,6 +49,10 @@ class SpectralModel:
 
         that is photons of the open beam at a node times the mean of the product of what one photon counts in bins
         ``a`` and ``b``, over the root of both bins' counts. None: a photon counts once at most; bins are independent.
+        `of_summed_pixels` makes them of `neighbour_weights`.
+    neighbour_weights : (2, n_bins, n_bins, n_nodes) float64, optional
+        The same of bin ``a`` of a pixel and bin ``b`` of one neighbour, across an edge and across a corner. None: no
+        photon counts in two pixels, or it is not known.
     """
 
     materials: tuple[str, ...]
@@ -56,6 +61,7 @@ class SpectralModel:
     attenuation_per_mm_per_g_cm3: NDArray[np.float64]
     energies_kev: NDArray[np.float64]
     co_weights: NDArray[np.float64] | None = None
+    neighbour_weights: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         n_nodes = self.weights.shape[-1]
@@ -77,6 +83,9 @@ class SpectralModel:
                 f"co_weights {self.co_weights.shape} of {len(self.bins)} bins and {n_nodes} nodes; "
                 "allowed: (n_bins, n_bins, n_nodes)"
             )
+        shape = (2, len(self.bins), len(self.bins), n_nodes)
+        if self.neighbour_weights is not None and self.neighbour_weights.shape != shape:
+            raise ValueError(f"neighbour_weights {self.neighbour_weights.shape}; allowed: {shape}")
 
     @classmethod
     def of_response(
@@ -86,6 +95,7 @@ class SpectralModel:
         *,
         thresholds_kev: ArrayLike | None = None,
         step_kev: float = 0.5,
+        knows_sharing: bool = False,
     ) -> SpectralModel:
         """Take spectrum and response from what was fitted to this detector.
 
@@ -95,11 +105,19 @@ class SpectralModel:
             A name is one that `calibration.attenuation.material` knows.
         thresholds_kev : (n_bins,) float, optional
             As set, rising. None: those that the response was fitted at.
+        knows_sharing : bool
+            Tell which counts of neighbouring pixels are of one photon, too.
         """
         thresholds = np.asarray(response.thresholds_kev if thresholds_kev is None else thresholds_kev, float)
         energies_kev = np.arange(LOWEST_KEV, response.tube_kvp * 1.1, step_kev)
-        seen = response.matrix(thresholds, energies_kev) * response.spectrum(energies_kev)
-        return cls.of_spectrum(seen, energies_kev, materials, bins=tuple(f"{low:g} keV" for low in thresholds))
+        photons = response.spectrum(energies_kev)
+        seen = response.matrix(thresholds, energies_kev) * photons
+        model = cls.of_spectrum(seen, energies_kev, materials, bins=tuple(f"{low:g} keV" for low in thresholds))
+        if not knows_sharing:
+            return model
+        root = np.sqrt(seen.sum(axis=1))
+        together = counts_together(response, thresholds, energies_kev) * photons / (root[:, None] * root)[..., None]
+        return replace(model, neighbour_weights=together[..., seen.any(axis=0)])
 
     @classmethod
     def of_spectrum(
@@ -138,16 +156,38 @@ class SpectralModel:
         all_nodes, places = np.unique(np.concatenate(nodes), axis=0, return_inverse=True)
         n_bins = [len(model.bins) for model in models]
         weights = np.zeros((sum(n_bins), len(all_nodes)))
+        together: dict[str, NDArray[np.float64]] = {}
         ends, stops = np.cumsum([len(of_pass) for of_pass in nodes]), np.cumsum(n_bins)
         for model, of_pass, end, stop in zip(models, nodes, ends, stops, strict=True):
             here = places.ravel()[end - len(of_pass) : end]
-            weights[stop - len(model.bins) : stop, here] = model.weights
+            bins = slice(stop - len(model.bins), stop)
+            weights[bins, here] = model.weights
+            own = {name: getattr(model, name) for name in ("co_weights", "neighbour_weights")}
+            if any(other.co_weights is not None for other in models) and model.co_weights is None:
+                own["co_weights"] = np.eye(len(model.bins))[..., None] * model.weights
+            for name, values in own.items():
+                if values is not None:
+                    shape = (*values.shape[:-3], sum(n_bins), sum(n_bins), len(all_nodes))
+                    together.setdefault(name, np.zeros(shape))[..., bins, bins, here] = values
         return cls(
             materials=models[0].materials,
             bins=tuple(name for model in models for name in model.bins),
             weights=weights,
             attenuation_per_mm_per_g_cm3=all_nodes[:, 1:],
             energies_kev=all_nodes[:, 0],
+            **together,
+        )
+
+    def of_summed_pixels(self, n: int) -> SpectralModel:
+        """Return the model of sums of n x n pixels: their bins vary together, and neighbours less than before."""
+        if self.neighbour_weights is None or n == 1:
+            return self
+        inside = 1 - 1 / n  # the share of pixels that have the next one along an axis in the same sum
+        edges, corners = self.neighbour_weights
+        return replace(
+            self,
+            co_weights=np.eye(len(self.bins))[..., None] * self.weights + 4 * inside * edges + 4 * inside**2 * corners,
+            neighbour_weights=np.stack([edges / n + 2 * inside / n * corners, corners / n**2]),
         )
 
     @classmethod
@@ -202,11 +242,13 @@ class SpectralModel:
     def of_bins(self, places: Sequence[int]) -> SpectralModel:
         """Return the model of some bins, in this order."""
         co_weights = None if self.co_weights is None else self.co_weights[np.ix_(places, places)]
+        neighbours = self.neighbour_weights
         return replace(
             self,
             bins=tuple(self.bins[place] for place in places),
             weights=self.weights[list(places)],
             co_weights=co_weights,
+            neighbour_weights=None if neighbours is None else neighbours[:, places][:, :, places],
         )
 
     def transmission(self, paths: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -260,6 +302,12 @@ class SpectralModel:
         return np.eye(len(self.bins)).reshape(len(self.bins), -1, *[1] * (np.ndim(paths) - 1)) * (
             root**2 * self.transmission(paths)
         )
+
+    def together(self, paths: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return how neighbours vary together, over the root of both open counts: (2, n_bins, n_bins, ...) float64."""
+        if self.neighbour_weights is None:
+            raise WrongUsage("the model does not know what pixels share", hint="of_response(..., knows_sharing=True)")
+        return np.tensordot(self.neighbour_weights, self._kept(paths), axes=1)
 
     def _kept(self, paths: NDArray[np.floating]) -> NDArray[np.float64]:
         return np.exp(-np.tensordot(self.attenuation_per_mm_per_g_cm3, np.asarray(paths, dtype=np.float64), axes=1))
