@@ -212,7 +212,7 @@ def by_image(rays: ScanRays, grid: Grid) -> Volume:
 def by_projection(rays: ScanRays, grid: Grid, prior: str | None = None) -> Volume:
     """Decompose every ray by the fitted response, and reconstruct each material, as `mpxct decompose SCAN` does."""
     recipe = Recipe(window="hann", voxel_mm=grid.voxel_mm, shape=grid.shape)
-    return run(decompose_scan(rays, recipe, tier="projection", prior=prior)).volume
+    return run(decompose_scan(rays, recipe, tier="projection", prior=prior, n_draws=0)).volume
 
 
 TIERS: Mapping[str, Callable[[ScanRays, Grid], Volume]] = {
