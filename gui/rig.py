@@ -40,7 +40,7 @@ WATCH_EVERY_S = 1.0
 BRAKE_EVERY_S = 0.2
 """Work that is aborted may be between two exposures; it is told again until it has ended."""
 CLOSE_S = 10.0
-UNSAFE = "the beam was on when the instrument was lost, and may still be: stay out, and switch the tube off by its key"
+UNSAFE = "the beam may have been on when the instrument was lost: stay out, and switch the tube off by its key"
 _log = logging.getLogger(__name__)
 
 
@@ -263,11 +263,12 @@ class Rig:
         if str(error) != before.error:
             _log.warning("the instrument does not answer: %s", error)
         self._let_go()
-        was_lit = before.source is not None and before.source.is_beam_on
+        # What works may have lit it since it was asked last.
+        may_be_lit = before.source is not None and (before.source.is_beam_on is not False or bool(before.job))
         self._replace(
             replace(
                 before, link=Link.LOST, job="", status=None, health=None, source=None, pose=None, asked_s=None,
-                error=str(error), hint=getattr(error, "hint", ""), unsafe=UNSAFE if was_lit else before.unsafe,
+                error=str(error), hint=getattr(error, "hint", ""), unsafe=UNSAFE if may_be_lit else before.unsafe,
             )
         )  # fmt: skip
 

@@ -243,17 +243,30 @@ def test_ctrl_c_breaks_other_work_off_at_once() -> None:
 # Disk and viewer
 
 
+class Awaited(Bench):
+    """A board whose second frame comes when somebody has looked at the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_looked_at = threading.Event()
+
+    def frame(self, sequence: int, exposure_s: float) -> Frame:
+        assert self.n_done == 0 or self.is_looked_at.wait(20)
+        return super().frame(sequence, exposure_s)
+
+
 def test_a_viewer_that_sleeps_holds_nothing_up(
     tmp_path: Path, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "HEALTH_EVERY_S", 0.0)
-    wakes, seen, told = threading.Event(), list[Frame](), list[RunHealth]()
+    bench, wakes, seen, told = Awaited(), threading.Event(), list[Frame](), list[RunHealth]()
 
     def look(frame: Frame) -> None:
         seen.append(frame)
+        bench.is_looked_at.set()
         wakes.wait(20)
 
-    summary = run(Bench(), calibration, tmp_path / "scan.h5", on_newest=look, on_health=told.append)
+    summary = run(bench, calibration, tmp_path / "scan.h5", on_newest=look, on_health=told.append)
     assert (summary.n_frames, summary.n_lost) == (N_FRAMES, 0)
     assert len(seen) == 1, "it still looks at the first"
     to_disk, to_viewer = told[-1].queues

@@ -36,19 +36,10 @@ KERNELS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def off_centre():
-    """An object beside the axis, where rings and what is round are not one."""
-    patch = pytest.MonkeyPatch()
-    for name, value in (("GEOMETRY", GEOMETRY), ("ANGLES", ANGLES), ("CYLINDERS", CYLINDERS)):
-        patch.setattr(bench, name, value)
-    yield
-    patch.undo()
-
-
 @pytest.fixture(scope="module")
-def clean(off_centre) -> ScanRays:
-    return bench.scanned(MODEL, seed=None)
+def clean() -> ScanRays:
+    """An object beside the axis, where rings and what is round are not one."""
+    return bench.scanned(MODEL, seed=None, cylinders=CYLINDERS, geometry=GEOMETRY, angles=ANGLES)
 
 
 def counted(clean: ScanRays, expectation: np.ndarray, *, is_estimated: np.ndarray | None = None) -> ScanRays:
@@ -182,7 +173,7 @@ def test_scatter_of_two_passes_has_a_kernel_for_every_bin(clean, tmp_path):
 
 
 def test_rays_through_metal_count_for_nothing(clean):
-    rod = bench.chords_mm(2.0, -5.0, 0.6)
+    rod = bench.chords_mm(2.0, -5.0, 0.6, GEOMETRY, ANGLES)
     rays = counted(clean, expectation(clean) * np.exp(-2.5 * rod))
     recipe = Recipe(metal_per_mm=0.6)
     seen = finished(expected(rays.measured, grid_of(rays.measured, recipe), recipe))
