@@ -15,7 +15,7 @@ class Quality:
         Between two samples; twice as much while something moves.
     is_shaded : bool
         Whether surfaces are lit.
-    opaque : float
+    opaque_share : float
         A ray ends where it sees less than the rest of what is behind.
     divisor : int or None
         Of the resolution while something moves; None chooses by the time that the last picture took.
@@ -23,5 +23,5 @@ class Quality:
 
     step_voxels: float = 1.0
     is_shaded: bool = True
-    opaque: float = 0.995
+    opaque_share: float = 0.995
     divisor: int | None = None

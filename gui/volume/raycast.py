@@ -413,7 +413,7 @@ class RayCaster:
         put("u_blocks", *blocks)
         put("u_bend", float(optics.bend[0]) if len(optics.bend) else 0.0)
         put("u_step_mm", quality.step_voxels * min(grains.voxel_mm))
-        put("u_opaque", quality.opaque)
+        put("u_opaque", quality.opaque_share)
         put("u_solid_per_mm", -np.log1p(-SOLID_FROM) / min(grains.voxel_mm))
         put("u_light", *(light / np.linalg.norm(light)))
         for number in range(len(textures.names)):
@@ -530,7 +530,7 @@ class RayCastItem(GLGraphicsItem):
     def _draw_rough(self, width: int, height: int) -> None:
         divisor = self.quality.divisor or self.divisor
         rough = self._rough = self._canvas(self._rough, max(width // divisor, 1), max(height // divisor, 1))
-        caster, quality = self.caster, replace(self.quality, opaque=ROUGH_OPAQUE)
+        caster, quality = self.caster, replace(self.quality, opaque_share=ROUGH_OPAQUE)
         if (coarse := self._coarse(caster)) is not None:
             caster = coarse
         else:

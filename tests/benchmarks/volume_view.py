@@ -90,12 +90,12 @@ def measured(n: int) -> dict[str, Any]:
         return once
 
     for name, is_shaded in (("shaded", True), ("plain", False)):
-        rough = Quality(is_shaded=is_shaded, opaque=ROUGH_OPAQUE)
+        rough = Quality(is_shaded=is_shaded, opaque_share=ROUGH_OPAQUE)
         figures[f"rest_{name}"] = paced(draw(caster, 1, Quality(is_shaded=is_shaded)))
         figures[f"moving_before_{name}"] = paced(draw(caster, 2, Quality(step_voxels=2.0, is_shaded=is_shaded)))
         figures[f"moving_{name}"] = paced(draw(coarse, 2, rough))
     for divisor in DIVISORS:
-        automatic = paced(draw(coarse, divisor, Quality(opaque=ROUGH_OPAQUE)))
+        automatic = paced(draw(coarse, divisor, Quality(opaque_share=ROUGH_OPAQUE)))
         if automatic["fps"] >= 1 / MOVING_S or divisor == DIVISORS[-1]:
             figures["automatic"] = automatic | {"divisor": divisor}
             break
