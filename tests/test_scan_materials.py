@@ -26,7 +26,8 @@ GEOMETRY = Geometry(source_to_detector_mm=300.0, source_to_object_mm=200.0, pitc
 ANGLES = np.arange(180) * 2 * np.pi / 180
 OPEN_COUNTS = 2e4
 # (centre x, y, radius in mm), and g/cm3 of each material inside: water everywhere, one agent in each insert.
-CYLINDERS = (
+Cylinders = tuple[tuple[tuple[float, float, float], tuple[float, ...]], ...]
+CYLINDERS: Cylinders = (
     ((0.0, 0.0, 12.0), (1.0, 0.0, 0.0)),
     ((5.0, 0.0, 3.0), (0.0, 0.01, 0.0)),
     ((-5.0, 2.0, 3.0), (0.0, 0.0, 0.01)),
@@ -66,13 +67,14 @@ def scanned(
     model: SpectralModel,
     *,
     seed: int | None,
+    cylinders: Cylinders = CYLINDERS,
     geometry: Geometry = GEOMETRY,
     angles: np.ndarray = ANGLES,
     **of_source: object,
 ) -> ScanRays:
     paths = sum(
         chords_mm(*place, geometry, angles) * np.array(amounts[: len(model.materials)])[:, None, None, None]
-        for place, amounts in CYLINDERS
+        for place, amounts in cylinders
     )
     opened = np.full(len(model.bins), OPEN_COUNTS)
     counts = opened[:, None, None, None] * model.transmission(np.asarray(paths))

@@ -283,7 +283,7 @@ def test_what_the_scan_cannot_give_is_told_where_it_is_typed(qtbot: QtBot, page:
         (form.voxel, "1e-5", "are free"),
         (form.voxel, "nan", "allowed: a number"),
         (form.pass_number, "0", "the scan has 1"),
-        (form.metal, "-1", "more than 0"),
+        (form.metal, "-1", "above 0"),
     ):
         line.setText(text)
         line.editingFinished.emit()
