@@ -12,8 +12,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LONGEST = ("test_walk.py", "test_events.py")
-"""Files that begin first, lest the worker that takes one of them last ends long after the others."""
+LONGEST = ("test_walk.py", "test_scan_materials.py")
+"""Files that begin first, lest the worker that takes one of them last ends long after the others; of two that begin
+together each compiles kernels of its own, and those after them find both."""
 
 
 @pytest.fixture(scope="session")

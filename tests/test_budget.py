@@ -202,6 +202,7 @@ for limit in (400_000_000, 900_000_000):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is in kB on Linux only")
+@pytest.mark.slow
 def test_a_real_process_stays_below_what_was_predicted(tmp_path):
     # Compiling takes some 0.7 GB: the second run finds all made, in a cache that no other test writes to.
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}

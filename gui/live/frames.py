@@ -80,9 +80,12 @@ class Rate:
         self._marks = ((self._counted_s, 0), (self._counted_s, 0))
 
     def count(self) -> None:
-        """Count one."""
+        """Count one; after a pause it begins anew."""
+        now_s = time.monotonic()
+        if now_s - self._counted_s > 2 * RATE_S:
+            self._marks = ((now_s, self._n), (now_s, self._n))
         self._n += 1
-        now_s = self._counted_s = time.monotonic()
+        self._counted_s = now_s
         if now_s - self._marks[1][0] >= RATE_S:
             self._marks = self._marks[1], (now_s, self._n)
 

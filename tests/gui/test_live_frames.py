@@ -199,3 +199,7 @@ def test_a_rate_is_nothing_soon_after_the_last_came(monkeypatch: pytest.MonkeyPa
     assert rate.per_s() == pytest.approx(100.0, rel=0.02)
     now_s[0] += 2.5 * RATE_S
     assert rate.per_s() == 0.0
+    for _ in range(50):
+        now_s[0] += 0.01
+        rate.count()
+    assert rate.per_s() == pytest.approx(100.0, rel=0.05), "what came before the pause does not count"
