@@ -9,6 +9,8 @@ from pyqtgraph.Qt import QtWidgets
 
 from gui.session import Session
 
+BEAT_MS = 33
+
 
 class Page(QtWidgets.QWidget):
     """One page; a subclass makes its widgets in `build` and shows what is new in `refresh`.
@@ -45,7 +47,12 @@ class Page(QtWidgets.QWidget):
         yield from ()
 
     def refresh(self) -> None:
-        """Show what is new; called some thirty times a second while the page is seen, and must return within 10 ms."""
+        """Show what is new; called every `beat_ms` while the page is seen, and must return within 10 ms."""
+
+    @property
+    def beat_ms(self) -> int:
+        """How soon it wants to be refreshed again."""
+        return BEAT_MS
 
     def restyle(self) -> None:
         """Take the colours of another theme, which is applied already."""

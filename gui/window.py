@@ -16,7 +16,7 @@ from gui.failure_box import FailureBox
 from gui.garbage import Collector
 from gui.log_panel import LogLines, LogPanel
 from gui.opening import FILTER, Opened, open_into, opened_file
-from gui.page import Page
+from gui.page import BEAT_MS, Page
 from gui.pages import PAGES, Pages
 from gui.session import Session
 from gui.status_strip import StatusStrip
@@ -24,7 +24,6 @@ from gui.status_strip import StatusStrip
 if TYPE_CHECKING:
     from gui.volume.page import VolumePage
 
-BEAT_MS = 33
 MOST_RECENT = 10
 QUIET_BEATS = 6
 """After so many the window is there, and pages that nobody has wanted yet are built, one piece a beat."""
@@ -115,6 +114,8 @@ class Window(QtWidgets.QMainWindow):
             self._garbage.settle()
         if seen in self.pages.built:
             self.pages.built[seen].refresh()
+            if self._beat.interval() != (beat_ms := self.pages.built[seen].beat_ms):
+                self._beat.setInterval(beat_ms)
         self.strip.refresh()
         self._log.refresh()
         while self.session.failures:

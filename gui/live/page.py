@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 TITLE = "Live view"
 MEASURE_EVERY_S = 0.15
+SCREEN_MS = 16
+"""Of a picture on a screen, for frames that come faster than the window beats."""
 """Words, tables and plots follow more slowly than the image: nobody reads thirty times a second, and each new word
 lets Qt lay out the whole page."""
 N_FLATS = 50
@@ -136,6 +138,12 @@ class LivePage(Page):
             self._measure()
             for refreshed in (self.start_button, self.flat_button, self.plan_button, self.pictures):
                 refreshed.refresh()
+
+    @property
+    def beat_ms(self) -> int:
+        """As often as the screen shows, where frames come so fast."""
+        beat_ms = super().beat_ms
+        return SCREEN_MS if self.store.status().rate_per_s > 1e3 / beat_ms else beat_ms
 
     def follow_state(self) -> None:
         """Take another plan or calibration from the session, and give a changed one to the chip."""

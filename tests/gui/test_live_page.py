@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -21,9 +21,10 @@ from gui import image_panel, levels
 from gui.image_panel import ImagePanel, LevelMode
 from gui.live.frames import FrameStore
 from gui.live.measures import Flat, Kind, Region, Selection, Shape
-from gui.live.page import LivePage
+from gui.live.page import SCREEN_MS, LivePage
 from gui.live.pixel import masked
 from gui.live.run import Underway
+from gui.page import BEAT_MS
 from gui.session import Session
 from gui.state import Link
 from tests.gui.live_fakes import a_calibration, a_frame
@@ -242,6 +243,12 @@ def test_10000_frames_are_counted_while_the_page_paints(page: LivePage) -> None:
 # Regions, profile, pixel, mask
 
 
+def test_the_window_beats_as_the_screen_does_only_where_frames_come_so_fast(page: LivePage) -> None:
+    assert page.beat_ms == BEAT_MS
+    fill(page, 60)
+    assert page.beat_ms == SCREEN_MS
+
+
 def test_regions_and_profile_measure_what_is_shown(page: LivePage, qtbot: QtBot) -> None:
     counts = fill(page, 1)[0].counts
     page.tabs.setCurrentWidget(page.regions)
@@ -373,6 +380,19 @@ def test_settings_that_cannot_be_are_told(page: LivePage, qtbot: QtBot) -> None:
 
 
 @pytest.mark.timeout(300)
+def until(is_so: Callable[[], object], most_s: float) -> None:
+    """Wait without keeping Python's lock, as pytest-qt's wait does: the instrument of this process needs it."""
+    loop, looking, ending = QtCore.QEventLoop(), QtCore.QTimer(), QtCore.QTimer()
+    looking.timeout.connect(lambda: is_so() and loop.quit())
+    ending.timeout.connect(loop.quit)
+    looking.start(10)
+    ending.start(round(1e3 * most_s))
+    loop.exec()
+    looking.stop()
+    ending.stop()
+    assert is_so()
+
+
 def test_the_simulated_instrument_is_looked_at_and_changed(session: Session, qtbot: QtBot) -> None:
     plan = Plan()
     session.change(
@@ -382,7 +402,7 @@ def test_the_simulated_instrument_is_looked_at_and_changed(session: Session, qtb
     page = LivePage(session)
     page.n_flats = 3
     qtbot.addWidget(page)
-    qtbot.waitUntil(lambda: session.rig.snapshot().link is Link.READY, timeout=30_000)
+    until(lambda: session.rig.snapshot().link is Link.READY, 30.0)
 
     def seen() -> bool:
         session.beat()
@@ -392,18 +412,18 @@ def test_the_simulated_instrument_is_looked_at_and_changed(session: Session, qtb
     page.refresh()
     n_begun = 0
     qtbot.mouseClick(page.start_button, LEFT)
-    qtbot.waitUntil(seen, timeout=100_000)
+    until(seen, 100.0)
     assert page.is_running
     assert "nominal" in page.note.text()
     page.note.linkActivated.emit("Calibrate")
     assert session.page_wanted == "Calibrate"
     n_begun = 1
     page.settings.thresholds[3].setValue(80.0)
-    qtbot.waitUntil(seen, timeout=30_000)
+    until(seen, 30.0)
     assert page.thresholds_kev == (18.0, 33.0, 50.0, 80.0)
     qtbot.mouseClick(page.flat_button, LEFT)
-    qtbot.waitUntil(lambda: seen() and page.flat is not None, timeout=30_000)
+    until(lambda: seen() and page.flat is not None, 30.0)
     qtbot.mouseClick(page.start_button, LEFT)
-    qtbot.waitUntil(lambda: (session.beat(), not page.is_running)[1], timeout=30_000)
+    until(lambda: (session.beat(), not page.is_running)[1], 30.0)
     assert session.failures == []
     assert page.store.status().n_lost == 0
