@@ -196,6 +196,18 @@ def test_a_cable_pulled_in_mid_live_mends_itself_and_the_next_run_is_fine() -> N
         assert (job.result.n_frames, job.result.n_lost) == (1, 0)
 
 
+def test_what_is_lost_before_anybody_looked_at_the_beam_may_be_lit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rig_module, "WATCH_EVERY_S", 60.0)
+    cable, frames = Cable(), list[Frame]()
+    with a_rig(cable.opener) as rig:
+        job = rig.run("Live view", lambda instrument: see(instrument, frames=frames))
+        wait_for(lambda: len(frames) >= 1)
+        cable.device.unplug()
+        assert ended(job) is JobStatus.FAILED
+        wait_for(lambda: rig.snapshot().link is Link.LOST)
+        assert rig.snapshot().unsafe == UNSAFE
+
+
 def test_a_cable_pulled_in_mid_scan_and_plugged_in_again_costs_nothing_but_time(tmp_path: Path) -> None:
     cable = Cable()
 
