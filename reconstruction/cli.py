@@ -14,6 +14,7 @@ import typer
 from calibration.progress import Console
 from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction import denoise_cli, design_cli, quantities_cli
+from reconstruction.correction_options import ARTEFACTS, MetalPerMm, Rings, ScatterKernels, Truncation
 from reconstruction.decompose_cli import decompose
 from reconstruction.stated_options import refuse_overwriting
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from reconstruction.iterative import Option
     from reconstruction.volume import Volume
 
-METHOD, VOLUME, ARTEFACTS, SIZE = "Method", "Volume", "Corrections", "Size"
+METHOD, VOLUME, SIZE = "Method", "Volume", "Size"
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
 
 
@@ -153,24 +154,10 @@ def _reconstruct(
             rich_help_panel=VOLUME,
         ),
     ] = None,
-    scatter: Annotated[
-        Path | None,
-        typer.Option(help="TOML file of scatter kernels, one table [[bin]] per bin.", rich_help_panel=ARTEFACTS),
-    ] = None,
-    rings: Annotated[
-        str, typer.Option(help="Take out rings: none, auto, or a method.", rich_help_panel=ARTEFACTS)
-    ] = "none",
-    metal_per_mm: Annotated[
-        float | None,
-        typer.Option(
-            help="What attenuates more than this, per mm, is metal; rays through it are replaced.",
-            rich_help_panel=ARTEFACTS,
-        ),
-    ] = None,
-    truncation: Annotated[
-        str,
-        typer.Option(help="Extend views that the object leaves sideways: auto or none.", rich_help_panel=ARTEFACTS),
-    ] = "auto",
+    scatter: ScatterKernels = None,
+    rings: Rings = "none",
+    metal_per_mm: MetalPerMm = None,
+    truncation: Truncation = "auto",
     linearise: Annotated[
         bool,
         typer.Option(

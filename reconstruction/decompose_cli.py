@@ -13,6 +13,7 @@ import typer
 from calibration.progress import Console
 from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction import decompose_options
+from reconstruction.correction_options import MetalPerMm, Rings, ScatterKernels, Truncation
 from reconstruction.decompose_options import refuse_what_is_unused
 from reconstruction.recipe import RULES, TIERS, Recipe, bins_of, region_of
 from reconstruction.stated_options import refuse_overwriting
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from reconstruction.volume import Volume
 
 BY, RULE, IMAGES, SCANS = "Attenuation of the materials", "Rule", "Images", "Scans"
-ARTEFACTS = "Corrections of scans"
 
 
 def decompose(
@@ -182,24 +182,10 @@ def decompose(
     bins: Annotated[
         str, typer.Option(help="Which bins of every pass, from 1: 1,3-4. Default: all.", rich_help_panel=SCANS)
     ] = "",
-    scatter: Annotated[
-        Path | None,
-        typer.Option(help="TOML file of scatter kernels, one table [[bin]] per bin.", rich_help_panel=ARTEFACTS),
-    ] = None,
-    rings: Annotated[
-        str, typer.Option(help="Take out rings: none, auto, or a method.", rich_help_panel=ARTEFACTS)
-    ] = "none",
-    metal_per_mm: Annotated[
-        float | None,
-        typer.Option(
-            help="What attenuates more than this, per mm, is metal; rays through it are replaced.",
-            rich_help_panel=ARTEFACTS,
-        ),
-    ] = None,
-    truncation: Annotated[
-        str,
-        typer.Option(help="Extend views that the object leaves sideways: auto or none.", rich_help_panel=ARTEFACTS),
-    ] = "auto",
+    scatter: ScatterKernels = None,
+    rings: Rings = "none",
+    metal_per_mm: MetalPerMm = None,
+    truncation: Truncation = "auto",
     window: Annotated[
         str, typer.Option(help="Filter of back-projection, from ram-lak to hann.", rich_help_panel=SCANS)
     ] = "hann",
