@@ -69,6 +69,25 @@ class StepWedge:
                 f"{len(self.materials)} materials and {n_bins} bins; allowed: (plates, materials) and (plates, bins)"
             )
 
+    def of_materials(self, names: Sequence[str]) -> StepWedge:
+        """Return what plates of these materials alone show, the materials in this order."""
+        if unknown := [name for name in names if name not in self.materials]:
+            raise CalibrationMissing(
+                f"no plate of the step wedge is of {', '.join(unknown)}; plates are of {', '.join(self.materials)}",
+                hint="measure such plates: [calibration.wedge] of the plan; or fit the detector's response",
+            )
+        columns = np.array([self.materials.index(name) for name in names])
+        others = np.delete(self.layers_mm, columns, axis=1)
+        rows = np.flatnonzero(~others.any(axis=1))
+        return replace(
+            self,
+            plates=tuple(self.plates[row] for row in rows),
+            materials=tuple(names),
+            layers_mm=self.layers_mm[np.ix_(rows, columns)],
+            counts=self.counts[rows],
+            sigma_relative=self.sigma_relative[rows],
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EquivalentThickness:

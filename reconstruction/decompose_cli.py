@@ -146,9 +146,25 @@ def decompose(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="File with the response, for projection and onestep. Default: the scan's own.", rich_help_panel=SCANS
+            help="File with the response, or the plates, for projection and onestep. Default: the scan's own.",
+            rich_help_panel=SCANS,
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="What tells what bins count: response, or plates (of the step wedge, for the materials that these are "
+            "of). Default: the response, or plates where none was fitted.",
+            rich_help_panel=SCANS,
+        ),
+    ] = None,
+    fit: Annotated[
+        str,
+        typer.Option(
+            help="How rays are fitted: likelihood; or a-table, polynomial (of the bins' signals).",
+            rich_help_panel=SCANS,
+        ),
+    ] = "likelihood",
     prior: Annotated[
         str | None,
         typer.Option(
@@ -260,6 +276,8 @@ def decompose(
             recipe,
             _names(materials),
             tier=tier,
+            fit=fit,
+            model=model,
             calibration=calibration or response,
             prior={None: "huber" if tier == "onestep" else None, "none": None}.get(prior, prior),
             strength=strength,
@@ -282,14 +300,14 @@ def decompose(
     else:
         volume = load_volume(source)
     attenuation: Attenuation | None = volume.basis
-    fit = None
+    vial_fit = None
     if matrix is not None:
         attenuation = read_matrix_csv(matrix).in_order_of(volume.channels)
     elif vials is not None:
         phantom = load_phantom(vials)
         volume = flattened(volume, phantom) if flatten else volume
-        fit = fit_vials(volume, phantom)
-        attenuation = fit.basis
+        vial_fit = fit_vials(volume, phantom)
+        attenuation = vial_fit.basis
     elif response is not None:
         attenuation = basis_of_response(volume, response, water_mm=water_mm, materials=_names(materials))
     if attenuation is None:
@@ -330,13 +348,13 @@ def decompose(
     seconds = time.monotonic() - began_s
     table = vial_table(statistics, looked_for)
     files = ", ".join(str(file) for file in (output, label_file, picture) if file is not None)
-    fitted = f"{_fit_table(fit)}\n" if fit else ""
+    fitted = f"{_fit_table(vial_fit)}\n" if vial_fit else ""
     text = f"{files}: {', '.join(found.channels)}, {seconds:.1f} s\n{fitted}{table}"
     figures = {
         "file": str(output),
         "picture": str(picture),
         "labels": _label_figures(labels, label_file),
-        "vials": _fit_figures(fit),
+        "vials": _fit_figures(vial_fit),
         "seconds": seconds,
         **vial_figures(statistics),
     }

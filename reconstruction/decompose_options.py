@@ -37,7 +37,7 @@ OF_KINDS: Mapping[str, Sequence[str]] = {
         ),
         _SCANS,
     ),
-    **dict.fromkeys(("prior", "strength", "iterations"), (COUNTS,)),
+    **dict.fromkeys(("prior", "strength", "iterations", "model", "fit"), (COUNTS,)),
 }  # fmt: skip
 """By the names of the command's parameters; what is not named belongs to all."""
 OF_RULES: Mapping[str, Sequence[str]] = {

@@ -1,9 +1,9 @@
-"""materials of a scan by the physics of its rays: from counts, without bins' volumes between.
+"""Materials of a scan by the physics of its rays: from counts, without bins' volumes between.
 
 Two tiers. "projection" fits the path through each material to the counts of every ray, and reconstructs the paths.
-"onestep" fits the volumes of all materials to all counts at once. Both take the response that was fitted to this
-detector, so that hardening of the beam and cross-talk of the bins are part of the fit, and both tell their noise: it
-is drawn anew and goes the same way (`reconstruction.spectral.error_maps`).
+"onestep" fits the volumes of all materials to all counts at once. Both take what the bins count behind materials
+(`reconstruction.scan_rays`), so that hardening of the beam and cross-talk of the bins are part of the fit, and both
+tell their noise: it is drawn anew and goes the same way (`reconstruction.spectral.error_maps`).
 
 # Ref: two-step decomposition: Schlomka et al. 2008, Phys. Med. Biol. 53, 4031; one step: Mechlem et al. 2018,
 #      IEEE Trans. Med. Imaging 37, 68.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import chi2
 
-from acquisition.plan import passes_kev
-from acquisition.scan_plan import Turning
 from calibration.attenuation import material
 from calibration.material_basis import SOLVENT, joined
 from calibration.progress import Progress
-from calibration.store import Calibration
-from firmware_iface.errors import CalibrationMissing, WrongUsage
+from firmware_iface.errors import WrongUsage
 from reconstruction import backend
 from reconstruction.fdk import fdk
 from reconstruction.field_of_view import cut_out, reached
@@ -36,17 +32,17 @@ from reconstruction.methods.convergence import ConvergenceLog, logged
 from reconstruction.methods.iterates import Iterate
 from reconstruction.onestep import one_step
 from reconstruction.pipeline import PREVIEW, grid_of, previewed
-from reconstruction.projections import LineIntegrals, measure_line_integrals, places_of
 from reconstruction.projector import Projector
 from reconstruction.recipe import Recipe
 from reconstruction.scan_expectation import Expectation, expected
 from reconstruction.scan_geometry import ScanGeometry
-from reconstruction.scan_source import ScanSource, open_source
+from reconstruction.scan_rays import ScanRays
 from reconstruction.spectral.cells import cells_of_basis, path_map
 from reconstruction.spectral.compression import compress
 from reconstruction.spectral.error_maps import drawn_counts, drawn_errors, standard_error
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.spectral.ray_fit import RayFit, fit_rays, weak_prior_sd
+from reconstruction.spectral.wedge import SignalPolynomial, Wedge, fit_a_table, fit_polynomial, fit_signals
 from reconstruction.spectral.weighted import weighted
 from reconstruction.volume import MASS_CONCENTRATION, Grid, Volume
 
@@ -57,165 +53,12 @@ NEIGHBOURS = 3
 N_TYPICAL_VIEWS = 8
 RANGE_MARGIN = 0.2
 """Paths beyond those of the typical views, as a share of their range, over which the model must hold."""
+LIKELIHOOD, A_TABLE, POLYNOMIAL = "likelihood", "a-table", "polynomial"
+FITS = (LIKELIHOOD, A_TABLE, POLYNOMIAL)
+"""How the paths of a ray are found: as its counts are most likely, or by polynomials of its signals."""
 N_ITERATIONS = {PROJECTION: 30, ONE_STEP: 20}
 N_DRAWS = 2
 """Of the noise, from which its size is told in each voxel, with its neighbours'. Each takes as long as the volume."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ScanRays:
-    """The counts of a scan, with the bins of all its passes, and what they mean.
-
-    Attributes
-    ----------
-    measured : LineIntegrals
-        Of all bins.
-    model : SpectralModel
-        With the same bins, and the materials that are looked for.
-    sources : tuple of ScanSource
-        One for each pass.
-    places : tuple of int
-        Which bins of all passes they are, from 0; nothing: all.
-    """
-
-    measured: LineIntegrals
-    model: SpectralModel
-    sources: tuple[ScanSource, ...]
-    places: tuple[int, ...] = ()
-
-    @property
-    def open_counts(self) -> NDArray[np.float64]:
-        """Counts of a pixel in one view of the open beam: (n_bins,) float64."""
-        return self.measured.open_counts
-
-    def of_bins(self, numbers: Sequence[int]) -> ScanRays:
-        """Return some bins of every pass, from 1."""
-        if not numbers:
-            return self
-        n_bins = len(self.model.bins) // len(self.sources)
-        if max(numbers) > n_bins:
-            raise WrongUsage(f"bin {max(numbers)} is named; allowed: 1 to {n_bins}, in every pass")
-        here = [first * n_bins + number - 1 for first in range(len(self.sources)) for number in numbers]
-        _refuse_too_many(self.model.materials, len(here))
-        measured = self.measured
-        return replace(
-            self,
-            measured=replace(
-                measured,
-                values=measured.values[here],
-                is_estimated=measured.is_estimated[here],
-                open_counts=measured.open_counts[here],
-            ),
-            model=self.model.of_bins(here),
-            places=tuple(here),
-        )
-
-
-def read_rays(
-    path: str | Path,
-    materials: Sequence[str] = (),
-    *,
-    calibration: Calibration | None = None,
-    pass_number: int | None = None,
-    allow_partial: bool = False,
-    knows_sharing: bool = False,
-) -> Generator[Progress, None, ScanRays]:
-    """Read a scan for a decomposition of its rays.
-
-    Parameters
-    ----------
-    materials : sequence of str
-        Names on the shelf of `calibration.attenuation`; nothing: those of the calibration's material basis.
-    calibration : Calibration, optional
-        Whose response, and geometry if it has one, to take; None: the scan's own.
-    pass_number : int, optional
-        Which pass of several; None: all, with the bins of each.
-    knows_sharing : bool
-        Take from the response, too, which counts of neighbouring pixels are of one photon.
-
-    Raises
-    ------
-    CalibrationMissing
-        No response was fitted to this detector, or to another voltage of the tube.
-    """
-    yield Progress("reading", 0, 1)
-    aligned = calibration if calibration is not None and calibration.alignment is not None else None
-    number = 1 if pass_number is None else pass_number
-    first = open_source(path, calibration=aligned, pass_number=number, allow_partial=allow_partial)
-    scanned = first.plan.scan
-    n_passes = len(passes_kev(first.plan)) if isinstance(scanned, Turning) else 1
-    numbers = range(1, n_passes + 1) if pass_number is None else [number]
-    sources = tuple(open_source(path, calibration=aligned, pass_number=n, allow_partial=allow_partial) for n in numbers)
-    model = _model_of(sources, materials, calibration or first.scan.calibration, knows_sharing=knows_sharing)
-    parts = []
-    for done, source in enumerate(sources):
-        yield Progress("reading", done, len(sources))
-        parts.append(
-            measure_line_integrals(
-                source.scan, source.geometry, pass_index=source.pass_index, count_rate=source.count_rate
-            )
-        )
-    yield Progress("reading", len(sources), len(sources))
-    return ScanRays(measured=_joined(parts), model=model, sources=sources)
-
-
-def _model_of(
-    sources: Sequence[ScanSource], materials: Sequence[str], calibration: Calibration | None, *, knows_sharing: bool
-) -> SpectralModel:
-    """Return what the bins of all passes count behind the materials."""
-    response = calibration.response if calibration else None
-    if calibration is None or response is None:
-        raise CalibrationMissing(
-            "no response was fitted to this detector: what a bin counts of each energy is not known",
-            hint="run mpxct calibrate wedge and response and give the file with --calibration, or use --tier image",
-        )
-    kvp = sources[0].plan.source.kvp
-    if response.tube_kvp != kvp:
-        raise CalibrationMissing(
-            f"the response was fitted at {response.tube_kvp:g} kVp, and the scan has {kvp:g} kVp",
-            hint="run mpxct calibrate wedge and response with this scan's plan",
-        )
-    names = tuple(materials) or (calibration.basis.materials if calibration.basis else ())
-    if not names:
-        raise WrongUsage("no materials are named, and the calibration has none", hint="--materials water,I,Gd")
-    models = [
-        SpectralModel.of_response(response, names, thresholds_kev=source.thresholds_kev, knows_sharing=knows_sharing)
-        for source in sources
-    ]
-    n_bins = sum(len(model.bins) for model in models)
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise WrongUsage(f"the materials name {', '.join(twice)} more than once; allowed: each once")
-    _refuse_too_many(names, n_bins)
-    return models[0] if len(models) == 1 else SpectralModel.joined(models)
-
-
-def _refuse_too_many(materials: Sequence[str], n_bins: int) -> None:
-    if len(materials) > n_bins:
-        raise WrongUsage(
-            f"{len(materials)} materials cannot be told apart with {n_bins} bins; allowed: at most {n_bins}"
-        )
-
-
-def _joined(parts: Sequence[LineIntegrals]) -> LineIntegrals:
-    """Return the bins of all passes, of the views that all have."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    poses = [np.round(part.angles_rad, 9) + 1j * np.round(part.lifts_mm, 9) for part in parts]
-    shared = poses[0]
-    for other in poses[1:]:
-        shared = shared[np.isin(shared, other)]
-    if not len(shared):
-        raise WrongUsage("the passes have no view in common; allowed: passes over the same views")
-    places = [places_of(pose, shared) for pose in poses]
-    return replace(
-        first,
-        values=np.concatenate([part.values[:, at] for part, at in zip(parts, places, strict=True)]),
-        is_estimated=np.concatenate([part.is_estimated[:, at] for part, at in zip(parts, places, strict=True)]),
-        angles_rad=first.angles_rad[places[0]],
-        lifts_mm=first.lifts_mm[places[0]],
-        open_counts=np.concatenate([part.open_counts for part in parts]),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -248,6 +91,7 @@ class _Way:
     recipe: Recipe
     model: SpectralModel
     prior_sd: NDArray[np.float64]
+    polynomial: SignalPolynomial | None
     whole: Grid
     tier: str
     prior: str | None
@@ -261,8 +105,8 @@ class _Way:
 
     @property
     def is_linear(self) -> bool:
-        """Whether errors of the rays can go the way by themselves: they are independent, and nothing is iterated."""
-        return not self.is_iterated and self.rays.model.neighbour_weights is None
+        """Whether errors of the rays can go the way by themselves: at the bound, independent, and nothing iterated."""
+        return not self.is_iterated and self.rays.model.neighbour_weights is None and self.polynomial is None
 
     @property
     def projector(self) -> Projector:
@@ -277,17 +121,22 @@ class _Way:
         return backend.to_device if self.recipe.use_gpu else np.asarray
 
     def fit(self, seen: Expectation) -> Generator[Progress, None, RayFit]:
-        """Fit the paths of all rays twice: around 0, and around the median of what their neighbours were."""
+        """Find the paths of all rays."""
         n_views, parts = seen.counts.shape[1], []
         for begin in range(0, n_views, VIEWS_AT_A_TIME):
             views = slice(begin, min(begin + VIEWS_AT_A_TIME, n_views))
-            some = seen.of_views(views)
-            data: dict[str, Any] = {"prior_sd": self.prior_sd, "background": some.background}
-            drawn = fit_rays(some.counts, some.open_counts, self.model, **data).paths
-            around = ndimage.median_filter(drawn, (1, 1, NEIGHBOURS, NEIGHBOURS), mode="nearest")
-            parts.append(fit_rays(some.counts, some.open_counts, self.model, prior_mean=around, start=drawn, **data))
+            parts.append(self._fit_some(seen.of_views(views)))
             yield Progress("rays", views.stop, n_views)
         return _together(parts)
+
+    def _fit_some(self, some: Expectation) -> RayFit:
+        """Fit rays by a polynomial; or twice: around 0, and around the median of what their neighbours were."""
+        if self.polynomial is not None:
+            return fit_signals(some.counts, some.open_counts, self.polynomial, self.model, background=some.background)
+        data: dict[str, Any] = {"prior_sd": self.prior_sd, "background": some.background}
+        drawn = fit_rays(some.counts, some.open_counts, self.model, **data).paths
+        around = ndimage.median_filter(drawn, (1, 1, NEIGHBOURS, NEIGHBOURS), mode="nearest")
+        return fit_rays(some.counts, some.open_counts, self.model, prior_mean=around, start=drawn, **data)
 
     def back_project(self, paths: NDArray[np.float32]) -> Generator[Progress, None, NDArray[np.float32]]:
         """Return volumes of paths by filtered back-projection."""
@@ -348,6 +197,7 @@ def decompose_scan(
     recipe: Recipe,
     *,
     tier: str = PROJECTION,
+    fit: str = LIKELIHOOD,
     prior: str | None = None,
     strength: float | None = None,
     n_iterations: int | None = None,
@@ -362,6 +212,8 @@ def decompose_scan(
     recipe : Recipe
         Voxels, window and preview; its method is that of paths without a prior.
     tier : "projection" or "onestep"
+    fit : "likelihood", "a-table" or "polynomial"
+        How the paths of rays are found; one step starts from them.
     prior : str, optional
         A joint prior of `reconstruction.spectral.strength`; None: paths are back-projected, or one step goes without.
     strength : float, optional
@@ -375,6 +227,8 @@ def decompose_scan(
     """
     if tier not in (PROJECTION, ONE_STEP):
         raise WrongUsage(f"the tier is {tier!r}; allowed: image, {PROJECTION}, {ONE_STEP}")
+    if fit not in FITS:
+        raise WrongUsage(f"the fit is {fit!r}; allowed: {', '.join(FITS)}")
     _refuse_what_is_of_bins(recipe)
     rays = rays.of_bins(recipe.bins)
     measured = previewed(rays.measured) if recipe.is_preview else rays.measured
@@ -386,13 +240,14 @@ def decompose_scan(
     grid = grid or grid_of(measured, recipe)
     seen = yield from expected(measured, grid, recipe, n_passes=len(rays.sources))
     yield Progress("rays", 0, seen.counts.shape[1])
-    model, prior_sd = small_model(rays, seen)
+    model, prior_sd, highest = small_model(rays, seen)
     is_iterated = prior is not None or tier == ONE_STEP
     way = _Way(
         rays=rays,
         recipe=recipe,
         model=model,
         prior_sd=prior_sd,
+        polynomial=_polynomial(fit, model, highest, rays.open_counts),
         whole=reached(grid, measured.geometry, measured.lifts_mm) if is_iterated else grid,
         tier=tier,
         prior=prior,
@@ -401,11 +256,11 @@ def decompose_scan(
     )
     if not way.is_linear and n_draws == 1:
         raise WrongUsage("one draw of the noise tells no errors; allowed: 2 or more, or 0 for no error maps")
-    fit = yield from way.fit(seen)
-    values = yield from way.back_project(fit.paths)
+    fitted = yield from way.fit(seen)
+    values = yield from way.back_project(fitted.paths)
     log = None
     if way.is_iterated:
-        values, log = yield from logged(way.iterates(seen, fit, values), tier, way.n_iterations)
+        values, log = yield from logged(way.iterates(seen, fitted, values), tier, way.n_iterations)
         values = backend.to_host(values)
     matrix = _cells_map(rays, model)
     asked = (slice(None), *cut_out(way.whole, grid))
@@ -415,16 +270,17 @@ def decompose_scan(
 
     sigma = None
     if n_draws:
-        draws = yield from way.draw(seen, fit, values, n_draws)
+        draws = yield from way.draw(seen, fitted, values, n_draws)
         sigma = standard_error([finished(draw) for draw in draws], is_centred=way.is_linear)
-    ratio = _misfit_ratio(fit)
+    ratio = _misfit_ratio(fitted)
     told = f"{prior}, strength {strength if strength is not None else 'its own'}" if prior else "no prior"
     words = (
         f"{len(measured.angles_rad)} views, {len(model.bins)} bins of {len(rays.sources)} passes",
         *dict.fromkeys(told for source in rays.sources for told in source.words),
         *seen.words,
         f"{1 - seen.is_known.mean():.2%} of the counts not measured, {np.mean(seen.counts == 0):.2%} are none",
-        f"{tier} domain, {', '.join(model.materials)}: {told}, {_misfit_told(ratio)}",
+        *rays.words,
+        f"{tier} domain, {', '.join(model.materials)}: {_fit_told(fit)}{told}, {_misfit_told(ratio)}",
         *told_sharing,
         *(("paths brought to those of the calibration's cells",) if (matrix != np.eye(len(matrix))).any() else ()),
     )
@@ -464,7 +320,7 @@ def _sharing_words(rays: ScanRays) -> tuple[str, ...]:
     return (f"charge sharing is in the errors: each count has {both:.2f} others of its photon beside it, on the mean",)
 
 
-def small_model(rays: ScanRays, seen: Expectation) -> tuple[SpectralModel, NDArray[np.float64]]:
+def small_model(rays: ScanRays, seen: Expectation) -> tuple[SpectralModel, NDArray[np.float64], NDArray[np.float64]]:
     """Look at some views: what paths there are, and how well they are told.
 
     A prior some times as wide as the noise still shortens what is there by some per cent if its middle is 0; so rays
@@ -476,6 +332,8 @@ def small_model(rays: ScanRays, seen: Expectation) -> tuple[SpectralModel, NDArr
         Of few nodes, over the paths of this scan.
     prior_sd : (n_materials,) float64, mm g/cm3
         So wide that it only keeps noisy rays from running away.
+    highest : (n_materials,) float64, mm g/cm3
+        Up to where the model holds.
     """
     few = np.unique(np.linspace(0, seen.counts.shape[1] - 1, N_TYPICAL_VIEWS).round().astype(int))
     some = seen.of_views(few)
@@ -494,7 +352,17 @@ def small_model(rays: ScanRays, seen: Expectation) -> tuple[SpectralModel, NDArr
     ).paths
     lowest, highest = np.nanquantile(sampled[:, is_seen], (0.002, 0.998), axis=1)
     margin = RANGE_MARGIN * (highest - lowest) + 1e-6
-    return compress(rays.model, highest + margin, lowest - margin).model, prior_sd
+    return compress(rays.model, highest + margin, lowest - margin).model, prior_sd, highest + margin
+
+
+def _polynomial(
+    fit: str, model: SpectralModel, highest: NDArray[np.float64], open_counts: NDArray[np.float64]
+) -> SignalPolynomial | None:
+    """Return what stands in for the likelihood, taught by a wedge that the model makes up over the scan's paths."""
+    if fit == LIKELIHOOD:
+        return None
+    wedge = Wedge.of_model(model, highest, open_counts)
+    return fit_a_table(wedge) if fit == A_TABLE else fit_polynomial(wedge)
 
 
 def _cells_map(rays: ScanRays, model: SpectralModel) -> NDArray[np.float64]:
@@ -543,6 +411,10 @@ def _misfit_told(ratio: float) -> str:
     if np.isnan(ratio):
         return "misfit not to be told: there are as many materials as bins"
     return f"misfit {ratio:.3g} of that of noise"
+
+
+def _fit_told(fit: str) -> str:
+    return {LIKELIHOOD: "", A_TABLE: "rays by an A-table, ", POLYNOMIAL: "rays by a polynomial of their signals, "}[fit]
 
 
 def _volume_of(

@@ -22,6 +22,8 @@ def decompose_counts(
     materials: Sequence[str],
     *,
     tier: str,
+    fit: str,
+    model: str | None,
     calibration: Path | None,
     prior: str | None,
     strength: float | None,
@@ -33,7 +35,8 @@ def decompose_counts(
 ) -> None:
     """Decompose, write materials, their errors and how iterations went, and tell."""
     from calibration.store import load
-    from reconstruction.scan_materials import N_DRAWS, decompose_scan, read_rays
+    from reconstruction.scan_materials import N_DRAWS, decompose_scan
+    from reconstruction.scan_rays import read_rays
     from reconstruction.volume import save_volume
 
     began_s = time.monotonic()
@@ -44,6 +47,7 @@ def decompose_counts(
             calibration=load(calibration) if calibration else None,
             pass_number=recipe.pass_number,
             allow_partial=allow_partial,
+            model=model,
             knows_sharing=knows_sharing,
         )
     )
@@ -52,6 +56,7 @@ def decompose_counts(
             rays,
             recipe,
             tier=tier,
+            fit=fit,
             prior=prior,
             strength=strength,
             n_iterations=n_iterations,

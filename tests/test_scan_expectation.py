@@ -13,7 +13,8 @@ from reconstruction.artefacts import rings, scatter
 from reconstruction.pipeline import grid_of
 from reconstruction.recipe import Recipe
 from reconstruction.scan_expectation import expected
-from reconstruction.scan_materials import ScanRays, decompose_scan
+from reconstruction.scan_materials import decompose_scan
+from reconstruction.scan_rays import ScanRays
 from tests import test_scan_materials as bench
 from tests.spectral_models import made_up_model
 from tests.test_scan_materials import finished, inside

@@ -16,7 +16,8 @@ from calibration.material_basis import MaterialBasis
 from firmware_iface.errors import WrongUsage
 from reconstruction.projections import LineIntegrals
 from reconstruction.recipe import Recipe
-from reconstruction.scan_materials import ScanRays, decompose_scan
+from reconstruction.scan_materials import A_TABLE, POLYNOMIAL, decompose_scan
+from reconstruction.scan_rays import ScanRays
 from reconstruction.spectral.error_maps import drawn_counts
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.volume import Provenance
@@ -113,6 +114,22 @@ def test_noisy_counts_become_the_concentrations_they_were_made_of(tier, prior):
         assert mean[k] == pytest.approx(amounts[k], rel=0.12)
         assert abs(mean[3 - k]) < 0.0015
         assert mean[0] == pytest.approx(1, rel=0.03)
+
+
+@pytest.mark.parametrize("fit", [A_TABLE, POLYNOMIAL])
+def test_polynomials_of_signals_stand_in_for_the_likelihood(fit):
+    model = made_up_model(("water", "iodine", "gadolinium"), (20, 33, 50, 62))
+    rays = scanned(model, seed=None)
+    found = finished(decompose_scan(rays, Recipe(), fit=fit, n_draws=0))
+    likely = finished(decompose_scan(rays, Recipe(), n_draws=0))
+    middle, other = (each.volume.values[:, each.volume.grid.shape[0] // 2] for each in (found, likely))
+    for k, (place, amounts) in enumerate(CYLINDERS[1:], 1):
+        region = inside(found.volume.grid.axes_mm(), place)
+        assert middle[k, region].mean() == pytest.approx(amounts[k], rel=0.03)
+        assert middle[:, region].mean(axis=1) == pytest.approx(other[:, region].mean(axis=1), rel=0.03, abs=3e-4)
+    assert any("signals" in step or "A-table" in step for step in found.volume.provenance.steps)
+    with pytest.raises(WrongUsage, match="allowed: likelihood, a-table, polynomial"):
+        decompose_scan(rays, Recipe(), fit="spline").send(None)
 
 
 def test_the_prior_of_rays_takes_nothing_off_the_agents():

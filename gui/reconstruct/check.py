@@ -83,10 +83,10 @@ def why_not_materials(
         return f"A {facts.kind.value} has no counts of rays: choose “image domain”, or open the scan."
     if not facts.is_whole and not settings.allow_partial:
         return "The scan was interrupted; allow interrupted scans under “Corrections and size” to take what there is."
-    if not facts.has_response and settings.calibration is None:
+    if not facts.has_model and settings.calibration is None:
         return (
-            "No response was fitted to this detector: what a bin counts of each energy is not known. "
-            "Name a calibration file with one, or choose “image domain”."
+            "No response was fitted to this detector, and no plates were measured: what a bin counts is not known. "
+            "Name a calibration file with one of them, or choose “image domain”."
         )
     if not asked.materials and not facts.materials:
         return "The calibration names no materials: name them, as water, iodine."

@@ -122,7 +122,8 @@ def decompose(
 def _by_rays(
     path: Path, settings: Settings, log: list[Step]
 ) -> Generator[Progress, None, tuple[Volume, dict[str, Volume]]]:
-    from reconstruction.scan_materials import decompose_scan, read_rays
+    from reconstruction.scan_materials import decompose_scan
+    from reconstruction.scan_rays import read_rays
 
     asked = settings.decomposition
     rays = yield from read_rays(

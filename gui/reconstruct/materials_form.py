@@ -39,12 +39,12 @@ TIERS_SAID = {
     PROJECTION: (
         "projection domain",
         "Fit the materials to the counts of every ray, then reconstruct them. Takes out beam hardening and the "
-        "cross-talk of bins; needs the detector's fitted response. Minutes.",
+        "cross-talk of bins; needs the detector's fitted response, or plates of the materials. Minutes.",
     ),
     ONE_STEP: (
         "one step",
-        "Fit the volumes of all materials to all counts at once. The least noise from few counts; needs the fitted "
-        "response, and the most time.",
+        "Fit the volumes of all materials to all counts at once. The least noise from few counts; needs the same "
+        "of the detector, and the most time.",
     ),
 }
 RULES_SAID = {

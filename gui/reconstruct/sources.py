@@ -60,8 +60,8 @@ class Facts:
         0 and 1 where it is no scan.
     materials : tuple of str
         Of the material basis; nothing: it has none.
-    has_response, has_wedge : bool
-        Whether the calibration holds them.
+    has_model, has_wedge : bool
+        Whether the calibration tells what bins count behind materials, and thicknesses to make bins straight by.
     is_whole : bool
         Whether a scan was ended well.
     volume : Volume, optional
@@ -78,7 +78,7 @@ class Facts:
     n_views: int = 0
     n_passes: int = 1
     materials: tuple[str, ...] = ()
-    has_response: bool = False
+    has_model: bool = False
     has_wedge: bool = False
     is_whole: bool = True
     volume: Volume | None = None
@@ -202,7 +202,7 @@ def scan_facts(path: Path, settings: Settings) -> Facts:
         n_views=len(reader.angles_rad),
         n_passes=n_passes,
         materials=basis.materials if basis else (),
-        has_response=known is not None and known.response is not None,
+        has_model=known is not None and (known.response is not None or known.wedge is not None),
         has_wedge=known is not None and known.thickness is not None,
         is_whole=is_whole,
         orbit=Orbit(geometry=reader.geometry, angles_rad=reader.angles_rad, lifts_mm=reader.lifts_mm),

@@ -23,7 +23,7 @@ from gui.reconstruct.tries import Try, pictures_of
 if TYPE_CHECKING:
     from reconstruction.methods.convergence import Step
     from reconstruction.projections import LineIntegrals
-    from reconstruction.scan_materials import ScanRays
+    from reconstruction.scan_rays import ScanRays
     from reconstruction.scan_source import ScanSource
     from reconstruction.volume import Grid, Volume
 
@@ -162,7 +162,8 @@ def _try_rays(
 ) -> Generator[Progress, None, Volume]:
     from calibration.levelling import level, upright
     from reconstruction.pipeline import grid_of
-    from reconstruction.scan_materials import decompose_scan, read_rays
+    from reconstruction.scan_materials import decompose_scan
+    from reconstruction.scan_rays import read_rays
     from reconstruction.size.budget import on_rows, rows_seen, sub_grid
 
     asked, recipe = settings.decomposition, replace(settings.recipe.of_rays, is_preview=False)

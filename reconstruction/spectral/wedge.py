@@ -14,7 +14,7 @@ hardening: near the Cramer-Rao bound in one multiplication per term. Either one 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +23,10 @@ from calibration.attenuation import material
 from calibration.thickness import FLOOR, StepWedge
 from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction.spectral.model import SpectralModel
+from reconstruction.spectral.ray_fit import RayFit, fit_rays
 
+MOST_EXPONENTIALS = 4
+"""Per bin: more, no wedge of some ten plates tells."""
 RIGHT_OVER_QUIET = 10.0
 """How much a deviation at a plate counts against as much noise: noise decides where plates leave bins free, no more."""
 
@@ -132,6 +135,54 @@ def signals(counts: NDArray, open_counts: ArrayLike, background: ArrayLike = 0.0
     of_bins = [np.asarray(values, dtype=np.float32) for values in (open_counts, background)]
     opened, added = (v.reshape(v.shape + (1,) * (counts.ndim - v.ndim)) if v.ndim else v for v in of_bins)
     return -np.log(np.maximum(counts - added, np.float32(0.5)) / opened)
+
+
+def fit_signals(
+    counts: NDArray[np.floating],
+    open_counts: ArrayLike,
+    polynomial: SignalPolynomial,
+    model: SpectralModel,
+    *,
+    background: ArrayLike = 0.0,
+) -> RayFit:
+    """Return the paths that a polynomial gives, and what the counts tell of them by a model.
+
+    Parameters
+    ----------
+    counts : (n_bins, ...) float
+    open_counts, background : (n_bins, ...) or (n_bins,) float
+    """
+    paths = polynomial.paths(signals(counts, open_counts, background))
+    judged = fit_rays(counts, open_counts, model, start=paths, n_iterations=1, background=background)
+    return replace(judged, paths=paths, is_converged=np.isfinite(paths).all(axis=0))
+
+
+def fitted_model(step_wedge: StepWedge) -> tuple[SpectralModel, str]:
+    """Fit as many exponentials per bin as foretell best the plates that are held out, and say how well.
+
+    Raises
+    ------
+    CalibrationMissing
+        There are too few plates.
+    """
+    n_plates = len(step_wedge.plates)
+    per_exponential = len(step_wedge.materials) + 1
+    allowed = [n for n in range(1, MOST_EXPONENTIALS + 1) if n * per_exponential - 1 < n_plates]
+    if not allowed:
+        raise CalibrationMissing(
+            f"{n_plates} plates of {', '.join(step_wedge.materials)} teach no model; allowed: more than "
+            f"{per_exponential - 1}",
+            hint="measure more plates: [calibration.wedge] of the plan",
+        )
+    sigma = np.maximum(np.hypot(step_wedge.sigma_relative, step_wedge.open_beam_sigma_relative), FLOOR).T
+    errors = {n: held_out_errors(step_wedge, n) for n in allowed}
+    best = min(allowed, key=lambda n: float(np.mean((errors[n] / sigma) ** 2)))
+    words = (
+        f"what bins count by {n_plates} plates of {', '.join(step_wedge.materials)}: {best} "
+        f"exponential{'s' if best > 1 else ''} each, which foretell a plate held out to "
+        f"{np.median(np.abs(errors[best])):.2%} (worst {np.abs(errors[best]).max():.2%})"
+    )
+    return model_of_plates(step_wedge, best), words
 
 
 def model_of_plates(step_wedge: StepWedge, n_exponentials: int = 2) -> SpectralModel:

@@ -60,7 +60,8 @@ from reconstruction.phantom_file import Phantom, Vial
 from reconstruction.projections import join_pixels
 from reconstruction.quality import cylinder_mask, regression, vial_statistics
 from reconstruction.recipe import Recipe
-from reconstruction.scan_materials import ScanRays, decompose_scan, read_rays
+from reconstruction.scan_materials import decompose_scan
+from reconstruction.scan_rays import ScanRays, read_rays
 from reconstruction.volume import MASS_CONCENTRATION, Grid, Volume
 from sim.mars import multi_contrast_phantom, raja_phantom
 from sim.phantom import THICK_CELL_MM, THICK_CELLS_MG_ML, Insert

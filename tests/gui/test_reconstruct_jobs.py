@@ -257,7 +257,7 @@ def test_what_cannot_be_decomposed_is_told(facts: Facts, catalogue: options.Cata
     assert "response" in why(Decomposition(tier="projection"))
     assert "no material basis" in why(Decomposition(), replace(facts, materials=()))
     assert "cannot be told apart" in why(
-        Decomposition(tier="onestep", materials=("a", "b", "c", "d", "e")), replace(facts, has_response=True)
+        Decomposition(tier="onestep", materials=("a", "b", "c", "d", "e")), replace(facts, has_model=True)
     )
     assert "no counts" in why(Decomposition(tier="onestep"), replace(facts, kind=SourceKind.VOLUME))
     with pytest.raises(WrongUsage, match="no file"):
