@@ -24,8 +24,6 @@ from gui.calibrate.dates import time_words, when
 
 FRAME_S = 0.005
 """To set up and read a frame, beside its exposure: a round figure, above the chip's own 0.8 ms a counter."""
-READING_S = 0.005
-"""Of a voltage."""
 LONGEST_STEP_S = 4 * 3600.0
 """Steps whose records stand further apart were not done one after the other."""
 

@@ -14,6 +14,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from calibration.progress import Progress
+from firmware_iface.errors import WrongUsage
 from gui.export.content import Content
 from gui.export.formats import Options
 
@@ -45,6 +46,10 @@ def header_bytes(content: Content) -> bytes:
     from nibabel.nifti1 import Nifti1Extension, Nifti1Extensions
 
     shape, layers = content.grid.shape[::-1], content.layers
+    if max(shape) > MOST_VOXELS:
+        raise WrongUsage(
+            f"an axis has {max(shape)} voxels; allowed in NIfTI: {MOST_VOXELS}", hint="choose NRRD or OME-Zarr"
+        )
     header = nibabel.Nifti1Header(endianness="<")
     header.set_data_shape(shape if len(layers) == 1 else (*shape, 1, len(layers)))
     header.set_data_dtype(np.float32)

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from firmware_iface.errors import WrongUsage
 from gui.export import content as content_module
 from gui.export.content import content_of
 from gui.volume.looks import MaterialLook
@@ -117,6 +118,12 @@ def test_nifti_as_nibabel_reads_it(tmp_path: Path) -> None:
     assert image.header.get_intent()[2] == "iodine"
     text = image.header.extensions[0].get_content()
     assert "Gehäuse 7.h5" in (text if isinstance(text, str) else text.decode())
+
+
+def test_nifti_counts_in_16_bits(tmp_path: Path) -> None:
+    with pytest.raises(WrongUsage, match="an axis has 32768 voxels; allowed in NIfTI: 32767"):
+        exported(materials((1, 1, 32768)), tmp_path / "a.nii")
+    assert not list(tmp_path.iterdir())
 
 
 def test_colours_lie_where_the_materials_do(tmp_path: Path) -> None:
