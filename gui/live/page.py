@@ -48,7 +48,10 @@ SCREEN_MS = 16
 """Words, tables and plots follow more slowly than the image: nobody reads thirty times a second, and each new word
 lets Qt lay out the whole page."""
 N_FLATS = 50
-NO_CALIBRATION = "There is no calibration: thresholds will be nominal, and the image may show noise, or nothing."
+NO_CALIBRATION = (
+    "There is no calibration: the noise will be looked for first, which takes a few seconds with the beam off, and "
+    "thresholds will be nominal above it."
+)
 
 
 class LivePage(Page):

@@ -414,7 +414,13 @@ def test_the_simulated_instrument_is_looked_at_and_changed(session: Session, qtb
     qtbot.mouseClick(page.start_button, LEFT)
     until(seen, 100.0)
     assert page.is_running
-    assert "nominal" in page.note.text()
+    assert "The noise was looked for first" in page.note.text()
+    newest = page.store.newest()
+    assert newest is not None
+    means = newest.counts.mean(axis=(1, 2))
+    assert (np.diff(means) < 0).all(), "a beam, not noise"
+    assert (newest.counts[0] > 0).mean() > 0.9, "and it is seen, without a calibration"
+    assert session.state.calibration is None
     page.note.linkActivated.emit("Calibrate")
     assert session.page_wanted == "Calibrate"
     n_begun = 1
