@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from calibration.store import Calibration
 
 ENDLESS = 0
+Way = tuple[str, str, str, float]
+"""How a chip counts: its name, mode, gain and bias."""
+Known = dict[Way, "Nominal"]
 NOMINAL_NOTE = (
     "{why_not}. The noise was looked for first, with the beam off: pixels count it up to about {noise_kev:.0f} keV."
     "{noisy} Thresholds are nominal above it and pixels are not equalised: good to look, not to measure."
@@ -50,6 +54,12 @@ class Underway:
     plan: Plan
     calibration: Calibration | None = None
     note: str = ""
+
+
+def tube_of(underway: Underway) -> tuple[float, float] | None:
+    """Return how the tube stands, in kV and mA; None where its own program says so."""
+    source = underway.plan.source
+    return (source.kvp, source.current_ma) if underway.calibration is not None else None
 
 
 def live_plan(plan: Plan, detector: DetectorPlan, n_frames: int = ENDLESS, sample: str = "") -> Plan:
@@ -107,6 +117,8 @@ class LiveRun:
         Take a flat of so many frames, and nothing else.
     on_health : callable, optional
         Gets how the run stands, now and then.
+    known : dict, optional
+        Stand-ins for a calibration that earlier runs have found; gets those that this one finds.
 
     Attributes
     ----------
@@ -126,6 +138,7 @@ class LiveRun:
         *,
         n_flats: int = 0,
         on_health: Callable[[RunHealth], None] | None = None,
+        known: Known | None = None,
     ) -> None:
         self.store = store
         self.underway = Underway(plan=plan)
@@ -137,7 +150,7 @@ class LiveRun:
         self._n_flats, self._is_flat_only = n_flats, bool(n_flats)
         self._is_told = threading.Event()
         self._is_stopping = False
-        self._nominal: dict[tuple[str, str, float], Nominal] = {}
+        self._known = {} if known is None else known
 
     def change(self, plan: Plan, calibration: Calibration | None) -> None:
         """Go on with other settings, as soon as the present frame is over."""
@@ -194,19 +207,17 @@ class LiveRun:
         why_not, note = held_against(instrument, plan, calibration)
         if not why_not:
             return calibration, note
-        way = plan.detector.mode, plan.detector.gain, plan.detector.bias_v
-        if way not in self._nominal:
+        way = str(instrument.detector.chip_id()), plan.detector.mode, plan.detector.gain, plan.detector.bias_v
+        if way not in self._known:
             yield from self._find_noise(instrument, plan, way)
-        found = self._nominal.get(way)
+        found = self._known.get(way)
         if found is None:
             return None
         lowest_kev = min(plan.detector.thresholds_kev)
         noisy = f" The lowest threshold, {lowest_kev:g} keV, is in it." if lowest_kev < found.noise_kev else ""
         return found.calibration, NOMINAL_NOTE.format(why_not=why_not, noise_kev=found.noise_kev, noisy=noisy)
 
-    def _find_noise(
-        self, instrument: Instrument, plan: Plan, way: tuple[str, str, float]
-    ) -> Generator[Progress, None, None]:
+    def _find_noise(self, instrument: Instrument, plan: Plan, way: Way) -> Generator[Progress, None, None]:
         from acquisition.calibrate.nominal import find_nominal  # heavy, as `look` is
 
         finding = find_nominal(instrument, plan)
@@ -214,7 +225,7 @@ class LiveRun:
             while not self._is_told.is_set():
                 yield next(finding)
         except StopIteration as found:
-            self._nominal[way] = found.value
+            self._known[way] = found.value
         finally:
             finding.close()
 
@@ -254,6 +265,9 @@ class LiveRun:
             thresholds=picture.thresholds,
             thresholds_kev=plan.detector.thresholds_kev,
             n_frames=picture.n_frames,
+            calibration=calibration,
+            tube=None if calibration is None else (plan.source.kvp, plan.source.current_ma),
+            origin=f"the flat of {datetime.now().astimezone():%H:%M}",
         )
 
 

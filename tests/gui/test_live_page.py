@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from pyqtgraph.Qt import QtCore, QtGui
 from pytestqt.qtbot import QtBot
 
 from acquisition.plan import Plan
+from calibration.flat_field import FlatField
 from calibration.store import Calibration, load
 from firmware_iface.frame import Frame, Lost
 from gui import image_panel, levels
@@ -125,6 +127,34 @@ def test_row_0_is_drawn_lowest_and_pixels_are_found(panel: ImagePanel) -> None:
 
 
 # What is shown
+
+
+def test_a_view_is_flattened_by_the_calibration_until_a_flat_is_taken(page: LivePage) -> None:
+    plan, bare = page.session.state.plan, a_calibration(SHAPE[1:])
+    frame = a_frame(0, SHAPE)
+    kept = FlatField(
+        rates_per_s=(frame.counts / 1e-3).astype(np.float32), thresholds=frame.thresholds,
+        thresholds_kev=plan.detector.thresholds_kev, n_frames=9, exposure_s=9.0, tube_kvp=plan.source.kvp,
+        current_ma=plan.source.current_ma,
+    )  # fmt: skip
+    calibration = replace(bare, flat_field=kept)
+    page.session.change(calibration=calibration)
+    page.begin(Underway(plan=plan, calibration=calibration))
+    page.display.flat.setChecked(True)
+    fill(page, 1)
+    np.testing.assert_allclose(image_of(page), 1.0)
+    assert "the calibration's flat" in page.caption.text()
+    page.flat = Flat(
+        rates_per_s=frame.counts / 5e-4, thresholds=frame.thresholds, thresholds_kev=plan.detector.thresholds_kev,
+        n_frames=1, calibration=calibration, origin="the flat of 12:00",
+    )  # fmt: skip
+    page.refresh()
+    np.testing.assert_allclose(image_of(page), 0.5)
+    assert "the flat of 12:00" in page.caption.text()
+    page.begin(Underway(plan=plan, calibration=replace(calibration, offset_dac=calibration.offset_dac + 3)))
+    page.refresh()
+    assert "No flat" in page.caption.text()
+    np.testing.assert_array_equal(image_of(page), frame.counts[0])
 
 
 def test_what_is_shown_follows_the_controls(page: LivePage) -> None:
