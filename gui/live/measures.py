@@ -53,8 +53,8 @@ class Flat:
     ----------
     rates_per_s : (n_counters, rows, cols) floating
         Counts per second of exposure.
-    tube : (float, float), optional
-        Its voltage in kV and current in mA; None: not known.
+    tube_kvp, current_ma : float, optional
+        As the tube stood; None: not known.
     calibration : Calibration, optional
         With which it was taken.
     origin : str
@@ -65,7 +65,8 @@ class Flat:
     thresholds: tuple[int, ...]
     thresholds_kev: tuple[float, ...]
     n_frames: int
-    tube: tuple[float, float] | None = None
+    tube_kvp: float | None = None
+    current_ma: float | None = None
     calibration: Calibration | None = None
     origin: str = ""
 

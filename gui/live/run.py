@@ -266,7 +266,8 @@ class LiveRun:
             thresholds_kev=plan.detector.thresholds_kev,
             n_frames=picture.n_frames,
             calibration=calibration,
-            tube=None if calibration is None else (plan.source.kvp, plan.source.current_ma),
+            tube_kvp=None if calibration is None else plan.source.kvp,
+            current_ma=None if calibration is None else plan.source.current_ma,
             origin=f"the flat of {datetime.now().astimezone():%H:%M}",
         )
 

@@ -146,16 +146,12 @@ def why_no_flat(
         return "The flat is of another mode; take one anew."
     if thresholds_kev not in (None, flat.thresholds_kev):
         return "The flat was taken with other thresholds; take one anew."
-    if None not in (tube, flat.tube) and tube != flat.tube:
+    if tube is not None and flat.tube_kvp is not None and tube != (flat.tube_kvp, flat.current_ma):
         return (
-            f"The flat was taken with the tube at {told_tube(flat.tube)}, now it is {told_tube(tube)}; take one anew."
+            f"The flat was taken with the tube at {flat.tube_kvp:g} kV and {flat.current_ma:g} mA, now it is "
+            f"{tube[0]:g} kV and {tube[1]:g} mA; take one anew."
         )
     return ""
-
-
-def told_tube(tube: tuple[float, float] | None) -> str:
-    """Return how a tube stands, in words."""
-    return "a setting that is not known" if tube is None else f"{tube[0]:g} kV and {tube[1]:g} mA"
 
 
 def flat_of(calibration: Calibration | None) -> Flat | None:
@@ -170,7 +166,8 @@ def flat_of(calibration: Calibration | None) -> Flat | None:
         thresholds_kev=kept.thresholds_kev,
         n_frames=kept.n_frames,
         calibration=calibration,
-        tube=(kept.tube_kvp, kept.current_ma),
+        tube_kvp=kept.tube_kvp,
+        current_ma=kept.current_ma,
         origin=f"the calibration's flat, {made[-1][:16].replace('T', ' ')} UTC" if made else "the calibration's flat",
     )
 

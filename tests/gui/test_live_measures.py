@@ -240,7 +240,7 @@ def test_a_flat_of_other_settings_is_not_used_and_said() -> None:
     used = shown.show(picture, view, [flat], thresholds_kev=(20.0, 30.0))
     assert used.note == ""
     np.testing.assert_allclose(used.image, 1.0)
-    lit = replace(flat, tube=(100.0, 0.1))
+    lit = replace(flat, tube_kvp=100.0, current_ma=0.1)
     assert "at 100 kV and 0.1 mA, now it is 100 kV and 0.2 mA" in shown.show(picture, view, [lit], tube=(100, 0.2)).note
     assert shown.show(picture, view, [lit, flat], tube=(100, 0.2)).flat is flat
     assert shown.show(picture, view, [lit, flat], tube=(100.0, 0.1)).flat is lit
