@@ -102,7 +102,9 @@ def judge(label: QtWidgets.QWidget, *, is_good: bool) -> None:
     assert isinstance(app, QtWidgets.QApplication)
     theme = DARK if app.palette().window().color().lightness() < 128 else LIGHT
     label.setProperty(JUDGED, is_good)
-    label.setStyleSheet(f"color: {theme.good if is_good else theme.bad}; font-weight: 600;")
+    colour = theme.good if is_good else theme.bad
+    # Of a text that stands back (`make_faint`) the colour alone would be halved.
+    label.setStyleSheet(f"color: {colour}; placeholder-text-color: {colour}; font-weight: 600;")
 
 
 def say(label: QtWidgets.QWidget, sheet: str) -> None:

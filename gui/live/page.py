@@ -198,6 +198,7 @@ class LivePage(Page):
         """Take the colours of another theme."""
         for graphics in (self.panel, self.grid, self.regions, self.profile):
             graphics.restyle()
+        self.note.setText("")  # a link keeps the colour that it was written in
 
     # Painting
 

@@ -14,6 +14,7 @@ from pytestqt.qtbot import QtBot
 
 from acquisition.plan import Plan, plan_to_toml
 from gui import theme
+from gui.controls import hint
 from gui.log_panel import LogLines
 from gui.session import Session
 from gui.window import PAGES, TURN_S, Window
@@ -254,6 +255,10 @@ def test_judged_words_follow_the_look(window: Window) -> None:
         colours.append(label.styleSheet())
     assert theme.DARK.good in colours[0]
     assert theme.LIGHT.good in colours[1]
+    faint = hint("good")
+    theme.judge(faint, is_good=True)
+    faint.ensurePolished()
+    assert faint.palette().color(faint.foregroundRole()).name(QtGui.QColor.NameFormat.HexArgb) == "#ff00694d"
     theme.say(label, "color: #123456")
     window.set_look("dark")
     assert label.styleSheet() == "color: #123456"
