@@ -33,7 +33,7 @@ from gui.live.playback import PlaybackBar
 from gui.live.region_panel import ProfilePanel, RegionPanel
 from gui.live.run import Known, LiveRun, Underway, tube_of
 from gui.live.settings_panel import SettingsPanel
-from gui.live.shown import Shown, Source, count_alike, flat_of, name_of, show, taken
+from gui.live.shown import Shown, Source, count_alike, flat_of, name_of, show, side_by_side, taken
 from gui.page import Page
 from gui.state import Action
 from gui.workers import JobStatus
@@ -238,8 +238,8 @@ class LivePage(Page):
             is_sum = view.source in (Source.LAST, Source.RUNNING)
             is_following = is_sum or self.panel.level_mode is LevelMode.AUTO
             self.grid.show_planes(
-                planes, names, pixel_mm or 1.0, self.panel.colour_map_name, is_following=is_following,
-                is_left_out=is_left_out,
+                planes, names, pixel_mm or 1.0, self.panel.colour_map_name, unit=shown.unit,
+                is_following=is_following, is_left_out=is_left_out,
             )  # fmt: skip
         else:
             self._keep_scale(shown)
@@ -279,12 +279,12 @@ class LivePage(Page):
             self.panel.set_levels(low * ratio, high * ratio)
 
     def _planes(self, shown: Shown) -> tuple[NDArray[np.number], list[str]]:
-        counts, is_bins = shown.picture.counts, self.grid_of.currentIndex() == 1
-        kind = measures.Kind.BIN if is_bins else measures.Kind.THRESHOLD
+        kind = measures.Kind.BIN if self.grid_of.currentIndex() == 1 else measures.Kind.THRESHOLD
+        planes = side_by_side(shown, kind)
         names = [
-            name_of(measures.Selection(kind=kind, first=n), self.thresholds_kev) for n in range(len(counts))
+            name_of(measures.Selection(kind=kind, first=n), self.thresholds_kev) for n in range(len(planes))
         ]  # fmt: skip
-        return (measures.bins(counts) if is_bins else counts), names
+        return planes, names
 
     @property
     def thresholds_kev(self) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from firmware_iface.frame import Frame, Lost
 from gui.live.frames import FrameStore, Picture, picture_of
-from gui.live.measures import Flat, Kind, Selection, bins, composite, flattened, select
+from gui.live.measures import Flat, Kind, Selection, bins, composite, flattened, select, transmission
 
 if TYPE_CHECKING:
     from calibration.store import Calibration
@@ -205,11 +205,32 @@ def name_of(selection: Selection, thresholds_kev: tuple[float, ...]) -> str:
     return f"bin above {first} keV" if selection.kind is Kind.BIN else f"above {first} keV"
 
 
+def side_by_side(shown: Shown, kind: Kind) -> NDArray[np.number]:
+    """Return all thresholds, or all bins, of what is shown, divided by the flat where that is: (n, rows, cols).
+
+    NaN everywhere where a frame was lost.
+    """
+    counts = shown.picture.counts
+    if shown.lost is not None:
+        return np.full(counts.shape, np.nan, dtype=np.float32)
+    if shown.flat is not None:
+        return _flat_planes(shown.picture, shown.flat, kind)
+    return bins(counts) if kind is Kind.BIN else counts
+
+
 def _flat_image(picture: Picture, flat: Flat, selection: Selection) -> NDArray[np.number]:
     if selection.kind is not Kind.COMPOSITE:
         return flattened(picture.counts, picture.exposure_s, flat, selection)
-    planes = [
-        flattened(picture.counts, picture.exposure_s, flat, Selection(kind=Kind.BIN, first=n))
-        for n in range(len(picture.counts))
-    ]
-    return composite(np.stack(planes), [(0.0, 1.05)] * len(planes))[0]
+    planes = _flat_planes(picture, flat, Kind.BIN)
+    return composite(planes, [(0.0, 1.05)] * len(planes))[0]
+
+
+def _flat_planes(picture: Picture, flat: Flat, kind: Kind) -> NDArray[np.number]:
+    if kind is Kind.THRESHOLD:
+        return transmission(picture.counts, picture.exposure_s, flat)
+    return np.stack(
+        [
+            flattened(picture.counts, picture.exposure_s, flat, Selection(kind=kind, first=n))
+            for n in range(len(picture.counts))
+        ]
+    )

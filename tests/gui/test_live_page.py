@@ -144,6 +144,23 @@ def test_a_view_is_flattened_by_the_calibration_until_a_flat_is_taken(page: Live
     fill(page, 1)
     np.testing.assert_allclose(image_of(page), 1.0)
     assert "the calibration's flat" in page.caption.text()
+    page.tabs_of_image.setCurrentIndex(1)
+    for of in range(page.grid_of.count()):
+        page.grid_of.setCurrentIndex(of)
+        page.refresh()
+        for item, label in zip(page.grid._items, page.grid._labels, strict=True):
+            assert item.image is not None
+            has_beam = np.isfinite(item.image)
+            assert has_beam.mean() > 0.9
+            np.testing.assert_allclose(item.image[has_beam], 1.0, rtol=1e-6)
+            assert label.text.endswith("share of open beam")
+    page.display.flat.setChecked(False)
+    page.refresh()
+    assert page.grid._labels[0].text.endswith("counts")
+    assert page.grid._levels[0][1] > 1.1, "levels of shares are none of counts"
+    page.display.flat.setChecked(True)
+    page.tabs_of_image.setCurrentIndex(0)
+    page.refresh()
     page.flat = Flat(
         rates_per_s=frame.counts / 5e-4, thresholds=frame.thresholds, thresholds_kev=plan.detector.thresholds_kev,
         n_frames=1, calibration=calibration, origin="the flat of 12:00",
