@@ -12,6 +12,8 @@ from acquisition.disk import SPARE_BYTES
 SLOW_WRITE_S = 2.0
 """A write that takes longer is told of."""
 LOOK_EVERY_S = 2.0
+FEWEST_FRAMES = 32
+"""What a frame takes is told by the growth over so many: plan and calibration stand in the file before them."""
 RESERVE_BYTES = 48 * SPARE_BYTES
 """Below this the run stops: the room of two blocks, and of what closing the file takes."""
 
@@ -31,6 +33,8 @@ class DiskWatch:
         self._path = path
         self._looked_s = -LOOK_EVERY_S
         self._is_warned = False
+        self._began: tuple[int, int] | None = None
+        """Frames and bytes of the file when frames were first seen in it."""
         self.worst_s = 0.0
         self.free_bytes = shutil.disk_usage(path.parent).free
 
@@ -55,7 +59,11 @@ class DiskWatch:
             return LowDisk(text=f"the disk is full but for {self.free_bytes / 1e6:.0f} MB", is_stop=True)
         if not n_written or self._is_warned:
             return None
-        wanted_bytes = self._path.stat().st_size / n_written * n_left
+        n_bytes = self._path.stat().st_size
+        n_began, began_bytes = self._began = self._began or (n_written, n_bytes)
+        if n_written - n_began < FEWEST_FRAMES:
+            return None
+        wanted_bytes = (n_bytes - began_bytes) / (n_written - n_began) * n_left
         if self.free_bytes - RESERVE_BYTES >= wanted_bytes:
             return None
         self._is_warned = True

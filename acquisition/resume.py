@@ -24,7 +24,7 @@ from calibration.conditions import differences
 from calibration.store import Calibration
 from firmware_iface.errors import BadFile, WrongUsage
 
-RESUME_HINT = "go on with the same command and --resume"
+RESUME_HINT = "go on with the same command and --resume, or with “Go on with it” on the window's page Scan"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

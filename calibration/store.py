@@ -24,6 +24,7 @@ from calibration.conditions import Conditions, StepRecord
 from calibration.count_rate import CountRate
 from calibration.energy_scale import EndPoint
 from calibration.equalisation import Equalisation, mean_and_sigma
+from calibration.flat_field import FlatField
 from calibration.material_basis import MaterialBasis
 from calibration.pixel_scale import PixelScale
 from calibration.pixels import is_unusable
@@ -132,6 +133,8 @@ class Calibration:
     wedge : StepWedge, optional
     thickness : EquivalentThickness, optional
     response : Response, optional
+    flat_field : FlatField, optional
+        The open beam, at the thresholds and the tube's settings of the scan.
     alignment : Alignment, optional
         Where source and detector are; scans and reconstructions take it instead of their plan's geometry.
     """
@@ -168,6 +171,7 @@ class Calibration:
     wedge: StepWedge | None = None
     thickness: EquivalentThickness | None = None
     response: Response | None = None
+    flat_field: FlatField | None = None
     alignment: Alignment | None = None
 
     def __post_init__(self) -> None:

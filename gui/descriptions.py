@@ -19,6 +19,7 @@ from calibration.bias_currents import BiasCurrents
 from calibration.count_rate import CountRate
 from calibration.energy_scale import EndPoint
 from calibration.equalisation import Equalisation, TrimFault, mean_and_sigma
+from calibration.flat_field import FlatField
 from calibration.material_basis import MaterialBasis
 from calibration.pixel_scale import PixelScale
 from calibration.pixels import PixelClass
@@ -124,6 +125,7 @@ def _records(c: Calibration) -> Sequence[tuple[str, Any, Callable[[Any], dict[st
         ("wedge", c.wedge, _describe_wedge),
         ("thickness", c.thickness, lambda record: dict(record.figures)),
         ("response", c.response, _describe_response),
+        ("flat_field", c.flat_field, partial(_describe_flat_field, is_bad=c.is_bad)),
         ("alignment", c.alignment, lambda record: dict(record.figures) | {"n_views": record.n_views}),
     )
 
@@ -183,6 +185,21 @@ def _describe_pixel_scale(scale: PixelScale, *, energies_kev: Sequence[float]) -
 
 def _describe_end_point(end: EndPoint) -> dict[str, Any]:
     return asdict(end) | {"error_kev": end.error_kev}
+
+
+def _describe_flat_field(record: FlatField, is_bad: NDArray[np.bool_]) -> dict[str, Any]:
+    return {
+        "n_frames": record.n_frames,
+        "exposure_s": record.exposure_s,
+        "tube_kvp": record.tube_kvp,
+        "current_ma": record.current_ma,
+        "thresholds": [
+            {"number": number, "energy_kev": energy_kev, **each._asdict()}
+            for number, energy_kev, each in zip(
+                record.thresholds, record.thresholds_kev, record.evenness(is_bad), strict=True
+            )
+        ],
+    }
 
 
 def _describe_count_rate(record: CountRate) -> dict[str, Any]:

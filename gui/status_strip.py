@@ -22,7 +22,6 @@ LANES_BESIDE = ("compute", "files")
 """What is computed beside the instrument; the first that runs is shown."""
 _MOODS = {
     Mood.CALM: "",
-    Mood.GOOD: f"color: {theme.GOOD};",
     Mood.WARN: f"color: #000000; background: {theme.WARN}; border-radius: 3px;",
     Mood.BAD: f"color: #ffffff; background: {theme.BAD}; border-radius: 3px;",
     Mood.BEAM: "color: #000000; background: #f7e017; border: 2px solid #000000; border-radius: 3px;",
@@ -71,12 +70,23 @@ class Cell(QtWidgets.QFrame):
         self.setToolTip(reading.tip)
         self.setAccessibleName(f"{reading.name}: {reading.text}")
         if before is None or before.mood is not reading.mood:
-            self._text.setStyleSheet(_MOODS[reading.mood])
+            if reading.mood is Mood.GOOD:
+                theme.judge(self._text, is_good=True)
+            else:
+                theme.say(self._text, _MOODS[reading.mood])
         can_be_clicked = self._acknowledge is not None and reading.mood is Mood.BAD
+        self.setFocusPolicy(QtCore.Qt.FocusPolicy.StrongFocus if can_be_clicked else QtCore.Qt.FocusPolicy.NoFocus)
         shape = QtCore.Qt.CursorShape
         self.setCursor(shape.PointingHandCursor if can_be_clicked else shape.ArrowCursor)
         # A cell that shrinks with every digit would let its neighbours dance.
         self.setMinimumWidth(max(self.minimumWidth(), min(self.sizeHint().width(), MOST_CELL_PX)))
+
+    def keyPressEvent(self, event: QtGui.QKeyEvent) -> None:
+        """Acknowledge what it shows, as a click does."""
+        if self._acknowledge is not None and event.key() in (QtCore.Qt.Key.Key_Space, QtCore.Qt.Key.Key_Return):
+            self._acknowledge()
+            return
+        super().keyPressEvent(event)
 
     def mousePressEvent(self, event: QtGui.QMouseEvent) -> None:
         """Acknowledge what it shows."""

@@ -17,11 +17,16 @@ GOOD, WARN, BAD = "#009e73", "#e69f00", "#d55e00"
 
 STYLE = "fusion"
 TITLE_PT = 15.0
+JUDGED = "judged"
+"""Property of a widget whose words are coloured by what they say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Theme:
-    """Colours of one of the two looks; `field` is what one writes and ticks in, `base` what is drawn on."""
+    """Colours of one of the two looks; `field` is what one writes and ticks in, `base` what is drawn on.
+
+    `good` and `bad` are of words: the colours of marks are too pale to read on one ground or the other.
+    """
 
     is_dark: bool
     window: str
@@ -31,6 +36,8 @@ class Theme:
     faint: str
     line: str
     accent: str
+    good: str
+    bad: str
 
 
 LIGHT = Theme(
@@ -42,6 +49,8 @@ LIGHT = Theme(
     faint="#5b6470",
     line="#d0d5dc",
     accent="#0072b2",
+    good="#00694d",
+    bad="#a84300",
 )
 DARK = Theme(
     is_dark=True,
@@ -52,6 +61,8 @@ DARK = Theme(
     faint="#9aa3ad",
     line="#353b44",
     accent="#56b4e9",
+    good="#3fc79a",
+    bad="#ff8c4d",
 )
 
 
@@ -78,9 +89,28 @@ def apply(app: QtWidgets.QApplication, theme: Theme) -> None:
     app.setPalette(palette)
     QtWidgets.QToolTip.setPalette(palette)
     for widget in app.allWidgets():  # those with a sheet of their own keep the colours in which it was read
-        if widget.styleSheet():
+        if widget.property(JUDGED) is not None:
+            judge(widget, is_good=widget.property(JUDGED))
+        elif widget.styleSheet():
             widget.setStyleSheet(widget.styleSheet())
     pg.setConfigOptions(imageAxisOrder="row-major", background=theme.base, foreground=theme.text, antialias=False)
+
+
+def judge(label: QtWidgets.QWidget, *, is_good: bool) -> None:
+    """Let a text that tells whether something is well be read as that, whatever the look and the next."""
+    app = QtWidgets.QApplication.instance()
+    assert isinstance(app, QtWidgets.QApplication)
+    theme = DARK if app.palette().window().color().lightness() < 128 else LIGHT
+    label.setProperty(JUDGED, is_good)
+    colour = theme.good if is_good else theme.bad
+    # Of a text that stands back (`make_faint`) the colour alone would be halved.
+    label.setStyleSheet(f"color: {colour}; placeholder-text-color: {colour}; font-weight: 600;")
+
+
+def say(label: QtWidgets.QWidget, sheet: str) -> None:
+    """Give a text a sheet of its own, whatever it was judged before."""
+    label.setProperty(JUDGED, None)
+    label.setStyleSheet(sheet)
 
 
 def make_faint(label: QtWidgets.QLabel) -> None:

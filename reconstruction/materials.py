@@ -214,6 +214,7 @@ def _materials(volume: Volume, attenuation: decomposition.Attenuation, values: N
         basis=attenuation if isinstance(attenuation, MaterialBasis) else None,
         provenance=Provenance(
             source_file=source.source_file,
+            source_begun=source.source_begun,
             plan_json=source.plan_json,
             calibration_identity=source.calibration_identity,
             software=software_version(),

@@ -377,6 +377,7 @@ def evaluate(
         grid=volume.grid,
         provenance=Provenance(
             source_file=source.source_file,
+            source_begun=source.source_begun,
             plan_json=source.plan_json,
             calibration_identity=source.calibration_identity,
             software=software_version(),

@@ -68,6 +68,7 @@ class ScanSource:
         """Return where a volume of this scan came from, after these steps."""
         return Provenance(
             source_file=self.scan.path.name,
+            source_begun=self.scan.start_time,
             plan_json=plan_to_json(self.plan),
             calibration_identity=self.scan.calibration_identity,
             software=software_version(),

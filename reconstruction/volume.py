@@ -36,7 +36,7 @@ MIXED = "mixed"
 H5 = Any
 """A file, group or dataset of h5py, whose types cannot be told before they are read."""
 UNITS = (LINEAR_ATTENUATION, MASS_CONCENTRATION, HOUNSFIELD, MG_PER_ML, PURE_NUMBER, MIXED)
-PROVENANCE = ("source_file", "plan_json", "calibration_identity", "software", "convergence_json")
+PROVENANCE = ("source_file", "source_begun", "plan_json", "calibration_identity", "software", "convergence_json")
 PAGE_BYTES = 4096
 """Large datasets begin at multiples of it, so that they can be mapped into memory."""
 
@@ -81,10 +81,12 @@ class Grid:
 class Provenance:
     """Where a volume came from, in words that survive the files it was made of.
 
+    `source_begun` is when a scan was begun, as its file says: names of files may be the same in other folders.
     `convergence_json` holds the columns of `reconstruction.methods.convergence.ConvergenceLog` where it was iterated.
     """
 
     source_file: str = ""
+    source_begun: str = ""
     plan_json: str = ""
     calibration_identity: str = ""
     software: str = ""

@@ -11,6 +11,7 @@ from calibration.bias_currents import BiasCurrents
 from calibration.count_rate import CountRate
 from calibration.energy_scale import EndPoint
 from calibration.equalisation import Equalisation, TrimFault
+from calibration.flat_field import FlatField
 from calibration.geometry import Geometry
 from calibration.material_basis import MaterialBasis
 from calibration.pixel_scale import PixelScale
@@ -122,6 +123,14 @@ def alignment() -> Alignment:
     )  # fmt: skip
 
 
+def flat_field() -> FlatField:
+    rates = np.random.default_rng(6).poisson(9000.0, (2, *PIXELS)) / 10.0
+    return FlatField(
+        rates_per_s=rates.astype(np.float32), thresholds=(1, 3), thresholds_kev=KEV, n_frames=10, exposure_s=10.0,
+        tube_kvp=118.0, current_ma=0.1,
+    )  # fmt: skip
+
+
 RECORDS = {
     "bias_currents": bias_currents,
     "equalisation": equalisation,
@@ -132,6 +141,7 @@ RECORDS = {
     "thickness": thickness,
     "response": response,
     "alignment": alignment,
+    "flat_field": flat_field,
     "basis": lambda: MaterialBasis(
         materials=("water", "iodine"), attenuation_per_mm_per_g_cm3=np.array([[0.03, 1.2], [0.025, 1.7]]),
         thresholds_kev=KEV, tube_kvp=118.0,

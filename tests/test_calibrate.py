@@ -272,6 +272,30 @@ def test_bad_pixels_are_those_that_were_put_in(bench: Bench, whole: Calibration)
     assert np.count_nonzero(others) <= 3
 
 
+def test_the_flat_field_is_the_open_beam_as_pixels_count_it(bench: Bench, whole: Calibration) -> None:
+    flat, read = whole.flat_field, list(PLAN.detector.thresholds)
+    assert flat is not None
+    assert (flat.thresholds, flat.thresholds_kev) == (tuple(read), PLAN.detector.thresholds_kev)
+    assert (flat.tube_kvp, flat.current_ma) == (PLAN.source.kvp, PLAN.source.current_ma)
+    bench.load_pixels(exposures.pixel_configuration(whole))
+    bench.dacs |= exposures.operating_dacs(whole, PLAN)
+    bench.select_source("TUBE")
+    bench.is_lit, bench.sample = True, None
+    truth = bench._mean(bench.thresholds_kev()[read], 1.0)
+    bench.is_lit = False
+    is_good = ~whole.is_bad
+    off = (flat.rates_per_s - truth)[:, is_good] / np.sqrt(truth / flat.exposure_s)[:, is_good]
+    assert abs(off.mean()) < 0.02
+    assert off.std() == pytest.approx(1, abs=0.03)
+    found = flat.evenness(whole.is_bad)
+    for each, plane in zip(found, truth, strict=True):
+        assert each.mean_per_s == pytest.approx(plane[is_good].mean(), rel=2e-3)
+
+
+def test_a_new_energy_scale_has_no_flat_field(bench: Bench, whole: Calibration) -> None:
+    assert _step("energy", bench, whole).flat_field is None
+
+
 def test_the_basis_is_the_attenuation_of_the_liquids(whole: Calibration) -> None:
     basis = whole.basis
     assert basis is not None

@@ -17,7 +17,7 @@ import pytest
 
 import mpxct
 from acquisition import disk_watch, runner
-from acquisition.disk_watch import RESERVE_BYTES, DiskWatch
+from acquisition.disk_watch import FEWEST_FRAMES, RESERVE_BYTES, DiskWatch
 from acquisition.plan import Plan, ScanPlan
 from acquisition.runner import Endurance, RunHealth, run_scan
 from acquisition.scan import ScanStatus
@@ -322,13 +322,16 @@ def test_a_disk_that_fills_up_ends_the_run_while_the_file_can_be_closed(
 def test_too_little_room_for_the_rest_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_watch, "LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, RESERVE_BYTES + 999))
-    (tmp_path / "scan.h5").write_bytes(bytes(1000))
-    watch = DiskWatch(tmp_path / "scan.h5")
-    assert watch.look(10, 9) is None, "9 frames take 900 bytes more"
-    low = watch.look(10, 10)
+    path, n = tmp_path / "scan.h5", 1 + FEWEST_FRAMES
+    path.write_bytes(bytes(1_000_000))
+    watch = DiskWatch(path)
+    assert watch.look(1, 100) is None, "what stands before the frames is not theirs"
+    path.write_bytes(bytes(1_000_000 + 100 * FEWEST_FRAMES))
+    assert watch.look(n, 9) is None, "9 frames take 900 bytes more"
+    low = watch.look(n, 10)
     assert low is not None
     assert not low.is_stop
-    assert watch.look(10, 10) is None
+    assert watch.look(n, 10) is None
 
 
 def test_a_disk_that_is_full_leaves_a_valid_part(tmp_path: Path, calibration: Calibration) -> None:

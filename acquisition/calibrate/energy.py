@@ -372,4 +372,5 @@ def _with_scales(calibration: Calibration, fits: Mapping[int, _Fit]) -> Calibrat
         lines=lines,
         scale_covariance=covariance,
         pixel_scale=_pixel_scale(calibration, fits),
+        flat_field=None,  # its thresholds stood where the scale before put them
     )

@@ -96,6 +96,7 @@ def equalise(instrument: Instrument, plan: Plan, calibration: Calibration, *, ta
         scale_covariance=None,
         pixel_scale=None,
         end_point=None,
+        flat_field=None,
         equalisation=Equalisation(
             method=wanted.method,
             energy_kev=edges.energy_kev,

@@ -1,4 +1,4 @@
-"""The step `pixels`: judge every pixel at the thresholds of the scan."""
+"""The step `pixels`: judge every pixel at the thresholds of the scan, and keep the open beam as each counts it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from acquisition.calibrate.exposures import (
     take,
 )
 from acquisition.plan import Plan
+from calibration.flat_field import FlatField
 from calibration.pixels import PixelClass, classify
 from calibration.store import Calibration
 
@@ -30,7 +31,7 @@ def pixels(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work
 
     Pixels that fire without a photon are switched off first, because in charge summing they spoil their neighbours;
     then those that still fire are classified. The flats are taken in series with dark frames between them, so that
-    pixels that switch slowly are caught; the step `wedge` looks for still slower ones.
+    pixels that switch slowly are caught; the step `wedge` looks for still slower ones. Their mean is the flat field.
     """
     detector, gantry, exposure_s = instrument.detector, instrument.gantry, plan.detector.exposure_s
     gantry.beam(False)
@@ -52,15 +53,25 @@ def pixels(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work
         with beam(gantry):
             flats.append((yield from take(detector, "flats", share_flat, exposure_s)))
         series += [number] * share_flat
-    refuse_full(np.concatenate(flats), plan, "flats")
+    open_beam = np.concatenate(flats)
+    refuse_full(open_beam, plan, "flats")
     found = calibration.pixel_class
     pixel_class = classify(
         np.concatenate(dark),
-        np.concatenate(flats),
+        open_beam,
         is_out_of_range=(found & np.uint16(PixelClass.OUT_OF_TRIM)) > 0,
         has_no_edge=(found & np.uint16(PixelClass.NO_EDGE)) > 0,
         is_masked=np.asarray(is_masked.any(axis=0)),
         flat_series=np.asarray(series),
         is_csm=plan.detector.is_csm,
     )
-    return replace(calibration, pixel_class=pixel_class)
+    flat_field = FlatField(
+        rates_per_s=(open_beam.mean(axis=0, dtype=np.float64) / exposure_s).astype(np.float32),
+        thresholds=plan.detector.thresholds,
+        thresholds_kev=plan.detector.thresholds_kev,
+        n_frames=len(open_beam),
+        exposure_s=len(open_beam) * exposure_s,
+        tube_kvp=plan.source.kvp,
+        current_ma=plan.source.current_ma,
+    )
+    return replace(calibration, pixel_class=pixel_class, flat_field=flat_field)

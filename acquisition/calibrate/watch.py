@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from acquisition.calibrate.exposures import Instrument, Work
 from calibration.progress import Progress, retold
 from calibration.store import Calibration
+from firmware_iface.device import Configuration
 from firmware_iface.frame import Frame, Lost
 
 LOOK_EVERY_S = 0.15
@@ -38,6 +39,8 @@ class Series:
         Number (0 to 7) of each counter that was read.
     codes_dac : (n_points,) float64
         Where the first threshold that was read stood, at each of its places; a single one where it did not move.
+    stand_dac : (n_thresholds,) float64
+        Where all that were read stand now: passes may share some of them.
     means : (n_points, n_thresholds) float64
         Mean counts of a pixel there.
     counts : (n_thresholds, rows, cols) uint16 or uint32
@@ -52,6 +55,7 @@ class Series:
     stage: str
     thresholds: tuple[int, ...]
     codes_dac: NDArray[np.float64]
+    stand_dac: NDArray[np.float64]
     means: NDArray[np.float64]
     counts: NDArray[np.unsignedinteger]
     peaks_dac: NDArray[np.float32] | None
@@ -171,20 +175,25 @@ class Watch:
             self._tell_growing()
             self._stage, self._growing = stage, None
 
+    def sets_up(self) -> None:
+        """Take what comes from now on as another series: passes of one stage follow each other, each set up anew."""
+        self._tell_growing()
+        self._growing = None
+
     def moves(self, codes: Mapping[str, int]) -> None:
         """Note how DACs were set."""
         self._codes_dac |= codes
 
     def takes(self, frame: Frame) -> None:
         """Add a frame to those of its stage."""
-        code_dac = self._codes_dac.get(f"Threshold{frame.thresholds[0]}", 0)
+        stand_dac = tuple(self._codes_dac.get(f"Threshold{number}", 0) for number in frame.thresholds)
         if self._growing is None:
             # Some stages come again and again, such as flats between others; a scan that begins anew is another one.
             earlier = self._stages.get(self._stage)
-            self._growing = earlier if earlier is not None and earlier.code_dac == code_dac else None
+            self._growing = earlier if earlier is not None and earlier.stand_dac == stand_dac else None
         if self._growing is None or not self._growing.fits(frame):
             self._growing = self._stages[self._stage] = _Growing(self._stage, frame)
-        self._growing.add(frame, code_dac)
+        self._growing.add(frame, stand_dac)
         if self._clock_s() - self._told_s >= LOOK_EVERY_S:
             self._tell_growing()
 
@@ -207,6 +216,7 @@ class _Growing:
     def __init__(self, stage: str, first: Frame) -> None:
         self._stage, self._thresholds = stage, first.thresholds
         self._codes_dac: list[float] = []
+        self.stand_dac: tuple[float, ...] = ()
         self._means: list[NDArray[np.float64]] = []
         self._newest = first.counts
         self._highest = np.zeros(first.counts.shape, first.counts.dtype)
@@ -215,30 +225,27 @@ class _Growing:
         self._squares = np.zeros(first.counts.shape)
         self._n_here = self._n_frames = 0
 
-    @property
-    def code_dac(self) -> float:
-        return self._codes_dac[-1]
-
     def fits(self, frame: Frame) -> bool:
         return frame.counts.shape == self._newest.shape and frame.thresholds == self._thresholds
 
-    def add(self, frame: Frame, code_dac: float) -> None:
+    def add(self, frame: Frame, stand_dac: tuple[float, ...]) -> None:
         counts = self._newest = frame.counts
         self._n_frames += 1
         mean = counts.mean(axis=(1, 2))
-        if self._codes_dac and self._codes_dac[-1] == code_dac:
+        if self.stand_dac == stand_dac:
             self._n_here += 1
             self._means[-1] = self._means[-1] + (mean - self._means[-1]) / self._n_here
         else:
             self._n_here = 1
             self._sum[:], self._squares[:] = 0, 0
-            self._codes_dac.append(code_dac)
+            self._codes_dac.append(stand_dac[0])
             self._means.append(mean)
+        self.stand_dac = stand_dac
         self._sum += counts
         self._squares += np.square(counts, dtype=np.float64)
         is_higher = counts > self._highest
         self._highest[is_higher] = counts[is_higher]
-        self._peaks_dac[is_higher] = code_dac
+        self._peaks_dac[is_higher] = stand_dac[0]
 
     def series(self) -> Series:
         mean = fano = None
@@ -250,6 +257,7 @@ class _Growing:
             stage=self._stage,
             thresholds=self._thresholds,
             codes_dac=np.asarray(self._codes_dac, dtype=np.float64),
+            stand_dac=np.asarray(self.stand_dac, dtype=np.float64),
             means=np.stack(self._means),
             counts=self._newest,
             peaks_dac=self._peaks_dac.copy() if len(self._codes_dac) > 1 else None,
@@ -267,6 +275,10 @@ class _SeenDetector:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._detector, name)
+
+    def configure(self, configuration: Configuration) -> None:
+        self._detector.configure(configuration)
+        self._watch.sets_up()
 
     def set_dacs(self, codes: Mapping[str, int], chip_number: int | None = None) -> None:
         self._detector.set_dacs(codes, chip_number)

@@ -88,6 +88,8 @@ def table(before: Calibration | None, after: Calibration) -> list[Row]:
         _numbers("residuals (rms)", before and before.residual_rms_kev, after.residual_rms_kev, ".3f", "keV"),
         _numbers("end of the tube's spectrum off by", _end(before), _end(after), ".2f", "keV"),
         _numbers("pixels not used", before and n_bad(before), n_bad(after), ".0f", ""),
+        _numbers("open beam", _open_beam(before), _open_beam(after), ".4g", "1/s"),
+        _numbers("differences between pixels", _pattern(before), _pattern(after), ".2f", "%"),
         _numbers("10 % of counts lost at", _loss(before), _loss(after), ".0f", "1/s"),
         _texts("materials", before and _materials(before), _materials(after)),
         _numbers("residual of the geometry (rms)", _rest(before), _rest(after), ".3f", "pixels"),
@@ -118,6 +120,20 @@ def _celsius(calibration: Calibration | None) -> float | None:
 
 def _end(calibration: Calibration | None) -> float | None:
     return calibration.end_point.error_kev if calibration is not None and calibration.end_point is not None else None
+
+
+def _open_beam(calibration: Calibration | None) -> float | None:
+    """Return what the mean pixel counts of the open beam above the lowest threshold."""
+    if calibration is None or calibration.flat_field is None:
+        return None
+    return calibration.flat_field.evenness(calibration.is_bad)[0].mean_per_s
+
+
+def _pattern(calibration: Calibration | None) -> float | None:
+    """Return how far pixels stand apart under the open beam, above the lowest threshold, beyond what counting makes."""
+    if calibration is None or calibration.flat_field is None:
+        return None
+    return 100 * calibration.flat_field.evenness(calibration.is_bad)[0].pattern_ratio
 
 
 def _loss(calibration: Calibration | None) -> float | None:

@@ -134,8 +134,11 @@ def cells(seen: Seen, thresholds_kev: Sequence[float] = ()) -> list[Panel]:
 
 def _beside(seen: Seen, flats: Series) -> list[Series]:
     """Return what was measured at the thresholds of these flats: scans, and other passes, are not."""
-    at_dac = flats.codes_dac.tolist()
-    return [each for each in seen.series if each is not flats and each.codes_dac.tolist() == at_dac]
+    return [
+        each
+        for each in seen.series
+        if each is not flats and len(each.codes_dac) == 1 and np.array_equal(each.stand_dac, flats.stand_dac)
+    ]
 
 
 def _over_thickness(

@@ -174,6 +174,43 @@ def _pixels(after: Calibration, before: Calibration | None) -> list[Panel]:
             title="How many of each reason", x_label="", y_label="pixels", lines=tuple(lines), note=told,
             x_names=tuple(text.split(" (")[0] for text in CLASS_WORDS.values()),
         ),
+        *_flats(after),
+    ]  # fmt: skip
+
+
+def _flats(calibration: Calibration) -> list[Panel]:
+    """Show how even the open beam is: the lowest threshold as a map, and all as histograms, in % of their means."""
+    flat = calibration.flat_field
+    if flat is None:
+        return []
+    is_bad, found = calibration.is_bad, flat.evenness(calibration.is_bad)
+    shares = [
+        np.where(is_bad, np.nan, 100 * plane / each.mean_per_s)
+        for plane, each in zip(flat.rates_per_s, found, strict=True)
+        if each.mean_per_s > 0
+    ]
+    if not shares:
+        return []
+    ends = ends_for(shares)
+    names = [f"above {energy_kev:g} keV" for energy_kev in flat.thresholds_kev]
+    told = "; ".join(
+        f"{name}: {each.mean_per_s:.4g} counts/s, spread {100 * each.spread_ratio:.2f} %, of which counting makes "
+        f"{100 * each.counting_ratio:.2f} %"
+        for name, each in zip(names, found, strict=True)
+    )
+    return [
+        picture(
+            f"Open beam {names[0]}", shares[0], "% of the mean",
+            note=f"{flat.n_frames} frames, {flat.exposure_s:.4g} s, {flat.tube_kvp:g} kV, {flat.current_ma:g} mA",
+        ),
+        Chart(
+            title="How even the open beam is", x_label="% of the mean", y_label="pixels",
+            lines=tuple(
+                histogram(name, values, ends, series=place)
+                for place, (name, values) in enumerate(zip(names[:MOST_SHOWN], shares, strict=False))
+            ),
+            note=told,
+        ),
     ]  # fmt: skip
 
 

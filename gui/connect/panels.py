@@ -80,6 +80,7 @@ class MovePanel(QtWidgets.QWidget):
             box.setDecimals(2)
             box.setSuffix(f" {axis.unit}" if axis.unit != "°" else axis.unit)
             box.setKeyboardTracking(False)
+            box.setToolTip(f"{axis.name}: where the stage is to go when you press Move; only what it reaches is taken.")
             box.setMinimumHeight(26)
             self.fields[axis.field] = box
             label = QtWidgets.QLabel(axis.name)

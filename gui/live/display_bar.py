@@ -41,7 +41,10 @@ class DisplayBar(QtWidgets.QWidget):
         self.n_last.setSuffix(" frames")
         self.n_last.setToolTip("How many of the last frames are summed.")
         self.flat = QtWidgets.QCheckBox("flat field")
-        self.flat.setToolTip("Divide by the open beam: 1 is where nothing absorbs. Needs a flat; take one first.")
+        self.flat.setToolTip(
+            "Divide by the open beam: 1 is where nothing absorbs. The flat is the one that you took here, or the\n"
+            "calibration's, where thresholds and tube are as they were then; the line below says which."
+        )
         self.levels = QtWidgets.QComboBox()
         self.levels.addItems(["levels stay", "levels follow"])
         self.levels.setToolTip(

@@ -31,6 +31,7 @@ class GridView(QtWidgets.QWidget):
         self._labels: list[pg.LabelItem] = []
         self._levels: dict[int, tuple[float, float]] = {}
         self._shape: tuple[int, ...] = ()
+        self._unit = ""
 
     def show_planes(
         self,
@@ -39,6 +40,7 @@ class GridView(QtWidgets.QWidget):
         pixel_mm: float,
         colour_map: str,
         *,
+        unit: str,
         is_following: bool,
         is_left_out: NDArray[np.bool_] | None = None,
     ) -> None:
@@ -48,6 +50,8 @@ class GridView(QtWidgets.QWidget):
             self._fit(planes.shape, pixel_mm)
             self._shape = planes.shape
             self._levels = {}
+        if unit != self._unit:
+            self._unit, self._levels = unit, {}
         table = _table(colour_map)
         for place, plane in enumerate(planes):
             if is_following or place not in self._levels:
@@ -55,7 +59,7 @@ class GridView(QtWidgets.QWidget):
             low, high = self._levels[place]
             self._items[place].setImage(plane, autoLevels=False, levels=(low, high), lut=table)
             self._items[place].setScale(pixel_mm)
-            text = f"{names[place]}   {low:.4g} to {high:.4g}"
+            text = f"{names[place]}   {low:.4g} to {high:.4g} {unit}"
             if self._labels[place].text != text:
                 self._labels[place].setText(text)
 

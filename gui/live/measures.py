@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gui.levels import percentile_levels
+
+if TYPE_CHECKING:
+    from calibration.store import Calibration
 
 NOISY_RATIO = 2.0
 NOISY_SIGMAS = 5.0
@@ -48,14 +51,24 @@ class Flat:
 
     Attributes
     ----------
-    rates_per_s : (n_counters, rows, cols) float64
+    rates_per_s : (n_counters, rows, cols) floating
         Counts per second of exposure.
+    tube_kvp, current_ma : float, optional
+        As the tube stood; None: not known.
+    calibration : Calibration, optional
+        With which it was taken.
+    origin : str
+        Where it is from, in words.
     """
 
-    rates_per_s: NDArray[np.float64]
+    rates_per_s: NDArray[np.floating]
     thresholds: tuple[int, ...]
     thresholds_kev: tuple[float, ...]
     n_frames: int
+    tube_kvp: float | None = None
+    current_ma: float | None = None
+    calibration: Calibration | None = None
+    origin: str = ""
 
 
 class Shape(Enum):

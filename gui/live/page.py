@@ -31,9 +31,9 @@ from gui.live.picture_actions import PictureActions
 from gui.live.pixel_panel import PixelPanel
 from gui.live.playback import PlaybackBar
 from gui.live.region_panel import ProfilePanel, RegionPanel
-from gui.live.run import LiveRun, Underway
+from gui.live.run import Known, LiveRun, Underway, tube_of
 from gui.live.settings_panel import SettingsPanel
-from gui.live.shown import Shown, Source, name_of, show, taken
+from gui.live.shown import Shown, Source, count_alike, flat_of, name_of, show, side_by_side, taken
 from gui.page import Page
 from gui.state import Action
 from gui.workers import JobStatus
@@ -48,7 +48,10 @@ SCREEN_MS = 16
 """Words, tables and plots follow more slowly than the image: nobody reads thirty times a second, and each new word
 lets Qt lay out the whole page."""
 N_FLATS = 50
-NO_CALIBRATION = "There is no calibration: thresholds will be nominal, and the image may show noise, or nothing."
+NO_CALIBRATION = (
+    "There is no calibration: the noise will be looked for first, which takes a few seconds with the beam off, and "
+    "thresholds will be nominal above it."
+)
 
 
 class LivePage(Page):
@@ -72,6 +75,7 @@ class LivePage(Page):
         self.run: LiveRun | None = None
         self.flat: Flat | None = None
         self.underway: Underway | None = None
+        self._known: Known = {}
         self.n_painted = 0
         self.n_flats = N_FLATS
         self._plan: Plan | None = None
@@ -90,8 +94,9 @@ class LivePage(Page):
     def start(self) -> None:
         """Look on the instrument with the settings of the page."""
         run = self.run = LiveRun(
-            self.store, self.settings.plan(), self.session.state.calibration, on_health=self.session.rig.note_run
-        )
+            self.store, self.settings.plan(), self.session.state.calibration, on_health=self.session.rig.note_run,
+            known=self._known,
+        )  # fmt: skip
         self._given = self.settings.plan(), self.session.state.calibration
         self.playback.let_go()
         self.session.measure(TITLE, run.work, stop=run.stop, otherwise=self._ended)
@@ -108,7 +113,7 @@ class LivePage(Page):
             self.run.take_flat(self.n_flats)
             return
         plan, calibration = self.settings.plan(), self.session.state.calibration
-        run = self.run = LiveRun(self.store, plan, calibration, n_flats=self.n_flats)
+        run = self.run = LiveRun(self.store, plan, calibration, n_flats=self.n_flats, known=self._known)
         self.session.measure("Flat of the live view", run.work, stop=run.stop)
 
     @property
@@ -156,6 +161,7 @@ class LivePage(Page):
             self._settings_changed()
         if state.calibration is not self._calibration:
             self._calibration = state.calibration
+            self._kept_flat = flat_of(state.calibration)
             self.pixels.follow(state.calibration)
             self._settings_changed()
 
@@ -192,6 +198,7 @@ class LivePage(Page):
         """Take the colours of another theme."""
         for graphics in (self.panel, self.grid, self.regions, self.profile):
             graphics.restyle()
+        self.note.setText("")  # a link keeps the colour that it was written in
 
     # Painting
 
@@ -208,7 +215,7 @@ class LivePage(Page):
         view = self.display.view()
         seen = (
             None if self.playback.is_held else status.end, self.playback.number, self._frozen, view,
-            self.display.n_changes, self.flat, self.underway, self.tabs_of_image.currentIndex(),
+            self.display.n_changes, self.flat, self._kept_flat, self.underway, self.tabs_of_image.currentIndex(),
         )  # fmt: skip
         if seen == self._seen or status.end == 0:
             return
@@ -219,7 +226,10 @@ class LivePage(Page):
         if picture is None:
             return
         thresholds_kev = self.thresholds_kev
-        shown = self._shown = show(picture, view, self.flat, lost, thresholds_kev=thresholds_kev)
+        flats = [] if self.underway is None else self._flats(self.underway)
+        shown = self._shown = show(
+            picture, view, flats, lost, thresholds_kev=thresholds_kev, tube=self.underway and tube_of(self.underway)
+        )
         pixel_mm = self.underway.plan.geometry.pitch_mm if self.underway is not None else None
         self.panel.set_unit(shown.unit)
         if self.tabs_of_image.currentIndex():
@@ -228,8 +238,8 @@ class LivePage(Page):
             is_sum = view.source in (Source.LAST, Source.RUNNING)
             is_following = is_sum or self.panel.level_mode is LevelMode.AUTO
             self.grid.show_planes(
-                planes, names, pixel_mm or 1.0, self.panel.colour_map_name, is_following=is_following,
-                is_left_out=is_left_out,
+                planes, names, pixel_mm or 1.0, self.panel.colour_map_name, unit=shown.unit,
+                is_following=is_following, is_left_out=is_left_out,
             )  # fmt: skip
         else:
             self._keep_scale(shown)
@@ -238,6 +248,11 @@ class LivePage(Page):
         self.caption.setText(self._caption(shown))
         self.n_painted += 1
         self._paints.count()
+
+    def _flats(self, underway: Underway) -> list[Flat]:
+        """Return the flats whose thresholds stood as they do now: the one of this page, the calibration's."""
+        flats = [flat for flat in (self.flat, self._kept_flat) if flat is not None]
+        return [flat for flat in flats if count_alike(flat.calibration, underway.calibration)]
 
     def _keep_scale(self, shown: Shown) -> None:
         """Let levels belong to what is shown: another threshold has its own, and a growing sum grows with them."""
@@ -264,12 +279,12 @@ class LivePage(Page):
             self.panel.set_levels(low * ratio, high * ratio)
 
     def _planes(self, shown: Shown) -> tuple[NDArray[np.number], list[str]]:
-        counts, is_bins = shown.picture.counts, self.grid_of.currentIndex() == 1
-        kind = measures.Kind.BIN if is_bins else measures.Kind.THRESHOLD
+        kind = measures.Kind.BIN if self.grid_of.currentIndex() == 1 else measures.Kind.THRESHOLD
+        planes = side_by_side(shown, kind)
         names = [
-            name_of(measures.Selection(kind=kind, first=n), self.thresholds_kev) for n in range(len(counts))
+            name_of(measures.Selection(kind=kind, first=n), self.thresholds_kev) for n in range(len(planes))
         ]  # fmt: skip
-        return (measures.bins(counts) if is_bins else counts), names
+        return planes, names
 
     @property
     def thresholds_kev(self) -> tuple[float, ...]:
@@ -286,10 +301,11 @@ class LivePage(Page):
         how = "held" if self.playback.is_held else source.value
         of = f", {shown.picture.n_frames} frames" if source in (Source.LAST, Source.RUNNING) else ""
         note = f" &nbsp; <b>{shown.note}</b>" if shown.note else ""
+        by = f", divided by {shown.flat.origin}" if shown.flat is not None else ""
         is_beside = bool(self.tabs_of_image.currentIndex())
         name = self.grid_of.currentText() if is_beside else name
         legend = _legend(self.thresholds_kev) if shown.is_colour and not is_beside else ""
-        return f"{name}: {how}{of}, {shown.picture.exposure_s:.4g} s{legend}{note}"
+        return f"{name}: {how}{of}, {shown.picture.exposure_s:.4g} s{by}{legend}{note}"
 
     def _measure(self) -> None:
         shown, newest = self._shown, self.store.newest()
@@ -403,6 +419,7 @@ class LivePage(Page):
     def _build(self) -> Iterator[None]:
         self._given: tuple[Plan | None, Calibration | None] = (None, None)
         self._calibration: Calibration | None = None
+        self._kept_flat: Flat | None = None
         self._kept_levels: dict[object, tuple[float, ...]] = {}
         self.panel = ImagePanel()
         yield

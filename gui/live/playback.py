@@ -8,6 +8,8 @@ from pyqtgraph.Qt import QtCore, QtWidgets
 
 from gui.live.frames import StoreStatus
 
+IS_NEWEST = "Show what comes again.\n\nNot now: the newest is shown already."
+
 
 class PlaybackBar(QtWidgets.QWidget):
     """Chooses between what comes and what is in memory.
@@ -35,6 +37,8 @@ class PlaybackBar(QtWidgets.QWidget):
         self.place = QtWidgets.QLabel()
         self.place.setMinimumWidth(110)
         self.newest = QtWidgets.QPushButton("Newest")
+        self.newest.setToolTip(IS_NEWEST)
+        self.newest.setEnabled(False)
         row = QtWidgets.QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         for widget, stretch in ((self.hold, 0), (self.slider, 1), (self.place, 0), (self.newest, 0)):
@@ -68,9 +72,9 @@ class PlaybackBar(QtWidgets.QWidget):
         for widget in (self.slider, self.hold):
             widget.setEnabled(is_some)
         is_back = is_some and self.is_held
-        if self.newest.isEnabled() != is_back or not self.newest.toolTip():
+        if self.newest.isEnabled() != is_back:
             self.newest.setEnabled(is_back)
-            self.newest.setToolTip("Show what comes again." if is_back else "The newest is shown already.")
+            self.newest.setToolTip("Show what comes again." if is_back else IS_NEWEST)
         back = last - self.slider.value()
         text = f"{back} before the newest" if back else "held" if self.is_held else "newest"
         if self.place.text() != text:

@@ -49,6 +49,7 @@ class RegionPanel(QtWidgets.QWidget):
         self.in_bins = QtWidgets.QCheckBox("bins")
         self.in_bins.setToolTip("Plot what lies between two thresholds, instead of all above each.")
         self.table = QtWidgets.QTableWidget(0, len(COLUMNS))
+        self.table.setToolTip("What the pixels of each region count; masked ones are left out, full ones are told.")
         self.table.setHorizontalHeaderLabels(list(COLUMNS))
         for place, tip in enumerate(_TIPS):
             item = self.table.horizontalHeaderItem(place)

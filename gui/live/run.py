@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,11 +24,19 @@ from gui.live.frames import FrameStore
 from gui.live.measures import Flat
 
 if TYPE_CHECKING:
+    from acquisition.calibrate.nominal import Nominal
     from acquisition.instrument import Instrument
     from acquisition.runner import RunHealth
     from calibration.store import Calibration
 
 ENDLESS = 0
+Way = tuple[str, str, str, float]
+"""How a chip counts: its name, mode, gain and bias."""
+Known = dict[Way, "Nominal"]
+NOMINAL_NOTE = (
+    "{why_not}. The noise was looked for first, with the beam off: pixels count it up to about {noise_kev:.0f} keV."
+    "{noisy} Thresholds are nominal above it and pixels are not equalised: good to look, not to measure."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +54,12 @@ class Underway:
     plan: Plan
     calibration: Calibration | None = None
     note: str = ""
+
+
+def tube_of(underway: Underway) -> tuple[float, float] | None:
+    """Return how the tube stands, in kV and mA; None where its own program says so."""
+    source = underway.plan.source
+    return (source.kvp, source.current_ma) if underway.calibration is not None else None
 
 
 def live_plan(plan: Plan, detector: DetectorPlan, n_frames: int = ENDLESS, sample: str = "") -> Plan:
@@ -96,12 +111,14 @@ class LiveRun:
     plan : Plan
         Of `live_plan`.
     calibration : Calibration, optional
-        Without one, or where it is of another chip, mode or gain, the thresholds stand where the gain mode's nominal
-        scale puts them, and `underway.note` says so.
+        Without one, or where it is of another chip, mode or gain, the noise is looked for first, the thresholds stand
+        where the gain mode's nominal scale puts them above it, and `underway.note` says so.
     n_flats : int
         Take a flat of so many frames, and nothing else.
     on_health : callable, optional
         Gets how the run stands, now and then.
+    known : dict, optional
+        Stand-ins for a calibration that earlier runs have found; gets those that this one finds.
 
     Attributes
     ----------
@@ -121,6 +138,7 @@ class LiveRun:
         *,
         n_flats: int = 0,
         on_health: Callable[[RunHealth], None] | None = None,
+        known: Known | None = None,
     ) -> None:
         self.store = store
         self.underway = Underway(plan=plan)
@@ -132,6 +150,7 @@ class LiveRun:
         self._n_flats, self._is_flat_only = n_flats, bool(n_flats)
         self._is_told = threading.Event()
         self._is_stopping = False
+        self._known = {} if known is None else known
 
     def change(self, plan: Plan, calibration: Calibration | None) -> None:
         """Go on with other settings, as soon as the present frame is over."""
@@ -159,8 +178,12 @@ class LiveRun:
                 if self._is_stopping:
                     return
                 (plan, wanted), n_flats, self._n_flats = self._order, self._n_flats, 0
-            by_energy = takes_energies(instrument.detector)
-            calibration, note = (None, NOTE) if by_energy else usable_calibration(instrument, plan, wanted)
+            usable = yield from self._usable(instrument, plan, wanted)
+            if usable is None:
+                with self._lock:
+                    self._n_flats = self._n_flats or n_flats
+                continue
+            calibration, note = usable
             if n_flats:
                 yield from self._take_flat(instrument, plan, calibration, n_flats)
                 if self._is_flat_only:
@@ -171,6 +194,40 @@ class LiveRun:
             yield from self._look(instrument, plan, calibration, self.store)
             if not self._is_told.is_set():
                 return
+
+    def _usable(
+        self, instrument: Instrument, plan: Plan, calibration: Calibration | None
+    ) -> Generator[Progress, None, tuple[Calibration | None, str] | None]:
+        """Return what to look with, and what is to be known of it; None where something else was ordered meanwhile.
+
+        Where no calibration holds, the noise is looked for, once for each way to count.
+        """
+        if takes_energies(instrument.detector):
+            return None, NOTE
+        why_not, note = held_against(instrument, plan, calibration)
+        if not why_not:
+            return calibration, note
+        way = str(instrument.detector.chip_id()), plan.detector.mode, plan.detector.gain, plan.detector.bias_v
+        if way not in self._known:
+            yield from self._find_noise(instrument, plan, way)
+        found = self._known.get(way)
+        if found is None:
+            return None
+        lowest_kev = min(plan.detector.thresholds_kev)
+        noisy = f" The lowest threshold, {lowest_kev:g} keV, is in it." if lowest_kev < found.noise_kev else ""
+        return found.calibration, NOMINAL_NOTE.format(why_not=why_not, noise_kev=found.noise_kev, noisy=noisy)
+
+    def _find_noise(self, instrument: Instrument, plan: Plan, way: Way) -> Generator[Progress, None, None]:
+        from acquisition.calibrate.nominal import find_nominal  # heavy, as `look` is
+
+        finding = find_nominal(instrument, plan)
+        try:
+            while not self._is_told.is_set():
+                yield next(finding)
+        except StopIteration as found:
+            self._known[way] = found.value
+        finally:
+            finding.close()
 
     def _look(
         self, instrument: Instrument, plan: Plan, calibration: Calibration | None, store: FrameStore
@@ -208,14 +265,16 @@ class LiveRun:
             thresholds=picture.thresholds,
             thresholds_kev=plan.detector.thresholds_kev,
             n_frames=picture.n_frames,
+            calibration=calibration,
+            tube_kvp=None if calibration is None else plan.source.kvp,
+            current_ma=None if calibration is None else plan.source.current_ma,
+            origin=f"the flat of {datetime.now().astimezone():%H:%M}",
         )
 
 
-def usable_calibration(instrument: Instrument, plan: Plan, calibration: Calibration | None) -> tuple[Calibration, str]:
-    """Return the calibration to look with, and what is to be known of it; nominal where there is none that holds."""
-    from acquisition.calibrate.edges import nominal_gain
+def held_against(instrument: Instrument, plan: Plan, calibration: Calibration | None) -> tuple[str, str]:
+    """Return why a live view cannot use a calibration, and what is to be known of it where it can; empty: nothing."""
     from acquisition.calibrate.exposures import wanted_conditions
-    from acquisition.calibrate.steps import begin
     from calibration.conditions import differences
 
     if not hasattr(instrument.detector, "info"):
@@ -223,14 +282,10 @@ def usable_calibration(instrument: Instrument, plan: Plan, calibration: Calibrat
             "a live view needs a board of ours; this detector is driven by its own program",
             hint="start its live view there, and scan here",
         )
-    if calibration is not None:
-        now, was = wanted_conditions(instrument.detector, plan), calibration.conditions
-        told = "; ".join(differences(was, now))
-        if (was.chip_id, was.mode, was.gain) == (now.chip_id, now.mode, now.gain):
-            return calibration, f"The calibration may not hold: {told}." if told else ""
-        reason = f"The calibration is of another kind ({told})"
-    else:
-        reason = "There is no calibration"
-    bare = begin(instrument, plan)
-    nominal = replace(bare, gain_dac_per_kev=np.full(len(bare.trim), nominal_gain(plan)))
-    return nominal, f"{reason}: thresholds are nominal, pixels are not equalised, and the image may be noise, or empty."
+    if calibration is None:
+        return "There is no calibration", ""
+    now, was = wanted_conditions(instrument.detector, plan), calibration.conditions
+    told = "; ".join(differences(was, now))
+    if (was.chip_id, was.mode, was.gain) != (now.chip_id, now.mode, now.gain):
+        return f"The calibration is of another kind ({told})", ""
+    return "", f"The calibration may not hold: {told}." if told else ""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from firmware_iface.frame import Frame, Lost
 from gui.live.frames import FrameStore, Picture, picture_of
-from gui.live.measures import Flat, Kind, Selection, bins, composite, flattened, select
+from gui.live.measures import Flat, Kind, Selection, bins, composite, flattened, select, transmission
+
+if TYPE_CHECKING:
+    from calibration.store import Calibration
 
 
 class Source(Enum):
@@ -54,6 +59,8 @@ class Shown:
     unit : str
     lost : Lost or None
         What is missing at this place.
+    flat : Flat or None
+        By which it was divided.
     note : str
         What keeps the flat field from being used, if anything does.
     """
@@ -62,6 +69,7 @@ class Shown:
     image: NDArray[np.number]
     unit: str
     lost: Lost | None = None
+    flat: Flat | None = None
     note: str = ""
 
     @property
@@ -95,12 +103,19 @@ def average(total: Picture) -> Picture:
 def show(
     picture: Picture,
     view: View,
-    flat: Flat | None = None,
+    flats: Sequence[Flat] = (),
     lost: Lost | None = None,
     *,
     thresholds_kev: tuple[float, ...] | None = None,
+    tube: tuple[float, float] | None = None,
 ) -> Shown:
-    """Make the image of frames that were taken, with these thresholds where they are known."""
+    """Make the image of frames that were taken, with these thresholds and this tube where they are known.
+
+    Parameters
+    ----------
+    flats : sequence of Flat
+        The first that fits the frames is used.
+    """
     if lost is not None:
         nothing = np.full(picture.counts.shape[1:], np.nan, dtype=np.float32)
         return Shown(picture=picture, image=nothing, unit="counts", lost=lost)
@@ -108,23 +123,66 @@ def show(
     selection = within(view.selection, len(picture.counts))
     note = ""
     if view.is_flat:
-        note = why_no_flat(picture, flat, thresholds_kev)
-        if flat is not None and not note:
-            return Shown(picture=picture, image=_flat_image(picture, flat, selection), unit="share of open beam")
+        reasons = [why_no_flat(picture, flat, thresholds_kev, tube) for flat in flats]
+        if "" in reasons:
+            flat = flats[reasons.index("")]
+            return Shown(
+                picture=picture, image=_flat_image(picture, flat, selection), unit="share of open beam", flat=flat
+            )
+        note = reasons[0] if reasons else "No flat was taken yet, and the calibration holds none."
     if selection.kind is Kind.COMPOSITE:
         return Shown(picture=picture, image=composite(bins(picture.counts))[0], unit=unit, note=note)
     return Shown(picture=picture, image=select(picture.counts, selection), unit=unit, note=note)
 
 
-def why_no_flat(picture: Picture, flat: Flat | None, thresholds_kev: tuple[float, ...] | None = None) -> str:
+def why_no_flat(
+    picture: Picture,
+    flat: Flat,
+    thresholds_kev: tuple[float, ...] | None = None,
+    tube: tuple[float, float] | None = None,
+) -> str:
     """Return why frames cannot be divided by a flat; empty where they can."""
-    if flat is None:
-        return "No flat was taken yet."
     if flat.rates_per_s.shape != picture.counts.shape or flat.thresholds != picture.thresholds:
         return "The flat is of another mode; take one anew."
     if thresholds_kev not in (None, flat.thresholds_kev):
         return "The flat was taken with other thresholds; take one anew."
+    if tube is not None and flat.tube_kvp is not None and tube != (flat.tube_kvp, flat.current_ma):
+        return (
+            f"The flat was taken with the tube at {flat.tube_kvp:g} kV and {flat.current_ma:g} mA, now it is "
+            f"{tube[0]:g} kV and {tube[1]:g} mA; take one anew."
+        )
     return ""
+
+
+def flat_of(calibration: Calibration | None) -> Flat | None:
+    """Return the flat that a calibration holds; None where it holds none."""
+    kept = calibration.flat_field if calibration is not None else None
+    if calibration is None or kept is None:
+        return None
+    made = [record.created for record in calibration.history if record.step == "pixels"]
+    return Flat(
+        rates_per_s=kept.rates_per_s,
+        thresholds=kept.thresholds,
+        thresholds_kev=kept.thresholds_kev,
+        n_frames=kept.n_frames,
+        calibration=calibration,
+        tube_kvp=kept.tube_kvp,
+        current_ma=kept.current_ma,
+        origin=f"the calibration's flat, {made[-1][:16].replace('T', ' ')} UTC" if made else "the calibration's flat",
+    )
+
+
+def count_alike(one: Calibration | None, other: Calibration | None) -> bool:
+    """Whether thresholds stand at the same codes by two calibrations, so that a flat with one holds with the other."""
+    if one is other or one is None or other is None:
+        return one is other
+    return (
+        one.conditions.mode == other.conditions.mode
+        and one.gain == other.gain
+        and np.array_equal(one.offset_dac, other.offset_dac)
+        and np.array_equal(one.gain_dac_per_kev, other.gain_dac_per_kev)
+        and np.array_equal(one.trim, other.trim)
+    )
 
 
 def within(selection: Selection, n_counters: int) -> Selection:
@@ -147,11 +205,32 @@ def name_of(selection: Selection, thresholds_kev: tuple[float, ...]) -> str:
     return f"bin above {first} keV" if selection.kind is Kind.BIN else f"above {first} keV"
 
 
+def side_by_side(shown: Shown, kind: Kind) -> NDArray[np.number]:
+    """Return all thresholds, or all bins, of what is shown, divided by the flat where that is: (n, rows, cols).
+
+    NaN everywhere where a frame was lost.
+    """
+    counts = shown.picture.counts
+    if shown.lost is not None:
+        return np.full(counts.shape, np.nan, dtype=np.float32)
+    if shown.flat is not None:
+        return _flat_planes(shown.picture, shown.flat, kind)
+    return bins(counts) if kind is Kind.BIN else counts
+
+
 def _flat_image(picture: Picture, flat: Flat, selection: Selection) -> NDArray[np.number]:
     if selection.kind is not Kind.COMPOSITE:
         return flattened(picture.counts, picture.exposure_s, flat, selection)
-    planes = [
-        flattened(picture.counts, picture.exposure_s, flat, Selection(kind=Kind.BIN, first=n))
-        for n in range(len(picture.counts))
-    ]
-    return composite(np.stack(planes), [(0.0, 1.05)] * len(planes))[0]
+    planes = _flat_planes(picture, flat, Kind.BIN)
+    return composite(planes, [(0.0, 1.05)] * len(planes))[0]
+
+
+def _flat_planes(picture: Picture, flat: Flat, kind: Kind) -> NDArray[np.number]:
+    if kind is Kind.THRESHOLD:
+        return transmission(picture.counts, picture.exposure_s, flat)
+    return np.stack(
+        [
+            flattened(picture.counts, picture.exposure_s, flat, Selection(kind=kind, first=n))
+            for n in range(len(picture.counts))
+        ]
+    )

@@ -94,6 +94,7 @@ class ComparePanel(QtWidgets.QWidget):
         self._legend.setToolTip("What each colour of this picture means, and from which concentration it is full.")
         self._legend.setVisible(False)
         self.table = QtWidgets.QTableWidget(2, len(COLUMNS))
+        self.table.setToolTip("Of both tries: mean and noise in the solid box, and how it stands off the dashed one.")
         self.table.setHorizontalHeaderLabels(list(COLUMNS))
         self.table.setVerticalHeaderLabels(list(HEADINGS[:2]))
         for number, text in enumerate(EXPLAINED):

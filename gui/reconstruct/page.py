@@ -25,7 +25,7 @@ from gui.reconstruct.prediction import Prediction, predict
 from gui.reconstruct.recipe_form import RecipeForm
 from gui.reconstruct.settings import BY_CALIBRATION, IMAGE, Settings
 from gui.reconstruct.source_panel import SourcePanel
-from gui.reconstruct.sources import Facts, SourceKind, read_facts
+from gui.reconstruct.sources import Facts, SourceKind, is_made_of, read_facts
 from gui.reconstruct.tries import MOST_KEPT, Try, before_of
 from gui.state import Action, State
 from gui.undo import History
@@ -303,7 +303,7 @@ class ReconstructPage(Page):
     def _take_foreign_bins(self, state: State) -> None:
         """Take bins that were opened elsewhere in the window, unless they are of what is open here."""
         assert state.bins is not None
-        is_own = self._path is not None and state.bins.provenance.source_file == self._path.name
+        is_own = self.facts is not None and is_made_of(state.bins, self.facts)
         if state.bins_path is not None and not is_own and state.bins_path != self._path:
             self.open(state.bins_path)
 
@@ -451,10 +451,12 @@ class ReconstructPage(Page):
         """Return the bins that are there already, where they are of this source and will do; else the source."""
         state, asked = self.session.state, self.settings.decomposition
         bins = state.bins
-        if asked.tier == IMAGE and bins is not None and self.facts is not None:
-            is_own = bins is self.facts.volume or bins.provenance.source_file == self.facts.path.name
-            if is_own and (bins.basis is not None or asked.by != BY_CALIBRATION):
-                return bins
+        if (
+            asked.tier == IMAGE
+            and (bins is not None and self.facts is not None and is_made_of(bins, self.facts))
+            and (bins.basis is not None or asked.by != BY_CALIBRATION)
+        ):
+            return bins
         return self._path
 
     def _name(self) -> str:

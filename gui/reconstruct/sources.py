@@ -64,6 +64,8 @@ class Facts:
         Whether the calibration tells what bins count behind materials, and thicknesses to make bins straight by.
     is_whole : bool
         Whether a scan was ended well.
+    begun : str
+        When a scan was begun, as its file says.
     volume : Volume, optional
         Where it is one.
     orbit : Orbit, optional
@@ -81,6 +83,7 @@ class Facts:
     has_model: bool = False
     has_wedge: bool = False
     is_whole: bool = True
+    begun: str = ""
     volume: Volume | None = None
     orbit: Orbit | None = None
     warnings: tuple[str, ...] = field(default=())
@@ -90,6 +93,12 @@ class Facts:
         """Heights of the lowest and the highest slice."""
         z = self.grid.axes_mm()[0]
         return float(z[0]), float(z[-1])
+
+
+def is_made_of(volume: Volume, facts: Facts) -> bool:
+    """Whether a volume is this source, or was made of it; scans of one name in two folders are told apart."""
+    made = volume.provenance
+    return volume is facts.volume or (made.source_file, made.source_begun) == (facts.path.name, facts.begun)
 
 
 def kind_of(path: Path) -> SourceKind:
@@ -205,6 +214,7 @@ def scan_facts(path: Path, settings: Settings) -> Facts:
         has_model=known is not None and (known.response is not None or known.wedge is not None),
         has_wedge=known is not None and known.thickness is not None,
         is_whole=is_whole,
+        begun=scan.start_time,
         orbit=Orbit(geometry=reader.geometry, angles_rad=reader.angles_rad, lifts_mm=reader.lifts_mm),
         warnings=() if is_whole else ("This scan was interrupted; allow that below to reconstruct what there is.",),
     )

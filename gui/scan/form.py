@@ -26,7 +26,7 @@ class FieldRow:
         theme.make_faint(self.unit)
         self.fault = QtWidgets.QLabel()
         self.fault.setWordWrap(True)
-        self.fault.setStyleSheet(f"color: {theme.BAD}; font-weight: 600;")
+        theme.judge(self.fault, is_good=False)
         self.fault.hide()
         self.editor: QtWidgets.QComboBox | QtWidgets.QLineEdit
         if field.kind is FieldKind.CHOICE:
@@ -135,7 +135,7 @@ class PlanForm(QtWidgets.QScrollArea):
             if section not in self._section_faults:
                 label = QtWidgets.QLabel()
                 label.setWordWrap(True)
-                label.setStyleSheet(f"color: {theme.BAD}; font-weight: 600;")
+                theme.judge(label, is_good=False)
                 grid.addWidget(label, 0, 0, 1, 3)
                 self._section_faults[section] = label
             for number, field in enumerate(group.fields):

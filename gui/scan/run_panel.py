@@ -53,7 +53,7 @@ class RunPanel(QtWidgets.QWidget):
         self.axis = hint()
         self.lost = QtWidgets.QLabel()
         self.lost.setWordWrap(True)
-        self.lost.setStyleSheet(f"color: {theme.BAD}; font-weight: 600;")
+        theme.judge(self.lost, is_good=False)
         self.lost.hide()
         self.reconstruct = QtWidgets.QPushButton("Reconstruct")
         self.reconstruct.setToolTip("Go to the page Reconstruct with this scan.")
@@ -120,7 +120,7 @@ class RunPanel(QtWidgets.QWidget):
     def ended(self, summary: ScanSummary) -> None:
         """Tell how it ended, whole."""
         self.told.setText(told_at_end(summary))
-        self.told.setStyleSheet(f"color: {theme.BAD if summary.n_lost else theme.GOOD}; font-weight: 600;")
+        theme.judge(self.told, is_good=not summary.n_lost)
         self.reconstruct.show()
         self._over()
 
@@ -141,7 +141,7 @@ class RunPanel(QtWidgets.QWidget):
         else:
             rest = "No frame was taken, and no file is left."
         self.told.setText(f"The scan {how}. {rest}")
-        self.told.setStyleSheet(f"font-weight: 600;{'' if status is JobStatus.STOPPED else f' color: {theme.BAD};'}")
+        theme.judge(self.told, is_good=status is JobStatus.STOPPED)
         self._over()
 
     def refresh(self) -> None:
@@ -229,7 +229,7 @@ class RunPanel(QtWidgets.QWidget):
         parts.append(f"{pace.n_lost} LOST" if pace.n_lost else "none lost")
         text = "; ".join(parts)
         self.told.setText(f"{text[0].upper()}{text[1:]}.")
-        self.told.setStyleSheet("")
+        theme.say(self.told, "")
         self.health.setText(told_of_health(self.session.rig.snapshot().run if pace.n_frames else None))
         lost = run.watch.lost()
         if lost:
@@ -257,7 +257,10 @@ class RunPanel(QtWidgets.QWidget):
         self.slice_told.setText(preview.told)
         self.axis.setText(preview.axis_told)
         is_bad = preview.axis is not None and not preview.axis.is_good
-        self.axis.setStyleSheet(f"color: {theme.BAD}; font-weight: 600;" if is_bad else "")
+        if is_bad:
+            theme.judge(self.axis, is_good=False)
+        else:
+            theme.say(self.axis, "")
         rows = preview.rows
         if rows is not None and self.place.currentIndex() == 0:
             self._name_thresholds(rows.place.pass_index)

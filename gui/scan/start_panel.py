@@ -189,7 +189,7 @@ class StartPanel(QtWidgets.QWidget):
         self.rows.setTextInteractionFlags(QtCore.Qt.TextInteractionFlag.TextSelectableByMouse)
         self.wrong = QtWidgets.QLabel()
         self.wrong.setWordWrap(True)
-        self.wrong.setStyleSheet(f"color: {theme.BAD}; font-weight: 600;")
+        theme.judge(self.wrong, is_good=False)
         self.wrong.hide()
         self.warmth = hint()
         self.sample = _number(SAMPLE_MM, 1, 500, " mm", f"Diameter that the dose is told of.\n\n{_folded(DOSE_TOLD)}")

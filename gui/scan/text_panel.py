@@ -57,7 +57,7 @@ class PlanText(QtWidgets.QWidget):
         fault = document.fault
         line = f"Line {fault.line}: " if fault is not None and fault.line else ""
         self.told.setText(f"{line}{fault.sentence}" if fault is not None else "The plan is good.")
-        self.told.setStyleSheet(f"color: {theme.BAD if fault is not None else theme.GOOD}; font-weight: 600;")
+        theme.judge(self.told, is_good=fault is None)
         self._mark(fault.line if fault is not None else None)
 
     def restyle(self) -> None:

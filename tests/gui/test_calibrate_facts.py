@@ -19,10 +19,12 @@ from calibration import store
 from calibration.geometry import Geometry
 from calibration.pixels import PixelClass
 from calibration.progress import Progress
+from firmware_iface.device import Configuration
 from firmware_iface.errors import WrongUsage
 from gui.calibrate import archive, comparison, options, panels, results, sequence
 from gui.calibrate.dates import age_words, time_words
 from gui.calibrate.live import live_panels
+from gui.calibrate.live_beam import _beside
 from gui.calibrate.sequence import Standing
 from tests.calibration_records import everything
 from tests.gui.calibration_stand import PLAN, Stand, begun, record
@@ -225,6 +227,29 @@ def test_a_series_holds_mean_and_scatter_of_repeated_frames() -> None:
     np.testing.assert_allclose(series.fano[is_lit], expected)
     assert series.peaks_dac is None
     assert series.n_frames == 20
+
+
+def test_flats_of_passes_that_share_their_first_threshold_are_kept_apart() -> None:
+    stand, watch = Stand(), Watch(clock_s=lambda: 0.0)
+    stand.is_lit = True
+    instrument, taken = Watched(stand, watch), []
+    for second_dac in (160, 300):
+        instrument.detector.configure(Configuration(is_colour=True, is_csm=True))
+        instrument.detector.set_dacs({"Threshold1": 120, **{f"Threshold{n}": second_dac for n in range(2, 8)}})
+        for stage in ("flats", "cell", "flats"):
+            watch.at_stage(stage)
+            taken.append(next(iter(instrument.detector.frames(1, 1.0))).counts)
+    watch.at_stage("next")
+    cell, flats = watch.newest.series
+    assert flats.n_frames == 2
+    np.testing.assert_allclose(flats.mean, (taken[3] + taken[5].astype(float)) / 2)
+    np.testing.assert_array_equal(flats.stand_dac, [120, 300, 300, 300])
+    assert _beside(watch.newest, flats) == [cell]
+    watch.at_stage("of the first pass")
+    instrument.detector.set_dacs({f"Threshold{n}": 160 for n in range(2, 8)})
+    list(instrument.detector.frames(1, 1.0))
+    watch.at_stage("next")
+    assert _beside(watch.newest, flats) == [cell]
 
 
 def test_a_threshold_scan_shows_curves_and_where_pixels_count_most() -> None:

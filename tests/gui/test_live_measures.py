@@ -235,11 +235,24 @@ def test_a_flat_of_other_settings_is_not_used_and_said() -> None:
     flat = Flat(rates_per_s=np.full((2, 3, 3), 2.0), thresholds=(0, 1), thresholds_kev=(20.0, 30.0), n_frames=1)
     view = View(is_flat=True)
     assert "No flat" in shown.show(picture, view).note
-    assert "other thresholds" in shown.show(picture, view, flat, thresholds_kev=(20.0, 31.0)).note
-    assert "another mode" in shown.show(replace(picture, thresholds=(1, 3)), view, flat).note
-    used = shown.show(picture, view, flat, thresholds_kev=(20.0, 30.0))
+    assert "other thresholds" in shown.show(picture, view, [flat], thresholds_kev=(20.0, 31.0)).note
+    assert "another mode" in shown.show(replace(picture, thresholds=(1, 3)), view, [flat]).note
+    used = shown.show(picture, view, [flat], thresholds_kev=(20.0, 30.0))
     assert used.note == ""
     np.testing.assert_allclose(used.image, 1.0)
+    lit = replace(flat, tube_kvp=100.0, current_ma=0.1)
+    assert "at 100 kV and 0.1 mA, now it is 100 kV and 0.2 mA" in shown.show(picture, view, [lit], tube=(100, 0.2)).note
+    assert shown.show(picture, view, [lit, flat], tube=(100, 0.2)).flat is flat
+    assert shown.show(picture, view, [lit, flat], tube=(100.0, 0.1)).flat is lit
+
+
+def test_a_flat_holds_for_calibrations_that_put_thresholds_alike() -> None:
+    one = a_calibration((4, 4))
+    assert shown.count_alike(one, replace(one, is_masked=~one.is_masked)), "a mask moves no threshold"
+    assert not shown.count_alike(one, replace(one, offset_dac=one.offset_dac + 1))
+    assert not shown.count_alike(one, replace(one, trim=one.trim // 2))
+    assert not shown.count_alike(one, None)
+    assert shown.count_alike(None, None)
 
 
 @pytest.mark.parametrize(

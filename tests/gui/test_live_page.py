@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from pyqtgraph.Qt import QtCore, QtGui
 from pytestqt.qtbot import QtBot
 
 from acquisition.plan import Plan
+from calibration.flat_field import FlatField
 from calibration.store import Calibration, load
 from firmware_iface.frame import Frame, Lost
 from gui import image_panel, levels
@@ -125,6 +127,51 @@ def test_row_0_is_drawn_lowest_and_pixels_are_found(panel: ImagePanel) -> None:
 
 
 # What is shown
+
+
+def test_a_view_is_flattened_by_the_calibration_until_a_flat_is_taken(page: LivePage) -> None:
+    plan, bare = page.session.state.plan, a_calibration(SHAPE[1:])
+    frame = a_frame(0, SHAPE)
+    kept = FlatField(
+        rates_per_s=(frame.counts / 1e-3).astype(np.float32), thresholds=frame.thresholds,
+        thresholds_kev=plan.detector.thresholds_kev, n_frames=9, exposure_s=9.0, tube_kvp=plan.source.kvp,
+        current_ma=plan.source.current_ma,
+    )  # fmt: skip
+    calibration = replace(bare, flat_field=kept)
+    page.session.change(calibration=calibration)
+    page.begin(Underway(plan=plan, calibration=calibration))
+    page.display.flat.setChecked(True)
+    fill(page, 1)
+    np.testing.assert_allclose(image_of(page), 1.0)
+    assert "the calibration's flat" in page.caption.text()
+    page.tabs_of_image.setCurrentIndex(1)
+    for of in range(page.grid_of.count()):
+        page.grid_of.setCurrentIndex(of)
+        page.refresh()
+        for item, label in zip(page.grid._items, page.grid._labels, strict=True):
+            assert item.image is not None
+            has_beam = np.isfinite(item.image)
+            assert has_beam.mean() > 0.9
+            np.testing.assert_allclose(item.image[has_beam], 1.0, rtol=1e-6)
+            assert label.text.endswith("share of open beam")
+    page.display.flat.setChecked(False)
+    page.refresh()
+    assert page.grid._labels[0].text.endswith("counts")
+    assert page.grid._levels[0][1] > 1.1, "levels of shares are none of counts"
+    page.display.flat.setChecked(True)
+    page.tabs_of_image.setCurrentIndex(0)
+    page.refresh()
+    page.flat = Flat(
+        rates_per_s=frame.counts / 5e-4, thresholds=frame.thresholds, thresholds_kev=plan.detector.thresholds_kev,
+        n_frames=1, calibration=calibration, origin="the flat of 12:00",
+    )  # fmt: skip
+    page.refresh()
+    np.testing.assert_allclose(image_of(page), 0.5)
+    assert "the flat of 12:00" in page.caption.text()
+    page.begin(Underway(plan=plan, calibration=replace(calibration, offset_dac=calibration.offset_dac + 3)))
+    page.refresh()
+    assert "No flat" in page.caption.text()
+    np.testing.assert_array_equal(image_of(page), frame.counts[0])
 
 
 def test_what_is_shown_follows_the_controls(page: LivePage) -> None:
@@ -414,7 +461,13 @@ def test_the_simulated_instrument_is_looked_at_and_changed(session: Session, qtb
     qtbot.mouseClick(page.start_button, LEFT)
     until(seen, 100.0)
     assert page.is_running
-    assert "nominal" in page.note.text()
+    assert "The noise was looked for first" in page.note.text()
+    newest = page.store.newest()
+    assert newest is not None
+    means = newest.counts.mean(axis=(1, 2))
+    assert (np.diff(means) < 0).all(), "a beam, not noise"
+    assert (newest.counts[0] > 0).mean() > 0.9, "and it is seen, without a calibration"
+    assert session.state.calibration is None
     page.note.linkActivated.emit("Calibrate")
     assert session.page_wanted == "Calibrate"
     n_begun = 1

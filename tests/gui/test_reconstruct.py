@@ -420,3 +420,21 @@ def test_iterations_are_drawn_as_they_come(qtbot: QtBot) -> None:
     ]
     panel.show_steps(blind, 10)
     np.testing.assert_allclose(panel.plot.getPlotItem().listDataItems()[0].getOriginalDataset()[1], [9, 8, 7, 6])
+
+
+def test_bins_of_another_scan_of_this_name_are_not_decomposed(
+    qtbot: QtBot, page: ReconstructPage, scan: Path, tmp_path: Path
+) -> None:
+    page.session.change(folder=tmp_path)
+    set_up(qtbot, page, scan, Settings(recipe=replace(QUICK, bins=())))
+    press(qtbot, page, page.run_button)
+    wait(qtbot, page)
+    bins = page.session.state.bins
+    assert bins is not None
+    assert page._to_decompose() is bins
+    (tmp_path / "later").mkdir()
+    other = write_scan(tmp_path / "later" / scan.name)
+    set_up(qtbot, page, other)
+    assert page.session.state.bins is bins
+    assert page._to_decompose() == other
+    assert load_volume(tmp_path / "mouse-volume.h5").provenance.source_begun == bins.provenance.source_begun != ""

@@ -14,6 +14,7 @@ from pytestqt.qtbot import QtBot
 
 from acquisition.plan import Plan, plan_to_toml
 from gui import theme
+from gui.controls import hint
 from gui.log_panel import LogLines
 from gui.session import Session
 from gui.window import PAGES, TURN_S, Window
@@ -180,3 +181,85 @@ def test_nothing_heavy_is_loaded_before_the_window_is_there() -> None:
     code = f"import sys, gui.window; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+CONTROLS = (
+    QtWidgets.QAbstractButton, QtWidgets.QComboBox, QtWidgets.QLineEdit, QtWidgets.QAbstractSpinBox,
+    QtWidgets.QAbstractSlider, QtWidgets.QPlainTextEdit, QtWidgets.QTableWidget, QtWidgets.QListWidget,
+)  # fmt: skip
+
+
+def _controls(window: Window) -> list[QtWidgets.QWidget]:
+    """Return what can be used on all pages; parts that Qt makes of itself have names, or stand in another control."""
+    found = [
+        each
+        for page in window.pages.values()
+        for each in page.findChildren(QtWidgets.QWidget)
+        if isinstance(each, CONTROLS)
+        and not isinstance(each, QtWidgets.QScrollBar)
+        and not each.objectName().startswith(("qt_", "Scroll"))
+        and not isinstance(each.parentWidget(), QtWidgets.QAbstractSpinBox | QtWidgets.QComboBox)
+    ]
+    assert len(found) > 200
+    return found
+
+
+def test_every_control_of_every_page_says_what_it_does(window: Window) -> None:
+    silent = [
+        f"{type(each).__name__} in {type(each.parentWidget()).__name__}"
+        for each in _controls(window)
+        if not each.toolTip()
+    ]
+    assert silent == []
+
+
+def _is_for_the_eye(widget: QtWidgets.QWidget) -> bool:
+    """Tell whether it is a table of which nothing can be chosen."""
+    is_table = isinstance(widget, QtWidgets.QTableWidget)
+    return is_table and widget.selectionMode() is QtWidgets.QTableWidget.SelectionMode.NoSelection
+
+
+def test_every_control_of_every_page_is_reached_by_the_keyboard(window: Window) -> None:
+    deaf = [
+        f"{type(each).__name__} in {type(each.parentWidget()).__name__}"
+        for each in _controls(window)
+        if not each.focusPolicy() & QtCore.Qt.FocusPolicy.TabFocus and not _is_for_the_eye(each)
+    ]
+    assert deaf == []
+
+
+@pytest.mark.parametrize("look", [theme.LIGHT, theme.DARK], ids=["light", "dark"])
+def test_words_stand_off_their_ground_as_wcag_asks(look: theme.Theme) -> None:
+    """Contrast of at least 4.5: WCAG 2.2, success criterion 1.4.3; relative luminance by its definition."""
+
+    def luminance(name: str) -> float:
+        colour = QtGui.QColor(name)
+        parts = [
+            each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4
+            for each in (colour.redF(), colour.greenF(), colour.blueF())
+        ]
+        return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+    for words in (look.text, look.faint, look.good, look.bad):
+        for ground in (look.window, look.field, look.base):
+            low, high = sorted((luminance(words), luminance(ground)))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (words, ground)
+
+
+def test_judged_words_follow_the_look(window: Window) -> None:
+    label = QtWidgets.QLabel("good", window)
+    theme.judge(label, is_good=True)
+    colours = []
+    for name in ("dark", "light"):
+        window.set_look(name)
+        colours.append(label.styleSheet())
+    assert theme.DARK.good in colours[0]
+    assert theme.LIGHT.good in colours[1]
+    faint = hint("good")
+    theme.judge(faint, is_good=True)
+    faint.ensurePolished()
+    assert faint.palette().color(faint.foregroundRole()).name(QtGui.QColor.NameFormat.HexArgb) == "#ff00694d"
+    theme.say(label, "color: #123456")
+    window.set_look("dark")
+    assert label.styleSheet() == "color: #123456"
+    window.set_look("light")
