@@ -3,6 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock
 
+# Images of containers often set this; then every process, the emulated one too, compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Environments of their own for programs that we test against, outside the tree: LiberTEM alone takes 1.3 GB.
 PEERS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mpxct
 
@@ -20,7 +23,7 @@ test: .venv/.installed-test
 
 # A real kernel in QEMU, which it gets from apt where it lacks and may.
 test-kernel: .venv/.installed-test
-	$(BIN)/pytest -m kernel
+	$(BIN)/pytest -m kernel tests/test_kernel.py
 
 check: .venv/.installed-lint
 	$(BIN)/ruff check .

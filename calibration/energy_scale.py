@@ -481,14 +481,16 @@ def _blurred(thresholds_kev: np.ndarray, charges_kev: np.ndarray, counts: np.nda
     step_kev = charges_kev[1] - charges_kev[0]
     upwards = np.zeros((n_clouds, n_charges + 1))
     for i in range(n_charges - 1, -1, -1):
-        upwards[:, i] = upwards[:, i + 1] + counts[:, i]
+        for c in range(n_clouds):
+            upwards[c, i] = upwards[c, i + 1] + counts[c, i]
     found = np.zeros((3, n_clouds, len(thresholds_kev)))
     for t in range(len(thresholds_kev)):
         threshold_kev = thresholds_kev[t]
         place, reach = (threshold_kev - charges_kev[0]) / step_kev, FAR_SIGMA * sigma_kev / step_kev
         first = min(max(int(place - reach), 0), n_charges)
         last = min(max(int(place + reach) + 1, 0), n_charges)
-        found[0, :, t] = upwards[:, last]
+        for c in range(n_clouds):
+            found[0, c, t] = upwards[c, last]
         for i in range(first, last):
             z = (threshold_kev - charges_kev[i]) / sigma_kev
             above, density = 0.5 * math.erfc(z * math.sqrt(0.5)), math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)

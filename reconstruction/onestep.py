@@ -263,7 +263,9 @@ def _fitted_to(counts: Array, term: ArrayLike | Array, name: str, dtype: Any) ->
     if name == "counts":
         n_views = shape[1]
     try:
-        array = xp.broadcast_to(array, (n_bins, n_views, *shape[2:]))
+        fitted = (n_bins, n_views, *shape[2:])
+        if array.shape != fitted:  # what is broadcast is read-only, and kernels are compiled for that by themselves
+            array = xp.broadcast_to(array, fitted)
         np.broadcast_shapes(array.shape, shape)
     except ValueError as error:
         raise WrongUsage(f"the {name} have shape {array.shape}; allowed: what fits counts of {shape}") from error

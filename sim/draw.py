@@ -307,10 +307,12 @@ def _draw_strip(
     size = -(-n // strips.TILE) * strips.TILE
     n_places = 1 if len(mixing.kernel) == 1 else len(PLACES)
     weights = np.zeros((size, n_places, size), dtype=np.float32)
-    for which in range(len(mixing.kernel)):
-        weights[:n, which, :n] = mixing.kernel[which]
     bond = np.zeros((size, size), dtype=np.float32)
-    bond[:n, :n] = mixing.bond
+    for i in range(n):  # each by itself: to assign arrays takes Numba seconds to compile
+        for j in range(n):
+            for which in range(len(mixing.kernel)):
+                weights[i, which, j] = mixing.kernel[which, i, j]
+            bond[i, j] = mixing.bond[i, j]
     weights = weights.reshape(size, n_places * size)
 
     width = cols + 2 * REACH
@@ -340,7 +342,8 @@ def _draw_strip(
                 for col in range(cols):
                     for i in range(1, end - first):
                         if mean[order[i], row, col] < mean[order[i - 1], row, col]:
-                            planes[: end - first] = order
+                            for k in range(len(order)):
+                                planes[k] = order[k]
                             _draw_sorted(mean, row, col, planes[: end - first], normal[first:end], cuts, counts)
                             break
             first = end

@@ -440,13 +440,18 @@ def _sort_by_load(
     n_energies, _, cols = photons.shape
     n, m = -(-len(weights) // strips.TILE) * strips.TILE, -(-n_energies // strips.TILE) * strips.TILE
     whole, lines = np.zeros((n, m), dtype=np.float32), np.zeros((m, cols), dtype=np.float32)
-    whole[: len(weights), :n_energies] = weights
+    for kind in range(len(weights)):  # each by itself: to assign arrays takes Numba seconds to compile
+        for energy in range(n_energies):
+            whole[kind, energy] = weights[kind, energy]
     sums = np.empty((n, cols), dtype=np.float32)
     for row in range(start, stop):
         _turn(photons, row, lines, spectra[row])
         strips.multiply(whole, lines, sums)
-        load[row], evenly[:, row] = sums[0], sums[1 : len(weights)]
+        for kind in range(1, len(weights)):
+            for col in range(cols):
+                evenly[kind - 1, row, col] = sums[kind, col]
         for col in range(cols):
+            load[row, col] = sums[0, col]
             group = np.searchsorted(edges, sums[0, col], side="right") - 1
             members[row // strips.BLOCK, group] += 1
             _add(spectra[row, col], groups[row // strips.BLOCK, group])

@@ -340,18 +340,15 @@ def stream_with(n_frames: int = 4, **faults: frozenset[int]) -> bytes:
     return frames_of(board)
 
 
-CLEAN = stream_with()
-FRAMES = [CLEAN[first : first + FRAME_BYTES] for first in range(0, len(CLEAN), FRAME_BYTES)]
-
-
 def test_each_fault_harms_its_frame_only() -> None:
-    two = frozenset({2})
-    assert stream_with(drop=two) == b"".join([*FRAMES[:2], FRAMES[3]])
-    assert stream_with(duplicate=two) == b"".join([*FRAMES[:3], FRAMES[2], FRAMES[3]])
-    assert stream_with(garbage=two) == b"".join([*FRAMES[:2], GARBAGE, *FRAMES[2:]])
-    assert stream_with(truncate=two) == b"".join([*FRAMES[:2], FRAMES[2][: FRAME_BYTES * 3 // 4], FRAMES[3]])
+    clean, two = stream_with(), frozenset({2})
+    frames = [clean[first : first + FRAME_BYTES] for first in range(0, len(clean), FRAME_BYTES)]
+    assert stream_with(drop=two) == b"".join([*frames[:2], frames[3]])
+    assert stream_with(duplicate=two) == b"".join([*frames[:3], frames[2], frames[3]])
+    assert stream_with(garbage=two) == b"".join([*frames[:2], GARBAGE, *frames[2:]])
+    assert stream_with(truncate=two) == b"".join([*frames[:2], frames[2][: FRAME_BYTES * 3 // 4], frames[3]])
     corrupted = stream_with(corrupt=two)
-    (changed,) = np.flatnonzero(np.frombuffer(corrupted, np.uint8) != np.frombuffer(CLEAN, np.uint8))
+    (changed,) = np.flatnonzero(np.frombuffer(corrupted, np.uint8) != np.frombuffer(clean, np.uint8))
     assert 2 * FRAME_BYTES + 64 <= changed < 3 * FRAME_BYTES
 
 

@@ -117,7 +117,8 @@ def _add_row(
                 continue
             own[first:end] = 0
             _count(own, first, end, row0, step, n_rows)
-            together[first:end] = own[first:end]
+            for z in range(first, end):
+                together[z] = own[z]
             x_mid, y_mid = turns.x_first + x, turns.y_first + y
             away = turns.to_source - x_mid * sin + y_mid * cos
             per_turn = turns.rows_per_turn * turns.to_source / away

@@ -234,8 +234,9 @@ def _step(x, extrapolated, gradient, hessian, floor, stiffness, momentum, is_non
                 row[v] += floor[i]
         for i in range(n):
             for j in range(i + 1):
-                row = lower[_place(i, j, n)]
-                row[:] = matrix[_place(i, j, n)]
+                row, source = lower[_place(i, j, n)], matrix[_place(i, j, n)]
+                for v in range(m):
+                    row[v] = source[v]
                 for k in range(j):
                     one, other = lower[_place(i, k, n)], lower[_place(j, k, n)]
                     middle = lower[_place(k, k, n)]

@@ -148,7 +148,9 @@ def solve(packed, damping, prior, gradient, lower, step, gain):  # noqa: ANN001,
     pair = 0
     for k in range(n):
         for other in range(k, n):
-            lower[other, k] = packed[pair]
+            value, source = lower[other, k], packed[pair]
+            for lane in range(n_lanes):  # each by itself: to assign arrays takes Numba seconds to compile
+                value[lane] = source[lane]
             pair += 1
     for k in range(n):
         pivot, value = lower[k, k], step[k]
@@ -175,8 +177,9 @@ def solve(packed, damping, prior, gradient, lower, step, gain):  # noqa: ANN001,
                 value[lane] *= pivot[lane]
     gain[:] = 0.0
     for k in range(n):
-        value, pivot = step[k], lower[k, k]
-        value[:] = gradient[k]
+        value, pivot, source = step[k], lower[k, k], gradient[k]
+        for lane in range(n_lanes):
+            value[lane] = source[lane]
         for j in range(k):
             left, right = lower[k, j], step[j]
             for lane in range(n_lanes):

@@ -35,7 +35,7 @@ TRANSPORTS: dict[str, Any] = {}
 
 
 def warm() -> None:
-    """Compile the decoder, before there is a guest."""
+    """Compile the decoder, if it is not."""
     from firmware_iface.bitplanes import decode_matrix, matrix_bytes
     from firmware_iface.configuration import N_LINES
 
@@ -43,10 +43,11 @@ def warm() -> None:
 
 
 def load() -> dict[str, object]:
-    """Import what the other requests need, which takes a while in here."""
+    """Import what the other requests need: on the host first, which leaves it compiled, for in here that takes long."""
     import usb.core
 
     import firmware_iface.device
+    import firmware_iface.usb_transport
 
     warm()
     return {"pyusb": usb.__version__, "kernel": os.uname().release, "device": firmware_iface.device.__file__}
@@ -268,4 +269,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    warm() if sys.argv[1:] == ["warm"] else main()
+    load() if sys.argv[1:] == ["warm"] else main()
