@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
 from typing import NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -40,6 +43,40 @@ def retold(work: Generator[Progress, None, T], tell: Callable[[Progress], Progre
             yield tell(progress)
     finally:
         work.close()
+
+
+def telling(work: Callable[[Callable[[Progress], None]], T]) -> Generator[Progress, None, T]:
+    """Run what cannot yield by itself, such as the solver of a library that calls a function of ours again and again.
+
+    It runs in a thread of its own, for it must be left alone between two steps. Where this is ended, it ends at the
+    next step that it tells.
+
+    Parameters
+    ----------
+    work : callable
+        Gets what it shall tell each of its steps to, and returns the result.
+    """
+    steps: SimpleQueue[Progress | None] = SimpleQueue()
+    is_ended = Event()
+
+    def tell(progress: Progress) -> None:
+        if is_ended.is_set():
+            raise _Ended
+        steps.put(progress)
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="telling") as pool:
+        running = pool.submit(work, tell)
+        running.add_done_callback(lambda _: steps.put(None))
+        try:
+            while (progress := steps.get()) is not None:
+                yield progress
+            return running.result()
+        finally:
+            is_ended.set()
+
+
+class _Ended(Exception):
+    """Nobody wants the result any more."""
 
 
 class Console(Protocol):
