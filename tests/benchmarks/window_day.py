@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -27,7 +27,7 @@ MOST = 25
 """So many are told."""
 AIM_MS = 50.0
 LOOK_S = 0.004
-"""So often another thread looks where the window's is."""
+"""So often it is looked where the thread is."""
 PACKAGES = ("acquisition", "calibration", "firmware_iface", "gui", "reconstruction")
 OWN = tuple(f"{Path(__file__).resolve().parents[2] / name}/" for name in PACKAGES)
 MOST_PLACES = 3
@@ -44,12 +44,12 @@ class Piece(NamedTuple):
 
 
 class Places:
-    """Where the thread that makes it is seen, over and over, by another."""
+    """Where the main thread is seen, over and over, by itself: another thread would keep its widgets alive."""
 
     def __init__(self) -> None:
         self._seen: Counter[str] = Counter()
-        self._thread = threading.get_ident()
-        threading.Thread(target=self._look, name="places", daemon=True).start()
+        signal.signal(signal.SIGALRM, self._look)
+        signal.setitimer(signal.ITIMER_REAL, LOOK_S, LOOK_S)
 
     def begin(self) -> None:
         """Forget what was seen."""
@@ -57,14 +57,16 @@ class Places:
 
     def told(self) -> str:
         """Return the places where it was seen most since `begin`, and how often."""
-        return ", ".join(f"{place} {n}" for place, n in self._seen.most_common(MOST_PLACES))
+        seen, self._seen = self._seen, Counter()  # it may be seen here, too
+        return ", ".join(f"{place} {n}" for place, n in seen.most_common(MOST_PLACES))
 
-    def _look(self) -> None:
-        while True:
-            time.sleep(LOOK_S)
-            frame = sys._current_frames().get(self._thread)
-            if frame is not None:  # the program has not ended
-                self._seen[place_of(frame)] += 1
+    def end(self) -> None:
+        """Look no more."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _look(self, _number: int, frame: FrameType | None) -> None:
+        if frame is not None:
+            self._seen[place_of(frame)] += 1
 
 
 def place_of(innermost: FrameType) -> str:
@@ -85,7 +87,7 @@ class TimedApplication(QtWidgets.QApplication):
         self.stage = ""
         self.pieces: list[Piece] = []
         self._depth = 0
-        self._places = Places()
+        self.places = Places()
 
     def notify(self, receiver: QtCore.QObject, event: QtCore.QEvent) -> bool:
         """Deliver an event, and keep how long that took."""
@@ -93,7 +95,7 @@ class TimedApplication(QtWidgets.QApplication):
             return super().notify(receiver, event)
         self._depth += 1
         what = f"{event.type().name} to {type(receiver).__name__} {receiver.objectName()}".strip()
-        self._places.begin()
+        self.places.begin()
         began_s, wall_s = time.thread_time(), time.perf_counter()
         try:
             return super().notify(receiver, event)
@@ -102,7 +104,7 @@ class TimedApplication(QtWidgets.QApplication):
             took_ms = 1e3 * (time.thread_time() - began_s)
             if took_ms > 5:
                 took_wall_ms = 1e3 * (time.perf_counter() - wall_s)
-                self.pieces.append(Piece(took_ms, took_wall_ms, self.stage, what, self._places.told()))
+                self.pieces.append(Piece(took_ms, took_wall_ms, self.stage, what, self.places.told()))
 
 
 def day(folder: Path) -> tuple[list[Piece], dict[str, object]]:
@@ -123,6 +125,7 @@ def day(folder: Path) -> tuple[list[Piece], dict[str, object]]:
     made = full_run.run(window, folder)
     app.stage = "the end"
     window.close()
+    app.places.end()
     return sorted(app.pieces, reverse=True), made
 
 
