@@ -27,7 +27,7 @@ MOST = 25
 """So many are told."""
 AIM_MS = 50.0
 LOOK_S = 0.004
-"""So often it is looked where the thread is."""
+"""Of the processor's time: so often it is looked where the thread is."""
 PACKAGES = ("acquisition", "calibration", "firmware_iface", "gui", "reconstruction")
 OWN = tuple(f"{Path(__file__).resolve().parents[2] / name}/" for name in PACKAGES)
 MOST_PLACES = 3
@@ -48,8 +48,8 @@ class Places:
 
     def __init__(self) -> None:
         self._seen: Counter[str] = Counter()
-        signal.signal(signal.SIGALRM, self._look)
-        signal.setitimer(signal.ITIMER_REAL, LOOK_S, LOOK_S)
+        signal.signal(signal.SIGPROF, self._look)
+        signal.setitimer(signal.ITIMER_PROF, LOOK_S, LOOK_S)
 
     def begin(self) -> None:
         """Forget what was seen."""
@@ -62,7 +62,7 @@ class Places:
 
     def end(self) -> None:
         """Look no more."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
     def _look(self, _number: int, frame: FrameType | None) -> None:
         if frame is not None:
