@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event
+from threading import Event, Thread
 from typing import NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
+LOOK_S = 0.2
+"""How often it is looked whether work without steps has ended."""
 
 
 class Progress(NamedTuple):
@@ -77,6 +79,28 @@ def telling(work: Callable[[Callable[[Progress], None]], T]) -> Generator[Progre
 
 class _Ended(Exception):
     """Nobody wants the result any more."""
+
+
+def beside(stage: str, work: Callable[[], T]) -> Generator[Progress, None, T]:
+    """Run what has no steps in a thread of its own; where this is ended, it goes on, and its result is thrown away.
+
+    Parameters
+    ----------
+    work : callable
+        Computes, and changes nothing that anybody else has.
+    """
+    running: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            running.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            running.set_exception(error)
+
+    Thread(target=run, name=stage, daemon=True).start()
+    while not wait([running], LOOK_S).done:
+        yield Progress(stage, 0, 0)
+    return running.result()
 
 
 class Console(Protocol):

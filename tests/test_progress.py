@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from calibration.progress import Progress, finished, retold, telling
+from calibration.progress import Progress, beside, finished, retold, telling
 
 TOTAL = 5
 
@@ -60,3 +60,27 @@ def test_it_ends_at_its_next_step_where_nobody_goes_on() -> None:
     next(work)
     work.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("telling")]
+
+
+def test_what_has_no_steps_is_waited_for_and_its_result_or_error_handed_on() -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    assert finished(beside("sum", lambda: 1 + 2)) == 3
+    with pytest.raises(ZeroDivisionError):
+        finished(beside("sum", broken))
+
+
+def test_what_has_no_steps_is_left_to_itself_where_nobody_goes_on() -> None:
+    may_end, has_ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        may_end.wait(60)
+        has_ended.set()
+
+    steps = beside("wait", work)
+    assert next(steps).stage == "wait"
+    steps.close()
+    assert not has_ended.is_set()
+    may_end.set()
+    assert has_ended.wait(60)
