@@ -19,6 +19,7 @@ MOST_LETTERS = 48
 LEAST_WIDTH_PX, PANEL_HEIGHT_PX = 330, 270
 SCALE_WIDTH_PX = 64
 """Of numbers and unit beside a picture's scale."""
+MARGIN_PX = 9
 GREY_COLOUR = "#8a8f98"
 SIGNS = {
     Style.LINE: "\N{HORIZONTAL BAR}",
@@ -46,7 +47,7 @@ class PanelView(QtWidgets.QScrollArea):
         self._inside = QtWidgets.QWidget()
         self._grid = QtWidgets.QGridLayout(self._inside)
         self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setSpacing(10)
+        self._grid.setSpacing(0)  # beside rooms that are empty yet Qt leaves none, and plots would move
         self._nothing = hint(nothing)
         self._nothing.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
         self._grid.addWidget(self._nothing, 0, 0)
@@ -161,7 +162,7 @@ class _Panel(QtWidgets.QWidget):
         self._note.setTextInteractionFlags(QtCore.Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setMinimumHeight(PANEL_HEIGHT_PX)
         self._rows = QtWidgets.QVBoxLayout(self)
-        self._rows.setContentsMargins(4, 4, 4, 4)
+        self._rows.setContentsMargins(MARGIN_PX, MARGIN_PX, MARGIN_PX, MARGIN_PX)
         self._rows.setSpacing(4)
         self._key = QtWidgets.QLabel()
         self._key.setWordWrap(True)
@@ -201,7 +202,7 @@ class _Panel(QtWidgets.QWidget):
 
     def _give_room(self) -> None:
         for label in (self._title, self._key, self._note):
-            label.setMinimumHeight(max(label.heightForWidth(max(self.width() - 8, 100)), 0))
+            label.setMinimumHeight(max(label.heightForWidth(max(self.width() - 2 * MARGIN_PX, 100)), 0))
 
 
 class _ChartView(_Panel):
