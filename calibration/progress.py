@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
+LOOK_S = 0.2
+"""How often it is looked whether work without steps has ended."""
 
 
 class Progress(NamedTuple):
@@ -40,6 +45,62 @@ def retold(work: Generator[Progress, None, T], tell: Callable[[Progress], Progre
             yield tell(progress)
     finally:
         work.close()
+
+
+def telling(work: Callable[[Callable[[Progress], None]], T]) -> Generator[Progress, None, T]:
+    """Run what cannot yield by itself, such as the solver of a library that calls a function of ours again and again.
+
+    It runs in a thread of its own, for it must be left alone between two steps. Where this is ended, it ends at the
+    next step that it tells.
+
+    Parameters
+    ----------
+    work : callable
+        Gets what it shall tell each of its steps to, and returns the result.
+    """
+    steps: SimpleQueue[Progress | None] = SimpleQueue()
+    is_ended = Event()
+
+    def tell(progress: Progress) -> None:
+        if is_ended.is_set():
+            raise _Ended
+        steps.put(progress)
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="telling") as pool:
+        running = pool.submit(work, tell)
+        running.add_done_callback(lambda _: steps.put(None))
+        try:
+            while (progress := steps.get()) is not None:
+                yield progress
+            return running.result()
+        finally:
+            is_ended.set()
+
+
+class _Ended(Exception):
+    """Nobody wants the result any more."""
+
+
+def beside(stage: str, work: Callable[[], T]) -> Generator[Progress, None, T]:
+    """Run what has no steps in a thread of its own; where this is ended, it goes on, and its result is thrown away.
+
+    Parameters
+    ----------
+    work : callable
+        Computes, and changes nothing that anybody else has.
+    """
+    running: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            running.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            running.set_exception(error)
+
+    Thread(target=run, name=stage, daemon=True).start()
+    while not wait([running], LOOK_S).done:
+        yield Progress(stage, 0, 0)
+    return running.result()
 
 
 class Console(Protocol):

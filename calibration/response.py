@@ -20,14 +20,15 @@ differences between pixels, scatter from the object.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import make_interp_spline
-from scipy.optimize import least_squares
+from scipy.optimize import OptimizeResult, least_squares
 from scipy.special import expn, ndtr, ndtri
 
 from calibration.attenuation import (
@@ -38,6 +39,7 @@ from calibration.attenuation import (
     mass_attenuation_cm2_g,
     material,
 )
+from calibration.progress import Progress, telling
 from calibration.spectrum import emission, transmission, tube_spectrum
 from firmware_iface.errors import CalibrationMissing, WrongUsage
 
@@ -458,8 +460,8 @@ def fit_response(
     plates: Mapping[str, PlateMeasurement],
     checks: Mapping[str, PlateMeasurement],
     curves: Sequence[SourceCurve] = (),
-) -> Response:
-    """Fit the response to what was measured.
+) -> Generator[Progress, None, Response]:
+    """Fit the response to what was measured; each time that it is tried with other parameters is a step.
 
     Parameters
     ----------
@@ -499,15 +501,24 @@ def fit_response(
     def deviation(p: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.concatenate([misfit(starts | dict(zip(names, map(float, p), strict=True))), (p - start) / known])
 
-    fit = least_squares(
-        deviation,
-        start,
-        bounds=(lowest, highest),
-        x_scale=np.where(np.isfinite(known), known, start),
-        ftol=1e-4,
-        xtol=1e-5,
-        max_nfev=40,
-    )
+    def solve(tell: Callable[[Progress], None]) -> OptimizeResult:
+        tried = count(1)
+
+        def told_deviation(p: NDArray[np.float64]) -> NDArray[np.float64]:
+            tell(Progress("fit of the response", next(tried), 0))
+            return deviation(p)
+
+        return least_squares(
+            told_deviation,
+            start,
+            bounds=(lowest, highest),
+            x_scale=np.where(np.isfinite(known), known, start),
+            ftol=1e-4,
+            xtol=1e-5,
+            max_nfev=40,
+        )
+
+    fit = yield from telling(solve)
     n_degrees = len(fit.fun) - 2 * len(start)
     ratio = 2 * float(fit.cost) / max(n_degrees, 1)
     covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * max(ratio, 1.0)

@@ -126,12 +126,20 @@ class JobBar(QtWidgets.QWidget):
         self._title.setText(self.fontMetrics().elidedText(now.title, QtCore.Qt.TextElideMode.ElideRight, MOST_TITLE_PX))
         for widget in (self._title, self._bar):
             widget.setToolTip(f"{now.title}: {far(now)}, {clock(now.elapsed_s)} so far")
-        self._bar.setRange(0, max(now.total, 1))  # a bar without a range would not write its text
-        self._bar.setValue(min(now.done, now.total))
-        self._bar.setFormat(far(now))
+        self._show_far(min(now.done, now.total), max(now.total, 1), far(now))
         self.stop.setEnabled(not now.is_stopping)
         self.stop.setToolTip(STOPPING if now.is_stopping else self._stop_tip)
         self.abort.setVisible(job.has_stop)
+
+    def _show_far(self, done: int, total: int, text: str) -> None:
+        """Let the bar be painted when the window is next: by itself it would be at once, with all that waits for it."""
+        if (done, total, text) == (self._bar.value(), self._bar.maximum(), self._bar.format()):
+            return
+        self._bar.setUpdatesEnabled(False)
+        self._bar.setRange(0, total)  # a bar without a range would not write its text
+        self._bar.setValue(done)
+        self._bar.setFormat(text)
+        self._bar.setUpdatesEnabled(True)
 
 
 MOST_TITLE_PX = 120

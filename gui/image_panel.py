@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
@@ -44,6 +44,11 @@ class LevelMode(Enum):
 class ImagePanel(QtWidgets.QWidget):
     """Shows an image; levels stay as they are unless asked otherwise.
 
+    Parameters
+    ----------
+    is_whole : bool
+        Without, it is to be used when somebody has walked through `pieces`: a histogram takes long to make.
+
     Attributes
     ----------
     view : pg.ViewBox
@@ -55,18 +60,28 @@ class ImagePanel(QtWidgets.QWidget):
         Each is called with (row, col) when a pixel is clicked.
     level_mode : LevelMode
         With KEPT the first image sets the levels.
+    pieces : iterator
+        Of its making.
     """
 
-    def __init__(self, unit: str = "counts", *, has_histogram: bool = True) -> None:
+    def __init__(self, unit: str = "counts", *, has_histogram: bool = True, is_whole: bool = True) -> None:
         super().__init__()
+        self.pieces = self._build(unit, has_histogram=has_histogram)
+        if is_whole:
+            for _ in self.pieces:
+                pass
+
+    def _build(self, unit: str, *, has_histogram: bool) -> Iterator[None]:
         self.graphics = pg.GraphicsLayoutWidget()
         self.view = self.graphics.ci.addViewBox(lockAspect=True)
         self.item = _Image()
         self.view.addItem(self.item)
+        yield
         self.histogram = pg.HistogramLUTItem(self.item) if has_histogram else None
         if self.histogram is not None:
             self.histogram.axis.enableAutoSIPrefix(False)
             self.graphics.ci.addItem(self.histogram)
+        yield
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.graphics)
@@ -86,6 +101,7 @@ class ImagePanel(QtWidgets.QWidget):
         scene: Any = self.graphics.scene()  # pyqtgraph's own, with signals that Qt's has not
         scene.sigMouseMoved.connect(self._note_mouse)
         scene.sigMouseClicked.connect(self._click)
+        yield
 
     # What is shown
 

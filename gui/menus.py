@@ -27,6 +27,11 @@ class MenuLater:
         if self.made is not None:
             self.made.setViewList(views)
 
+    def setParent(self, parent: Any) -> None:
+        """Let the menu go, where it is there already; a view without a menu asks for this."""
+        if self.made is not None:
+            self.made.setParent(parent)
+
     def __getattr__(self, name: str) -> Any:
         view = self._view()
         if view is None:

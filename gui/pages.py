@@ -100,6 +100,7 @@ class Pages(Mapping[str, Page]):
         self._begun: dict[str, Iterator[None]] = {}
         self._loaded: set[str] = set()
         self._broken: set[str] = set()
+        self._wanted = ""
         self._loader: threading.Thread | None = None
 
     def __getitem__(self, title: str) -> Page:
@@ -121,8 +122,9 @@ class Pages(Mapping[str, Page]):
         """
         wanted = [title, *self._kinds] if others else [title]
         missing = [each for each in wanted if each not in self.built and each not in self._broken]
+        self._wanted = title
         if missing and self._loader is None:
-            self._loader = threading.Thread(target=self._load, args=(missing,), name="pages", daemon=True)
+            self._loader = threading.Thread(target=self._load, name="pages", daemon=True)
             self._loader.start()
         if not missing or missing[0] not in self._loaded:
             return False
@@ -133,8 +135,10 @@ class Pages(Mapping[str, Page]):
             raise
         return True
 
-    def _load(self, titles: list[str]) -> None:
-        for title in dict.fromkeys((*titles, *self._kinds)):
+    def _load(self) -> None:
+        """Load all pages, at each turn the one that is wanted then."""
+        while missing := [each for each in (self._wanted, *self._kinds) if each not in self._loaded]:
+            title = missing[0]
             try:
                 self._kinds[title].load().prepare()
             except Exception as error:  # noqa: BLE001 - whoever builds the page meets it too, and tells

@@ -82,7 +82,7 @@ def reconstruct_scan(
         allow_partial=allow_partial,
     )
     yield Progress("reading", 1, 2)
-    measured = measure_line_integrals(
+    measured = yield from measure_line_integrals(
         source.scan,
         source.geometry,
         pass_index=source.pass_index,
@@ -260,7 +260,7 @@ def align_scan_file(
             "allowed: circles around the sample, the camera in the middle",
             hint="align with such a scan of the same instrument, and reconstruct this one with --calibration",
         )
-    measured = measure_line_integrals(scan, geometry, n_counters=1)
+    measured = yield from measure_line_integrals(scan, geometry, n_counters=1)
     if measured.n_tiles > 1:
         raise WrongUsage(
             f"{path} has {measured.n_tiles} tiles; allowed: a scan of one tile",

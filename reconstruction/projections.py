@@ -6,6 +6,7 @@ views and rows of a scan without reading the others; `measure_line_integrals` gi
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from calibration.correction import OpenBeam, against_open_beam, attenuated, meas
 from calibration.count_rate import CountRate
 from calibration.geometry import Geometry
 from calibration.pixels import fill_reach
+from calibration.progress import Progress
 from calibration.thickness import EquivalentThickness
 from firmware_iface.errors import BadFile
 from reconstruction.field_of_view import coarser
@@ -25,6 +27,8 @@ from reconstruction.stitch import stitch, wide_geometry
 
 FLAT_BYTES = 1 << 27
 """Flats are averaged in rows that take this much of memory as float64, whatever their number."""
+VIEWS_AT_ONCE = 32
+"""A step of `measure_line_integrals`."""
 
 
 class Views(NamedTuple):
@@ -265,12 +269,17 @@ def measure_line_integrals(
     n_counters: int | None = None,
     count_rate: CountRate | None = None,
     thickness: EquivalentThickness | None = None,
-) -> LineIntegrals:
-    """Turn the counts of a scan into line integrals, all at once; the parameters are those of `LineIntegralReader`."""
+) -> Generator[Progress, None, LineIntegrals]:
+    """Turn the counts of a scan into line integrals of all views; the parameters are those of `LineIntegralReader`."""
     reader = LineIntegralReader(
         scan, geometry, pass_index=pass_index, n_counters=n_counters, count_rate=count_rate, thickness=thickness
     )
-    values, is_estimated = reader.read()
+    values, is_estimated = np.empty(reader.shape, np.float32), np.empty(reader.shape, np.bool_)
+    n_views = reader.shape[1]
+    for first in range(0, n_views, VIEWS_AT_ONCE):
+        yield Progress("reading the views", first, n_views)
+        views = slice(first, min(first + VIEWS_AT_ONCE, n_views))
+        values[:, views], is_estimated[:, views] = reader.read(views)
     return LineIntegrals(
         values=values,
         is_estimated=is_estimated,

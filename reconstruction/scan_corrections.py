@@ -155,10 +155,10 @@ def reduce_metal(
 
     first = yield from by_fdk(measured.values)
     yield Progress("metal", 0, 1)
-    reduced = metal.reduce(
+    reduced = yield from metal.reduce(
         measured.values,
         Projector(scan, whole),
-        lambda values: _result(by_fdk(values)),
+        by_fdk,
         voxel_mm=whole.voxel_mm,
         is_metal=metal.segment(first.mean(axis=0), threshold_per_mm=recipe.metal_per_mm),
     )
@@ -175,11 +175,3 @@ def reduce_metal(
     found = Metal(grid=whole, is_metal=reduced.is_metal, values=first[:, reduced.is_metal])
     is_estimated = measured.is_estimated | reduced.is_in_shadow
     return replace(measured, values=reduced.values, is_estimated=is_estimated), found, reduced.words
-
-
-def _result(work: Generator[Progress, None, NDArray[np.float32]]) -> NDArray[np.float32]:
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value

@@ -133,11 +133,10 @@ def read_rays(
     parts = []
     for done, source in enumerate(sources):
         yield Progress("reading", done, len(sources))
-        parts.append(
-            measure_line_integrals(
-                source.scan, source.geometry, pass_index=source.pass_index, count_rate=source.count_rate
-            )
+        part = yield from measure_line_integrals(
+            source.scan, source.geometry, pass_index=source.pass_index, count_rate=source.count_rate
         )
+        parts.append(part)
     yield Progress("reading", len(sources), len(sources))
     return ScanRays(measured=_joined(parts), model=told, sources=sources, words=words)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from functools import cache
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from calibration.progress import Progress, finished
 from firmware_iface.errors import WrongUsage
 from reconstruction.artefacts import metal
 from reconstruction.fdk import fdk
@@ -43,13 +45,12 @@ def measured(seed: int = 1) -> NDArray[np.float32]:
     return -np.log(np.maximum(counts, 0.5) / OPEN_BEAM).astype(np.float32)
 
 
+def by_fdk(values: NDArray[np.float32]) -> Generator[Progress, None, NDArray[np.float32]]:
+    return fdk(values, ANGLES, SCAN, GRID, window="hann")
+
+
 def reconstruct(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    work = fdk(values, ANGLES, SCAN, GRID, window="hann")
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
+    return finished(by_fdk(values))
 
 
 @cache
@@ -102,7 +103,7 @@ def test_interpolation_is_linear_between_the_shadows_edges() -> None:
 def test_streaks_shrink_by_a_factor(method: str, factor: float) -> None:
     before = rmse_outside(measured())
     values = measured()
-    result = metal.reduce(values, projector(), reconstruct, voxel_mm=GRID.voxel_mm, method=method)
+    result = finished(metal.reduce(values, projector(), by_fdk, voxel_mm=GRID.voxel_mm, method=method))
     assert result.values is values
     assert method in result.words
     np.testing.assert_array_equal(values[:, ~result.is_in_shadow], measured()[:, ~result.is_in_shadow])
@@ -111,12 +112,12 @@ def test_streaks_shrink_by_a_factor(method: str, factor: float) -> None:
 
 def test_views_without_metal_are_left_alone() -> None:
     values = body().copy()
-    result = metal.reduce(values, projector(), reconstruct, voxel_mm=GRID.voxel_mm)
+    result = finished(metal.reduce(values, projector(), by_fdk, voxel_mm=GRID.voxel_mm))
     assert result.words == "no metal found"
     assert not result.is_in_shadow.any()
     np.testing.assert_array_equal(values, body())
     with pytest.raises(WrongUsage, match="allowed: linear, normalised"):
-        metal.reduce(values, projector(), reconstruct, voxel_mm=1.0, method="magic")
+        finished(metal.reduce(values, projector(), by_fdk, voxel_mm=1.0, method="magic"))
 
 
 def test_metal_is_put_back() -> None:

@@ -14,6 +14,7 @@ from calibration.correction import line_integrals
 from calibration.count_rate import CountRate
 from calibration.geometry import Geometry
 from calibration.pixels import fill, fill_reach
+from calibration.progress import finished
 from calibration.thickness import HIGHEST_DEGREE, EquivalentThickness
 from firmware_iface.errors import BadFile
 from reconstruction import projections
@@ -104,10 +105,11 @@ CORRECTIONS = {"none": {}, "all": {"count_rate": a_count_rate(), "thickness": a_
 
 @pytest.mark.parametrize("n_tiles", [1, 2])
 @pytest.mark.parametrize("corrections", CORRECTIONS)
-def test_any_part_is_the_same_part_of_the_whole_bit_for_bit(n_tiles, corrections):
+def test_any_part_is_the_same_part_of_the_whole_bit_for_bit(monkeypatch, n_tiles, corrections):
     scan = a_scan(n_tiles, n_passes=2)
     options = {"pass_index": 1, **CORRECTIONS[corrections]}
-    whole = measure_line_integrals(scan, GEOMETRY, **options)
+    monkeypatch.setattr(projections, "VIEWS_AT_ONCE", 4)
+    whole = finished(measure_line_integrals(scan, GEOMETRY, **options))
     reader = LineIntegralReader(scan, GEOMETRY, **options)
     assert reader.shape == whole.values.shape
     for views in (np.s_[:], np.s_[0:1], np.s_[3:5], np.s_[6:]):
@@ -120,7 +122,7 @@ def test_any_part_is_the_same_part_of_the_whole_bit_for_bit(n_tiles, corrections
 def test_the_whole_is_what_the_correction_makes_of_all_frames(monkeypatch):
     scan = a_scan()
     monkeypatch.setattr(projections, "FLAT_BYTES", 2000)  # the flats in many parts
-    measured = measure_line_integrals(scan, GEOMETRY, count_rate=CORRECTIONS["all"]["count_rate"])
+    measured = finished(measure_line_integrals(scan, GEOMETRY, count_rate=CORRECTIONS["all"]["count_rate"]))
     taken = np.flatnonzero(scan.image_key == ImageKey.PROJECTION)
     flats = np.flatnonzero(scan.image_key == ImageKey.FLAT)
     views = [taken[scan.angles_rad[taken] == angle] for angle in np.unique(scan.angles_rad[taken])]
@@ -143,9 +145,9 @@ def test_the_whole_is_what_the_correction_makes_of_all_frames(monkeypatch):
 def test_frames_at_one_angle_and_two_heights_are_two_views():
     scan = a_scan()
     scan.angles_rad = np.zeros_like(scan.angles_rad)
-    assert len(measure_line_integrals(scan, GEOMETRY).angles_rad) == 9
+    assert len(finished(measure_line_integrals(scan, GEOMETRY)).angles_rad) == 9
     scan.lifts_mm = np.zeros_like(scan.lifts_mm)
-    assert len(measure_line_integrals(scan, GEOMETRY).angles_rad) == 1
+    assert len(finished(measure_line_integrals(scan, GEOMETRY)).angles_rad) == 1
 
 
 def test_a_view_that_one_tile_lost_is_none_of_the_wide_cameras():

@@ -9,6 +9,7 @@ import pytest
 from scipy.special import ndtr
 
 from calibration.attenuation import linear_attenuation_per_mm, solution
+from calibration.progress import finished
 from calibration.response import (
     PARAMETERS,
     PlateMeasurement,
@@ -100,7 +101,7 @@ def test_what_the_fit_did_not_see_is_foretold_within_one_per_cent() -> None:
         "gadolinium": {solution("water", "gadolinium", 16.0): 8.0},
         "hydroxyapatite": {solution("water", "hydroxyapatite", 211.7): 8.0},
     }
-    found = fit_response(
+    work = fit_response(
         SensorModel(),
         tube_kvp=118.0,
         thresholds_kev=bench.on_dac(np.asarray(THRESHOLDS_KEV)).tolist(),
@@ -109,6 +110,9 @@ def test_what_the_fit_did_not_see_is_foretold_within_one_per_cent() -> None:
         checks={name: bench.plate(layers) for name, layers in checks.items()},
         curves=[bench.curve(source) for source in ("Gd", "W")],
     )
+    steps = [next(work) for _ in range(3)]
+    assert [step.done for step in steps] == [1, 2, 3], "each trial is a step, at which it can be broken off"
+    found = finished(work)
     held_back = slice(-found.n_checks, None)
     np.testing.assert_allclose(found.predicted[held_back] / found.measured[held_back], 1, atol=0.01)
     # What it was told nothing about, and what the bench knows.
@@ -127,10 +131,11 @@ def test_refusals_say_what_is_allowed() -> None:
     empty = PlateMeasurement(layers_mm={}, counts=np.ones(4), sigma_relative=np.ones(4))
     common = {"tube_kvp": 118.0, "thresholds_kev": THRESHOLDS_KEV, "checks": {}}
     with pytest.raises(CalibrationMissing, match="3 plates; allowed: 4 or more"):
-        fit_response(SensorModel(), open_beam=empty, plates=dict.fromkeys("abc", empty), **common)
+        finished(fit_response(SensorModel(), open_beam=empty, plates=dict.fromkeys("abc", empty), **common))
     dark = PlateMeasurement(layers_mm={"Pb": 5.0}, counts=np.array([1.0, 1, 0, 1]), sigma_relative=np.ones(4))
+    plates = dict.fromkeys("abc", empty) | {"d": dark}
     with pytest.raises(CalibrationMissing, match="bin 3 counts nothing behind d"):
-        fit_response(SensorModel(), open_beam=empty, plates=dict.fromkeys("abc", empty) | {"d": dark}, **common)
+        finished(fit_response(SensorModel(), open_beam=empty, plates=plates, **common))
 
 
 def _made(sensor: SensorModel, off_kev: Mapping[float, float]) -> Response:

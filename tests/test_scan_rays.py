@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from calibration.attenuation import material
+from calibration.progress import Progress
 from firmware_iface.errors import CalibrationMissing, WrongUsage
+from reconstruction.projections import LineIntegrals
 from reconstruction.scan_rays import PLATES, ScanRays, read_rays
 from reconstruction.spectral.wedge import fitted_model
 from tests.spectral_models import made_up_model
@@ -32,6 +35,11 @@ def source(**parts: Any) -> Any:
     return SimpleNamespace(**own | {"count_rate": None} | parts)
 
 
+def at_once(measured: LineIntegrals) -> Generator[Progress, None, LineIntegrals]:
+    yield Progress("views", 1, 1)
+    return measured
+
+
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Read rays of a made-up source: what a file holds is tested elsewhere."""
@@ -39,7 +47,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def of(calibration: Any, materials: tuple[str, ...] = (), of_source: Any = None, **options: Any) -> ScanRays:
         monkeypatch.setattr("reconstruction.scan_rays.open_source", lambda *_, **__: of_source or source())
-        monkeypatch.setattr("reconstruction.scan_rays.measure_line_integrals", lambda *_, **__: measured)
+        monkeypatch.setattr("reconstruction.scan_rays.measure_line_integrals", lambda *_, **__: at_once(measured))
         return finished(read_rays("scan.h5", materials, calibration=cast("Any", calibration), **options))
 
     return of

@@ -46,7 +46,7 @@ def response(instrument: Instrument, plan: Plan, calibration: Calibration) -> Wo
         frames = yield from measure_plates(instrument, plan, calibration, wanted.checks)
         _, checks = _as_measurements(step_wedge(frames, wanted.checks, plan, calibration))
     open_beam, plates = _as_measurements(calibration.wedge)
-    found = fit_response(
+    found = yield from fit_response(
         SensorModel(
             material=wanted.sensor_material,
             thickness_mm=wanted.sensor_thickness_mm,

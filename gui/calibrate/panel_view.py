@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,12 +12,14 @@ from gui.calibrate.panels import GREY, Chart, Line, Panel, Picture, Style
 from gui.controls import hint
 from gui.theme import SERIES
 
-TURN_S = 0.005
+TURN_MS = 10
+"""From one plot to the next: the window paints each before the other is there."""
 MOST_LETTERS = 48
 """Names that have more in all do not fit under a plot, and stand beside it."""
 LEAST_WIDTH_PX, PANEL_HEIGHT_PX = 330, 270
 SCALE_WIDTH_PX = 64
 """Of numbers and unit beside a picture's scale."""
+MARGIN_PX = 9
 GREY_COLOUR = "#8a8f98"
 SIGNS = {
     Style.LINE: "\N{HORIZONTAL BAR}",
@@ -36,7 +37,7 @@ KIND_COLOURS = (
 class PanelView(QtWidgets.QScrollArea):
     """Shows any number of panels; where only their values change, the plots stay and so does how one looked at them.
 
-    Plots are costly to make: a turn of the window makes only as many as fit into it, and those not needed are kept.
+    Plots are costly to make, to fill and to paint: each has its own turn, and those not needed are kept.
     """
 
     def __init__(self, nothing: str) -> None:
@@ -46,7 +47,7 @@ class PanelView(QtWidgets.QScrollArea):
         self._inside = QtWidgets.QWidget()
         self._grid = QtWidgets.QGridLayout(self._inside)
         self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setSpacing(10)
+        self._grid.setSpacing(0)  # beside rooms that are empty yet Qt leaves none, and plots would move
         self._nothing = hint(nothing)
         self._nothing.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
         self._grid.addWidget(self._nothing, 0, 0)
@@ -57,7 +58,7 @@ class PanelView(QtWidgets.QScrollArea):
         self._n_drawn = self._n_cols = 0
         self._next_turn = QtCore.QTimer(self)
         self._next_turn.setSingleShot(True)
-        self._next_turn.timeout.connect(self._draw)
+        self._next_turn.timeout.connect(self._take_turn)
 
     def show_panels(self, panels: Sequence[Panel], nothing: str = "") -> None:
         """Show these from now on, or a line that says why there are none."""
@@ -67,7 +68,8 @@ class PanelView(QtWidgets.QScrollArea):
         self._nothing.setVisible(not panels)
         while len(self._shown) > len(self._panels):
             self._put_by(self._shown.pop())
-        self._draw()
+        self._lay_out()
+        self._take_turn()
 
     @property
     def titles(self) -> list[str]:
@@ -90,31 +92,36 @@ class PanelView(QtWidgets.QScrollArea):
         """Put as many panels side by side as there is room for."""
         super().resizeEvent(event)
         if self._columns() != self._n_cols:
-            self._arrange()
+            self._lay_out()
 
-    def _draw(self) -> None:
-        """Draw what is not drawn yet, until this turn is used up."""
-        began_s = time.monotonic()
-        while self._n_drawn < len(self._panels):
-            if time.monotonic() - began_s > TURN_S:
-                self._next_turn.start(0)
-                return
-            panel = self._panels[self._n_drawn]
-            self._view_for(self._n_drawn, _PictureView if isinstance(panel, Picture) else _ChartView).draw(panel)
+    def _take_turn(self) -> None:
+        """Make the next plot, or draw the next panel where there is a plot for it."""
+        if self.is_drawn:
+            return
+        panel = self._panels[self._n_drawn]
+        kind = _PictureView if isinstance(panel, Picture) else _ChartView
+        view = self._view_for(self._n_drawn, kind)
+        if view is None:
+            self._spare.append(kind())
+        else:
+            view.draw(panel)
+            view.show()
             self._n_drawn += 1
-        self._arrange()
+        if not self.is_drawn:
+            self._next_turn.start(TURN_MS)
 
-    def _view_for(self, place: int, kind: type[_Panel]) -> _Panel:
+    def _view_for(self, place: int, kind: type[_Panel]) -> _Panel | None:
+        """Return the plot of this kind that is in a place, or else put one there; None where there is none."""
+        if place < len(self._shown) and type(self._shown[place]) is kind:
+            return self._shown[place]
+        view = next((view for view in self._spare if type(view) is kind), None)
+        if view is None:
+            return None
+        self._spare.remove(view)
         if place < len(self._shown):
-            if type(self._shown[place]) is kind:
-                return self._shown[place]
             self._put_by(self._shown[place])
-        spare = next((view for view in self._spare if type(view) is kind), None)
-        if spare is not None:
-            self._spare.remove(spare)
-        view = spare or kind()
         self._shown[place : place + 1] = [view]
-        self._arrange()
+        self._place(place)
         return view
 
     def _put_by(self, view: _Panel) -> None:
@@ -127,13 +134,20 @@ class PanelView(QtWidgets.QScrollArea):
         n = len(self._panels)
         return min(2, most) if n == 4 else max(min(most, n, 3), 1)
 
-    def _arrange(self) -> None:
+    def _lay_out(self) -> None:
+        """Give every panel its room, those too that are not drawn yet: the others keep their size when they come."""
         self._n_cols = self._columns()
-        for place, view in enumerate(self._shown):
-            self._grid.addWidget(view, place // self._n_cols, place % self._n_cols)
-            view.show()
-        for column in range(4):
-            self._grid.setColumnStretch(column, 1 if column < self._n_cols else 0)
+        n_rows = -(-len(self._panels) // self._n_cols)
+        for number in range(max(self._grid.columnCount(), self._n_cols)):
+            self._grid.setColumnStretch(number, int(number < self._n_cols))
+        for number in range(max(self._grid.rowCount(), n_rows)):
+            self._grid.setRowStretch(number, int(number < n_rows))
+            self._grid.setRowMinimumHeight(number, PANEL_HEIGHT_PX if number < n_rows else 0)
+        for place in range(len(self._shown)):
+            self._place(place)
+
+    def _place(self, place: int) -> None:
+        self._grid.addWidget(self._shown[place], place // self._n_cols, place % self._n_cols)
 
 
 class _Panel(QtWidgets.QWidget):
@@ -148,7 +162,7 @@ class _Panel(QtWidgets.QWidget):
         self._note.setTextInteractionFlags(QtCore.Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setMinimumHeight(PANEL_HEIGHT_PX)
         self._rows = QtWidgets.QVBoxLayout(self)
-        self._rows.setContentsMargins(4, 4, 4, 4)
+        self._rows.setContentsMargins(MARGIN_PX, MARGIN_PX, MARGIN_PX, MARGIN_PX)
         self._rows.setSpacing(4)
         self._key = QtWidgets.QLabel()
         self._key.setWordWrap(True)
@@ -188,7 +202,7 @@ class _Panel(QtWidgets.QWidget):
 
     def _give_room(self) -> None:
         for label in (self._title, self._key, self._note):
-            label.setMinimumHeight(max(label.heightForWidth(max(self.width() - 8, 100)), 0))
+            label.setMinimumHeight(max(label.heightForWidth(max(self.width() - 2 * MARGIN_PX, 100)), 0))
 
 
 class _ChartView(_Panel):

@@ -421,8 +421,8 @@ class LivePage(Page):
         self._calibration: Calibration | None = None
         self._kept_flat: Flat | None = None
         self._kept_levels: dict[object, tuple[float, ...]] = {}
-        self.panel = ImagePanel()
-        yield
+        self.panel = ImagePanel(is_whole=False)
+        yield from self.panel.pieces
         self.display = DisplayBar(self.panel)
         yield
         self.settings = SettingsPanel(self.session.state.plan, self._settings_changed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,16 @@ EXPLAINED = (
 class ComparePanel(QtWidgets.QWidget):
     """Shows up to two tries, and their difference.
 
+    Parameters
+    ----------
+    is_whole : bool
+        Without, it is to be used when somebody has walked through `pieces`.
+
+    Attributes
+    ----------
+    pieces : iterator
+        Of its making.
+
     Signals
     -------
     region_wanted
@@ -43,8 +53,14 @@ class ComparePanel(QtWidgets.QWidget):
 
     region_wanted = QtCore.Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_whole: bool = True) -> None:
         super().__init__()
+        self.pieces = self._build()
+        if is_whole:
+            for _ in self.pieces:
+                pass
+
+    def _build(self) -> Iterator[None]:
         self._tries: list[Try | None] = [None, None]
         self.channel = Choice("Which bin, material or quantity to show.")
         self.channel.chosen.connect(self._show_channel)
@@ -83,6 +99,7 @@ class ComparePanel(QtWidgets.QWidget):
             self.views.append(view)
             self.items.append(item)
             self.boxes.append(self._make_boxes(view))
+            yield
         self.histogram = pg.HistogramLUTItem(self.items[THIS])
         self.histogram.sigLevelsChanged.connect(self._share_levels)
         self.histogram.axis.enableAutoSIPrefix(False)
@@ -90,6 +107,7 @@ class ComparePanel(QtWidgets.QWidget):
         grid: Any = self.graphics.ci.layout  # pyqtgraph puts a layout where Qt has a method
         grid.setColumnStretchFactor(3, 0)
         grid.setColumnFixedWidth(3, HISTOGRAM_PX)
+        yield
         self._legend = hint()
         self._legend.setToolTip("What each colour of this picture means, and from which concentration it is full.")
         self._legend.setVisible(False)
@@ -122,6 +140,7 @@ class ComparePanel(QtWidgets.QWidget):
         layout.addWidget(self._legend)
         layout.addWidget(self.table)
         self._show()
+        yield
 
     def show_tries(self, before: Try | None, this: Try | None) -> None:
         """Show two tries; zoom and levels stay where both pictures are of one kind."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from calibration.progress import Progress, retold
+from calibration.progress import Progress, beside, retold
 from firmware_iface.errors import CalibrationMissing, WrongUsage
 from gui.reconstruct.settings import (
     BY_MATRIX,
@@ -105,18 +105,18 @@ def decompose(
                 bins, settings.recipe, calibration=geometry_of(settings), allow_partial=settings.allow_partial
             )
             bins = yield from watched(work, log)
-        yield Progress("materials", 0, 1)
-        found, beside = materials_of(bins, bins, asked)
+        whole = bins
+        found, others = yield from beside("materials", lambda: materials_of(whole, whole, asked))
     else:
         if not isinstance(source, Path):
             raise WrongUsage("a volume has no counts of rays", hint="open the scan, or choose the tier image")
-        found, beside = yield from _by_rays(source, settings, log)
+        found, others = yield from _by_rays(source, settings, log)
     if asked.quantities.is_any:
-        beside["quantities"] = yield from quantities_of(found, asked.quantities)
-    yield Progress("writing", 0, 1 + len(beside))
+        others["quantities"] = yield from quantities_of(found, asked.quantities)
+    yield Progress("writing", 0, 1 + len(others))
     save_volume(found, output)
-    others = tuple(save_volume(volume, output.with_name(f"{output.stem}-{name}.h5")) for name, volume in beside.items())
-    return Made(volume=load_volume(output), path=output, others=others, seconds_s=time.monotonic() - began_s)
+    paths = tuple(save_volume(volume, output.with_name(f"{output.stem}-{name}.h5")) for name, volume in others.items())
+    return Made(volume=load_volume(output), path=output, others=paths, seconds_s=time.monotonic() - began_s)
 
 
 def _by_rays(

@@ -69,8 +69,8 @@ class ReconstructPage(Page):
         yield
         self.materials_form = MaterialsForm()
         yield
-        self.compare = ComparePanel()
-        yield
+        self.compare = ComparePanel(is_whole=False)
+        yield from self.compare.pieces
         self.outcome = OutcomePanel()
         yield
         self.run_bar = JobBar("Cancel", CANCEL)

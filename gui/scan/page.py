@@ -44,6 +44,8 @@ class ScanPage(Page):
         session = self.session
         self.plan = PlanPanel(session)
         yield
+        self.plan.show_document()
+        yield
         self.start = StartPanel(session, self.plan.document, self.begin, self.look)
         yield
         self.run = RunPanel(session, self._reconstruct)

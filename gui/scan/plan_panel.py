@@ -18,7 +18,7 @@ from gui.session import Session
 
 
 class PlanPanel(QtWidgets.QWidget):
-    """Edits the plan of a session.
+    """Edits the plan of a session; empty before the first `show_document`.
 
     Attributes
     ----------
@@ -44,7 +44,6 @@ class PlanPanel(QtWidgets.QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(self._bar())
         column.addWidget(split, 1)
-        self.show_document()
 
     def refresh(self) -> None:
         """Take a plan that another page has put into the session."""

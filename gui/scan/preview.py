@@ -7,9 +7,7 @@ in its plane: good enough to see what is there.
 
 from __future__ import annotations
 
-import logging
 import math
-import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from calibration.geometry import Geometry
 from calibration.progress import finished
 from firmware_iface.errors import MpxctError
+from gui.questions import Lookout
 from gui.scan.axis import FEWEST_VIEWS, AxisHint, arc_of, find_axis, rough_axis, step_of, usable
 from gui.scan.watch import Place, Rows, Watch
 
@@ -26,7 +25,6 @@ EVERY_S = 2.0
 LEAST_ARC_RAD = math.radians(30)
 """Fewer views make nothing that anybody could look at."""
 AXIS_NOT_YET = "Axis: told as soon as half a circle is there."
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -160,43 +158,31 @@ def _of(arc_rad: float, need_rad: float) -> str:
 
 
 class Previewer:
-    """Makes a new preview every few seconds in a thread of its own, as long as there is anything new.
+    """Makes a new preview every few seconds beside the window, as long as somebody asks and there is anything new.
 
     Attributes
     ----------
     threshold, place : int, Place or None
         Which threshold is looked at, by its place, and what of the scan; anybody may change them.
-    newest : Preview
-        What was made last.
     """
 
     def __init__(self, watch: Watch, *, every_s: float = EVERY_S, threshold: int = 0, **options: Any) -> None:
-        self.watch, self.threshold, self.newest = watch, threshold, Preview()
+        self.watch, self.threshold = watch, threshold
         self.place: Place | None = None
-        self._options, self._every_s = options, every_s
-        self._is_closing = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="preview", daemon=True)
-        self._thread.start()
+        self._options = options
+        self._made = Preview()
+        self._of: tuple[object, ...] = ()
+        self._lookout = Lookout("preview", self._look, every_s)
 
-    def close(self) -> None:
-        """End after the last frames were looked at; does not wait for that."""
-        self._is_closing.set()
+    @property
+    def newest(self) -> Preview:
+        """What was made last, or why nothing more could be made; asking keeps it going."""
+        newest = self._lookout.newest() or Preview()
+        return replace(newest, told=f"The preview failed: {error}") if (error := self._lookout.error) else newest
 
-    def wait(self, timeout_s: float = 10.0) -> None:
-        """Wait until it has ended."""
-        self._thread.join(timeout_s)
-
-    def _serve(self) -> None:
-        seen: tuple[object, ...] = ()
-        is_last = False
-        while not is_last:
-            is_last = self._is_closing.wait(self._every_s)
-            now = self.watch.version, self.threshold, self.place
-            if now == seen:
-                continue
-            seen = now
-            try:
-                self.newest = preview(self.watch, self.threshold, place=self.place, **self._options)
-            except Exception as error:  # noqa: BLE001 - a picture that fails must not end the scan
-                _log.exception("the preview failed")
-                self.newest = replace(self.newest, told=f"The preview failed: {error}", version=now[0])
+    def _look(self) -> Preview:
+        of = self.watch.version, self.threshold, self.place
+        if of != self._of:
+            self._made = preview(self.watch, self.threshold, place=self.place, **self._options)
+            self._of = of
+        return self._made

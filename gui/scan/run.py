@@ -144,10 +144,6 @@ class ScanRun:
         else:
             self.pause.close()
 
-    def close(self) -> None:
-        """Make the last preview, and no more after it."""
-        self.previewer.close()
-
     def _look_back(self) -> Generator[Progress, None, None]:
         """Show what earlier runs took, but for the step that is taken again."""
         from acquisition.resume import find_rest, first_frames

@@ -161,8 +161,6 @@ class RunPanel(QtWidgets.QWidget):
 
     def _over(self) -> None:
         self.bar.refresh()
-        if self._run is not None:
-            self._run.close()
         self._show_pause()
 
     def _toggle(self) -> None:

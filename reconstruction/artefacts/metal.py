@@ -13,7 +13,7 @@ divided by those of a prior without metal, in which tissue and bone are already 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
+from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
 from reconstruction.operators import Operator
 
@@ -164,13 +165,13 @@ def prior(volume: NDArray[np.floating], is_metal: NDArray[np.bool_]) -> NDArray[
 def reduce(
     values: NDArray[np.float32],
     projector: Operator,
-    reconstruct: Callable[[NDArray[np.float32]], NDArray[np.floating]],
+    reconstruct: Callable[[NDArray[np.float32]], Generator[Progress, None, NDArray[np.float32]]],
     *,
     voxel_mm: float,
     method: str = "normalised",
     is_metal: NDArray[np.bool_] | None = None,
     threshold_per_mm: float | None = None,
-) -> Reduced:
+) -> Generator[Progress, None, Reduced]:
     """Take the metal's shadow out of the views, in place.
 
     Parameters
@@ -180,7 +181,8 @@ def reduce(
     projector : Operator
         From the volumes of `reconstruct`, one channel, to the views.
     reconstruct : function
-        From line integrals of any number of bins, (n_bins, n_views, rows, cols), to volumes: (n_bins, z, y, x), 1/mm.
+        From line integrals of any number of bins, (n_bins, n_views, rows, cols), to the work that returns volumes:
+        (n_bins, z, y, x), 1/mm.
     voxel_mm : float
     method : str
         "linear" or "normalised".
@@ -193,7 +195,7 @@ def reduce(
         raise WrongUsage(f"the metal method is {method!r}; allowed: {', '.join(METHODS)}")
     if is_metal is None:
         mean = values.mean(axis=0, keepdims=True, dtype=np.float32)
-        is_metal = segment(reconstruct(mean)[0], threshold_per_mm=threshold_per_mm)
+        is_metal = segment((yield from reconstruct(mean))[0], threshold_per_mm=threshold_per_mm)
     n_voxels = np.count_nonzero(is_metal)
     if not n_voxels:
         return Reduced(values, "no metal found", np.zeros(values.shape[1:], dtype=np.bool_), is_metal)
@@ -202,7 +204,9 @@ def reduce(
     if method == "linear":
         values[...] = linear
     else:
-        for of_bin, volume in zip(values, reconstruct(linear), strict=True):
+        volumes = yield from reconstruct(linear)
+        for done, (of_bin, volume) in enumerate(zip(values, volumes, strict=True)):
+            yield Progress("metal", done, len(values))
             expected = projector.forward(prior(np.asarray(volume), is_metal)[None])[0]
             scale = np.maximum(expected, LEAST_PRIOR * expected.max())
             of_bin[...] = np.where(is_in_shadow, interpolate(of_bin / scale, is_in_shadow) * scale, of_bin)

@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from calibration.geometry import Geometry
+from calibration.progress import finished
 from reconstruction.artefacts import inpainting, metal, rings, truncation
 from reconstruction.fdk import fdk
 from reconstruction.projector import Projector
@@ -39,12 +39,7 @@ Pictures = dict[str, np.ndarray]
 def reconstructed(
     values: np.ndarray, angles: np.ndarray, scan: Geometry, grid: Grid, *, is_continued: bool = False
 ) -> np.ndarray:
-    work: Generator = fdk(values, angles, scan, grid, window="hann", is_continued=is_continued)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
+    return finished(fdk(values, angles, scan, grid, window="hann", is_continued=is_continued))
 
 
 def rms(values: np.ndarray) -> float:
@@ -180,12 +175,14 @@ class Bench:
         for method in ("none", *metal.METHODS):
             after = values.copy()
             if method != "none":
-                metal.reduce(
-                    after,
-                    projector,
-                    lambda some: reconstructed(some, self.angles, scan, self.grid),
-                    voxel_mm=self.grid.voxel_mm,
-                    method=method,
+                finished(
+                    metal.reduce(
+                        after,
+                        projector,
+                        lambda some: fdk(some, self.angles, scan, self.grid, window="hann"),
+                        voxel_mm=self.grid.voxel_mm,
+                        method=method,
+                    )
                 )
             slice_ = reconstructed(after, self.angles, scan, self.grid)
             self.pictures[f"metal, {method}"] = slice_[0, 0]

@@ -24,6 +24,7 @@ from calibration.attenuation import material, solution
 from calibration.count_rate import fit_count_rate
 from calibration.geometry import Geometry
 from calibration.pixels import PixelClass, classify, is_unusable
+from calibration.progress import finished
 from calibration.response import SensorModel, fit_response
 from calibration.thickness import fit_thickness
 from reconstruction.fdk import fdk
@@ -159,7 +160,7 @@ def response_aims(is_quick: bool) -> Generator[Aim, None, None]:
         "8 mm of 16 mg/mL gadolinium": {solution("water", "gadolinium", 16.0): 8.0},
         "8 mm of 211.7 mg/mL hydroxyapatite": {solution("water", "hydroxyapatite", 211.7): 8.0},
     }
-    found = fit_response(
+    work = fit_response(
         SensorModel(),
         tube_kvp=118.0,
         thresholds_kev=bench.on_dac(np.asarray(THRESHOLDS_KEV)).tolist(),
@@ -168,6 +169,7 @@ def response_aims(is_quick: bool) -> Generator[Aim, None, None]:
         checks={name: bench.plate(layers) for name, layers in checks.items()},
         curves=[bench.curve(source) for source in (("Gd", "W") if is_quick else ("In", "Gd", "Am-241", "Pb"))],
     )
+    found = finished(work)
     error = 100 * np.abs(found.predicted / found.measured - 1)[-len(checks) :].max(axis=1)
     for name, worst in zip(checks, error, strict=True):
         yield aim(f"response: transmission of {name}, worst bin", 1.0, worst, "%")

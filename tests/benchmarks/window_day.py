@@ -2,17 +2,20 @@
 
 `python tests/benchmarks/window_day.py` needs a screen, or `xvfb-run`. Time of the thread is the processor's, so that
 what else runs on the machine hardly matters; what the thread waits for is not in it. Each piece is named by the page
-that was seen, what Qt delivered, and to what.
+that was seen, what Qt delivered, to what, and where of our own code the thread was seen in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -23,6 +26,11 @@ from pyqtgraph.Qt import QtCore, QtWidgets
 MOST = 25
 """So many are told."""
 AIM_MS = 50.0
+LOOK_S = 0.004
+"""Of the processor's time: so often it is looked where the thread is."""
+PACKAGES = ("acquisition", "calibration", "firmware_iface", "gui", "reconstruction")
+OWN = tuple(f"{Path(__file__).resolve().parents[2] / name}/" for name in PACKAGES)
+MOST_PLACES = 3
 
 
 class Piece(NamedTuple):
@@ -32,6 +40,43 @@ class Piece(NamedTuple):
     wall_ms: float
     stage: str
     what: str
+    places: str
+
+
+class Places:
+    """Where the main thread is seen, over and over, by itself: another thread would keep its widgets alive."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+        signal.signal(signal.SIGPROF, self._look)
+        signal.setitimer(signal.ITIMER_PROF, LOOK_S, LOOK_S)
+
+    def begin(self) -> None:
+        """Forget what was seen."""
+        self._seen = Counter()
+
+    def told(self) -> str:
+        """Return the places where it was seen most since `begin`, and how often."""
+        seen, self._seen = self._seen, Counter()  # it may be seen here, too
+        return ", ".join(f"{place} {n}" for place, n in seen.most_common(MOST_PLACES))
+
+    def end(self) -> None:
+        """Look no more."""
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def _look(self, _number: int, frame: FrameType | None) -> None:
+        if frame is not None:
+            self._seen[place_of(frame)] += 1
+
+
+def place_of(innermost: FrameType) -> str:
+    """Return the innermost line of our own that a thread is in, or else the innermost of all."""
+    frame: FrameType | None = innermost
+    while frame is not None and not frame.f_code.co_filename.startswith(OWN):
+        frame = frame.f_back
+    frame = innermost if frame is None else frame
+    path = Path(frame.f_code.co_filename)
+    return f"{'/'.join(path.parts[-2:])}:{frame.f_lineno} {frame.f_code.co_name}"
 
 
 class TimedApplication(QtWidgets.QApplication):
@@ -42,6 +87,7 @@ class TimedApplication(QtWidgets.QApplication):
         self.stage = ""
         self.pieces: list[Piece] = []
         self._depth = 0
+        self.places = Places()
 
     def notify(self, receiver: QtCore.QObject, event: QtCore.QEvent) -> bool:
         """Deliver an event, and keep how long that took."""
@@ -49,6 +95,7 @@ class TimedApplication(QtWidgets.QApplication):
             return super().notify(receiver, event)
         self._depth += 1
         what = f"{event.type().name} to {type(receiver).__name__} {receiver.objectName()}".strip()
+        self.places.begin()
         began_s, wall_s = time.thread_time(), time.perf_counter()
         try:
             return super().notify(receiver, event)
@@ -56,7 +103,8 @@ class TimedApplication(QtWidgets.QApplication):
             self._depth -= 1
             took_ms = 1e3 * (time.thread_time() - began_s)
             if took_ms > 5:
-                self.pieces.append(Piece(took_ms, 1e3 * (time.perf_counter() - wall_s), self.stage, what))
+                took_wall_ms = 1e3 * (time.perf_counter() - wall_s)
+                self.pieces.append(Piece(took_ms, took_wall_ms, self.stage, what, self.places.told()))
 
 
 def day(folder: Path) -> tuple[list[Piece], dict[str, object]]:
@@ -77,6 +125,7 @@ def day(folder: Path) -> tuple[list[Piece], dict[str, object]]:
     made = full_run.run(window, folder)
     app.stage = "the end"
     window.close()
+    app.places.end()
     return sorted(app.pieces, reverse=True), made
 
 
@@ -92,6 +141,8 @@ def main() -> None:
     print(f"{'thread ms':>10}{'wall ms':>10}  ")
     for piece in pieces[:MOST]:
         print(f"{piece.thread_ms:10.1f}{piece.wall_ms:10.1f}  {piece.stage}: {piece.what}")
+        if piece.thread_ms > AIM_MS:
+            print(f"{'':22}{piece.places}")
     print(figures(pieces), made)
 
 

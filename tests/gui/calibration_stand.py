@@ -45,8 +45,6 @@ class Attended:
         While it is not set, no frame comes: a test that wants to look in the middle clears it.
     is_held_when_lit : bool
         Frames under the beam do not come, until somebody aborts.
-    held_behind : str
-        Frames behind this sample do not come, until somebody aborts.
     breaks_at : int
         The frame, counted from now on, at which the cable is pulled; 0: never.
     n_aborts : int
@@ -60,7 +58,6 @@ class Attended:
         self.is_held = threading.Event()
         self.is_held.set()
         self.is_held_when_lit = False
-        self.held_behind = ""
         self.breaks_at = 0
         self.n_aborts = 0
         self.pose = Pose()
@@ -95,12 +92,12 @@ class Attended:
 
     def abort(self) -> None:
         self.n_aborts += 1
-        self.is_held_when_lit, self.held_behind = False, ""
+        self.is_held_when_lit = False
         self.is_held.set()
 
     def frames(self, n_frames: int, exposure_s: float) -> Iterator[Frame | Lost]:
         for item in super().frames(n_frames, exposure_s):  # pyright: ignore[reportAttributeAccessIssue]
-            if (self.is_held_when_lit and self.is_lit) or (self.held_behind and self.sample == self.held_behind):
+            if self.is_held_when_lit and self.is_lit:
                 self.is_held.clear()
             self.is_held.wait(20)
             if self.breaks_at:

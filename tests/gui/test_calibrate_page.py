@@ -12,8 +12,7 @@ from pytestqt.qtbot import QtBot
 
 from calibration import store
 from calibration.store import Calibration
-from gui.calibrate.bench import HISTORY, NOW, RESULT, Bench
-from gui.calibrate.page import CalibratePage
+from gui.calibrate.page import HISTORY, NOW, RESULT, CalibratePage
 from gui.calibrate.sequence import Standing
 from gui.rig import Rig
 from gui.session import Session
@@ -24,19 +23,19 @@ LEFT = QtCore.Qt.MouseButton.LeftButton
 
 
 class Desktop:
-    """A bench that beats as the window lets it."""
+    """A page that beats as the window lets it."""
 
     def __init__(self, qtbot: QtBot, session: Session, stand: Attended) -> None:
         self.qtbot, self.session, self.stand = qtbot, session, stand
-        self.bench = Bench(session)
-        qtbot.addWidget(self.bench)
-        self.bench.resize(1200, 760)
-        self.bench.show()
+        self.page = CalibratePage(session)
+        qtbot.addWidget(self.page)
+        self.page.resize(1200, 760)
+        self.page.show()
         self.beat()
 
     def beat(self) -> None:
         self.session.beat()
-        self.bench.refresh()
+        self.page.refresh()
 
     def until(self, condition, timeout_ms: int = 20_000) -> None:
         def look() -> bool:
@@ -51,15 +50,15 @@ class Desktop:
         self.qtbot.mouseClick(button, LEFT)
 
     def run(self, step: str) -> None:
-        self.bench.steps.choose(step)
-        self.click(self.bench.run_one)
+        self.page.steps.choose(step)
+        self.click(self.page.run_one)
 
     def run_to_end(self, step: str) -> None:
         self.run(step)
-        self.until(lambda: self.bench.desk.job is None and self.session.job("instrument") is None)
+        self.until(lambda: self.page.desk.job is None and self.session.job("instrument") is None)
 
     def standing(self, step: str) -> Standing:
-        return next(view.standing for view in self.bench.desk.steps if view.name == step)
+        return next(view.standing for view in self.page.desk.steps if view.name == step)
 
 
 @pytest.fixture
@@ -90,24 +89,17 @@ def in_use(desktop: Desktop) -> Calibration:
 
 def test_without_an_instrument_every_button_says_why(qtbot: QtBot, session: Session) -> None:
     desktop = Desktop(qtbot, session, Stand())
-    for button in (desktop.bench.run_one, desktop.bench.run_all, *desktop.bench.result.buttons):
+    for button in (desktop.page.run_one, desktop.page.run_all, *desktop.page.result.buttons):
         assert not button.isEnabled()
         assert "Not now: " in button.toolTip()
-    assert "No instrument is connected" in desktop.bench.run_one.toolTip()
-    assert "No calibration in use" in desktop.bench.in_use.text()
+    assert "No instrument is connected" in desktop.page.run_one.toolTip()
+    assert "No calibration in use" in desktop.page.in_use.text()
 
 
-def test_the_page_loads_in_the_background_and_remembers(qtbot: QtBot, session: Session) -> None:
+def test_the_page_remembers(qtbot: QtBot, session: Session) -> None:
     page = CalibratePage(session)
     qtbot.addWidget(page)
     page.restore({"step": "materials", "took_s": {"energy": 90.0, "nonsense": 1.0}, "tab": HISTORY, "sizes": "odd"})
-    page.show()
-
-    def is_there() -> bool:
-        page.refresh()
-        return page.bench is not None
-
-    qtbot.waitUntil(is_there, timeout=20_000)
     saved = page.save()
     assert saved["step"] == "materials"
     assert saved["tab"] == HISTORY
@@ -119,16 +111,16 @@ def test_a_step_runs_is_shown_and_accepted_into_a_file_of_its_own(connected: Des
     desktop.stand.is_held.clear()
     desktop.run("pixels")
     desktop.until(lambda: desktop.standing("pixels") is Standing.RUNNING)
-    assert desktop.bench.tabs.currentIndex() == NOW
-    assert "is running" in desktop.bench.run_one.toolTip()
+    assert desktop.page.tabs.currentIndex() == NOW
+    assert "is running" in desktop.page.run_one.toolTip()
     desktop.stand.is_held.set()
-    desktop.until(lambda: desktop.bench.desk.candidate is not None)
-    assert desktop.bench.tabs.currentIndex() == RESULT
+    desktop.until(lambda: desktop.page.desk.candidate is not None)
+    assert desktop.page.tabs.currentIndex() == RESULT
     assert in_use(desktop) is before
     assert desktop.standing("pixels") is Standing.NEW
-    desktop.until(lambda: "Pixels that are not good, and why" in desktop.bench.result.panels.titles)
-    assert desktop.bench.live.titles, "something was drawn while it ran"
-    desktop.click(desktop.bench.result.accept)
+    desktop.until(lambda: "Pixels that are not good, and why" in desktop.page.result.panels.titles)
+    assert desktop.page.live.titles, "something was drawn while it ran"
+    desktop.click(desktop.page.result.accept)
     desktop.until(lambda: in_use(desktop) is not before)
     path = desktop.session.state.calibration_path
     assert path is not None
@@ -143,46 +135,43 @@ def test_a_named_file_is_backed_up_before_it_is_overwritten(connected: Desktop) 
     desktop, before = connected, in_use(connected)
     desktop.run_to_end("pixels")
     path = desktop.session.state.folder / "mine.h5"
-    desktop.bench.result.save(path)
+    desktop.page.result.save(path)
     desktop.until(lambda: in_use(desktop) is not before)
     assert desktop.session.state.calibration_path == path
     (copy,) = desktop.session.state.folder.glob("mine.h5.bak-*")
     assert store.load(copy).identity == before.identity
     assert store.load(path).identity == in_use(desktop).identity != before.identity
-    desktop.bench.tabs.setCurrentIndex(HISTORY)
-    desktop.until(lambda: set(desktop.bench.history.names()) == {"mine.h5", copy.name})
+    desktop.page.tabs.setCurrentIndex(HISTORY)
+    desktop.until(lambda: set(desktop.page.history.names()) == {"mine.h5", copy.name})
 
 
 def test_what_cannot_be_saved_goes_on_waiting_and_can_be_accepted_elsewhere(connected: Desktop) -> None:
     desktop, before = connected, in_use(connected)
     desktop.run_to_end("pixels")
-    found = desktop.bench.desk.candidate
+    found = desktop.page.desk.candidate
     folder = desktop.session.state.folder
-    desktop.bench.result.save(folder / "is" / "not" / "there.h5")
-    assert not desktop.bench.result.accept.isEnabled() or "being saved" in desktop.bench.result._why_no_candidate()
+    desktop.page.result.save(folder / "is" / "not" / "there.h5")
+    assert not desktop.page.result.accept.isEnabled() or "being saved" in desktop.page.result._why_no_candidate()
     desktop.until(lambda: desktop.session.failures)
     assert desktop.session.failures.pop().title == "Saving there.h5"
     assert in_use(desktop) is before
-    assert desktop.bench.desk.candidate is found
-    desktop.click(desktop.bench.result.accept)
+    assert desktop.page.desk.candidate is found
+    desktop.click(desktop.page.result.accept)
     desktop.until(lambda: desktop.session.state.calibration is found)
-    assert desktop.bench.desk.candidate is None
+    assert desktop.page.desk.candidate is None
 
 
 def test_what_waits_when_the_window_closes_is_kept_under_a_name_that_says_so(connected: Desktop) -> None:
     desktop = connected
     desktop.run_to_end("pixels")
-    page = CalibratePage(desktop.session)
-    desktop.qtbot.addWidget(page)
-    page.bench = desktop.bench
-    page.end()
+    desktop.page.end()
     (kept,) = desktop.session.state.folder.glob("calibration-*-not-accepted.h5")
-    assert desktop.bench.desk.candidate is not None
-    assert store.load(kept).identity == desktop.bench.desk.candidate.identity
+    assert desktop.page.desk.candidate is not None
+    assert store.load(kept).identity == desktop.page.desk.candidate.identity
 
 
 def test_plates_that_cannot_teach_are_refused_before_they_are_measured(connected: Desktop) -> None:
-    desk = connected.bench.desk
+    desk = connected.page.desk
     desk.edit("calibration.wedge.material", "aluminium")
     assert not [why for why in (desk.why_not_run("wedge"),) if "plates" in why], "four plates are enough"
     desk.edit("calibration.wedge.plates", "pmma-5, pmma-10, aluminium-1")
@@ -193,13 +182,13 @@ def test_plates_that_cannot_teach_are_refused_before_they_are_measured(connected
 def test_what_is_discarded_changes_nothing_and_can_be_brought_back(connected: Desktop) -> None:
     desktop, before = connected, in_use(connected)
     desktop.run_to_end("pixels")
-    found = desktop.bench.desk.candidate
-    desktop.click(desktop.bench.result.discard)
+    found = desktop.page.desk.candidate
+    desktop.click(desktop.page.result.discard)
     assert in_use(desktop) is before
-    assert desktop.bench.desk.candidate is None
+    assert desktop.page.desk.candidate is None
     assert desktop.standing("pixels") is Standing.NOT_DONE
-    desktop.click(desktop.bench.result.bring_back)
-    assert desktop.bench.desk.candidate is found
+    desktop.click(desktop.page.result.bring_back)
+    assert desktop.page.desk.candidate is found
 
 
 def test_abort_leaves_the_beam_off_the_calibration_as_it_was_and_the_chip_usable(connected: Desktop) -> None:
@@ -207,30 +196,30 @@ def test_abort_leaves_the_beam_off_the_calibration_as_it_was_and_the_chip_usable
     desktop.stand.is_held_when_lit = True
     desktop.run("pixels")
     desktop.until(lambda: desktop.stand.is_lit and not desktop.stand.is_held.is_set())
-    job = desktop.bench.desk.job
+    job = desktop.page.desk.job
     assert job is not None
     job.abort()
-    desktop.until(lambda: desktop.bench.desk.job is None and desktop.session.job("instrument") is None)
+    desktop.until(lambda: desktop.page.desk.job is None and desktop.session.job("instrument") is None)
     assert desktop.stand.n_aborts >= 1
     assert not desktop.stand.is_lit
     assert in_use(desktop) is before
-    assert desktop.bench.desk.candidate is None
+    assert desktop.page.desk.candidate is None
     assert not desktop.session.failures
     assert desktop.standing("pixels") is Standing.STOPPED
     desktop.run_to_end("pixels")
-    assert desktop.bench.desk.candidate is not None
+    assert desktop.page.desk.candidate is not None
     assert desktop.standing("pixels") is Standing.NEW
 
 
 def test_a_step_that_fails_says_why_and_keeps_what_was_done_before(connected: Desktop) -> None:
     desktop = connected
     desktop.run_to_end("pixels")
-    found = desktop.bench.desk.candidate
+    found = desktop.page.desk.candidate
     desktop.stand.lose_every = 1
     desktop.run_to_end("materials")
     assert desktop.standing("materials") is Standing.FAILED
-    assert "stayed lost" in next(view.words for view in desktop.bench.desk.steps if view.name == "materials")
-    assert desktop.bench.desk.candidate is found
+    assert "stayed lost" in next(view.words for view in desktop.page.desk.steps if view.name == "materials")
+    assert desktop.page.desk.candidate is found
     assert desktop.session.failures[0].title == "Materials"
     assert not desktop.stand.is_lit
 
@@ -238,37 +227,37 @@ def test_a_step_that_fails_says_why_and_keeps_what_was_done_before(connected: De
 def test_stop_ends_after_the_step_that_runs(connected: Desktop) -> None:
     desktop = connected
     desktop.stand.is_held.clear()
-    desktop.bench.desk.run(["pixels", "materials"])
-    desktop.until(lambda: desktop.bench.desk.running == "pixels")
-    job = desktop.bench.desk.job
+    desktop.page.desk.run(["pixels", "materials"])
+    desktop.until(lambda: desktop.page.desk.running == "pixels")
+    job = desktop.page.desk.job
     assert job is not None
     job.stop()
     desktop.stand.is_held.set()
-    desktop.until(lambda: desktop.bench.desk.candidate is not None)
+    desktop.until(lambda: desktop.page.desk.candidate is not None)
     assert desktop.standing("pixels") is Standing.NEW
     assert desktop.standing("materials") is Standing.NOT_DONE
-    assert desktop.bench.desk.took_s.keys() == {"pixels"}
+    assert desktop.page.desk.took_s.keys() == {"pixels"}
 
 
 def test_options_are_checked_as_typed_and_can_be_undone(connected: Desktop) -> None:
     desktop = connected
-    desktop.bench.steps.choose("pixels")
-    field = desktop.bench.details.fields["calibration.n_dark_frames"]
+    desktop.page.steps.choose("pixels")
+    field = desktop.page.details.fields["calibration.n_dark_frames"]
     field.line.selectAll()
     desktop.qtbot.keyClicks(field.line, "0")
     assert "n_dark_frames is 0" in field.wrong
     assert desktop.session.state.plan is PLAN
     desktop.beat()
-    assert "an option is not right" in desktop.bench.run_one.toolTip()
+    assert "an option is not right" in desktop.page.run_one.toolTip()
     field.line.selectAll()
     desktop.qtbot.keyClicks(field.line, "7")
     assert not field.wrong
     assert desktop.session.state.plan.calibration.n_dark_frames == 7
-    desktop.bench.details.refresh()
-    desktop.click(desktop.bench.details.undo)
+    desktop.page.details.refresh()
+    desktop.click(desktop.page.details.undo)
     assert desktop.session.state.plan == PLAN
     assert field.line.text() == "3"
-    desktop.click(desktop.bench.details.redo)
+    desktop.click(desktop.page.details.redo)
     assert desktop.session.state.plan.calibration.n_dark_frames == 7
 
 
@@ -279,46 +268,46 @@ def test_a_calibration_of_other_conditions_is_refused_unless_forced(connected: D
     desktop.run_to_end("pixels")
     assert desktop.standing("pixels") is Standing.FAILED
     desktop.session.failures.clear()
-    desktop.qtbot.mouseClick(desktop.bench.forced, LEFT, pos=QtCore.QPoint(8, desktop.bench.forced.height() // 2))
-    assert desktop.bench.desk.is_forced
+    desktop.qtbot.mouseClick(desktop.page.forced, LEFT, pos=QtCore.QPoint(8, desktop.page.forced.height() // 2))
+    assert desktop.page.desk.is_forced
     desktop.run_to_end("pixels")
-    found = desktop.bench.desk.candidate
+    found = desktop.page.desk.candidate
     assert found is not None
     assert found.history[-1].is_forced
 
 
 def test_the_history_lists_compares_notes_and_uses(connected: Desktop) -> None:
-    desktop, bench, folder = connected, connected.bench, connected.session.state.folder
+    desktop, page, folder = connected, connected.page, connected.session.state.folder
     other = replace(begun(seed=3), history=(record("equalise", "2026-05-01T00:00:00+00:00"),))
     foreign = replace(begun(seed=4), gain="LGM", history=(record("equalise", "2025-05-01T00:00:00+00:00"),))
     store.save(other, folder / "other.h5")
     store.save(foreign, folder / "foreign.h5")
-    bench.tabs.setCurrentIndex(HISTORY)
-    desktop.until(lambda: bench.history.names() == ["other.h5", "mine.h5", "foreign.h5"])
-    items = [bench.history.list.topLevelItem(n) for n in range(3)]
+    page.tabs.setCurrentIndex(HISTORY)
+    desktop.until(lambda: page.history.names() == ["other.h5", "mine.h5", "foreign.h5"])
+    items = [page.history.list.topLevelItem(n) for n in range(3)]
     assert "in use" in items[1].text(1)  # pyright: ignore[reportOptionalMemberAccess]
-    desktop.until(lambda: bench.history.rows.rowCount() > 5)
-    desktop.until(lambda: "Pixels not used" in bench.history.panels.titles)
-    bench.history.note.setText("cold")
-    desktop.qtbot.keyClick(bench.history.note, QtCore.Qt.Key.Key_Return)
-    desktop.until(lambda: bench.history.entries[0].note == "cold")
-    desktop.click(bench.history.use)
+    desktop.until(lambda: page.history.rows.rowCount() > 5)
+    desktop.until(lambda: "Pixels not used" in page.history.panels.titles)
+    page.history.note.setText("cold")
+    desktop.qtbot.keyClick(page.history.note, QtCore.Qt.Key.Key_Return)
+    desktop.until(lambda: page.history.entries[0].note == "cold")
+    desktop.click(page.history.use)
     assert in_use(desktop).identity == other.identity
     assert desktop.session.state.calibration_path == folder / "other.h5"
-    bench.history.open_file(folder / "mine.h5")
+    page.history.open_file(folder / "mine.h5")
     desktop.until(lambda: desktop.session.state.calibration_path == folder / "mine.h5")
 
 
 def test_a_calibration_of_another_gain_is_marked_in_the_history(connected: Desktop) -> None:
-    desktop, bench = connected, connected.bench
+    desktop, page = connected, connected.page
     store.save(replace(begun(seed=4), gain="LGM"), desktop.session.state.folder / "foreign.h5")
-    bench.tabs.setCurrentIndex(HISTORY)
-    desktop.until(lambda: "foreign.h5" in bench.history.names())
+    page.tabs.setCurrentIndex(HISTORY)
+    desktop.until(lambda: "foreign.h5" in page.history.names())
     marked = {}
     for n in range(2):
-        item = bench.history.list.topLevelItem(n)
+        item = page.history.list.topLevelItem(n)
         assert item is not None
-        marked[bench.history.entries[n].path.name] = (item.text(2), item.toolTip(2))
+        marked[page.history.entries[n].path.name] = (item.text(2), item.toolTip(2))
     assert "other conditions" not in marked["mine.h5"][0]
     assert "other conditions" in marked["foreign.h5"][0]
     assert "gain LGM, now HGM" in marked["foreign.h5"][1]

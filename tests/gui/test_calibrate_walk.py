@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pytestqt.qtbot import QtBot
 
-from gui.calibrate.bench import NOW, RESULT
+from gui.calibrate.page import NOW, RESULT
 from gui.calibrate.sequence import Standing
 from gui.rig import Rig
 from gui.session import Session
@@ -46,7 +46,7 @@ def test_the_steps_under_the_beam_show_what_they_measure_and_find(
     qtbot: QtBot, tmp_path: Path, desktops: list[Desktop]
 ) -> None:
     desktop = seat(qtbot, tmp_path, LightStand(), desktops)
-    bench = desktop.bench
+    page = desktop.page
     for step, plots, results in (
         ("count-rate", {COUNTED, "Lost so far"}, {"Lost", "Dead time of every pixel"}),
         ("geometry", {"Newest view, threshold 1", PATHS, "Residuals"}, {"The axis of rotation on the detector"}),
@@ -57,28 +57,24 @@ def test_the_steps_under_the_beam_show_what_they_measure_and_find(
 
         def is_over() -> bool:
             nonlocal n_looks
-            n_looks += bench.tabs.currentIndex() == NOW and len(bench.live.titles) > 1
+            n_looks += page.tabs.currentIndex() == NOW and len(page.live.titles) > 1
             return desktop.session.job("instrument") is None
 
         desktop.until(is_over)
         assert not desktop.session.failures
         assert n_looks, "nothing was drawn while it ran"
         assert desktop.standing(step) is Standing.NEW
-        assert bench.tabs.currentIndex() == RESULT
-        desktop.until(lambda results=results: results <= set(bench.result.panels.titles))
-        bench.tabs.setCurrentIndex(NOW)
-        desktop.until(lambda plots=plots: plots <= set(bench.live.titles))
-    # the response ends with a fit of seconds: it is broken off behind the last of the plates that it holds back
-    desktop.stand.held_behind = LIGHT_PLAN.calibration.response.checks[-1]
+        assert page.tabs.currentIndex() == RESULT
+        desktop.until(lambda results=results: results <= set(page.result.panels.titles))
+        page.tabs.setCurrentIndex(NOW)
+        desktop.until(lambda plots=plots: plots <= set(page.live.titles))
+    # the response ends with a fit of seconds, in which it is broken off
     desktop.run("response")
-
-    def has_plates() -> bool:
-        return "Behind the plates, so far" in bench.live.titles
-
-    desktop.until(has_plates)
-    assert "S-curves of the sources, threshold 1" in bench.live.titles
-    job = bench.desk.job
+    job = page.desk.job
     assert job is not None
+    desktop.until(lambda: "fit of the response" in job.snapshot().stage)
+    desktop.until(lambda: "Behind the plates, so far" in page.live.titles or job.is_over)
+    assert "S-curves of the sources, threshold 1" in page.live.titles
     job.abort()
     desktop.until(lambda: desktop.session.job("instrument") is None)
     assert desktop.standing("response") is Standing.STOPPED
@@ -95,10 +91,10 @@ def test_a_cable_that_is_pulled_in_a_step_is_told_and_nothing_is_changed(
     stand.breaks_at = 6
     desktop.run_to_end(step)
     assert desktop.standing(step) is Standing.FAILED
-    assert "the board does not answer" in next(view.words for view in desktop.bench.desk.steps if view.name == step)
+    assert "the board does not answer" in next(view.words for view in desktop.page.desk.steps if view.name == step)
     assert [failure.hint for failure in desktop.session.failures] == ["check the cable"]
     assert not stand.is_lit
     assert in_use(desktop) is before
-    assert desktop.bench.desk.candidate is None
+    assert desktop.page.desk.candidate is None
     desktop.until(lambda: desktop.session.rig.snapshot().link is Link.READY)
-    assert not desktop.bench.desk.why_not_run(step)
+    assert not desktop.page.desk.why_not_run(step)

@@ -64,3 +64,31 @@ def test_a_job_with_a_good_end_has_two_and_its_end_is_told_until_the_next(qtbot:
     assert bar.end.text() == "written"
     bar.watch(Job("the next", work(go_on, 3)))
     assert bar.end.isHidden()
+
+
+def test_the_bar_is_painted_with_the_window_and_not_by_itself(qtbot: QtBot, bar: JobBar) -> None:
+    """By itself it would be painted at once, and all else that waits for it, in the middle of whatever goes on."""
+    go_on = threading.Event()
+    job = Job("a scan", work(go_on, 3)).start()
+    qtbot.waitUntil(lambda: job.snapshot().done == 1)
+    bar.show()
+    bar.watch(job)
+    qtbot.wait(1)
+    painted = Painted()
+    bar._bar.installEventFilter(painted)
+    go_on.set()
+    assert job.wait(20)
+    bar._show_far(2, 3, "views 2/3")
+    assert painted.n == 0
+    assert bar._bar.text() == "views 2/3"
+    qtbot.waitUntil(lambda: painted.n > 0)
+
+
+class Painted(QtCore.QObject):
+    """Counts how often a widget is painted."""
+
+    n = 0
+
+    def eventFilter(self, watched: QtCore.QObject, event: QtCore.QEvent) -> bool:
+        self.n += event.type() is QtCore.QEvent.Type.Paint
+        return super().eventFilter(watched, event)

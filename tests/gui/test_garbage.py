@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from gui.garbage import Collector
+from gui.garbage import MOST, OLDEST, Collector
 
 
 class Cycle:
@@ -53,6 +53,23 @@ def test_the_work_is_given_back() -> None:
 def test_nothing_is_collected_before_its_time() -> None:
     gc.collect()
     assert Collector().collect() is None
+
+
+def test_many_new_objects_are_looked_through_before_they_are_too_many_and_what_is_kept_is_lasting() -> None:
+    collector = Collector()
+    gc.enable()  # the fixture of this folder has it off
+    collector.begin()
+    try:
+        few = [[n] for n in range(MOST // 2)]
+        assert collector.collect() == 0
+        n_before = gc.get_freeze_count()
+        many = [[n] for n in range(MOST)]
+        assert collector.collect() == OLDEST
+        assert gc.get_freeze_count() >= n_before + len(few) + len(many)
+        assert collector.collect() is None
+    finally:
+        collector.end()
+        gc.disable()
 
 
 def test_what_was_loaded_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:

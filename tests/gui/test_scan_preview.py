@@ -287,8 +287,10 @@ def test_the_preview_of_a_run_agrees_with_its_reconstruction(tmp_path: Path) -> 
     bench = DiscBench(GEOMETRY, open_counts=OPEN_COUNTS)
     calibration = rough_calibration(PLAN, chip_id="W1")
     run(bench, calibration, tmp_path / "scan.h5", PLAN, on_item=watch.put)
-    previewer.close()
-    previewer.wait(60)
+    end_s = time.monotonic() + 60
+    while previewer.newest.version != watch.version:
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
     quick, quick_mm = previewer.newest.slice_per_mm, previewer.newest.voxel_mm
     assert quick is not None
     work = reconstruct_scan(tmp_path / "scan.h5")

@@ -7,13 +7,14 @@ import sys
 import threading
 from pathlib import Path
 
+import pyqtgraph as pg
 import pytest
 from pyqtgraph.console.repl_widget import ReplWidget
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 from pytestqt.qtbot import QtBot
 
 from acquisition.plan import Plan, plan_to_toml
-from gui import theme
+from gui import menus, theme
 from gui.controls import hint
 from gui.log_panel import LogLines
 from gui.session import Session
@@ -163,6 +164,13 @@ def test_menus_of_plots_are_made_when_they_are_wanted(window: Window) -> None:
     texts = [action.text() for action in view.getMenu(None).actions()]
     assert "View All" in texts
     assert view.menu.made is not None
+
+
+def test_a_view_that_shall_have_no_menu_makes_none(window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(menus, "_Menu", lambda view: made.append(view))
+    pg.ViewBox().setMenuEnabled(False)
+    assert not made
 
 
 def test_nothing_heavy_is_loaded_before_the_window_is_there() -> None:
