@@ -183,7 +183,7 @@ def decompose(
         typer.Option(
             min=0,
             help="Of the noise, for the error maps of iterated volumes; each takes as long as the volume. "
-            "0: no error maps. Default: 2.",
+            "2 or more; 0: no error maps. Default: 2.",
             rich_help_panel=SCANS,
         ),
     ] = None,

@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from firmware_iface.errors import BadFile, WrongUsage
 from reconstruction import active_sets, backend
+from reconstruction.kernels import noise_cpu
 from reconstruction.kernels.threads import in_threads
 
 CM_PER_MM = 0.1
@@ -332,32 +333,32 @@ def bin_covariance(values: NDArray[np.floating]) -> NDArray[np.float64]:
     if values.ndim < 3 or values.shape[-1] < 3:
         raise WrongUsage(f"the noise of values of shape {values.shape} cannot be told; allowed: images of 3 columns up")
     apart = min(SHARED_VOXELS, (values.shape[-1] - 1) // 2)
-    is_number: NDArray[np.bool_] = np.all(np.isfinite(values), axis=0)
-    if not is_number.all():
-        values = np.where(is_number, values, 0)
-    is_number = is_number[..., : -2 * apart] & is_number[..., apart:-apart] & is_number[..., 2 * apart :]
-    second = values[..., : -2 * apart] - 2.0 * values[..., apart:-apart] + values[..., 2 * apart :]
-    second /= np.sqrt(6.0)  # the variance of a - 2 b + c is six times that of one voxel
+    lines = values.reshape(len(values), -1, values.shape[-1])
+    mean = np.empty(lines.shape[1:])
+    is_measured = np.empty((len(mean), values.shape[-1] - 2 * apart), bool)
+    n_silent = noise_cpu.survey(lines, apart, mean, is_measured)
     slope = ndimage.gaussian_gradient_magnitude(
-        values.mean(axis=0, dtype=np.float64), EDGE_SCALE_VOXELS, mode="nearest"
-    )[..., apart:-apart]
-    is_measured = np.any(second != 0, axis=0) & is_number  # outside the field of view all bins are 0
+        mean.reshape([length for length in values.shape[1:] if length > 1]), EDGE_SCALE_VOXELS, mode="nearest"
+    ).reshape(mean.shape)[:, apart:-apart]
     is_flat = is_measured & (slope <= np.quantile(slope[is_measured], FLAT_FRACTION) if is_measured.any() else False)
-    n_silent = np.count_nonzero(values[..., apart:-apart].any(axis=0) & is_number & ~is_measured)
-    if is_flat.sum() < 2 * len(values) or n_silent > np.count_nonzero(is_measured):
+    line, column = np.nonzero(is_flat)
+    if len(line) < 2 * len(values) or n_silent > np.count_nonzero(is_measured):
         raise WrongUsage(
-            f"only {int(is_flat.sum())} voxels show noise; allowed: at least {2 * len(values)}, and more than do not",
+            f"only {len(line)} voxels show noise; allowed: at least {2 * len(values)}, and more than do not",
             hint="what is without noise is not to be weighed by it, nor rid of it: decompose it --unweighted",
         )
-    differences = _without_edges(second[:, is_flat].astype(np.float64))
+    differences = np.empty((len(values), len(line)))
+    noise_cpu.differences(lines, apart, line, column, differences)
+    differences = _without_edges(differences)
     return differences @ differences.T / differences.shape[1]
 
 
 def _without_edges(differences: NDArray[np.float64]) -> NDArray[np.float64]:
     """Leave out what is no noise, (n_bins, n): a few edges among flat voxels would outweigh all of it."""
-    sigma, kept = MAD_TO_SIGMA * np.median(np.abs(differences), axis=1), differences
+    middle = differences.shape[1] // 2
+    sigma = MAD_TO_SIGMA * np.partition(np.abs(differences), middle, axis=1)[:, middle]
+    is_kept, squares = np.empty(differences.shape[1], bool), np.empty(len(differences))
     for _ in range(CLIPPING_ROUNDS):  # noise is not the same everywhere: what is kept tells how far it goes
-        furthest = np.where(sigma > 0, EDGE_SIGMAS * sigma, np.inf)
-        kept = differences[:, (np.abs(differences) <= furthest[:, None]).all(axis=0)]
-        sigma = np.sqrt(np.mean(kept**2, axis=1))
-    return kept
+        noise_cpu.clip(differences, np.where(sigma > 0, EDGE_SIGMAS * sigma, np.inf), is_kept, squares)
+        sigma = np.sqrt(squares / np.count_nonzero(is_kept))
+    return differences[:, is_kept]

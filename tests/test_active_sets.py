@@ -126,3 +126,23 @@ def test_a_device_finds_the_same(monkeypatch, options):
     assert isinstance(there, stand_in_cupy.DeviceArray)
     assert not stand_in_cupy.brought
     np.testing.assert_allclose(there.values, decompose(bins, matrix, **options), atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_sub_problem_is_judged_as_scipy_solves_it(n):
+    matrix, data = problem(11, n, count=60)
+    chi_square, n_free = np.empty((1, 60)), np.empty((1, 60), np.int8)
+    active_sets_cpu.judge(
+        matrix.T @ data,
+        (data**2).sum(axis=0),
+        np.array([n]),
+        np.arange(n)[None],
+        Supports.non_negative(matrix).slopes[None],
+        np.array([[0.0, np.inf]]),
+        chi_square,
+        n_free,
+    )
+    solved = [nnls(matrix, column) for column in data.T]
+    np.testing.assert_allclose(chi_square[0], [residual**2 for _, residual in solved], rtol=1e-9)
+    np.testing.assert_array_equal(n_free[0], [np.count_nonzero(solution) for solution, _ in solved])
+    assert len(set(n_free[0])) == n + 1

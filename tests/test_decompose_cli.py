@@ -21,6 +21,8 @@ from reconstruction.spectral.effective import effective_attenuation
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.volume import load_volume, save_volume
 from tests.test_picture import calibration
+from tests.test_pipeline import calibration as calibration_of_scan
+from tests.test_pipeline import run, write_scan
 from tests.test_vials import ENERGIES_KEV, PHANTOM, PLACES, scanned
 
 MATERIALS = ("water", "iodine", "gadolinium", "hydroxyapatite")
@@ -32,6 +34,9 @@ class PlainConsole:
 
     def picture(self, file):
         return file.with_suffix(".png")
+
+    def track(self, work):
+        return run(work)
 
 
 def command(*arguments: object) -> str:
@@ -247,3 +252,40 @@ def test_a_material_without_a_density_cannot_have_fractions():
     strange = replace(basis(), materials=("water", "iodine", "gadolinium", "unheard of"))
     with pytest.raises(WrongUsage, match="the density of unheard of is not known"):
         decompose_volume(scanned(noise_per_mm=1e-3), strange, densities_g_cm3={})
+
+
+@pytest.fixture(scope="module")
+def scan_and_response(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("counts")
+    known = folder / "calibration.h5"
+    save(replace(calibration_of_scan(), response=response()), known)
+    return write_scan(folder / "scan.h5"), known
+
+
+@pytest.mark.parametrize(
+    ("tier", "prior", "n_draws", "is_sharing"),
+    [
+        ("projection", "none", None, True),
+        ("projection", "tv", 2, False),
+        ("projection", "tnv", 0, True),
+        ("onestep", "huber", 2, True),
+        ("onestep", "none", 0, False),
+    ],
+)
+def test_counts_become_materials_with_error_maps_beside(scan_and_response, tmp_path, tier, prior, n_draws, is_sharing):
+    scan, known = scan_and_response
+    options = ["--calibration", known, "--tier", tier, "--prior", prior, "--materials", "water,I", "--preview"]
+    options += [] if (tier, prior) == ("projection", "none") else ["--iterations", 2]
+    options += [] if n_draws is None else ["--draws", n_draws]
+    options += ["--sharing"] if is_sharing else []
+    told = json.loads(command(scan, *options, "-o", tmp_path / "m.h5", "--json"))
+    found = load_volume(tmp_path / "m.h5")
+    assert found.channels == ("water", "I")
+    assert any("charge sharing" in step for step in found.provenance.steps) == is_sharing
+    assert (told["sigma"] is None) == (n_draws == 0)
+    assert (tmp_path / "m-sigma.h5").exists() == (n_draws != 0)
+    if n_draws != 0:
+        sigma = load_volume(tmp_path / "m-sigma.h5")
+        assert (sigma.channels, sigma.unit, sigma.grid) == (found.channels, found.unit, found.grid)
+        assert (sigma.values >= 0).all()
+        assert all(error > 0 for error in told["median_sigma_mg_ml"].values())

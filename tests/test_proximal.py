@@ -108,6 +108,14 @@ def test_proximal_gradient_descent_never_rises(problem) -> None:
     assert with_momentum.objective <= objectives[-1]
 
 
+def test_too_few_inner_steps_become_more_until_the_minimum_is_met(problem) -> None:
+    A, b, _ = problem
+    strong = TotalVariation(strength_per_mm=0.1)
+    least = whole(A, b, strong, n_iterations=1000, n_prox_iterations=100).objective
+    found = last(fista(A, b, strong, n_subsets=1, n_iterations=200, n_prox_iterations=1))
+    assert found.objective == pytest.approx(least, rel=1e-7)
+
+
 def test_subsets_are_faster_at_first_and_end_where_one_ends(problem) -> None:
     A, b, weights = problem
     minimum = whole(A, b, TV, weights=weights)

@@ -174,7 +174,10 @@ def _agreement(a: Assessment) -> str:
     )  # fmt: skip
     head = ("material", "bias, mg/mL", "lower limit", "upper limit", "error of a limit", "vials")
     return (
-        soft("Measured less true over the mean of both (Bland and Altman): bias, and limits that hold 95 %.")
+        soft(
+            "Measured less true over the mean of both (Bland and Altman): bias, and limits that hold 95 %; grey: the "
+            "error of a limit."
+        )
         + svg(material_plots.agreement_figure(f), "Differences between measured and true concentrations")
         + table(head, rows)
     )

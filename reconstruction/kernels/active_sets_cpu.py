@@ -108,7 +108,7 @@ def solve(
 @njit(cache=True, nogil=True)
 def _sub_problem(h, square, n, slopes, offsets, lowest, highest, values):  # noqa: ANN001, ANN202
     """Solve one sub-problem: write its unknowns, return chi square and how many lie on no bound."""
-    if lowest > 0 or highest < np.inf:
+    if n == 1:
         values[0] = min(max(h[0], lowest), highest)
         free = 1 if lowest < h[0] < highest else 0
         return max(square - (2 * h[0] - values[0]) * values[0], 0.0), free
@@ -122,6 +122,33 @@ def _sub_problem(h, square, n, slopes, offsets, lowest, highest, values):  # noq
             else:
                 values[k] = 0.0
     return max(square - explained, 0.0), n_free
+
+
+@njit(cache=True, nogil=True)
+def _judge_one(h, squares, lowest, highest, chi_square, n_free):  # noqa: ANN001, ANN202
+    """Judge a sub-problem of one unknown, whose column has norm 1, for all data."""
+    for i in range(len(squares)):
+        value = min(max(h[i], lowest), highest)
+        chi_square[i] = max(squares[i] - (2 * h[i] - value) * value, 0.0)
+        n_free[i] = 1 if lowest < h[i] < highest else 0
+
+
+@njit(cache=True, nogil=True)
+def _judge_two(h, other_h, squares, slopes, chi_square, n_free):  # noqa: ANN001, ANN202
+    """Judge a sub-problem of two unknowns for all data: both are free, or the one alone that explains more.
+
+    All data go the same way, without branches, so that the compiler takes several at a time.
+    """
+    one, other = slopes[1, 0, 0], slopes[2, 1, 1]
+    (first, across), (back, second) = (slopes[3, 0, 0], slopes[3, 0, 1]), (slopes[3, 1, 0], slopes[3, 1, 1])
+    for i in range(len(squares)):
+        value = first * h[i] + across * other_h[i]
+        other_value = back * h[i] + second * other_h[i]
+        is_inside = (value >= 0) & (other_value >= 0)
+        alone = max(max(one * h[i], 0.0) * h[i], max(other * other_h[i], 0.0) * other_h[i])
+        explained = value * h[i] + other_value * other_h[i] if is_inside else alone
+        chi_square[i] = max(squares[i] - explained, 0.0)
+        n_free[i] = (value > 0) + (other_value > 0) if is_inside else (1 if alone > 0 else 0)
 
 
 @njit(cache=True, nogil=True)
@@ -149,7 +176,7 @@ def judge(
     slopes : (n_sub_problems, 2 ** largest, largest, largest) float64
         The table of each.
     bounds : (n_sub_problems, 2) float64
-        Lowest and highest value; other ones than 0 and infinity are for one unknown whose column has norm 1.
+        Lowest and highest value of one unknown alone, whose column has norm 1; 0 and infinity where there are more.
     chi_square, n_free : (n_sub_problems, n_problems)
     """
     largest = members.shape[1]
@@ -157,6 +184,13 @@ def judge(
     data, values = np.empty(largest), np.empty(largest)
     for s in range(len(sizes)):
         n = sizes[s]
+        if n == 1:
+            _judge_one(h[members[s, 0]], squares, bounds[s, 0], bounds[s, 1], chi_square[s], n_free[s])
+            continue
+        if n == 2:
+            one, other = h[members[s, 0]], h[members[s, 1]]
+            _judge_two(one, other, squares, slopes[s], chi_square[s], n_free[s])
+            continue
         for i in range(len(squares)):
             for k in range(n):
                 data[k] = h[members[s, k], i]
@@ -191,6 +225,19 @@ def solve_chosen(
         solution[:, i] = 0.0
         for k in range(sizes[s]):
             solution[members[s, k], i] = values[k]
+
+
+@njit(cache=True, nogil=True)
+def find_contested(labels: np.ndarray, places: np.ndarray, around: np.ndarray, is_contested: np.ndarray) -> None:
+    """Tell which places have a neighbour of another label; the arguments are those of `settle`."""
+    for i in range(len(places)):
+        own = labels[places[i]]
+        is_contested[i] = False
+        for j in range(len(around)):
+            neighbour = labels[places[i] + around[j]]
+            if neighbour >= 0 and neighbour != own:
+                is_contested[i] = True
+                break
 
 
 @njit(cache=True, nogil=True)

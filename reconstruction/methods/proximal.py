@@ -37,6 +37,10 @@ POWER_ITERATIONS = 3
 MARGIN = 1.05
 """What power iteration may lack of the largest curvature."""
 BACKTRACKING = 1.5
+RISEN = 1 + 1e-5
+"""An objective that rises by less has done so by rounding."""
+MOST_PRECISION = 16
+"""Times the inner steps that a prox begins with."""
 
 
 def data_curvature(A: Operator, weights: Array | None, like: Array) -> float:
@@ -88,7 +92,8 @@ def fista(
     n_subsets : int
         Parts of the views to begin with, each of which gives a step; an iteration goes through all.
     n_prox_iterations : int
-        Inner steps of every prox; its dual variable is kept from one to the next.
+        Inner steps of every prox to begin with; its dual variable is kept from one to the next. Where the objective
+        rises with one subset they were too few, since nothing else makes it: there will be twice as many.
     has_momentum : bool
         Without it, and with one subset, the objective never rises.
     has_restart : bool
@@ -104,8 +109,9 @@ def fista(
     scale = data_curvature(A, weights, x)
     prox = prior.prepare(x)
 
-    def denoise(out: Array, noisy: Array, curvature: float) -> None:
-        prox.prox(out, noisy, scale / curvature, n_iterations=n_prox_iterations, is_non_negative=is_non_negative)
+    def denoise(out: Array, noisy: Array, curvature: float, precision: int) -> None:
+        n_inner = n_prox_iterations * precision
+        prox.prox(out, noisy, scale / curvature, n_iterations=n_inner, is_non_negative=is_non_negative)
 
     yield from _descend(
         _Data(A, b, weights),
@@ -147,7 +153,7 @@ def plug_and_play(
     x = as_start(A, start, b)
     scale = data_curvature(A, weights, x)
 
-    def denoise(out: Array, noisy: Array, curvature: float) -> None:
+    def denoise(out: Array, noisy: Array, curvature: float, _precision: int) -> None:
         out[...] = denoiser(noisy, math.sqrt(scale / curvature))
         if is_non_negative:
             np.maximum(out, 0, out=out)
@@ -237,7 +243,7 @@ def pdhg(
 def _descend(
     data: _Data,
     x: Array,
-    denoise: Callable[[Array, Array, float], None],
+    denoise: Callable[[Array, Array, float, int], None],
     penalty: Callable[[Array], float] | None,
     *,
     n_iterations: int,
@@ -245,7 +251,10 @@ def _descend(
     momentum: _Momentum,
     is_start_zero: bool,
 ) -> Generator[Iterate, None, None]:
-    """Go down the data's gradient and denoise, in turns; through halved subsets where the objective has risen."""
+    """Go down the data's gradient and denoise, in turns; through halved subsets where the objective has risen.
+
+    Where it rises with one subset, the momentum begins anew and denoising is done more precisely.
+    """
     bound = MARGIN * largest_curvature(data.A, data.weights, x)
     xp = namespace(x)
     y, new, noisy = x.copy(), xp.empty_like(x), xp.empty_like(x)
@@ -254,10 +263,10 @@ def _descend(
         """Fill `new`; return how far to extrapolate from there."""
         xp.multiply(gradient, -share / bound, out=noisy)
         np.add(noisy, y, out=noisy)
-        denoise(new, noisy, bound)
+        denoise(new, noisy, bound, precision)
         return momentum.after(y, new, x)
 
-    number, lowest = 0, math.inf
+    number, lowest, precision = 0, math.inf, 1
     while n_subsets > 1 and number < n_iterations:
         number += 1
         residuals2 = 0.0
@@ -280,6 +289,7 @@ def _descend(
     seen = xp.zeros_like(data.b) if number == 0 and is_start_zero else whole.A.forward(x)
     y[...], y_seen = x, seen
     momentum.restart()
+    lowest = math.inf
     while number < n_iterations:
         number += 1
         gradient = whole.A.adjoint(_weighted(y_seen - data.b, data.weights))
@@ -293,7 +303,13 @@ def _descend(
         _extrapolate(y, new, x, ahead)
         y_seen = new_seen + ahead * (new_seen - seen)
         x[...], seen = new, new_seen
-        yield _iterate(number, x, whole.squares(seen - data.b), math.nan if penalty is None else penalty(x))
+        iterate = _iterate(number, x, whole.squares(seen - data.b), math.nan if penalty is None else penalty(x))
+        yield iterate
+        if iterate.objective > lowest * RISEN:
+            momentum.restart()
+            y[...], y_seen = x, seen
+            precision = min(2 * precision, MOST_PRECISION)
+        lowest = min(iterate.objective, lowest)
 
 
 class _Momentum:

@@ -38,15 +38,16 @@ PRIORS = (*STRENGTHS, RANK_SPARSE)
 N_ITERATIONS = 100
 USUAL: Mapping[str, float] = {
     "tv": 1.0,
-    "huber": 1.4,
-    "gibbs": 1.4,
+    "huber": 4.0,
+    "gibbs": 4.0,
     "vtv": 0.7,
     "tnv": 0.7,
     "dtv": 1.0,
     RANK_SPARSE: 1.5,
 }
 """Strengths when nobody says, in units of what `noise_covariance` finds: measured on filtered back-projections of two
-objects at two doses (`tests/benchmarks/strength.py`), but for huber and gibbs. That of rskr is its width in values."""
+objects at two doses (`tests/benchmarks/strength.py`), but for gibbs and dtv, which take those of their kin. That of
+rskr is its width in values."""
 BLOCKS, SMALLEST_ROW = (1, 2, 4), 16
 
 

@@ -474,9 +474,6 @@ def _settle(
 
 def _contested(labels: NDArray[np.int16], places: NDArray[np.int64], around: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the places with a neighbour of another label."""
-    own = labels[places]
-    is_contested = np.zeros(len(places), bool)
-    for step in around:
-        neighbour = labels[places + step]
-        is_contested |= (neighbour >= 0) & (neighbour != own)
+    is_contested = np.empty(len(places), bool)
+    active_sets_cpu.find_contested(labels, places, around, is_contested)
     return places[is_contested]
