@@ -1,7 +1,8 @@
 """The counts of a scan, with the bins of all its passes, and what these count behind materials.
 
-What they count is told by the response that was fitted to the detector; or, where none was, by the plates of the step
-wedge: a few exponentials per bin, for the materials that the plates are of.
+What they count is told by the response that was fitted to the detector, brought to what plates and cells let through;
+or, where none was fitted, by the plates of the step wedge: a few exponentials per bin, for the materials that the
+plates are of.
 
 # Ref: forward models of a few exponentials, fitted to plates: reference on spectral CT, section 2.
 """
@@ -23,6 +24,7 @@ from calibration.store import Calibration
 from firmware_iface.errors import CalibrationMissing, WrongUsage
 from reconstruction.projections import LineIntegrals, measure_line_integrals, places_of
 from reconstruction.scan_source import ScanSource, open_source
+from reconstruction.spectral.adjustment import adjusted, known_layers
 from reconstruction.spectral.model import SpectralModel
 from reconstruction.spectral.wedge import fitted_model
 
@@ -125,7 +127,7 @@ def read_rays(
     if model is None:
         model = PLATES if known and known.response is None and known.wedge is not None else RESPONSE
     if model == RESPONSE:
-        told, words = _by_response(sources, materials, known, knows_sharing=knows_sharing), ()
+        told, words = _by_response(sources, materials, known, knows_sharing=knows_sharing)
     elif model == PLATES:
         told, words = _by_plates(sources, materials, known, knows_sharing=knows_sharing)
     else:
@@ -143,7 +145,8 @@ def read_rays(
 
 def _by_response(
     sources: Sequence[ScanSource], materials: Sequence[str], calibration: Calibration | None, *, knows_sharing: bool
-) -> SpectralModel:
+) -> tuple[SpectralModel, tuple[str, ...]]:
+    """Return the model that the response makes, and what it was brought to."""
     response = calibration.response if calibration else None
     if calibration is None or response is None:
         raise CalibrationMissing(
@@ -155,11 +158,16 @@ def _by_response(
     if not names:
         raise WrongUsage("no materials are named, and the calibration has none", hint="--materials water,I,Gd")
     _refuse_what_cannot_be_told(names, sources)
-    models = [
-        SpectralModel.of_response(response, names, thresholds_kev=source.thresholds_kev, knows_sharing=knows_sharing)
-        for source in sources
-    ]
-    return models[0] if len(models) == 1 else SpectralModel.joined(models)
+    models, n_layers = [], 0
+    for source in sources:
+        layers = known_layers(source.thresholds_kev, calibration.wedge, source.basis, source.plan.calibration.cells)
+        model = SpectralModel.of_response(
+            response, names, thresholds_kev=source.thresholds_kev, knows_sharing=knows_sharing
+        )
+        models.append(adjusted(model, layers))
+        n_layers += sum(len(each.paths) for each in layers)
+    words = (f"response brought to {n_layers} transmissions of plates and cells",) if n_layers else ()
+    return models[0] if len(models) == 1 else SpectralModel.joined(models), words
 
 
 def _by_plates(
