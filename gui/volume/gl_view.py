@@ -16,11 +16,13 @@ from pyqtgraph.opengl.GLGraphicsItem import GLGraphicsItem
 from pyqtgraph.Qt import QT_LIB, QtGui
 
 from gui.volume.camera import Camera
+from gui.volume.canvas import Canvas
 from gui.volume.hand import Hand
 from gui.volume.optics import Cut, Grains, Optics
 from gui.volume.overlay import Labels, box_edges, near_edges, paint_labels
 from gui.volume.quality import Quality
-from gui.volume.raycast import BAND_S, LIGHT, Canvas, RayCastItem, Shot, view_radius_mm
+from gui.volume.ray_item import RayCastItem, Shot
+from gui.volume.raycast import BAND_S, LIGHT, view_radius_mm
 from gui.volume.shaders import ShaderRefused, compiled, mesh_sources
 from gui.volume.surfaces import Mesh
 

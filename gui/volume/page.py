@@ -44,8 +44,9 @@ class VolumePage(Page):
 
     @staticmethod
     def prepare() -> None:
-        """Load what three dimensions are drawn with, where there is OpenGL."""
-        importlib.import_module("OpenGL.GL")
+        """Load what three dimensions are drawn with, and last what needs OpenGL, which may not be there."""
+        for name in ("scipy.ndimage", "gui.volume.scene", "OpenGL.GL", "gui.volume.gl_view"):
+            importlib.import_module(name)
 
     def build(self) -> Iterator[None]:
         """Make the widgets in pieces."""

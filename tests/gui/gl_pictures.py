@@ -132,7 +132,9 @@ def main(out: str) -> None:
     view.makeCurrent()
     for is_modern in (False, True):
         for is_second in (False, True):
-            vertex, ray, place = sources(Variant(is_second_texture=is_second, is_shaded=True, is_modern=is_modern))
+            vertex, ray, place = sources(
+                Variant(is_second_texture=is_second, is_shaded=True, is_bent=is_second, is_modern=is_modern)
+            )
             compiled(vertex, ray), compiled(vertex, place)
         compiled(*mesh_sources(is_modern=is_modern))
     try:
