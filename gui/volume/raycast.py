@@ -77,7 +77,10 @@ class RayCaster:
     @property
     def is_ready(self) -> bool:
         """Whether the whole volume is on the card."""
-        return self._textures is not None and self._textures.is_whole and self._wanted is self._textures.grains
+        textures, optics = self._textures, self.optics
+        if textures is None or optics is None or textures.grains is not self._wanted:
+            return False
+        return textures.is_whole(optics)
 
     @property
     def grains(self) -> Grains | None:

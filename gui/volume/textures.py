@@ -57,24 +57,24 @@ class VolumeTextures:
             GL.glTexImage3D(GL.GL_TEXTURE_3D, 0, inside, *shape[::-1], 0, GL.GL_RGBA, kind, ctypes.c_void_p(0))
         GL.glBindTexture(GL.GL_TEXTURE_3D, 0)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all slices are on the card."""
-        return self._slices_done >= self.grains.values.shape[1]
+    def is_whole(self, optics: Optics) -> bool:
+        """Say whether all slices are on the card, in the form that these optics need."""
+        is_copied = self._slices_done >= self.grains.values.shape[1]
+        return is_copied and (not self._is_quick or self._has_windows(optics))
 
     def take(self, optics: Optics) -> None:
         """Mark the blocks for other optics; bytes are to be copied anew where a window is another."""
-        before, self._optics = self._optics, optics
-        if before is optics:
+        if optics is self._optics:
             return
-        self._mark(optics)
-        if before is not None and self._is_quick and not _same_windows(before, optics):
+        if self._is_quick and not self._has_windows(optics):
             self._slices_done = 0
+        self._optics = optics
+        self._mark(optics)
 
     def copy(self, budget_s: float) -> None:
         """Copy as many slices as fit into the time."""
         end_s = time.perf_counter() + budget_s
-        while not self.is_whole:
+        while self._slices_done < self.grains.values.shape[1]:
             began_s = time.perf_counter()
             self._copy_slab()
             if (now_s := time.perf_counter()) > end_s:
@@ -110,6 +110,13 @@ class VolumeTextures:
             GL.glActiveTexture(TEXTURE_UNIT + unit)
             GL.glBindTexture(GL.GL_TEXTURE_3D, name)
         GL.glActiveTexture(GL.GL_TEXTURE0)
+
+    def _has_windows(self, optics: Optics) -> bool:
+        now = self._optics
+        return now is not None and all(
+            np.array_equal(before, after)
+            for before, after in ((now.low_g_cm3, optics.low_g_cm3), (now.high_g_cm3, optics.high_g_cm3))
+        )
 
     def _copy_slab(self) -> None:
         first = self._slices_done
@@ -172,8 +179,3 @@ def _texture(filtering: int) -> int:
     for option in (GL.GL_TEXTURE_WRAP_S, GL.GL_TEXTURE_WRAP_T, GL.GL_TEXTURE_WRAP_R):
         GL.glTexParameteri(GL.GL_TEXTURE_3D, option, GL.GL_CLAMP_TO_EDGE)
     return name
-
-
-def _same_windows(first: Optics, second: Optics) -> bool:
-    pairs = ((first.low_g_cm3, second.low_g_cm3), (first.high_g_cm3, second.high_g_cm3))
-    return all(np.array_equal(before, now) for before, now in pairs)

@@ -54,11 +54,13 @@ def measured(n: int) -> dict[str, Any]:
     from gui.volume.canvas import Canvas, copied_depth
     from gui.volume.gl_view import GlView
     from gui.volume.optics import optics_of
+    from gui.volume.page import VolumePage
     from gui.volume.quality import Quality
     from gui.volume.ray_item import DIVISORS, MOVING_S, ROUGH_OPAQUE
     from gui.volume.raycast import RayCaster
     from tests.gui.volume_phantom import LOOKS, phantom
 
+    VolumePage.prepare()
     view = GlView()
     view.resize(EDGE, EDGE)
     view.show()
