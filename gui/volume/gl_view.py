@@ -62,6 +62,7 @@ class GlView(gl.GLViewWidget):
             item.setDepthValue(depth)  # behind all else, and before it
         self._meshes: list[MeshItem] = []
         self._labels: Labels | None = None
+        self._is_begun = False
         for item in (self._rays, *self._box):
             self.addItem(item)
 
@@ -162,7 +163,10 @@ class GlView(gl.GLViewWidget):
         self._rays.is_moving = self.hand.is_moving
         self._draw_box()
         super().paintGL()
-        if self._labels is not None:
+        if not self._is_begun:
+            self._is_begun = True  # Qt compiles for writing too, which shall be another beat's
+            self.update()
+        elif self._labels is not None:
             # Not on the widget itself, whose painter goes elsewhere while a picture of the window is taken.
             ratio = self.devicePixelRatioF()
             device = QtOpenGL.QOpenGLPaintDevice(round(ratio * self.width()), round(ratio * self.height()))
@@ -281,6 +285,12 @@ def _matrix(values: NDArray[np.float64]) -> QtGui.QMatrix4x4:
 def _image(rows: NDArray[np.uint8]) -> QtGui.QImage:
     height, width = rows.shape[:2]
     return QtGui.QImage(rows.data, width, height, 4 * width, QtGui.QImage.Format.Format_RGBX8888).copy()
+
+
+def load_driver() -> None:
+    """Have the graphics driver loaded, in whatever thread this is, so that the window need not wait for its file."""
+    if QtGui.QGuiApplication.instance() is not None and QtGui.QOpenGLContext.supportsThreadedOpenGL():
+        QtGui.QOpenGLContext().create()
 
 
 def why_not() -> str:

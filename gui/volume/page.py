@@ -45,8 +45,9 @@ class VolumePage(Page):
     @staticmethod
     def prepare() -> None:
         """Load what three dimensions are drawn with, and last what needs OpenGL, which may not be there."""
-        for name in ("scipy.ndimage", "gui.volume.scene", "OpenGL.GL", "gui.volume.gl_view"):
+        for name in ("scipy.ndimage", "gui.volume.scene"):
             importlib.import_module(name)
+        importlib.import_module("gui.volume.gl_view").load_driver()
 
     def build(self) -> Iterator[None]:
         """Make the widgets in pieces."""
