@@ -77,6 +77,8 @@ class GlView(gl.GLViewWidget):
         caster = self._rays.caster
         if caster.grains is not None and not caster.is_ready:
             return "copying the volume to the graphics card"
+        if self._rays.is_warming:
+            return "compiling for the graphics card"
         return "" if self._rays.is_complete or self._rays.is_moving else "refining"
 
     @property
@@ -205,9 +207,9 @@ class GlView(gl.GLViewWidget):
             return
         edges = box_edges(labels.low_mm, labels.high_mm)
         is_near = near_edges(labels.low_mm, labels.high_mm, self._camera())
-        ink = labels.ink
+        ink, alpha = labels.ink, 0.35 if labels.is_dark else 0.6
         for item, part in zip(self._box, (edges[~is_near], edges[is_near]), strict=True):
-            item.setData(pos=part.reshape(-1, 3), color=(ink.redF(), ink.greenF(), ink.blueF(), 0.35), width=1.0)
+            item.setData(pos=part.reshape(-1, 3), color=(ink.redF(), ink.greenF(), ink.blueF(), alpha), width=1.0)
 
     def _camera(self) -> Camera:
         return self._camera_now or self.hand.camera

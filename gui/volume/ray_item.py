@@ -1,13 +1,15 @@
 """Rays in a view of pyqtgraph: a picture that is rough while something moves and fine when it rests.
 
-A fine picture is made in bands of rows, so that the window answers meanwhile even where the card is a processor
-(llvmpipe). While something moves, the picture has as many pixels as are drawn within `MOVING_S`.
+A fine picture is made in bands of rows, each in an event of its own, so that the window answers meanwhile even where
+the card is a processor (llvmpipe), and shown when it is whole. While something moves, the picture has as many pixels as
+are drawn within `MOVING_S`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from OpenGL import GL
 from pyqtgraph.opengl.GLGraphicsItem import GLGraphicsItem
@@ -15,6 +17,7 @@ from pyqtgraph.Qt import QtCore
 
 from gui.volume.camera import Camera
 from gui.volume.canvas import Canvas, copied_depth
+from gui.volume.optics import Cut, Grains, Optics
 from gui.volume.quality import Quality
 from gui.volume.raycast import BAND_S, RayCaster
 from gui.volume.warming import Warming
@@ -47,6 +50,18 @@ class Shot:
             GL.glDeleteTextures([self.depth])
 
 
+class _Seen(NamedTuple):
+    """All that a picture depends on."""
+
+    width: int
+    height: int
+    camera: Camera
+    quality: Quality
+    optics: Optics | None
+    cut: Cut
+    grains: Grains | None
+
+
 class RayCastItem(GLGraphicsItem):
     """Shows a `RayCaster` in a view of pyqtgraph that has a `camera` record; drawn after all that is opaque.
 
@@ -65,12 +80,13 @@ class RayCastItem(GLGraphicsItem):
         self.moving_s = 0.0
         self.shot: Shot | None = None
         self._camera = camera
-        self._is_begun = False
+        self._is_begun = self.is_warming = False
         self._warming = Warming()
         self._rough: Canvas | None = None
         self._fine: Canvas | None = None
         self._depth = 0
-        self._seen: object = None
+        self._seen: _Seen | None = None
+        self._refining: QtCore.QTimer | None = None
         self.setDepthValue(100)
 
     @property
@@ -93,6 +109,9 @@ class RayCastItem(GLGraphicsItem):
         self._rough = self._fine = self._seen = None
         self._depth = 0
         self._is_begun = False
+        self._refining = QtCore.QTimer(self.view())  # with which it ends
+        self._refining.setSingleShot(True)
+        self._refining.timeout.connect(self._refine)
         self.caster.start()
 
     def paint(self) -> None:
@@ -108,7 +127,8 @@ class RayCastItem(GLGraphicsItem):
             caster.upload()
             self.update()
         elif (shot := self.shot) is None:
-            if self._warming.is_over(caster, self.quality, (width, height)):
+            self.is_warming = not self._warming.is_over(caster, self.quality, (width, height))
+            if not self.is_warming:
                 self._show(width, height)
             else:
                 QtCore.QTimer.singleShot(WARMING_MS, self.update)
@@ -118,20 +138,30 @@ class RayCastItem(GLGraphicsItem):
             shot.depth = copied_depth(shot.depth, width, height)
 
     def _show(self, width: int, height: int) -> None:
-        caster, camera = self.caster, self._camera()
-        now = (width, height, camera, self.quality, caster.optics, caster.cut, caster.grains)
+        caster = self.caster
+        now = _Seen(width, height, self._camera(), self.quality, caster.optics, caster.cut, caster.grains)
         if now != self._seen or self._fine is None or self._rough is None:
             self._seen = now
             self._depth = copied_depth(self._depth, width, height)
             self._fine = self._canvas(self._fine, width, height)
             self._rough = self._draw_rough(width, height)
-        elif not self.is_moving and not self._fine.is_done:
-            caster.draw(self._fine, camera, self.quality, self._depth, BAND_S)
-        share = self._fine.rows_done / height
-        caster.place(self._fine, 0.0, share)
-        caster.place(self._rough, share, 1.0)
-        if not self.is_moving and not self._fine.is_done:
+        caster.place(self._fine if self._fine.is_done else self._rough)
+        if not self.is_moving and not self._fine.is_done and self._refining is not None:
+            self._refining.start()
+
+    def _refine(self) -> None:
+        """Draw some rows of the fine picture where nobody sees it; show it when it is whole."""
+        view, fine, seen = self.view(), self._fine, self._seen
+        if view is None or fine is None or seen is None or self.is_moving or not self.caster.is_ready:
+            return  # what changes is painted anew, and begins anew from there
+        view.makeCurrent()
+        self.caster.draw(fine, seen.camera, seen.quality, self._depth, BAND_S)
+        view.doneCurrent()
+        if fine.is_done:
             self.update()
+        else:
+            assert self._refining is not None
+            self._refining.start()
 
     def _draw_rough(self, width: int, height: int) -> Canvas:
         divisor = self.quality.divisor or self.divisor

@@ -145,16 +145,9 @@ class RayCaster:
         GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, before)
         GL.glViewport(*viewport)
 
-    def place(self, canvas: Canvas, from_share: float = 0.0, to_share: float = 1.0) -> None:
-        """Lay a canvas over what is drawn already, between two heights of the picture."""
-        assert self._textures is not None
-        _, _, width, height = (int(n) for n in GL.glGetIntegerv(GL.GL_VIEWPORT))
-        first, last = round(from_share * height), round(to_share * height)
-        if last <= first:
-            return
+    def place(self, canvas: Canvas) -> None:
+        """Lay a canvas over what is drawn already."""
         program = self._program(False)[1]
-        GL.glEnable(GL.GL_SCISSOR_TEST)
-        GL.glScissor(0, first, width, last - first)
         GL.glDisable(GL.GL_DEPTH_TEST)
         GL.glEnable(GL.GL_BLEND)
         GL.glBlendFunc(GL.GL_ONE, GL.GL_ONE_MINUS_SRC_ALPHA)
@@ -165,7 +158,6 @@ class RayCaster:
         self._triangle()
         GL.glBindTexture(GL.GL_TEXTURE_2D, 0)
         GL.glUseProgram(0)
-        GL.glDisable(GL.GL_SCISSOR_TEST)
 
     def _band(self, canvas: Canvas, rows: int, budget_s: float | None) -> None:
         began_s = time.perf_counter()
