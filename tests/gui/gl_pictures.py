@@ -26,6 +26,8 @@ from tests.gui.volume_phantom import LOOKS, phantom, ready
 
 SIZE = (60, 70)
 SIDES_RAD = {"corner": (-1.05, 0.44), "below": (2.0, -0.7)}
+WITHOUT_WATER = (0.0, 0.9, 0.9, 0.9)
+"""Opacities of the phantom's materials that leave many blocks empty."""
 FAINT = Look(material="iodine", colour=(0.7, 0.3, 0.0), low_g_cm3=0.0, high_g_cm3=0.016)
 STRONG = Look(material="gold", colour=(0.0, 0.5, 0.4), low_g_cm3=0.0, high_g_cm3=19.3)
 
@@ -165,7 +167,7 @@ def leap_pictures(view: Any, draw: Callable[[str, Camera], None], grains: Grains
     }
     for name, way in ways.items():
         textures.leaps = way
-        view.show_optics(optics_of(LOOKS, 20.0))  # another record is marked anew
+        view.show_optics(optics_of(LOOKS, 20.0, opacities=WITHOUT_WATER))  # another record is marked anew
         draw(name, camera)
     textures.leaps = leaps
     water = replace(grains, values=grains.values[:1], least=grains.least[:1], most=grains.most[:1])

@@ -16,9 +16,9 @@ import pytest
 from numpy.typing import NDArray
 
 from gui.volume.camera import Camera
-from gui.volume.optics import BASE_COLOUR, CALM_ALPHA, Cut, optics_of
+from gui.volume.optics import BASE_COLOUR, BUSY, CALM, CALM_ALPHA, Cut, leaps, optics_of
 from gui.volume.projection import cast
-from tests.gui.gl_pictures import FAINT, SIDES_RAD, SIZE, STRONG
+from tests.gui.gl_pictures import FAINT, SIDES_RAD, SIZE, STRONG, WITHOUT_WATER
 from tests.gui.ray_oracle import drawn
 from tests.gui.volume_phantom import LOOKS, phantom
 
@@ -69,6 +69,8 @@ def test_colours_are_those_of_the_slow_caster(pictures: dict[str, Any], side: st
 def test_leaps_over_empty_blocks_change_no_pixel(pictures: dict[str, Any]) -> None:
     """Not beyond rounding; what is calm may change by what `CALM_ALPHA` allows a block."""
     whole, leapt, calm = (pictures[name].astype(int) for name in ("every_block", "empty_leapt", "all_leapt"))
+    marks = leaps(phantom(28), optics_of(LOOKS, 20.0, opacities=WITHOUT_WATER))
+    assert ((marks > BUSY) & (marks < CALM)).mean() > 0.2
     assert whole.max() > 100
     assert np.abs(leapt - whole).max() <= 1
     assert np.abs(calm - whole).max() <= 255 * 3 * CALM_ALPHA
