@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
+from calibration.progress import Progress
 from gui.volume.camera import Camera
 from gui.volume.hand import Hand
 from gui.volume.optics import Cut, Grains, Optics
 from gui.volume.overlay import Labels, paint_box, paint_labels
 from gui.volume.quality import Quality
 from gui.volume.surfaces import Mesh
+from gui.workers import Job
 
 LOOK_MS = 30
 """So often it is asked whether a picture is done."""
@@ -61,10 +62,9 @@ class CpuView(QtWidgets.QWidget):
         self._cut, self._quality = Cut(), Quality()
         self._labels: Labels | None = None
         self._wish: _Wish | None = None
-        self._made: tuple[_Wish, NDArray[np.float32]] | None = None
         self._drawn: _Wish | None = None
         self._image: QtGui.QImage | None = None
-        self._worker: threading.Thread | None = None
+        self._job: tuple[_Wish, Job[NDArray[np.float32]]] | None = None
         self._looking = QtCore.QTimer(self)
         self._looking.setInterval(LOOK_MS)
         self._looking.timeout.connect(self.refresh)
@@ -132,17 +132,17 @@ class CpuView(QtWidgets.QWidget):
 
     def refresh(self) -> None:
         """Take a picture that is done, and begin the next where another is wanted."""
-        if (made := self._made) is not None:
-            self._drawn, light = made
-            self._made = None
-            self._image = _image(light)
+        if self._job is not None:
+            wish, job = self._job
+            if not job.is_over:
+                return
+            self._job, self._drawn = None, wish
+            self._image = _image(_result(job))
             self.update()
-        if self._worker is not None and self._worker.is_alive():
-            return
         if self.is_complete:
             self._looking.stop()
             self.update()
-        elif self._made is None:
+        else:
             self._begin()
 
     def picture(self, width: int, height: int, camera: Camera | None = None) -> Generator[float, None, QtGui.QImage]:
@@ -155,12 +155,10 @@ class CpuView(QtWidgets.QWidget):
                 grains=self._grains, optics=self._optics, cut=self._cut, camera=camera, size=(height, width),
                 step_voxels=self._quality.step_voxels, is_maximum=self.is_maximum,
             )  # fmt: skip
-            done: list[NDArray[np.float32]] = []
-            worker = threading.Thread(target=lambda: done.append(_draw(wish)), daemon=True)
-            worker.start()
-            while worker.is_alive():
+            job = Job("Drawing the volume", _drawing(wish)).start()
+            while not job.is_over:
                 yield 0.0
-            light = _image(done[0]) if done else None
+            light = _image(_result(job))
         painter = QtGui.QPainter(image)
         self._paint(painter, width, height, camera, light)
         painter.end()
@@ -183,15 +181,11 @@ class CpuView(QtWidgets.QWidget):
     def _begin(self) -> None:
         """Have the picture drawn that is wanted, unless another one is being drawn."""
         wish = self._wish
-        if wish is None or wish is self._drawn or (self._worker is not None and self._worker.is_alive()):
+        if wish is None or wish is self._drawn or self._job is not None:
             return
-        self._worker = threading.Thread(target=self._work, args=(wish,), name="volume", daemon=True)
-        self._worker.start()
-
-    def _work(self, wish: _Wish) -> None:
-        """Run in the thread; a fine picture is given up when another is wanted."""
-        light = _draw(wish, lambda: self._wish is wish or wish.step_voxels > self._quality.step_voxels)
-        self._made = wish, light
+        # A rough picture is drawn to its end; a fine one is given up when another is wanted.
+        work = _drawing(wish, lambda: self._wish is wish or wish.step_voxels > self._quality.step_voxels)
+        self._job = wish, Job("Drawing the volume", work).start()
 
     def _paint(
         self, painter: QtGui.QPainter, width: int, height: int, camera: Camera, light: QtGui.QImage | None
@@ -207,13 +201,24 @@ class CpuView(QtWidgets.QWidget):
             paint_labels(painter, width, height, camera, replace(self._labels, note=self.words))
 
 
-def _draw(wish: _Wish, is_wanted=lambda: True) -> NDArray[np.float32]:  # noqa: ANN001
+def _drawing(
+    wish: _Wish, is_wanted: Callable[[], bool] = lambda: True
+) -> Generator[Progress, None, NDArray[np.float32]]:
+    """Draw a picture, in the thread of a job."""
+    yield Progress("drawing", 0, 0)
     from gui.volume.projection import cast  # compiles
 
     return cast(
         wish.grains, wish.optics, wish.camera, wish.size,
         cut=wish.cut, step_voxels=wish.step_voxels, is_maximum=wish.is_maximum, is_wanted=is_wanted,
     )  # fmt: skip
+
+
+def _result(job: Job[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return what a job has drawn, or raise what went wrong in it."""
+    if (error := job.snapshot().error) is not None:
+        raise error
+    return job.result
 
 
 def _image(light: NDArray[np.float32]) -> QtGui.QImage:

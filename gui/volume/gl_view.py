@@ -16,11 +16,13 @@ from pyqtgraph.opengl.GLGraphicsItem import GLGraphicsItem
 from pyqtgraph.Qt import QT_LIB, QtGui
 
 from gui.volume.camera import Camera
+from gui.volume.canvas import Canvas
 from gui.volume.hand import Hand
 from gui.volume.optics import Cut, Grains, Optics
 from gui.volume.overlay import Labels, box_edges, near_edges, paint_labels
 from gui.volume.quality import Quality
-from gui.volume.raycast import BAND_S, LIGHT, Canvas, RayCastItem, Shot, view_radius_mm
+from gui.volume.ray_item import RayCastItem, Shot
+from gui.volume.raycast import BAND_S, LIGHT, view_radius_mm
 from gui.volume.shaders import ShaderRefused, compiled, mesh_sources
 from gui.volume.surfaces import Mesh
 
@@ -60,6 +62,7 @@ class GlView(gl.GLViewWidget):
             item.setDepthValue(depth)  # behind all else, and before it
         self._meshes: list[MeshItem] = []
         self._labels: Labels | None = None
+        self._is_begun = False
         for item in (self._rays, *self._box):
             self.addItem(item)
 
@@ -74,6 +77,8 @@ class GlView(gl.GLViewWidget):
         caster = self._rays.caster
         if caster.grains is not None and not caster.is_ready:
             return "copying the volume to the graphics card"
+        if self._rays.is_warming:
+            return "compiling for the graphics card"
         return "" if self._rays.is_complete or self._rays.is_moving else "refining"
 
     @property
@@ -160,7 +165,10 @@ class GlView(gl.GLViewWidget):
         self._rays.is_moving = self.hand.is_moving
         self._draw_box()
         super().paintGL()
-        if self._labels is not None:
+        if not self._is_begun:
+            self._is_begun = True  # Qt compiles for writing too, which shall be another beat's
+            self.update()
+        elif self._labels is not None:
             # Not on the widget itself, whose painter goes elsewhere while a picture of the window is taken.
             ratio = self.devicePixelRatioF()
             device = QtOpenGL.QOpenGLPaintDevice(round(ratio * self.width()), round(ratio * self.height()))
@@ -199,9 +207,9 @@ class GlView(gl.GLViewWidget):
             return
         edges = box_edges(labels.low_mm, labels.high_mm)
         is_near = near_edges(labels.low_mm, labels.high_mm, self._camera())
-        ink = labels.ink
+        ink, alpha = labels.ink, 0.35 if labels.is_dark else 0.6
         for item, part in zip(self._box, (edges[~is_near], edges[is_near]), strict=True):
-            item.setData(pos=part.reshape(-1, 3), color=(ink.redF(), ink.greenF(), ink.blueF(), 0.35), width=1.0)
+            item.setData(pos=part.reshape(-1, 3), color=(ink.redF(), ink.greenF(), ink.blueF(), alpha), width=1.0)
 
     def _camera(self) -> Camera:
         return self._camera_now or self.hand.camera
@@ -279,6 +287,12 @@ def _matrix(values: NDArray[np.float64]) -> QtGui.QMatrix4x4:
 def _image(rows: NDArray[np.uint8]) -> QtGui.QImage:
     height, width = rows.shape[:2]
     return QtGui.QImage(rows.data, width, height, 4 * width, QtGui.QImage.Format.Format_RGBX8888).copy()
+
+
+def load_driver() -> None:
+    """Have the graphics driver loaded, in whatever thread this is, so that the window need not wait for its file."""
+    if QtGui.QGuiApplication.instance() is not None and QtGui.QOpenGLContext.supportsThreadedOpenGL():
+        QtGui.QOpenGLContext().create()
 
 
 def why_not() -> str:

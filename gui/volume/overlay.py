@@ -12,6 +12,7 @@ from pyqtgraph.Qt import QtCore, QtGui
 from calibration.attenuation import MG_ML_PER_G_CM3
 from gui.colour import Colour
 from gui.volume.camera import Camera
+from gui.volume.looks import rounded
 
 AXES = (("x", "#d55e00"), ("y", "#009e73"), ("z", "#56b4e9"))
 CUBE = 2.3
@@ -34,9 +35,9 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """Name and window, in mg/mL."""
-        low, high = (MG_ML_PER_G_CM3 * value for value in (self.low_g_cm3, self.high_g_cm3))
-        return f"{self.name}  {low:.4g} to {high:.4g} mg/mL"
+        """Name and window, in mg/mL; nobody reads more than two digits of it from a colour."""
+        low, high = (_short(MG_ML_PER_G_CM3 * value) for value in (self.low_g_cm3, self.high_g_cm3))
+        return f"{self.name}  {low} to {high} mg/mL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,3 +247,8 @@ def _paint_legend(painter: QtGui.QPainter, labels: Labels, size: float) -> None:
         painter.setPen(labels.ink)
         where = QtCore.QRectF(7 * size, y, 40 * size, 1.6 * size)
         painter.drawText(where, QtCore.Qt.AlignmentFlag.AlignLeft | QtCore.Qt.AlignmentFlag.AlignVCenter, entry.text)
+
+
+def _short(value: float) -> str:
+    text = rounded(value, 2)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text

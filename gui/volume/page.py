@@ -44,8 +44,10 @@ class VolumePage(Page):
 
     @staticmethod
     def prepare() -> None:
-        """Load what three dimensions are drawn with, where there is OpenGL."""
-        importlib.import_module("OpenGL.GL")
+        """Load what three dimensions are drawn with, and last what needs OpenGL, which may not be there."""
+        for name in ("scipy.ndimage", "gui.volume.scene"):
+            importlib.import_module(name)
+        importlib.import_module("gui.volume.gl_view").load_driver()
 
     def build(self) -> Iterator[None]:
         """Make the widgets in pieces."""

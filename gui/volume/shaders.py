@@ -15,8 +15,9 @@ from gui.volume.optics import CALM
 
 AMBIENT, DIFFUSE, SPECULAR, SHININESS = 0.45, 0.6, 0.22, 24.0
 """Shares of the light on a surface."""
-SOLID_FROM, SOLID_TO = 0.004, 0.04
-"""A surface begins to be lit where a voxel hides the first of these, and is fully lit from the second on."""
+SOLID_FROM, SOLID_TO = 0.032, 0.28
+"""A surface begins to be lit where what is there would hide the first of these through `REACH_SHARE` of the volume, and
+is fully lit from the second on; so a haze is never lit, at whatever resolution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,7 @@ class Variant:
 
     is_second_texture: bool
     is_shaded: bool
+    is_bent: bool
     is_modern: bool
 
 
@@ -70,54 +72,59 @@ uniform vec4 u_plane;
 uniform vec3 u_blocks_mm;
 uniform vec3 u_blocks;
 uniform vec4 u_low0;
-uniform vec4 u_scale0;
+uniform vec4 u_high0;
 uniform mat4 u_glow0;
 uniform vec4 u_low1;
-uniform vec4 u_scale1;
+uniform vec4 u_high1;
 uniform mat4 u_glow1;
 uniform float u_bend;
 uniform float u_step_mm;
-uniform float u_solid_per_mm;
+uniform vec2 u_solid_per_mm;
 uniform float u_opaque;
 uniform vec3 u_light;
 
+// What stays the same along a ray; uniforms would be asked for at each sample by a processor that plays graphics card.
+vec4 scale0, shift0, scale1, shift1;
+mat4 glow0, glow1;
+vec3 voxel;
+vec2 solid_depth;
+
+vec4 shares(vec4 value, vec4 scale, vec4 shift) {
+    vec4 s = clamp(value * scale + shift, 0.0, 1.0);
+#ifdef BENT
+    s += u_bend * (s * s - s);
+#endif
+    return s;
+}
+
+// Red, green, blue and extinction, each times the step.
 vec4 glow(vec3 p) {
-    vec4 s = clamp((texture1(u_volume0, p) - u_low0) * u_scale0, 0.0, 1.0);
-    vec4 sum = u_glow0 * (s + u_bend * (s * s - s));
+    vec4 sum = glow0 * shares(texture1(u_volume0, p), scale0, shift0);
 #ifdef SECOND
-    s = clamp((texture1(u_volume1, p) - u_low1) * u_scale1, 0.0, 1.0);
-    sum += u_glow1 * (s + u_bend * (s * s - s));
+    sum += glow1 * shares(texture1(u_volume1, p), scale1, shift1);
 #endif
     return sum;
 }
 
 // Four samples at the corners of a tetrahedron give the gradient; along x, y, z of the volume, per mm.
 vec3 gradient(vec3 p) {
-    vec3 h = u_voxel_mm / u_size_mm;
-    float a = glow(p + h * vec3(1.0, -1.0, -1.0)).a;
-    float b = glow(p + h * vec3(-1.0, -1.0, 1.0)).a;
-    float c = glow(p + h * vec3(-1.0, 1.0, -1.0)).a;
-    float d = glow(p + h * vec3(1.0, 1.0, 1.0)).a;
+    float a = glow(p + voxel * vec3(1.0, -1.0, -1.0)).a;
+    float b = glow(p + voxel * vec3(-1.0, -1.0, 1.0)).a;
+    float c = glow(p + voxel * vec3(-1.0, 1.0, -1.0)).a;
+    float d = glow(p + voxel * vec3(1.0, 1.0, 1.0)).a;
     return vec3(a - b - c + d, c + d - a - b, b + d - a - c) / (4.0 * u_voxel_mm);
 }
 
-vec3 lit(vec3 colour, float extinction, vec3 p, vec3 back) {
-    float voxel = min(u_voxel_mm.x, min(u_voxel_mm.y, u_voxel_mm.z));
-    float solid = smoothstep(float(SOLID_FROM), float(SOLID_TO), 1.0 - exp(-extinction * voxel));
-    if (solid <= 0.0) return colour;
+vec3 lit(vec3 colour, float depth, vec3 p, vec3 back) {
+    float solid = smoothstep(solid_depth.x, solid_depth.y, depth);
     vec3 g = gradient(p);
     float steep = length(g);
-    if (steep <= 0.0) return colour;
-    vec3 normal = -g / steep;
-    float edge = solid * clamp(2.0 * steep * voxel / extinction, 0.0, 1.0);
+    vec3 normal = -g / max(steep, 1e-20);
+    float least_mm = min(u_voxel_mm.x, min(u_voxel_mm.y, u_voxel_mm.z));
+    float edge = solid * clamp(2.0 * steep * least_mm / depth, 0.0, 1.0);
     float diffuse = max(dot(normal, u_light), 0.0);
     float gloss = pow(max(dot(normal, normalize(u_light + back)), 0.0), float(SHININESS));
     return colour * mix(1.0, float(AMBIENT) + float(DIFFUSE) * diffuse, edge) + edge * float(SPECULAR) * gloss;
-}
-
-float exit_mm(vec3 from, vec3 inverse, vec3 low, vec3 high) {
-    vec3 far = max((low - from) * inverse, (high - from) * inverse);
-    return min(far.x, min(far.y, far.z));
 }
 
 void main() {
@@ -152,57 +159,78 @@ void main() {
     }
     if (t1 <= t0) { o_colour = vec4(0.0); return; }
 
+    // From here on lengths along the ray are in steps, from where it begins.
+    scale0 = 1.0 / (u_high0 - u_low0);
+    shift0 = -u_low0 * scale0;
+    glow0 = u_glow0 * u_step_mm;
+#ifdef SECOND
+    scale1 = 1.0 / (u_high1 - u_low1);
+    shift1 = -u_low1 * scale1;
+    glow1 = u_glow1 * u_step_mm;
+#endif
+    voxel = u_voxel_mm / u_size_mm;
+    solid_depth = u_solid_per_mm * u_step_mm;
+    vec3 start = (from + t0 * way - u_corner_mm) / u_size_mm;
+    vec3 onward = u_step_mm * way / u_size_mm;
+    vec3 grid = u_size_mm / u_blocks_mm;
+    vec3 block_start = start * grid;
+    vec3 block_onward = onward * grid;
+    vec3 per_block = inverse * u_blocks_mm / u_step_mm;
+    vec3 ahead = step(0.0, way);
+    vec3 mark_scale = 1.0 / u_blocks;
+    float last = (t1 - t0) / u_step_mm;
+    float faint = 1.0 - u_opaque;
+
     vec2 pixel = floor(gl_FragCoord.xy);
-    float jitter = fract(52.9829189 * fract(dot(pixel, vec2(0.06711056, 0.00583715))));
-    float t = t0 + jitter * u_step_mm;
+    float t = fract(52.9829189 * fract(dot(pixel, vec2(0.06711056, 0.00583715))));
     vec3 colour = vec3(0.0);
     float clear = 1.0;
-    vec3 at = from - u_corner_mm;
-    // Loops in loops, since a processor that plays graphics card walks through both sides of every "if".
-    for (int n = 0; n < 4096 && t < t1; n++) {
-        float end = t;
-        bool is_calm = false;
-        for (int m = 0; m < 1024 && t < t1; m++) {
-            vec3 p = at + t * way;
-            vec3 block = floor(p / u_blocks_mm);
-            float mark = floor(255.0 * texture1(u_marks, p / (u_blocks_mm * u_blocks)).r + 0.5);
-            bool is_empty = mark > 0.0 && mark < CALM;
-            is_calm = mark >= CALM;
-            float reach = is_empty ? mark - 1.0 : 0.0;
-            end = t + exit_mm(p, inverse, (block - reach) * u_blocks_mm, (block + reach + 1.0) * u_blocks_mm);
-            if (!is_empty) break;
-            t += max(ceil((end - t) / u_step_mm), 1.0) * u_step_mm;
-        }
-        end = min(end, t1);
-        float steps = is_calm ? max(floor((end - t) / u_step_mm) + 1.0, 1.0) : 1.0;
-        float stride = steps * u_step_mm;
-        vec3 place = (at + (t + 0.5 * (stride - u_step_mm)) * way) / u_size_mm;
-        vec3 onward = stride * way / u_size_mm;
-        float halt = is_calm ? min(t + 0.5 * stride, t1) : max(end, min(t + 0.01 * u_step_mm, t1));
-#ifdef SHADED
+    // Loops in loops, since a processor that plays graphics card walks through both sides of every "if"; each asks at
+    // its end whether to go on, since such a processor walks to that end in any case.
+    for (int l = 0; l < 4096; l++) {
         vec4 surface = vec4(0.0);
-#endif
-        for (int k = 0; k < 64 && t < halt; k++) {
-            vec4 light = glow(place);
+        vec3 place = start;
+        for (int n = 0; n < 4096; n++) {
+            float mark, end;
+            for (int m = 0; m < 1024; m++) {
+                vec3 b = block_start + t * block_onward;
+                mark = floor(255.0 * texture1(u_marks, b * mark_scale).r + 0.5);
+                float reach = mark < CALM ? max(mark - 1.0, 0.0) : 0.0;
+                vec3 walls = (floor(b) + mix(vec3(-reach), vec3(reach + 1.0), ahead) - b) * per_block;
+                end = t + max(min(walls.x, min(walls.y, walls.z)), 0.0);
+                bool is_empty = mark > 0.0 && mark < CALM;
+                t += is_empty ? max(ceil(end - t), 1.0) : 0.0;
+                if (!is_empty || t >= last) break;
+            }
+            bool is_calm = mark >= CALM;
+            end = min(end, last);
+            float stride = is_calm ? floor(max(end - t, 0.0)) + 1.0 : 1.0;
+            float solid = is_calm ? 1e30 : solid_depth.x;
+            for (int k = 0; k < 64; k++) {
+                if (t >= last) break;
+                place = start + (t + 0.5 * (stride - 1.0)) * onward;
+                vec4 light = glow(place);
+                t += stride;
 #ifdef SHADED
-            if (!is_calm && light.a > u_solid_per_mm) { surface = light; break; }
+                if (light.a > solid) { surface = light; break; }
 #endif
-            float seen = clear * (1.0 - exp(-light.a * stride)) / max(light.a, 1e-20);
-            colour += seen * light.rgb;
-            clear -= seen * light.a;
-            place += onward;
-            t += stride;
+                float seen = clear * (1.0 - exp(-light.a * stride)) / max(light.a, 1e-20);
+                colour += seen * light.rgb;
+                clear -= seen * light.a;
+                if (t >= end || clear < faint) break;
+            }
+            if (surface.a > 0.0 || t >= last || clear < faint) break;
         }
 #ifdef SHADED
         if (surface.a > 0.0) {
-            float alpha = 1.0 - exp(-surface.a * u_step_mm);
+            float alpha = 1.0 - exp(-surface.a);
             colour += clear * alpha * lit(surface.rgb / surface.a, surface.a, place, -way);
             clear *= 1.0 - alpha;
-            t += u_step_mm;
         }
 #endif
-        if (clear < 1.0 - u_opaque) { colour /= 1.0 - clear; clear = 0.0; break; }
+        if (t >= last || clear < faint) break;
     }
+    if (clear < faint) { colour /= 1.0 - clear; clear = 0.0; }
     o_colour = vec4(min(colour, 1.0), 1.0 - clear);
 }
 """
@@ -263,7 +291,8 @@ def mesh_sources(*, is_modern: bool) -> tuple[str, str]:
 def sources(variant: Variant) -> tuple[str, str, str]:
     """Return the vertex shader, the ray caster and what puts a finished picture on the screen."""
     lines = _constants()
-    flags = {"SECOND": variant.is_second_texture, "SHADED": variant.is_shaded, "MODERN": variant.is_modern}
+    flags = {"SECOND": variant.is_second_texture, "SHADED": variant.is_shaded, "BENT": variant.is_bent}
+    flags["MODERN"] = variant.is_modern
     lines += [f"#define {name}" for name, is_set in flags.items() if is_set]
     head = (_MODERN if variant.is_modern else _LEGACY) + "\n".join(lines)
     return (_VERTEX_MODERN if variant.is_modern else _VERTEX_LEGACY) + _VERTEX, head + _RAY, head + _PLACE
@@ -272,7 +301,7 @@ def sources(variant: Variant) -> tuple[str, str, str]:
 def _constants() -> list[str]:
     values = {
         "AMBIENT": AMBIENT, "DIFFUSE": DIFFUSE, "SPECULAR": SPECULAR, "SHININESS": SHININESS,
-        "SOLID_FROM": SOLID_FROM, "SOLID_TO": SOLID_TO, "CALM": float(CALM),
+        "CALM": float(CALM),
     }  # fmt: skip
     return [f"#define {name} {value}" for name, value in values.items()]
 

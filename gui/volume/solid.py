@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pyqtgraph as pg
@@ -36,6 +37,7 @@ class Solid(QtWidgets.QWidget):
         self._volume: Volume | None = None
         self._looks: Looks = ()
         self._saved: dict[str, object] = {}
+        self._making: Iterator[str] | None = None
         self.controls = QtWidgets.QScrollArea()
         self.controls.setWidgetResizable(True)
         self.controls.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
@@ -50,8 +52,9 @@ class Solid(QtWidgets.QWidget):
         if not self.isVisible():
             return
         volume, looks = self._desk.materials, self._desk.material_looks
-        scene = self.scene or (self._make() if volume is not None and looks else None)
-        if scene is None:
+        if self._making is None and volume is not None and looks:
+            self._making = self._make()
+        if self._making is None or next(self._making, None) is not None or (scene := self.scene) is None:
             return
         scene.setVisible(volume is not None)
         self._words.setVisible(volume is None)
@@ -96,17 +99,20 @@ class Solid(QtWidgets.QWidget):
         if self.scene is not None:
             self.scene.panel.restore(saved)
 
-    def _make(self) -> VolumeScene:
+    def _make(self) -> Iterator[str]:
+        """Make the scene in pieces, one at each beat; yields what the next one is."""
         from gui.volume.scene import VolumeScene
 
-        self.scene = VolumeScene(self._desk.session.fail)
-        self.scene.restyle(_is_dark())
-        self.scene.panel.restore(self._saved)
-        self.controls.setWidget(self.scene.panel)
+        scene = VolumeScene(self._desk.session.fail)
+        yield "settings"
+        scene.restyle(_is_dark())
+        scene.panel.restore(self._saved)
+        yield "places"
+        self.controls.setWidget(scene.panel)
         layout = self.layout()
         assert layout is not None
-        layout.addWidget(self.scene)
-        return self.scene
+        layout.addWidget(scene)
+        self.scene = scene
 
 
 def _is_dark() -> bool:

@@ -51,12 +51,16 @@ def measured(n: int) -> dict[str, Any]:
     if why := why_not():
         return {"volume_fps": None, "why_not": why}
     from gui.volume.camera import Camera
+    from gui.volume.canvas import Canvas, copied_depth
     from gui.volume.gl_view import GlView
     from gui.volume.optics import optics_of
+    from gui.volume.page import VolumePage
     from gui.volume.quality import Quality
-    from gui.volume.raycast import DIVISORS, MOVING_S, ROUGH_OPAQUE, Canvas, RayCaster, copied_depth
+    from gui.volume.ray_item import DIVISORS, MOVING_S, ROUGH_OPAQUE
+    from gui.volume.raycast import RayCaster
     from tests.gui.volume_phantom import LOOKS, phantom
 
+    VolumePage.prepare()
     view = GlView()
     view.resize(EDGE, EDGE)
     view.show()

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
@@ -16,13 +18,16 @@ from pyqtgraph.Qt import QtCore, QtGui
 
 from gui.colour import GREY, Look
 from gui.volume.camera import Camera
-from gui.volume.optics import Cut, optics_of
+from gui.volume.optics import Cut, Grains, optics_of
 from gui.volume.quality import Quality
 from gui.volume.surfaces import Mesh
+from gui.workers import Job
 from tests.gui.volume_phantom import LOOKS, phantom, ready
 
 SIZE = (60, 70)
 SIDES_RAD = {"corner": (-1.05, 0.44), "below": (2.0, -0.7)}
+WITHOUT_WATER = (0.0, 0.9, 0.9, 0.9)
+"""Opacities of the phantom's materials that leave many blocks empty."""
 FAINT = Look(material="iodine", colour=(0.7, 0.3, 0.0), low_g_cm3=0.0, high_g_cm3=0.016)
 STRONG = Look(material="gold", colour=(0.0, 0.5, 0.4), low_g_cm3=0.0, high_g_cm3=19.3)
 
@@ -70,6 +75,10 @@ def main(out: str) -> None:
             draw(f"{side}_{'lit' if is_shaded else 'plain'}", camera)
     view.show_quality(Quality(step_voxels=0.5, is_shaded=False))
     draw("perspective", Camera.around(grains.size_mm, grains.centre_mm))
+    leap_pictures(view, draw, grains, around)
+    byte_pictures(view, pictures, grains, around)
+    facts["warming"] = warming(grains)
+    view.show_grains(grains, optics_of(LOOKS, 20.0))
     view.show_cut(Cut(low_shares=(0.0, 0.4, 0.0), normal=(0.0, 0.0, 1.0), plane_mm=2.0))
     draw("cut", around)
     view.show_cut(Cut())
@@ -132,7 +141,9 @@ def main(out: str) -> None:
     view.makeCurrent()
     for is_modern in (False, True):
         for is_second in (False, True):
-            vertex, ray, place = sources(Variant(is_second_texture=is_second, is_shaded=True, is_modern=is_modern))
+            vertex, ray, place = sources(
+                Variant(is_second_texture=is_second, is_shaded=True, is_bent=is_second, is_modern=is_modern)
+            )
             compiled(vertex, ray), compiled(vertex, place)
         compiled(*mesh_sources(is_modern=is_modern))
     try:
@@ -142,6 +153,67 @@ def main(out: str) -> None:
     view.doneCurrent()
     facts["scene"] = fall_back(app)
     np.savez(out, facts=json.dumps(facts), **pictures)
+
+
+def leap_pictures(view: Any, draw: Callable[[str, Camera], None], grains: Grains, camera: Camera) -> None:
+    """Draw with all leaps, with leaps over what is empty, and without any; a haze that is lit, and one that is not."""
+    from gui.volume import textures
+    from gui.volume.optics import BUSY, CALM, leaps
+
+    ways = {
+        "every_block": lambda *of: np.full_like(leaps(*of), BUSY),
+        "empty_leapt": lambda *of: np.where(leaps(*of) == CALM, BUSY, leaps(*of)).astype(np.uint8),
+        "all_leapt": leaps,
+    }
+    for name, way in ways.items():
+        textures.leaps = way
+        view.show_optics(optics_of(LOOKS, 20.0, opacities=WITHOUT_WATER))  # another record is marked anew
+        draw(name, camera)
+    textures.leaps = leaps
+    water = replace(grains, values=grains.values[:1], least=grains.least[:1], most=grains.most[:1])
+    view.show_grains(water, optics_of(LOOKS[:1], 20.0))
+    for name, is_shaded in (("haze_lit", True), ("haze_plain", False)):
+        view.show_quality(Quality(step_voxels=0.5, is_shaded=is_shaded))
+        draw(name, camera)
+
+
+def byte_pictures(view: Any, pictures: dict[str, np.ndarray], grains: Grains, camera: Camera) -> None:
+    """Draw from half floats and from bytes, from bytes after a window has changed, and from bytes made for it."""
+    from gui.volume.canvas import Canvas, copied_depth
+    from gui.volume.raycast import RayCaster
+
+    peaks = grains.values.max(axis=(1, 2, 3))
+    wide = [replace(look, low_g_cm3=0.0, high_g_cm3=float(peak)) for look, peak in zip(LOOKS, peaks, strict=True)]
+    first, second = optics_of(wide, 20.0), optics_of(LOOKS, 20.0)
+    view.makeCurrent()
+    depth = copied_depth(0, *SIZE[::-1])
+    for name, is_quick, windows in (
+        ("halves", False, [first]), ("bytes", True, [first]), ("bytes_changed", True, [first, second]),
+        ("bytes_anew", True, [second]),
+    ):  # fmt: skip
+        caster = RayCaster(is_quick=is_quick)
+        caster.start()
+        caster.show(grains)
+        canvas = Canvas.of(*SIZE[::-1])
+        for optics in windows:
+            caster.optics = optics
+            while not caster.is_ready:
+                caster.upload()
+            canvas.restart()
+            caster.draw(canvas, camera, Quality(), depth, None)
+        pictures[name] = canvas.read()[..., :3]
+    view.doneCurrent()
+
+
+def warming(grains: Grains) -> str:
+    """Compile in a thread, as before the first picture, and tell how that ended."""
+    from gui.volume import warming
+
+    surface = QtGui.QOffscreenSurface()
+    surface.create()
+    job = Job("", warming._compile(surface, warming._tiny(grains), optics_of(LOOKS, 20.0), Quality(), (3, 2))).start()
+    job.wait(60)
+    return str(job.snapshot().error or job.snapshot().status.value)
 
 
 def fall_back(app: object) -> dict[str, object]:

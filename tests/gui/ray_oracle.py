@@ -13,7 +13,7 @@ from gui.volume.camera import Camera
 from gui.volume.optics import Grains, Optics
 
 AMBIENT, DIFFUSE, SPECULAR, SHININESS = 0.45, 0.6, 0.22, 24.0
-SOLID_FROM, SOLID_TO = 0.004, 0.04
+SOLID_FROM, SOLID_TO = 0.032, 0.28
 LIGHT = np.array([-0.45, 0.65, 0.9])
 
 
@@ -84,7 +84,8 @@ def lit(
     axes = camera.axes()
     light = LIGHT / np.linalg.norm(LIGHT) @ axes
     halfway = (light + axes[2]) / np.linalg.norm(light + axes[2])
-    x = np.clip((1 - np.exp(-extinction * voxel_mm) - SOLID_FROM) / (SOLID_TO - SOLID_FROM), 0, 1)
+    solid_per_mm = -np.log1p(-np.array([SOLID_FROM, SOLID_TO])) / (max(grains.size_mm) / 32)
+    x = np.clip((extinction - solid_per_mm[0]) / (solid_per_mm[1] - solid_per_mm[0]), 0, 1)
     edge = x * x * (3 - 2 * x) * np.clip(2 * steep * voxel_mm / np.maximum(extinction, 1e-30), 0, 1)
     diffuse = np.maximum(normal @ light, 0)[..., None]
     gloss = np.maximum(normal @ halfway, 0)[..., None] ** SHININESS

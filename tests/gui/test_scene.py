@@ -14,7 +14,7 @@ from pytestqt.qtbot import QtBot
 
 from gui.colour import GREY, Look
 from gui.volume.camera import STANDARD_VIEWS, Camera
-from gui.volume.overlay import box_edges, cube_faces, cube_middle, face_at, letter_size, near_edges
+from gui.volume.overlay import Entry, box_edges, cube_faces, cube_middle, face_at, letter_size, near_edges
 from gui.volume.scene import VolumeScene
 
 LOOKS = (
@@ -51,6 +51,20 @@ def until(qtbot: QtBot, scene: VolumeScene, holds: Callable[[], bool]) -> None:
         return holds()
 
     qtbot.waitUntil(look, timeout=60_000)
+
+
+@pytest.mark.parametrize(
+    ("low_g_cm3", "high_g_cm3", "text"),
+    [
+        (0.00012345, 0.016, "0.12 to 16"),
+        (0.0, 1.2, "0 to 1200"),
+        (0.0008, 0.008, "0.8 to 8"),
+        (0.0832, 1.2345, "83 to 1234"),
+    ],
+)
+def test_legend_tells_what_a_colour_can(low_g_cm3: float, high_g_cm3: float, text: str) -> None:
+    entry = Entry(name="gold", colour=GREY, low_g_cm3=low_g_cm3, high_g_cm3=high_g_cm3)
+    assert entry.text == f"gold  {text} mg/mL"
 
 
 def drawn(scene: VolumeScene) -> bool:

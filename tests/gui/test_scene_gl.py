@@ -16,9 +16,9 @@ import pytest
 from numpy.typing import NDArray
 
 from gui.volume.camera import Camera
-from gui.volume.optics import BASE_COLOUR, Cut, optics_of
+from gui.volume.optics import BASE_COLOUR, BUSY, CALM, CALM_ALPHA, Cut, leaps, optics_of
 from gui.volume.projection import cast
-from tests.gui.gl_pictures import FAINT, SIDES_RAD, SIZE, STRONG
+from tests.gui.gl_pictures import FAINT, SIDES_RAD, SIZE, STRONG, WITHOUT_WATER
 from tests.gui.ray_oracle import drawn
 from tests.gui.volume_phantom import LOOKS, phantom
 
@@ -64,6 +64,37 @@ def test_colours_are_those_of_the_slow_caster(pictures: dict[str, Any], side: st
     assert expected.max() > 0.5
     assert away.mean() < 0.006
     assert np.quantile(away, 0.99) < 0.04
+
+
+def test_leaps_over_empty_blocks_change_no_pixel(pictures: dict[str, Any]) -> None:
+    """Not beyond rounding; what is calm may change by what `CALM_ALPHA` allows a block."""
+    whole, leapt, calm = (pictures[name].astype(int) for name in ("every_block", "empty_leapt", "all_leapt"))
+    marks = leaps(phantom(28), optics_of(LOOKS, 20.0, opacities=WITHOUT_WATER))
+    assert ((marks > BUSY) & (marks < CALM)).mean() > 0.2
+    assert whole.max() > 100
+    assert np.abs(leapt - whole).max() <= 1
+    assert np.abs(calm - whole).max() <= 255 * 3 * CALM_ALPHA
+
+
+def test_haze_is_never_lit(pictures: dict[str, Any]) -> None:
+    assert pictures["haze_plain"].max() > 20
+    assert np.abs(pictures["haze_lit"].astype(int) - pictures["haze_plain"]).max() <= 1
+
+
+def test_bytes_show_what_half_floats_show(pictures: dict[str, Any]) -> None:
+    """Where windows hold all values; else bytes are cut to the window before they are interpolated, not after."""
+    away = off(pictures["bytes"], pictures["halves"] / 255)
+    assert away.mean() < 0.001
+    assert away.max() < 5 / 255
+
+
+def test_bytes_follow_the_window(pictures: dict[str, Any]) -> None:
+    assert (pictures["bytes_changed"] == pictures["bytes_anew"]).all()
+    assert off(pictures["bytes_changed"], pictures["bytes"] / 255).max() > 0.02
+
+
+def test_shaders_are_compiled_in_a_thread(pictures: dict[str, Any]) -> None:
+    assert pictures["warming"] == "done"
 
 
 def test_perspective_is_that_of_the_processor(pictures: dict[str, Any]) -> None:

@@ -400,7 +400,7 @@ def test_restyle(page: VolumePage) -> None:
 def test_three_dimensions_are_made_when_somebody_looks(qtbot: QtBot, page: VolumePage) -> None:
     assert page.solid.scene is None
     page.places.setCurrentWidget(page.solid)
-    page.refresh()
+    qtbot.waitUntil(lambda: page.refresh() or page.solid.scene is not None, timeout=20_000)
     scene = page.solid.scene
     assert scene is not None
     qtbot.waitUntil(lambda: page.refresh() or scene.grains is not None, timeout=20_000)
