@@ -15,7 +15,7 @@ LOOK_S = 0.2
 
 
 class Progress(NamedTuple):
-    """One step of a long work; the generator that yields it returns the result.
+    """One step of a long work, of 0 where nobody knows of how many; the generator that yields it returns the result.
 
     The same generator serves a test's ``for``, the command line's bar and a window's worker, and all can stop it.
     """

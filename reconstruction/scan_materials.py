@@ -41,15 +41,13 @@ from reconstruction.spectral.cells import cells_of_basis, path_map
 from reconstruction.spectral.compression import compress
 from reconstruction.spectral.error_maps import drawn_counts, drawn_errors, standard_error
 from reconstruction.spectral.model import SpectralModel
-from reconstruction.spectral.ray_fit import RayFit, fit_rays, weak_prior_sd
+from reconstruction.spectral.ray_fit import NEIGHBOURS, RayFit, fit_rays, steady_information, weak_prior_sd
 from reconstruction.spectral.wedge import SignalPolynomial, Wedge, fit_a_table, fit_polynomial, fit_signals
 from reconstruction.spectral.weighted import weighted
 from reconstruction.volume import MASS_CONCENTRATION, Grid, Volume
 
 PROJECTION, ONE_STEP = "projection", "onestep"
 VIEWS_AT_A_TIME = 16
-NEIGHBOURS = 3
-"""Rows and columns of pixels around a ray, among which its prior has its middle."""
 N_TYPICAL_VIEWS = 8
 RANGE_MARGIN = 0.2
 """Paths beyond those of the typical views, as a share of their range, over which the model must hold."""
@@ -165,7 +163,9 @@ class _Way:
             options |= {"open_counts": send(seen.open_counts), "background": send(seen.background)}
             options |= {"weights": send(seen.is_known.astype(np.float32))}
             return one_step(self.projector, send(seen.counts), self.model, **options)
-        information = np.where(fit.is_converged & seen.is_known.all(axis=0), fit.information, 0)
+        is_told = fit.is_converged & seen.is_known.all(axis=0)
+        steady = steady_information(fit, seen.counts, seen.open_counts, self.model, background=seen.background)
+        information = np.where(is_told, steady, 0)
         return weighted(self.projector, send(fit.paths), send(information), **options)
 
     def draw(
@@ -275,7 +275,8 @@ def decompose_scan(
     ratio = _misfit_ratio(fitted)
     told = f"{prior}, strength {strength if strength is not None else 'its own'}" if prior else "no prior"
     words = (
-        f"{len(measured.angles_rad)} views, {len(model.bins)} bins of {len(rays.sources)} passes",
+        f"{len(measured.angles_rad)} views, {len(model.bins)} bins"
+        + (f" of {len(rays.sources)} passes" if len(rays.sources) > 1 else ""),
         *dict.fromkeys(told for source in rays.sources for told in source.words),
         *seen.words,
         f"{1 - seen.is_known.mean():.2%} of the counts not measured, {np.mean(seen.counts == 0):.2%} are none",

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from firmware_iface.errors import WrongUsage
 from reconstruction.kernels import ray_fit_cpu
 from reconstruction.spectral.model import SpectralModel
-from reconstruction.spectral.ray_fit import fit_rays, weak_prior_sd
+from reconstruction.spectral.ray_fit import fit_rays, steady_information, weak_prior_sd
 from reconstruction.symmetric import unpacked
 from tests.spectral_models import made_up_model, mory_model
 
@@ -159,6 +159,29 @@ def test_starts_do_not_matter_much() -> None:
     fits = [fit_rays(counts, OPEN, model, start=s) for s in (None, np.zeros((2, 3000)), truth_for(3000))]
     for other in fits[1:]:
         assert np.abs((fits[0].paths - other.paths) / fits[0].sigma).max() < 0.06
+
+
+def test_weights_that_do_not_go_with_the_noise_pull_a_mean_of_rays_aside_less() -> None:
+    model, truth, opened = made_up_model(), np.array([30.0, 0.3]), np.full(4, 200.0)
+    seen = (opened * model.transmission(truth))[:, None, None, None] * np.ones((4, 30, 30, 40))
+    counts = np.random.default_rng(0).poisson(seen)
+    fit = fit_rays(counts, opened, model)
+
+    def bias(information: np.ndarray) -> np.ndarray:
+        """Of the mean of all rays, weighted, in its standard errors."""
+        whole, paths = unpacked(information).reshape(2, 2, -1), fit.paths.reshape(2, -1)
+        mean = np.linalg.solve(whole.sum(axis=-1), np.einsum("kln,ln->k", whole, paths))
+        bound = np.linalg.inv(fit.chi_square.size * model.fisher(truth, opened))
+        return (mean - truth) / np.sqrt(np.diag(bound))
+
+    own, steady = bias(fit.information), bias(steady_information(fit, counts, opened, model))
+    assert (np.abs(own) > 7).all()
+    assert (np.abs(steady) < 0.35 * np.abs(own)).all()
+    at_truth = fit_rays(counts, opened, model, start=np.broadcast_to(truth[:, None, None, None], fit.paths.shape),
+                        n_iterations=1)  # fmt: skip
+    assert np.median(steady_information(fit, counts, opened, model) / at_truth.information) == pytest.approx(
+        1, rel=0.05
+    )
 
 
 def test_a_strong_prior_holds_its_material() -> None:
