@@ -35,8 +35,10 @@ from reconstruction.ramp import RowFilter, ray_cosines
 from reconstruction.scan_geometry import ScanGeometry
 from reconstruction.volume import Grid
 
-VIEWS_PER_BLOCK = 48
-"""Views that are filtered, and then back-projected together."""
+VIEWS_PER_BLOCK = (4, 48)
+"""Fewest and most views that are filtered, and then back-projected together."""
+UPDATES_PER_BLOCK = 1_000_000_000
+"""Of voxels by views and bins, on the CPU: within a second of two cores, after which a stop is answered."""
 BYTES_TOGETHER = 1_000_000
 """Of rows that are filtered together: few enough to stay in the cache, and so many that threads do not wait for the
 interpreter."""
@@ -130,8 +132,8 @@ def parallel_backprojection(
 def _in_blocks(stream: _Stream, line_integrals: NDArray[np.float32]) -> Generator[Progress, None, NDArray[np.float32]]:
     stream.check(line_integrals, stream.n_views)
     yield Progress("back-projection", 0, stream.n_views)
-    for first in range(0, stream.n_views, VIEWS_PER_BLOCK):
-        views = slice(first, min(first + VIEWS_PER_BLOCK, stream.n_views))
+    for first in range(0, stream.n_views, stream.views_per_block):
+        views = slice(first, min(first + stream.views_per_block, stream.n_views))
         stream.add(line_integrals[:, views], views)
         yield Progress("back-projection", views.stop, stream.n_views)
     return stream.result()
@@ -170,6 +172,14 @@ class _Stream:
         """Number of planned views."""
         return self._orbit.scan.n_views
 
+    @property
+    def views_per_block(self) -> int:
+        """So many views at a time that what is begun is soon done; fours, as the kernel takes them."""
+        fewest, most = VIEWS_PER_BLOCK
+        if self._use_gpu:
+            return most
+        return min(max(UPDATES_PER_BLOCK // self._values.size // fewest * fewest, fewest), most)
+
     def check(self, line_integrals: NDArray[np.float32], n_views: int) -> None:
         """Refuse line integrals that are not those of so many views."""
         scan = self._orbit.scan
@@ -198,8 +208,8 @@ class _Stream:
         self.check(line_integrals, len(index))
         if self._is_added[index].any() or len(np.unique(index)) < len(index):
             raise WrongUsage("a view came twice; allowed: each planned view once")
-        for first in range(0, len(index), VIEWS_PER_BLOCK):
-            block = slice(first, first + VIEWS_PER_BLOCK)
+        for first in range(0, len(index), self.views_per_block):
+            block = slice(first, first + self.views_per_block)
             self._backproject(self._filtered(line_integrals[:, block], index[block]), index[block])
         self._is_added[index] = True
 
