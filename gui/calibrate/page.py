@@ -178,7 +178,6 @@ class CalibratePage(Page):
         self._split.setCollapsible(0, False)
         self._split.setSizes([420, 860])
         layout = QtWidgets.QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._split, 1)
         layout.addWidget(self.bar)
 
