@@ -232,8 +232,8 @@ class _ChartView(_Panel):
             self._looks = looks
             self._rebuild(panel.lines)
             if names:  # with room for the first name and the last
-                widen = self._plot.setYRange if is_lying else self._plot.setXRange
-                widen(-0.5, len(panel.x_names) - 0.5, padding=0)
+                span = {"yRange" if is_lying else "xRange": (-0.5, len(panel.x_names) - 0.5)}
+                self._plot.getViewBox().setRange(**span, padding=0)
         for curve, line in zip(self._curves, panel.lines, strict=True):
             x, y = _points(line)
             curve.setData(*((y, x) if is_lying else (x, y)))
