@@ -29,12 +29,7 @@ class Canvas:
     def of(cls, width: int, height: int, *, has_depth: bool = False) -> Canvas:
         """Make one in the current context, with room for depths where things are drawn into it that have some."""
         texture = int(GL.glGenTextures(1))
-        GL.glBindTexture(GL.GL_TEXTURE_2D, texture)
-        for name, value in (
-            (GL.GL_TEXTURE_MIN_FILTER, GL.GL_LINEAR), (GL.GL_TEXTURE_MAG_FILTER, GL.GL_LINEAR),
-            (GL.GL_TEXTURE_WRAP_S, GL.GL_CLAMP_TO_EDGE), (GL.GL_TEXTURE_WRAP_T, GL.GL_CLAMP_TO_EDGE),
-        ):  # fmt: skip
-            GL.glTexParameteri(GL.GL_TEXTURE_2D, name, value)
+        _bind(texture, GL.GL_LINEAR)
         GL.glTexImage2D(
             GL.GL_TEXTURE_2D, 0, GL.GL_RGBA8, width, height, 0, GL.GL_RGBA, GL.GL_UNSIGNED_BYTE, ctypes.c_void_p(0)
         )
@@ -82,12 +77,16 @@ class Canvas:
 def copied_depth(texture: int, width: int, height: int) -> int:
     """Copy the depths of what is drawn so far, where the rays shall end, to a texture; 0 makes one."""
     texture = texture or int(GL.glGenTextures(1))
-    GL.glBindTexture(GL.GL_TEXTURE_2D, texture)
-    for name, value in (
-        (GL.GL_TEXTURE_MIN_FILTER, GL.GL_NEAREST), (GL.GL_TEXTURE_MAG_FILTER, GL.GL_NEAREST),
-        (GL.GL_TEXTURE_WRAP_S, GL.GL_CLAMP_TO_EDGE), (GL.GL_TEXTURE_WRAP_T, GL.GL_CLAMP_TO_EDGE),
-    ):  # fmt: skip
-        GL.glTexParameteri(GL.GL_TEXTURE_2D, name, value)
+    _bind(texture, GL.GL_NEAREST)
     GL.glCopyTexImage2D(GL.GL_TEXTURE_2D, 0, GL.GL_DEPTH_COMPONENT24, 0, 0, width, height, 0)
     GL.glBindTexture(GL.GL_TEXTURE_2D, 0)
     return texture
+
+
+def _bind(texture: int, between: int) -> None:
+    """Take a texture in hand, with what it gives between its points, and nothing beyond its edges."""
+    GL.glBindTexture(GL.GL_TEXTURE_2D, texture)
+    for name in (GL.GL_TEXTURE_MIN_FILTER, GL.GL_TEXTURE_MAG_FILTER):
+        GL.glTexParameteri(GL.GL_TEXTURE_2D, name, between)
+    for name in (GL.GL_TEXTURE_WRAP_S, GL.GL_TEXTURE_WRAP_T):
+        GL.glTexParameteri(GL.GL_TEXTURE_2D, name, GL.GL_CLAMP_TO_EDGE)
