@@ -42,7 +42,8 @@ def begin(day: Day, folder: Path) -> None:
         done = job.snapshot().done if job is not None and job.snapshot().stage == "scan" else 0
         if done > n_told:
             n_told = done
-            print(n_told, flush=True)
+            sys.stdout.write(f"{n_told}\n")
+            sys.stdout.flush()
 
 
 def go_on(day: Day) -> dict[str, object]:
