@@ -241,6 +241,16 @@ def test_stop_ends_after_the_step_that_runs(connected: Desktop) -> None:
     assert desktop.page.desk.took_s.keys() == {"pixels"}
 
 
+def test_all_that_a_step_of_four_plots_found_is_seen_in_a_window_of_1280_by_800(connected: Desktop) -> None:
+    desktop = connected
+    panels = desktop.page.result.panels
+    desktop.page.resize(1280, 700)
+    desktop.run_to_end("pixels")
+    desktop.until(lambda: "How even the open beam is" in panels.titles and panels.is_drawn)
+    assert len(panels.titles) == 4
+    desktop.until(lambda: panels.verticalScrollBar().maximum() < 0.1 * panels.viewport().height())
+
+
 def test_options_are_checked_as_typed_and_can_be_undone(connected: Desktop) -> None:
     desktop = connected
     desktop.page.steps.choose("pixels")
