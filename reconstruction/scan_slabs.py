@@ -152,6 +152,7 @@ def _reader(source: ScanSource) -> LineIntegralReader:
         pass_index=source.pass_index,
         count_rate=source.count_rate,
         thickness=source.thickness,
+        flat=source.flat,
     )
 
 

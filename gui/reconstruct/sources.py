@@ -165,7 +165,8 @@ def volume_facts(path: Path, volume: Volume, kind: SourceKind = SourceKind.VOLUM
 
 def scan_facts(path: Path, settings: Settings) -> Facts:
     """Return what a scan tells; an interrupted one too."""
-    from acquisition.scan import ScanStatus
+    from acquisition.open_beam import told_of_flat
+    from acquisition.scan import ImageKey, ScanStatus
     from acquisition.scan_file import read_scan
     from reconstruction.pipeline import grid_of
     from reconstruction.recipe import Recipe
@@ -176,6 +177,7 @@ def scan_facts(path: Path, settings: Settings) -> Facts:
     reader = reader_of(source)
     known = scan.calibration
     n_frames, n_bins, rows, cols = scan.shape
+    n_flats = len(scan.indices(ImageKey.FLAT))
     is_whole = scan.status in (ScanStatus.COMPLETE, ScanStatus.DEGRADED)
     n_passes = count_passes(path, allow_partial=True)
     basis = known.basis if known else None
@@ -198,10 +200,19 @@ def scan_facts(path: Path, settings: Settings) -> Facts:
         ("views", f"{len(reader.angles_rad)} over {turn_deg:.0f}°, {n_frames} frames of {rows} × {cols} pixels"),
         ("bins", f"{n_bins}: {', '.join(source.channels)}" + (f", {n_passes} passes" if n_passes > 1 else "")),
         ("losses", f"{scan.n_lost} of {n_frames} frames" if scan.n_lost else "none"),
+        ("flats", "the calibration's" if source.flat is not None else f"{n_flats} frames"),
         ("geometry", source.origin),
         ("calibration", ", ".join(held) if known else "none"),
         ("what can be seen", f"{size_words(grid.shape)} voxels of {grid.voxel_mm:.4g} mm"),
     )
+    warnings = []
+    if not is_whole:
+        warnings.append("This scan was interrupted; allow that below to reconstruct what there is.")
+    if source.flat is not None and known is not None:
+        warnings.append(
+            f"It has no flats of its own: its views are divided by {told_of_flat(known)}. What has drifted since then "
+            "shows as rings."
+        )
     return Facts(
         path=path,
         kind=SourceKind.SCAN,
@@ -216,7 +227,7 @@ def scan_facts(path: Path, settings: Settings) -> Facts:
         is_whole=is_whole,
         begun=scan.start_time,
         orbit=Orbit(geometry=reader.geometry, angles_rad=reader.angles_rad, lifts_mm=reader.lifts_mm),
-        warnings=() if is_whole else ("This scan was interrupted; allow that below to reconstruct what there is.",),
+        warnings=tuple(warnings),
     )
 
 
@@ -245,6 +256,7 @@ def reader_of(source: ScanSource) -> LineIntegralReader:
         pass_index=source.pass_index,
         count_rate=source.count_rate,
         thickness=source.thickness,
+        flat=source.flat,
     )
 
 

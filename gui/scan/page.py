@@ -118,6 +118,16 @@ class ScanPage(Page):
         if isinstance(text, str) and self.session.state.plan == Plan() and not self.plan.document.can_undo:
             self.plan.begin_with(text)
 
+    def undo(self) -> None:
+        """Take the last edit of the plan back, where the plan is seen."""
+        if self.tabs.currentIndex() == PLAN:
+            self.plan.undo()
+
+    def redo(self) -> None:
+        """Make the edit of the plan again that was taken back."""
+        if self.tabs.currentIndex() == PLAN:
+            self.plan.redo()
+
     def look_for_interrupted(self) -> None:
         """Look in the session's folder for scans that were broken off."""
         folder = self.session.state.folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
+from pyqtgraph.Qt import QtCore, QtWidgets
 
 from acquisition.plan import Plan
 from firmware_iface.errors import BadFile
@@ -163,11 +163,8 @@ class PlanPanel(QtWidgets.QWidget):
         )
         self._undo = _button("Undo", "", self.undo)
         self._redo = _button("Redo", "", self.redo)
-        for button, key in ((self._undo, "Ctrl+Z"), (self._redo, "Ctrl+Shift+Z")):
-            row.addWidget(button)
-            shortcut = QtGui.QShortcut(QtGui.QKeySequence(key), self)
-            shortcut.setContext(QtCore.Qt.ShortcutContext.WidgetWithChildrenShortcut)
-            shortcut.activated.connect(button.click)
+        row.addWidget(self._undo)
+        row.addWidget(self._redo)
         row.addStretch(1)
         theme.make_faint(self.name)
         row.addWidget(self.name)
