@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from firmware_iface.errors import WrongUsage
+from gui.controls import allow
 from gui.reconstruct.options import Row, meant
 
 LABEL_PX = 104
@@ -113,7 +114,7 @@ class Choice(QtWidgets.QComboBox):
 
     def __init__(self, tip: str, entries: Iterable[tuple[str, object, str]] = ()) -> None:
         super().__init__()
-        self._tip = tip
+        self._tip, self._why_not = tip, ""
         self.setSizeAdjustPolicy(QtWidgets.QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(10)
         self.offer(entries)
@@ -146,9 +147,14 @@ class Choice(QtWidgets.QComboBox):
                 self._explain()
                 return
 
+    def allow(self, why_not: str) -> None:
+        """Let something be chosen, or say why it cannot be."""
+        self._why_not = why_not
+        self._explain()
+
     def _explain(self) -> None:
         own = self.itemData(self.currentIndex(), QtCore.Qt.ItemDataRole.ToolTipRole) or ""
-        self.setToolTip(f"{self._tip}\n\n{own}" if own else self._tip)
+        allow(self, f"{self._tip}\n\n{own}" if own else self._tip, self._why_not)
 
 
 class Line(QtWidgets.QLineEdit):

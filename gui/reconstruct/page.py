@@ -169,6 +169,16 @@ class ReconstructPage(Page):
             f"{OURS}decomposition of {self._name()}", work, self._take_materials, otherwise=self._show_cancelled
         )
 
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a change of settings to take back."""
+        return self.history.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a change of settings to make again."""
+        return self.history.can_redo
+
     def undo(self) -> None:
         """Take the last change of settings back."""
         self._show_settings(self.history.undo())
@@ -493,9 +503,7 @@ class ReconstructPage(Page):
         before = before_of(self.tries, place)
         others = [other for other in self.tries if other.kind == one.kind and other is not one]
         self.compare.beside.offer([(f"try {other.number}", other.number, "") for other in others])
-        self.compare.beside.setEnabled(bool(others))
-        if not others:
-            self.compare.beside.setToolTip("There is no other try of this kind yet.")
+        self.compare.beside.allow("" if others else "there is no other try of this kind yet.")
         self._place = place
         self.compare.beside.put(before.number if before is not None else None)
         self.compare.show_tries(before, one)

@@ -10,6 +10,7 @@ from pyqtgraph.Qt import QtCore, QtWidgets
 from acquisition.plan import Plan
 from firmware_iface.errors import BadFile
 from gui import theme
+from gui.controls import allow
 from gui.scan.document import Document, text_of
 from gui.scan.form import PlanForm
 from gui.scan.presets import presets
@@ -70,12 +71,8 @@ class PlanPanel(QtWidgets.QWidget):
         document = self.document
         name = document.path.name if document.path is not None else "not saved yet"
         self.name.setText(f"{name}{'' if document.is_saved or document.path is None else ', changed'}")
-        self._undo.setEnabled(document.can_undo)
-        self._undo.setToolTip("Take the last edit back (Ctrl+Z)" + ("" if document.can_undo else ": there is none."))
-        self._redo.setEnabled(document.can_redo)
-        self._redo.setToolTip(
-            "Make it again (Ctrl+Shift+Z)" + ("" if document.can_redo else ": nothing was taken back.")
-        )
+        allow(self._undo, "Take the last edit back (Ctrl+Z).", "" if document.can_undo else "there is none.")
+        allow(self._redo, "Make it again (Ctrl+Shift+Z).", "" if document.can_redo else "nothing was taken back.")
 
     def undo(self) -> None:
         """Take the last edit back."""
