@@ -204,7 +204,7 @@ class LivePage(Page):
 
     def _begin(self, underway: Underway) -> None:
         self.underway = underway
-        self._frozen = None
+        self.playback.let_go()
         self.display.set_thresholds(underway.plan.detector.thresholds_kev)
         pitch_mm = underway.plan.geometry.pitch_mm
         self.regions.set_pixel(pitch_mm)
@@ -214,13 +214,13 @@ class LivePage(Page):
     def _paint(self, status: StoreStatus) -> None:
         view = self.display.view()
         seen = (
-            None if self.playback.is_held else status.end, self.playback.number, self._frozen, view,
+            None if self.playback.is_held else status.end, self.playback.again, self._frozen, view,
             self.display.n_changes, self.flat, self._kept_flat, self.underway, self.tabs_of_image.currentIndex(),
         )  # fmt: skip
         if seen == self._seen or status.end == 0:
             return
         self._seen = seen
-        picture, lost = taken(self.store, replace(view, number=self.playback.number))
+        picture, lost = taken(self.store, replace(view, again=self.playback.again))
         if self._frozen is not None:
             picture, lost = self._frozen, None
         if picture is None:
@@ -228,8 +228,11 @@ class LivePage(Page):
         thresholds_kev = self.thresholds_kev
         flats = [] if self.underway is None else self._flats(self.underway)
         shown = self._shown = show(
-            picture, view, flats, lost, thresholds_kev=thresholds_kev, tube=self.underway and tube_of(self.underway)
-        )
+            picture, view, flats, lost, thresholds_kev=thresholds_kev, tube=self.underway and tube_of(self.underway),
+            colour_counts=self._kept_colours(picture),
+        )  # fmt: skip
+        if shown.colour_counts:
+            self._colours = [(low / picture.n_frames, high / picture.n_frames) for low, high in shown.colour_counts]
         pixel_mm = self.underway.plan.geometry.pitch_mm if self.underway is not None else None
         self.panel.set_unit(shown.unit)
         if self.tabs_of_image.currentIndex():
@@ -278,6 +281,12 @@ class LivePage(Page):
             ratio = n_frames / n_before  # pyright: ignore[reportOperatorIssue]
             self.panel.set_levels(low * ratio, high * ratio)
 
+    def _kept_colours(self, picture: Picture) -> list[tuple[float, float]]:
+        """Return the levels that bins had in colours before, grown with a sum; empty where they are to be set."""
+        if self.panel.level_mode is LevelMode.AUTO or len(self._colours) != len(picture.counts):
+            return []
+        return [(low * picture.n_frames, high * picture.n_frames) for low, high in self._colours]
+
     def _planes(self, shown: Shown) -> tuple[NDArray[np.number], list[str]]:
         kind = measures.Kind.BIN if self.grid_of.currentIndex() == 1 else measures.Kind.THRESHOLD
         planes = side_by_side(shown, kind)
@@ -315,16 +324,16 @@ class LivePage(Page):
         detector = (self.underway.plan if self.underway is not None else self.session.state.plan).detector
         full = measures.full_count(detector.depth_bits, detector.accumulate)
         plane = shown.picture.counts[0] if shown.is_colour else shown.image
-        is_masked = self.pixels.current_mask(shape)
-        has_newest = newest.counts.shape[1:] == shape
+        frame = shown.picture if shown.picture.is_frame else newest
+        has_frame = frame.counts.shape[1:] == shape
         tab = self.tabs.currentWidget()
         if tab is self.pixels:
             self.pixels.show_pixel(shown.picture, self.thresholds_kev)
-        if has_newest and shown.lost is None:
-            self.pixels.show_marks(shown.picture, newest, plane, full)
+        if has_frame and shown.lost is None:
+            self.pixels.show_marks(shown.picture, frame, plane, full)
         if tab is self.regions:
-            is_full = measures.is_saturated(newest.counts, full) if has_newest else None
-            self.regions.show_values(shown, self.thresholds_kev, is_masked, is_full)
+            is_full = measures.is_saturated(frame.counts, full) if has_frame else None
+            self.regions.show_values(shown, self.thresholds_kev, self.pixels.left_out(shape), is_full)
         elif tab is self.profile:
             self.profile.show_values(shown)
 
@@ -395,7 +404,7 @@ class LivePage(Page):
 
     def _held(self) -> None:
         """Keep the very picture that is shown, also a sum, where no item of the store is looked at."""
-        is_picture = self.playback.is_held and self.playback.number is None and self._shown is not None
+        is_picture = self.playback.is_held and self.playback.again is None and self._shown is not None
         self._frozen = self._shown.picture if is_picture and self._shown is not None else None
         self._seen = ()
 
@@ -421,6 +430,7 @@ class LivePage(Page):
         self._calibration: Calibration | None = None
         self._kept_flat: Flat | None = None
         self._kept_levels: dict[object, tuple[float, ...]] = {}
+        self._colours: list[tuple[float, float]] = []
         self.panel = ImagePanel(is_whole=False)
         yield from self.panel.pieces
         self.display = DisplayBar(self.panel)
@@ -439,7 +449,7 @@ class LivePage(Page):
             self._why_no_plan, self.put_into_plan,
         )  # fmt: skip
         self.pictures = PictureActions(self.session, self.panel, self._picture)
-        self.playback = PlaybackBar(self._held)
+        self.playback = PlaybackBar(self._held, lambda: self.store.memory())
         yield
         self.pixels = PixelPanel(self.session, self.panel)
         yield
@@ -481,7 +491,7 @@ class LivePage(Page):
         self.grid_of.addItems(["every threshold", "every bin"])
         self.grid_of.setToolTip("What is shown side by side; a zoom in one is a zoom in all.")
         self.grid_of.currentIndexChanged.connect(lambda _: self._anew())
-        self.display.auto.clicked.connect(lambda: self.grid.set_levels())
+        self.display.auto.clicked.connect(self._forget_levels)
         beside = QtWidgets.QWidget()
         column = QtWidgets.QVBoxLayout(beside)
         column.setContentsMargins(0, 0, 0, 0)
@@ -514,6 +524,10 @@ class LivePage(Page):
 
     def _anew(self) -> None:
         self._seen = ()
+
+    def _forget_levels(self) -> None:
+        self.grid.set_levels()
+        self._colours = []
 
 
 def _set(widget: QtWidgets.QLabel | QtWidgets.QPushButton, text: str) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MARKS = (
     ("masked", theme.SERIES[3], "Pixels that are switched off, those of your edits included"),
     ("bad", theme.SERIES[6], "Pixels that the calibration says are not to be used: dead, unsteady, off, and others"),
-    ("full", theme.BAD, "Pixels in which a counter is full in the newest frame: they counted more than they show"),
+    ("full", theme.BAD, "Pixels with a full counter in the frame that is shown; of sums, in the newest frame"),
     ("noisy", theme.SERIES[4], "A guess: pixels far above those around them"),
 )
 """Name, colour and meaning of each overlay."""
@@ -97,13 +97,13 @@ class PixelPanel(QtWidgets.QWidget):
                     item.setText(text)
                     item.setToolTip(text)
 
-    def show_marks(self, picture: Picture, newest: Picture, plane: NDArray[np.number], full: int) -> None:
+    def show_marks(self, picture: Picture, frame: Picture, plane: NDArray[np.number], full: int) -> None:
         """Mark odd pixels, of each kind that is asked for."""
         mask = self.current_mask(picture.counts.shape[1:])
         found = {
             "masked": lambda: mask,
             "bad": lambda: self.bad(picture.counts.shape[1:]),
-            "full": lambda: measures.is_saturated(newest.counts, full),
+            "full": lambda: measures.is_saturated(frame.counts, full),
             "noisy": lambda: measures.looks_noisy(plane) & (~mask if mask is not None else True),
         }
         for name, colour, _ in MARKS:
