@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from acquisition.plan import Plan, load_plan
 from calibration.progress import Progress
+from firmware_iface.errors import WrongUsage
 from gui.session import Session
 
 FILTER = "Files of mpxct, plans, Merlin files (*.h5 *.hdf5 *.nxs *.toml *.mib *.hdr);;All files (*)"
@@ -16,7 +18,7 @@ PLAN = "plan"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Opened:
-    """A file and what is in it; `kind` is plan, scan, calibration, volume or merlin."""
+    """A file and what is in it; `kind` is plan, scan, calibration or volume, and a plan with a fault is None."""
 
     path: Path
     kind: str
@@ -29,14 +31,13 @@ def opened_file(path: Path) -> Generator[Progress, None, Opened]:
     Raises
     ------
     BadFile, WrongUsage
-        It is none of ours, or damaged; a plan says which key is wrong.
+        It is none of ours, or damaged.
     """
-    from acquisition.plan import load_plan
     from gui.any_file import open_any
 
     yield Progress(f"reading {path.name}", 0, 0)
     if path.suffix.lower() == ".toml":
-        return Opened(path=path, kind=PLAN, content=load_plan(path))
+        return Opened(path=path, kind=PLAN, content=_plan_in(path))
     kind, content = open_any(path)
     if kind == "merlin":
         path, content = yield from _converted(path)
@@ -50,7 +51,7 @@ def open_into(session: Session, opened: Opened) -> str:
 
     path, content = opened.path, opened.content
     if opened.kind == PLAN:
-        session.change(plan=content, plan_path=path)
+        session.change(plan=content or session.state.plan, plan_path=path)
         return "Scan"
     if opened.kind == "calibration":
         session.change(calibration=content, calibration_path=path)
@@ -63,6 +64,16 @@ def open_into(session: Session, opened: Opened) -> str:
     else:
         session.change(bins=content, bins_path=path)
     return "Volume"
+
+
+def _plan_in(path: Path) -> Plan | None:
+    """Read a plan; None where it is text with a fault, which the page of plans tells at its line."""
+    try:
+        return load_plan(path)
+    except WrongUsage as error:
+        if isinstance(error.__cause__, OSError | UnicodeDecodeError):
+            raise
+        return None
 
 
 def _converted(path: Path) -> Generator[Progress, None, tuple[Path, Any]]:
