@@ -197,11 +197,6 @@ def flattened(counts: NDArray[np.number], exposure_s: float, flat: Flat, selecti
     return np.divide(seen, expected, out=np.full(seen.shape, np.nan), where=expected > 0)
 
 
-def full_count(depth_bits: int, n_accumulated: int = 1) -> int:
-    """Return what a counter shows when it can count no more."""
-    return n_accumulated * ((1 << depth_bits) - 1)
-
-
 def is_saturated(counts: NDArray[np.unsignedinteger], full: int) -> NDArray[np.bool_]:
     """Return pixels of one frame in which any counter is full: (rows, cols) bool."""
     return np.asarray((counts >= full).any(axis=0))

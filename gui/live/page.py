@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,6 +29,7 @@ from gui.live.measures import Flat
 from gui.live.picture_actions import PictureActions
 from gui.live.pixel_panel import PixelPanel
 from gui.live.playback import PlaybackBar
+from gui.live.recording import Recording
 from gui.live.region_panel import ProfilePanel, RegionPanel
 from gui.live.run import Known, LiveRun, Underway, tube_of
 from gui.live.settings_panel import SettingsPanel
@@ -93,6 +93,7 @@ class LivePage(Page):
 
     def start(self) -> None:
         """Look on the instrument with the settings of the page."""
+        self.store = FrameStore()
         run = self.run = LiveRun(
             self.store, self.settings.plan(), self.session.state.calibration, on_health=self.session.rig.note_run,
             known=self._known,
@@ -164,10 +165,20 @@ class LivePage(Page):
             self._kept_flat = flat_of(state.calibration)
             self.pixels.follow(state.calibration)
             self._settings_changed()
+        if state.recording is not self._recording:
+            self._recording = state.recording
+            if isinstance(state.recording, Recording):
+                self._show_recording(state.recording)
 
     def begin(self, underway: Underway) -> None:
         """Show a store that is filled by somebody else, with frames taken as told."""
         self._begin(underway)
+
+    def _show_recording(self, recording: Recording) -> None:
+        """Look at the frames of a file; a view that runs is ended."""
+        self.stop()
+        self.run, self.store = None, recording.store
+        self._begin(recording.underway)
 
     def save(self) -> dict[str, object]:
         """Return how the page shows things."""
@@ -205,8 +216,9 @@ class LivePage(Page):
     def _begin(self, underway: Underway) -> None:
         self.underway = underway
         self.playback.let_go()
-        self.display.set_thresholds(underway.plan.detector.thresholds_kev)
-        pitch_mm = underway.plan.geometry.pitch_mm
+        self.display.set_thresholds(underway.thresholds_kev)
+        self.pixels.set_frames(underway.calibration)
+        pitch_mm = underway.readout.pitch_mm
         self.regions.set_pixel(pitch_mm)
         self.profile.set_pixel(pitch_mm)
         self._seen = ()
@@ -233,7 +245,7 @@ class LivePage(Page):
         )  # fmt: skip
         if shown.colour_counts:
             self._colours = [(low / picture.n_frames, high / picture.n_frames) for low, high in shown.colour_counts]
-        pixel_mm = self.underway.plan.geometry.pitch_mm if self.underway is not None else None
+        pixel_mm = self.underway.readout.pitch_mm if self.underway is not None else None
         self.panel.set_unit(shown.unit)
         if self.tabs_of_image.currentIndex():
             planes, names = self._planes(shown)
@@ -298,8 +310,12 @@ class LivePage(Page):
     @property
     def thresholds_kev(self) -> tuple[float, ...]:
         """Of what is in the store."""
-        plan = self.underway.plan if self.underway is not None else self.session.state.plan
-        return plan.detector.thresholds_kev
+        return self._taken.thresholds_kev
+
+    @property
+    def _taken(self) -> Underway:
+        """How what is in the store was taken, or would be."""
+        return self.underway or Underway.of(self.session.state.plan)
 
     def _caption(self, shown: Shown) -> str:
         if shown.lost is not None:
@@ -321,8 +337,7 @@ class LivePage(Page):
         if shown is None or newest is None:
             return
         shape = shown.picture.counts.shape[1:]
-        detector = (self.underway.plan if self.underway is not None else self.session.state.plan).detector
-        full = measures.full_count(detector.depth_bits, detector.accumulate)
+        full = self._taken.readout.saturation
         plane = shown.picture.counts[0] if shown.is_colour else shown.image
         frame = shown.picture if shown.picture.is_frame else newest
         has_frame = frame.counts.shape[1:] == shape
@@ -398,9 +413,8 @@ class LivePage(Page):
         """Return what is shown, its name, and how it was taken."""
         if self._shown is None:
             return None
-        underway = self.underway or Underway(plan=self.session.state.plan)
         name = name_of(self.display.selection(), self.thresholds_kev)
-        return self._shown, name, underway
+        return self._shown, name, self._taken
 
     def _held(self) -> None:
         """Keep the very picture that is shown, also a sum, where no item of the store is looked at."""
@@ -429,6 +443,7 @@ class LivePage(Page):
         self._given: tuple[Plan | None, Calibration | None] = (None, None)
         self._calibration: Calibration | None = None
         self._kept_flat: Flat | None = None
+        self._recording: object | None = None
         self._kept_levels: dict[object, tuple[float, ...]] = {}
         self._colours: list[tuple[float, float]] = []
         self.panel = ImagePanel(is_whole=False)
@@ -537,8 +552,8 @@ def _set(widget: QtWidgets.QLabel | QtWidgets.QPushButton, text: str) -> None:
 
 def _legend(thresholds_kev: tuple[float, ...]) -> str:
     colours = measures.bin_colours(len(thresholds_kev))
-    ends = [f"{low:g} to {high:g}" for low, high in pairwise(thresholds_kev)]
-    names = [*ends, f"above {thresholds_kev[-1]:g} keV"]
+    bins = [measures.Selection(kind=measures.Kind.BIN, first=n) for n in range(len(thresholds_kev))]
+    names = [name_of(each, thresholds_kev).removeprefix("bin ") for each in bins]
     swatches = [
         f'<span style="color:#{"".join(f"{round(255 * part):02x}" for part in colour)}">&#9632;</span> {name}'
         for colour, name in zip(colours, names, strict=True)

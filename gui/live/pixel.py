@@ -62,10 +62,8 @@ class PixelReport:
     def lines(self, thresholds_kev: tuple[float, ...] = ()) -> list[tuple[str, str]]:
         """Return it as names and values for people."""
         named = [
-            (f"above {kev:g} keV" if kev is not None else f"threshold {number}", _number(count))
-            for number, count, kev in zip(
-                self.thresholds, self.counts, _known(thresholds_kev, self.counts), strict=True
-            )
+            (f"above {kev:g} keV" if math.isfinite(kev) else f"counter {place}", _number(count))
+            for place, (count, kev) in enumerate(zip(self.counts, _known(thresholds_kev, self.counts), strict=True), 1)
         ]
         trims = ", ".join(map(str, self.trims)) if self.trims else "not known"
         state = "masked" if self.is_masked else "not to be used" if self.is_unusable else "counts"
@@ -151,5 +149,5 @@ def _number(count: float) -> str:
     return (f"{count:,}" if count == int(count) else f"{count:,.1f}").replace(",", " ")
 
 
-def _known(thresholds_kev: tuple[float, ...], counts: tuple[float, ...]) -> tuple[float | None, ...]:
-    return thresholds_kev if len(thresholds_kev) == len(counts) else (None,) * len(counts)
+def _known(thresholds_kev: tuple[float, ...], counts: tuple[float, ...]) -> tuple[float, ...]:
+    return thresholds_kev if len(thresholds_kev) == len(counts) else (math.nan,) * len(counts)

@@ -170,6 +170,8 @@ class RegionPanel(QtWidgets.QWidget):
                 else (spectrum.above, spectrum.above_sigma)
             )
             x = np.asarray(thresholds_kev, dtype=float)
+            if np.isnan(x).any():
+                x = np.arange(1.0, len(x) + 1)
             if len(x) == len(means) and np.isfinite(means).all():
                 curve, bars = self._curves[row]
                 curve.setData(x, means)

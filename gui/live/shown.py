@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -198,6 +199,8 @@ def within(selection: Selection, n_counters: int) -> Selection:
 
 def name_of(selection: Selection, thresholds_kev: tuple[float, ...]) -> str:
     """Return what a selection is called."""
+    if not all(map(math.isfinite, thresholds_kev)):
+        return name_by_number(within(selection, len(thresholds_kev)), len(thresholds_kev))
     kev = [f"{energy:g}" for energy in thresholds_kev]
     selection = within(selection, len(kev))
     first, second = kev[selection.first], kev[selection.second]
@@ -208,6 +211,23 @@ def name_of(selection: Selection, thresholds_kev: tuple[float, ...]) -> str:
     if selection.kind is Kind.BIN and selection.first + 1 < len(kev):
         return f"bin {first} to {kev[selection.first + 1]} keV"
     return f"bin above {first} keV" if selection.kind is Kind.BIN else f"above {first} keV"
+
+
+def energy_name(energy_kev: float, place: int) -> str:
+    """Return what a threshold is called: by its energy, or its place where that is not known."""
+    return f"{energy_kev:g} keV" if math.isfinite(energy_kev) else f"counter {place + 1}"
+
+
+def name_by_number(selection: Selection, n_counters: int) -> str:
+    """Return what a selection is called where nobody knows the energies."""
+    first, second = selection.first + 1, selection.second + 1
+    if selection.kind is Kind.COMPOSITE:
+        return "colours of all bins"
+    if selection.kind is Kind.DIFFERENCE:
+        return f"counter {first} minus counter {second}"
+    if selection.kind is Kind.BIN and first < n_counters:
+        return f"counter {first} minus the next"
+    return f"counter {first}"
 
 
 def side_by_side(shown: Shown, kind: Kind) -> NDArray[np.number]:

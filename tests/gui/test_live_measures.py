@@ -160,7 +160,7 @@ def test_a_counter_is_full_at_its_end() -> None:
     counts = np.zeros((2, 2, 2), dtype=np.uint16)
     counts[1, 0, 1] = 63
     counts[0, 1, 1] = 62
-    assert measures.is_saturated(counts, measures.full_count(6)).tolist() == [[False, True], [False, False]]
+    assert measures.is_saturated(counts, 63).tolist() == [[False, True], [False, False]]
 
 
 # One pixel, and the mask

@@ -45,7 +45,7 @@ def page(qtbot: QtBot, session: Session) -> Iterator[LivePage]:
     qtbot.addWidget(page)
     page.resize(1280, 800)
     page.show()
-    page.begin(Underway(plan=plan))
+    page.begin(Underway.of(plan, session.state.calibration))
     yield page
     page.close()
 
@@ -141,7 +141,7 @@ def test_a_view_is_flattened_by_the_calibration_until_a_flat_is_taken(page: Live
     )  # fmt: skip
     calibration = replace(bare, flat_field=kept)
     page.session.change(calibration=calibration)
-    page.begin(Underway(plan=plan, calibration=calibration))
+    page.begin(Underway.of(plan, calibration))
     page.display.flat.setChecked(True)
     fill(page, 1)
     np.testing.assert_allclose(image_of(page), 1.0)
@@ -170,7 +170,7 @@ def test_a_view_is_flattened_by_the_calibration_until_a_flat_is_taken(page: Live
     page.refresh()
     np.testing.assert_allclose(image_of(page), 0.5)
     assert "the flat of 12:00" in page.caption.text()
-    page.begin(Underway(plan=plan, calibration=replace(calibration, offset_dac=calibration.offset_dac + 3)))
+    page.begin(Underway.of(plan, replace(calibration, offset_dac=calibration.offset_dac + 3)))
     page.refresh()
     assert "No flat" in page.caption.text()
     np.testing.assert_array_equal(image_of(page), frame.counts[0])
@@ -190,7 +190,11 @@ def test_what_is_shown_follows_the_controls(page: LivePage) -> None:
     assert image_of(page).dtype == np.uint8
     assert "above 75 keV" in page.caption.text()
     page.flat = Flat(
-        rates_per_s=counts[-1] / 1e-3, thresholds=(0, 1, 2, 3), thresholds_kev=page.thresholds_kev, n_frames=1
+        rates_per_s=counts[-1] / 1e-3,
+        thresholds=(0, 1, 2, 3),
+        thresholds_kev=page.thresholds_kev,
+        n_frames=1,
+        calibration=page.session.state.calibration,
     )
     page.display.select(Selection())
     page.display.source.setCurrentIndex(0)
