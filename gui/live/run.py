@@ -252,7 +252,8 @@ class LiveRun:
         from acquisition.live import look  # heavy, and the window is to be there first
 
         if calibration is None:
-            looking = look_by_energy(instrument.detector, plan, store.push)
+            tell = self._on_health or (lambda _: None)
+            looking = look_by_energy(instrument.detector, plan, store.push, tell)
         else:
             looking = look(
                 instrument, plan, calibration, is_forced=True, stop=self._is_told, on_health=self._on_health,
