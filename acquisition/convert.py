@@ -39,7 +39,7 @@ def convert_merlin(
     layers, groups = merlin.groups()
     first = merlin.frames[int(groups[0, 0])].header
     try:
-        readout = _readout(first, layers)
+        readout = merlin_readout(first, layers)
         with ScanWriter(
             target,
             readout,
@@ -49,7 +49,7 @@ def convert_merlin(
         ) as writer:
             for place, group in enumerate(groups.tolist()):
                 try:
-                    writer.write(_frame(merlin, group, layers), ImageKey.PROJECTION)
+                    writer.write(merlin_frame(merlin, group, layers), ImageKey.PROJECTION)
                 except (BadFile, ValueError):
                     writer.discard()  # the source is still there, and would be refused again
                     raise
@@ -60,7 +60,14 @@ def convert_merlin(
     return writer.path
 
 
-def _readout(header: FrameHeader, layers: tuple[int, ...]) -> Readout:
+def merlin_readout(header: FrameHeader, layers: tuple[int, ...]) -> Readout:
+    """Return what the frames of a Merlin file have in common, by the header of the first.
+
+    Raises
+    ------
+    ValueError
+        A scan file cannot hold such frames.
+    """
     depth_bits = header.depth_bits or DEPTHS_BITS.get(header.pixel_type)
     if depth_bits is None:
         raise ValueError(f"its pixels are {header.pixel_type}; allowed: {', '.join(DEPTHS_BITS)}")
@@ -74,7 +81,8 @@ def _readout(header: FrameHeader, layers: tuple[int, ...]) -> Readout:
     )
 
 
-def _frame(merlin: MerlinFile, group: list[int], layers: tuple[int, ...]) -> Frame:
+def merlin_frame(merlin: MerlinFile, group: list[int], layers: tuple[int, ...]) -> Frame:
+    """Return one exposure of a Merlin file: the frames of a group, one for each counter or layer."""
     members = [merlin.frames[index] for index in group]
     header = members[0].header
     exposure_ns = header.exposure_ns if header.exposure_ns is not None else round(header.exposure_s * 1e9)

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from acquisition.plan import Plan, load_plan
 from calibration.progress import Progress
+from firmware_iface.errors import WrongUsage
 from gui.session import Session
 
 FILTER = "Files of mpxct, plans, Merlin files (*.h5 *.hdf5 *.nxs *.toml *.mib *.hdr);;All files (*)"
-PLAN = "plan"
+PLAN, FRAMES = "plan", "frames"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Opened:
-    """A file and what is in it; `kind` is plan, scan, calibration, volume or merlin."""
+    """A file and what is in it; `kind` is plan (None with a fault), scan, frames, calibration or volume."""
 
     path: Path
     kind: str
@@ -24,23 +26,24 @@ class Opened:
 
 
 def opened_file(path: Path) -> Generator[Progress, None, Opened]:
-    """Read a file of any kind; a Merlin file becomes a scan file beside it.
+    """Read a file of any kind; of a Merlin file, and of a scan without a plan, the frames.
 
     Raises
     ------
     BadFile, WrongUsage
-        It is none of ours, or damaged; a plan says which key is wrong.
+        It is none of ours, or damaged.
     """
-    from acquisition.plan import load_plan
     from gui.any_file import open_any
+    from gui.live.recording import merlin_recording, scan_recording
 
     yield Progress(f"reading {path.name}", 0, 0)
     if path.suffix.lower() == ".toml":
-        return Opened(path=path, kind=PLAN, content=load_plan(path))
+        return Opened(path=path, kind=PLAN, content=_plan_in(path))
     kind, content = open_any(path)
     if kind == "merlin":
-        path, content = yield from _converted(path)
-        kind = "scan"
+        kind, content = FRAMES, (yield from merlin_recording(content))
+    elif kind == "scan" and content.plan is None:
+        kind, content = FRAMES, (yield from scan_recording(content))
     return Opened(path=path, kind=kind, content=content)
 
 
@@ -50,8 +53,11 @@ def open_into(session: Session, opened: Opened) -> str:
 
     path, content = opened.path, opened.content
     if opened.kind == PLAN:
-        session.change(plan=content, plan_path=path)
+        session.change(plan=content or session.state.plan, plan_path=path)
         return "Scan"
+    if opened.kind == FRAMES:
+        session.change(recording=content)
+        return "Live"
     if opened.kind == "calibration":
         session.change(calibration=content, calibration_path=path)
         return "Calibrate"
@@ -65,11 +71,11 @@ def open_into(session: Session, opened: Opened) -> str:
     return "Volume"
 
 
-def _converted(path: Path) -> Generator[Progress, None, tuple[Path, Any]]:
-    from acquisition.convert import convert_merlin
-    from acquisition.scan_file import read_scan
-
-    target = path.with_suffix(".h5")
-    if not target.exists():
-        yield from convert_merlin(path.with_suffix(".mib"), target)
-    return target, read_scan(target)
+def _plan_in(path: Path) -> Plan | None:
+    """Read a plan; None where it is text with a fault, which the page of plans tells at its line."""
+    try:
+        return load_plan(path)
+    except WrongUsage as error:
+        if isinstance(error.__cause__, OSError | UnicodeDecodeError):
+            raise
+        return None

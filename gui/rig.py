@@ -224,10 +224,13 @@ class Rig:
         if self._instrument is None:
             self._note(link=Link.NONE if self._urls is None else Link.LOST, job="")
         else:
-            self._look()
+            self._look(job.snapshot().error)
 
-    def _look(self) -> None:
-        """Ask the idle instrument what it is, where that is not known, and how it is."""
+    def _look(self, met: BaseException | None = None) -> None:
+        """Ask the idle instrument what it is, where that is not known, and how it is.
+
+        `met` is what work has just failed by; a cable that was pulled then is told better by it than by who asks next.
+        """
         instrument = self._instrument
         assert instrument is not None
         try:
@@ -236,7 +239,7 @@ class Rig:
                 told |= _what(instrument)
                 self._known = instrument.detector
         except (MpxctError, OSError) as error:
-            self._lose(error)
+            self._lose(met if isinstance(met, TransportError) else error)
             return
         self._note(link=Link.READY, job="", was_open=True, error="", hint="", **told)
 

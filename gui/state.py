@@ -55,6 +55,8 @@ class State:
         Of the next scan, and of calibrations.
     calibration, bins, materials : optional
         In memory; the paths say where each stands, None where it was not saved yet.
+    recording : object, optional
+        Frames of a file, `gui.live.recording.Recording`, for the page Live.
     """
 
     folder: Path
@@ -67,6 +69,7 @@ class State:
     bins_path: Path | None = None
     materials: Volume | None = None
     materials_path: Path | None = None
+    recording: object | None = None
 
 
 def why_not(action: Action, state: State, link: Link, *, instrument_job: str = "", compute_job: str = "") -> str:

@@ -24,7 +24,7 @@ UNITS = {
 }  # fmt: skip
 DIMENSIONLESS = {
     "fraction", "fractions", "fluorescence_yield", "slope", "r2", "fano", "weight", "magnification", "ratio",
-    "relative", "share", "shares", "exponent", "opacity", "normal", "voxels",
+    "relative", "share", "shares", "exponent", "opacity", "normal", "voxels", "counts",
 }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from calibration.progress import Progress
 from firmware_iface.errors import WrongUsage
 
 if TYPE_CHECKING:
+    from acquisition.runner import RunHealth
     from firmware_iface.frame import Frame, Lost
 
 NOTE = (
@@ -25,17 +28,24 @@ def takes_energies(detector: Any) -> bool:
 
 
 def look_by_energy(
-    detector: Any, plan: Plan, on_item: Callable[[Frame | Lost], object]
+    detector: Any,
+    plan: Plan,
+    on_item: Callable[[Frame | Lost], object],
+    on_health: Callable[[RunHealth], object] = lambda _: None,
 ) -> Generator[Progress, None, None]:
     """Set the detector up as the plan says, and hand over frames until there are no more or it is closed.
+
+    `on_health` gets how the run stands, at every loss and now and then.
 
     Raises
     ------
     WrongUsage
         The plan wants frames that are sums of exposures, which nobody adds up here.
     """
+    from acquisition.runner import TELL_EVERY_S, RunHealth
     from firmware_iface.chip import Gain
     from firmware_iface.device import Configuration
+    from firmware_iface.frame import Lost
 
     wanted, scan = plan.detector, plan.scan
     if wanted.accumulate != 1:
@@ -52,13 +62,17 @@ def look_by_energy(
     thresholds = dict(zip(wanted.thresholds, wanted.thresholds_kev, strict=True))
     detector.set_thresholds_kev({**({0: wanted.arbitration_kev} if wanted.is_csm else {}), **thresholds})
     n_frames = scan.n_flats if isinstance(scan, FlatsPlan) else scan.n_frames if isinstance(scan, FramesPlan) else 0
-    n_seen = 0
+    n_seen, n_lost, told_s = 0, 0, -math.inf
     yield Progress(scan.kind, n_seen, n_frames)
     frames = detector.frames(n_frames, wanted.exposure_s)
     try:
         for item in frames:
             on_item(item)
-            n_seen += 1
+            n_missing = item.n_frames if isinstance(item, Lost) else 0
+            n_seen, n_lost = n_seen + max(n_missing, 1), n_lost + n_missing
+            if n_missing or time.monotonic() - told_s >= TELL_EVERY_S:
+                told_s = time.monotonic()
+                on_health(RunHealth(n_frames=n_seen, n_lost=n_lost, queues=()))
             yield Progress(scan.kind, n_seen, n_frames)
     finally:
         frames.close()

@@ -7,7 +7,7 @@ from pyqtgraph.Qt import QtWidgets
 from gui.image_panel import ImagePanel, LevelMode
 from gui.levels import COLOUR_MAPS
 from gui.live.measures import Kind, Selection
-from gui.live.shown import Source, View, name_of
+from gui.live.shown import Source, View, energy_name, name_of
 
 
 class DisplayBar(QtWidgets.QWidget):
@@ -111,7 +111,7 @@ class DisplayBar(QtWidgets.QWidget):
             is_difference = selection.kind is Kind.DIFFERENCE
             self.what.addItem("difference of two" if is_difference else name_of(selection, energies_kev), selection)
         for box in (self.low, self.high):
-            box.addItems([f"{energy:g} keV" for energy in energies_kev])
+            box.addItems([energy_name(energy, n) for n, energy in enumerate(energies_kev)])
         self.high.setCurrentIndex(min(1, len(energies_kev) - 1))
         self.select(before)
         for box in (self.what, self.low, self.high):

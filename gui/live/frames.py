@@ -45,6 +45,11 @@ class Picture:
     n_frames: int
     exposure_s: float
 
+    @property
+    def is_frame(self) -> bool:
+        """Whether it is one frame as it was read, and no sum or average."""
+        return self.n_frames == 1 and np.issubdtype(self.counts.dtype, np.integer)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStatus:
@@ -69,6 +74,23 @@ class StoreStatus:
     end: int
     n_bytes: int
     rate_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Memory:
+    """The last frames and losses, as they were when somebody asked for them; `first` is the number of the oldest."""
+
+    first: int
+    items: tuple[Frame | Lost, ...]
+
+    @property
+    def last(self) -> int:
+        """Number of the newest; that of the oldest where there is none."""
+        return self.first + max(len(self.items) - 1, 0)
+
+    def item(self, number: int) -> Frame | Lost | None:
+        """Return an item by its number, the oldest or newest where it is beyond them; None where there is none."""
+        return self.items[min(max(number, self.first), self.last) - self.first] if self.items else None
 
 
 class Rate:
@@ -155,13 +177,10 @@ class FrameStore:
         frame = self._newest
         return None if frame is None else picture_of(frame)
 
-    def item(self, number: int) -> Frame | Lost | None:
-        """Return an item by its number, the oldest or newest where it is beyond them; None where there is none."""
+    def memory(self) -> Memory:
+        """Return what is in memory now; it stays as it is, whatever comes and is forgotten here."""
         with self._lock:
-            if not self._items:
-                return None
-            place = number - (self._end - len(self._items))
-            return self._items[min(max(place, 0), len(self._items) - 1)]
+            return Memory(first=self._end - len(self._items), items=tuple(self._items))
 
     def running(self) -> Picture | None:
         """Return the sum of all frames since it began; None before the first."""

@@ -92,7 +92,7 @@ class Statistics(NamedTuple):
     """Of the pixels of a region that count: how many, and their values; nan where there are none."""
 
     n: int
-    n_masked: int
+    n_left_out: int
     n_saturated: int
     mean: float
     sd: float
@@ -197,11 +197,6 @@ def flattened(counts: NDArray[np.number], exposure_s: float, flat: Flat, selecti
     return np.divide(seen, expected, out=np.full(seen.shape, np.nan), where=expected > 0)
 
 
-def full_count(depth_bits: int, n_accumulated: int = 1) -> int:
-    """Return what a counter shows when it can count no more."""
-    return n_accumulated * ((1 << depth_bits) - 1)
-
-
 def is_saturated(counts: NDArray[np.unsignedinteger], full: int) -> NDArray[np.bool_]:
     """Return pixels of one frame in which any counter is full: (rows, cols) bool."""
     return np.asarray((counts >= full).any(axis=0))
@@ -234,29 +229,29 @@ def inside(region: Region, shape: tuple[int, int]) -> NDArray[np.bool_]:
 def statistics(
     plane: NDArray[np.number],
     where: NDArray[np.bool_],
-    is_masked: NDArray[np.bool_] | None = None,
+    is_left_out: NDArray[np.bool_] | None = None,
     is_full: NDArray[np.bool_] | None = None,
 ) -> Statistics:
-    """Return the statistics of a region; masked pixels, and those that are not a number, are left out of the values."""
-    used = where & np.isfinite(plane) if is_masked is None else where & ~is_masked & np.isfinite(plane)
+    """Return the statistics of a region, without pixels that are left out and those that are not a number."""
+    used = where & np.isfinite(plane) if is_left_out is None else where & ~is_left_out & np.isfinite(plane)
     values = np.asarray(plane[used], dtype=np.float64)
-    n_masked = 0 if is_masked is None else int(np.count_nonzero(where & is_masked))
+    n_left_out = 0 if is_left_out is None else int(np.count_nonzero(where & is_left_out))
     n_full = 0 if is_full is None else int(np.count_nonzero(where & is_full))
     nan = float("nan")
     if not values.size:
-        return Statistics(0, n_masked, n_full, nan, nan, nan, nan, nan)
+        return Statistics(0, n_left_out, n_full, nan, nan, nan, nan, nan)
     sd = float(values.std(ddof=1)) if values.size > 1 else nan
     total = float(values.sum())
     return Statistics(
-        values.size, n_masked, n_full, total / values.size, sd, total, float(values.min()), float(values.max())
+        values.size, n_left_out, n_full, total / values.size, sd, total, float(values.min()), float(values.max())
     )
 
 
 def spectrum(
-    counts: NDArray[np.number], where: NDArray[np.bool_], is_masked: NDArray[np.bool_] | None = None
+    counts: NDArray[np.number], where: NDArray[np.bool_], is_left_out: NDArray[np.bool_] | None = None
 ) -> Spectrum:
     """Return mean counts of a region over the thresholds; nan where it has no pixel that counts."""
-    used = where if is_masked is None else where & ~is_masked
+    used = where if is_left_out is None else where & ~is_left_out
     pixels = np.asarray(counts[:, used], dtype=np.float64)
     within = pixels.copy()
     within[:-1] -= pixels[1:]

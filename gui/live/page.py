@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,6 +29,7 @@ from gui.live.measures import Flat
 from gui.live.picture_actions import PictureActions
 from gui.live.pixel_panel import PixelPanel
 from gui.live.playback import PlaybackBar
+from gui.live.recording import Recording
 from gui.live.region_panel import ProfilePanel, RegionPanel
 from gui.live.run import Known, LiveRun, Underway, tube_of
 from gui.live.settings_panel import SettingsPanel
@@ -93,6 +93,7 @@ class LivePage(Page):
 
     def start(self) -> None:
         """Look on the instrument with the settings of the page."""
+        self.store = FrameStore()
         run = self.run = LiveRun(
             self.store, self.settings.plan(), self.session.state.calibration, on_health=self.session.rig.note_run,
             known=self._known,
@@ -164,6 +165,10 @@ class LivePage(Page):
             self._kept_flat = flat_of(state.calibration)
             self.pixels.follow(state.calibration)
             self._settings_changed()
+        if state.recording is not self._recording:
+            self._recording = state.recording
+            if isinstance(state.recording, Recording):
+                self._show_recording(state.recording)
 
     def begin(self, underway: Underway) -> None:
         """Show a store that is filled by somebody else, with frames taken as told."""
@@ -186,6 +191,12 @@ class LivePage(Page):
     def redo(self) -> None:
         """Make the edit of the mask again that was taken back."""
         self.pixels.make_again()
+
+    def _show_recording(self, recording: Recording) -> None:
+        """Look at the frames of a file; a view that runs is ended."""
+        self.stop()
+        self.run, self.store = None, recording.store
+        self._begin(recording.underway)
 
     def save(self) -> dict[str, object]:
         """Return how the page shows things."""
@@ -222,9 +233,10 @@ class LivePage(Page):
 
     def _begin(self, underway: Underway) -> None:
         self.underway = underway
-        self._frozen = None
-        self.display.set_thresholds(underway.plan.detector.thresholds_kev)
-        pitch_mm = underway.plan.geometry.pitch_mm
+        self.playback.let_go()
+        self.display.set_thresholds(underway.thresholds_kev)
+        self.pixels.set_frames(underway.calibration)
+        pitch_mm = underway.readout.pitch_mm
         self.regions.set_pixel(pitch_mm)
         self.profile.set_pixel(pitch_mm)
         self._seen = ()
@@ -232,13 +244,13 @@ class LivePage(Page):
     def _paint(self, status: StoreStatus) -> None:
         view = self.display.view()
         seen = (
-            None if self.playback.is_held else status.end, self.playback.number, self._frozen, view,
+            None if self.playback.is_held else status.end, self.playback.again, self._frozen, view,
             self.display.n_changes, self.flat, self._kept_flat, self.underway, self.tabs_of_image.currentIndex(),
         )  # fmt: skip
         if seen == self._seen or status.end == 0:
             return
         self._seen = seen
-        picture, lost = taken(self.store, replace(view, number=self.playback.number))
+        picture, lost = taken(self.store, replace(view, again=self.playback.again))
         if self._frozen is not None:
             picture, lost = self._frozen, None
         if picture is None:
@@ -246,9 +258,12 @@ class LivePage(Page):
         thresholds_kev = self.thresholds_kev
         flats = [] if self.underway is None else self._flats(self.underway)
         shown = self._shown = show(
-            picture, view, flats, lost, thresholds_kev=thresholds_kev, tube=self.underway and tube_of(self.underway)
-        )
-        pixel_mm = self.underway.plan.geometry.pitch_mm if self.underway is not None else None
+            picture, view, flats, lost, thresholds_kev=thresholds_kev, tube=self.underway and tube_of(self.underway),
+            colour_counts=self._kept_colours(picture),
+        )  # fmt: skip
+        if shown.colour_counts:
+            self._colours = [(low / picture.n_frames, high / picture.n_frames) for low, high in shown.colour_counts]
+        pixel_mm = self.underway.readout.pitch_mm if self.underway is not None else None
         self.panel.set_unit(shown.unit)
         if self.tabs_of_image.currentIndex():
             planes, names = self._planes(shown)
@@ -296,6 +311,12 @@ class LivePage(Page):
             ratio = n_frames / n_before  # pyright: ignore[reportOperatorIssue]
             self.panel.set_levels(low * ratio, high * ratio)
 
+    def _kept_colours(self, picture: Picture) -> list[tuple[float, float]]:
+        """Return the levels that bins had in colours before, grown with a sum; empty where they are to be set."""
+        if self.panel.level_mode is LevelMode.AUTO or len(self._colours) != len(picture.counts):
+            return []
+        return [(low * picture.n_frames, high * picture.n_frames) for low, high in self._colours]
+
     def _planes(self, shown: Shown) -> tuple[NDArray[np.number], list[str]]:
         kind = measures.Kind.BIN if self.grid_of.currentIndex() == 1 else measures.Kind.THRESHOLD
         planes = side_by_side(shown, kind)
@@ -307,8 +328,12 @@ class LivePage(Page):
     @property
     def thresholds_kev(self) -> tuple[float, ...]:
         """Of what is in the store."""
-        plan = self.underway.plan if self.underway is not None else self.session.state.plan
-        return plan.detector.thresholds_kev
+        return self._taken.thresholds_kev
+
+    @property
+    def _taken(self) -> Underway:
+        """How what is in the store was taken, or would be."""
+        return self.underway or Underway.of(self.session.state.plan)
 
     def _caption(self, shown: Shown) -> str:
         if shown.lost is not None:
@@ -330,19 +355,18 @@ class LivePage(Page):
         if shown is None or newest is None:
             return
         shape = shown.picture.counts.shape[1:]
-        detector = (self.underway.plan if self.underway is not None else self.session.state.plan).detector
-        full = measures.full_count(detector.depth_bits, detector.accumulate)
+        full = self._taken.readout.saturation
         plane = shown.picture.counts[0] if shown.is_colour else shown.image
-        is_masked = self.pixels.current_mask(shape)
-        has_newest = newest.counts.shape[1:] == shape
+        frame = shown.picture if shown.picture.is_frame else newest
+        has_frame = frame.counts.shape[1:] == shape
         tab = self.tabs.currentWidget()
         if tab is self.pixels:
             self.pixels.show_pixel(shown.picture, self.thresholds_kev)
-        if has_newest and shown.lost is None:
-            self.pixels.show_marks(shown.picture, newest, plane, full)
+        if has_frame and shown.lost is None:
+            self.pixels.show_marks(shown.picture, frame, plane, full)
         if tab is self.regions:
-            is_full = measures.is_saturated(newest.counts, full) if has_newest else None
-            self.regions.show_values(shown, self.thresholds_kev, is_masked, is_full)
+            is_full = measures.is_saturated(frame.counts, full) if has_frame else None
+            self.regions.show_values(shown, self.thresholds_kev, self.pixels.left_out(shape), is_full)
         elif tab is self.profile:
             self.profile.show_values(shown)
 
@@ -407,13 +431,12 @@ class LivePage(Page):
         """Return what is shown, its name, and how it was taken."""
         if self._shown is None:
             return None
-        underway = self.underway or Underway(plan=self.session.state.plan)
         name = name_of(self.display.selection(), self.thresholds_kev)
-        return self._shown, name, underway
+        return self._shown, name, self._taken
 
     def _held(self) -> None:
         """Keep the very picture that is shown, also a sum, where no item of the store is looked at."""
-        is_picture = self.playback.is_held and self.playback.number is None and self._shown is not None
+        is_picture = self.playback.is_held and self.playback.again is None and self._shown is not None
         self._frozen = self._shown.picture if is_picture and self._shown is not None else None
         self._seen = ()
 
@@ -438,7 +461,9 @@ class LivePage(Page):
         self._given: tuple[Plan | None, Calibration | None] = (None, None)
         self._calibration: Calibration | None = None
         self._kept_flat: Flat | None = None
+        self._recording: object | None = None
         self._kept_levels: dict[object, tuple[float, ...]] = {}
+        self._colours: list[tuple[float, float]] = []
         self.panel = ImagePanel(is_whole=False)
         yield from self.panel.pieces
         self.display = DisplayBar(self.panel)
@@ -457,7 +482,7 @@ class LivePage(Page):
             self._why_no_plan, self.put_into_plan,
         )  # fmt: skip
         self.pictures = PictureActions(self.session, self.panel, self._picture)
-        self.playback = PlaybackBar(self._held)
+        self.playback = PlaybackBar(self._held, lambda: self.store.memory())
         yield
         self.pixels = PixelPanel(self.session, self.panel)
         yield
@@ -499,7 +524,7 @@ class LivePage(Page):
         self.grid_of.addItems(["every threshold", "every bin"])
         self.grid_of.setToolTip("What is shown side by side; a zoom in one is a zoom in all.")
         self.grid_of.currentIndexChanged.connect(lambda _: self._anew())
-        self.display.auto.clicked.connect(lambda: self.grid.set_levels())
+        self.display.auto.clicked.connect(self._forget_levels)
         beside = QtWidgets.QWidget()
         column = QtWidgets.QVBoxLayout(beside)
         column.setContentsMargins(0, 0, 0, 0)
@@ -533,6 +558,10 @@ class LivePage(Page):
     def _anew(self) -> None:
         self._seen = ()
 
+    def _forget_levels(self) -> None:
+        self.grid.set_levels()
+        self._colours = []
+
 
 def _set(widget: QtWidgets.QLabel | QtWidgets.QPushButton, text: str) -> None:
     if widget.text() != text:
@@ -541,8 +570,8 @@ def _set(widget: QtWidgets.QLabel | QtWidgets.QPushButton, text: str) -> None:
 
 def _legend(thresholds_kev: tuple[float, ...]) -> str:
     colours = measures.bin_colours(len(thresholds_kev))
-    ends = [f"{low:g} to {high:g}" for low, high in pairwise(thresholds_kev)]
-    names = [*ends, f"above {thresholds_kev[-1]:g} keV"]
+    bins = [measures.Selection(kind=measures.Kind.BIN, first=n) for n in range(len(thresholds_kev))]
+    names = [name_of(each, thresholds_kev).removeprefix("bin ") for each in bins]
     swatches = [
         f'<span style="color:#{"".join(f"{round(255 * part):02x}" for part in colour)}">&#9632;</span> {name}'
         for colour, name in zip(colours, names, strict=True)

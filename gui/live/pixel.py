@@ -41,8 +41,9 @@ class PixelReport:
 
     Attributes
     ----------
-    thresholds, counts : tuple of int
-        Of each counter that is read.
+    thresholds : tuple of int
+    counts : tuple of float
+        Of each counter that is read; those of an average are no whole numbers.
     trims : tuple of int
         Of the same thresholds; empty without a calibration of these pixels.
     reasons : tuple of str
@@ -52,7 +53,7 @@ class PixelReport:
     row: int
     col: int
     thresholds: tuple[int, ...]
-    counts: tuple[int, ...]
+    counts: tuple[float, ...]
     trims: tuple[int, ...] = ()
     is_masked: bool = False
     is_unusable: bool = False
@@ -61,10 +62,8 @@ class PixelReport:
     def lines(self, thresholds_kev: tuple[float, ...] = ()) -> list[tuple[str, str]]:
         """Return it as names and values for people."""
         named = [
-            (f"above {kev:g} keV" if kev is not None else f"threshold {number}", f"{count:,}".replace(",", " "))
-            for number, count, kev in zip(
-                self.thresholds, self.counts, _known(thresholds_kev, self.counts), strict=True
-            )
+            (f"above {kev:g} keV" if math.isfinite(kev) else f"counter {place}", _number(count))
+            for place, (count, kev) in enumerate(zip(self.counts, _known(thresholds_kev, self.counts), strict=True), 1)
         ]
         trims = ", ".join(map(str, self.trims)) if self.trims else "not known"
         state = "masked" if self.is_masked else "not to be used" if self.is_unusable else "counts"
@@ -79,7 +78,7 @@ class PixelReport:
 
 def inspect(picture: Picture, row: int, col: int, calibration: Calibration | None) -> PixelReport:
     """Return what is known of a pixel; a calibration of another mode than the picture's tells nothing of it."""
-    counts = tuple(int(count) for count in picture.counts[:, row, col])
+    counts = tuple(picture.counts[:, row, col].tolist())
     report = PixelReport(row=row, col=col, thresholds=picture.thresholds, counts=counts)
     if calibration is None or not fits(calibration, picture.counts.shape[1:]):
         return report
@@ -146,5 +145,9 @@ def with_mask(calibration: Calibration, mask: NDArray[np.bool_]) -> Calibration:
     )  # fmt: skip
 
 
-def _known(thresholds_kev: tuple[float, ...], counts: tuple[int, ...]) -> tuple[float | None, ...]:
-    return thresholds_kev if len(thresholds_kev) == len(counts) else (None,) * len(counts)
+def _number(count: float) -> str:
+    return (f"{count:,}" if count == int(count) else f"{count:,.1f}").replace(",", " ")
+
+
+def _known(thresholds_kev: tuple[float, ...], counts: tuple[float, ...]) -> tuple[float, ...]:
+    return thresholds_kev if len(thresholds_kev) == len(counts) else (math.nan,) * len(counts)

@@ -17,6 +17,7 @@ from gui.image_panel import ImagePanel
 from gui.live import measures
 from gui.live.frames import Picture
 from gui.live.pixel import inspect, masked, painted, with_mask
+from gui.live.shown import count_alike
 from gui.session import Session
 from gui.undo import History
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 MARKS = (
     ("masked", theme.SERIES[3], "Pixels that are switched off, those of your edits included"),
     ("bad", theme.SERIES[6], "Pixels that the calibration says are not to be used: dead, unsteady, off, and others"),
-    ("full", theme.BAD, "Pixels in which a counter is full in the newest frame: they counted more than they show"),
+    ("full", theme.BAD, "Pixels with a full counter in the frame that is shown; of sums, in the newest frame"),
     ("noisy", theme.SERIES[4], "A guess: pixels far above those around them"),
 )
 """Name, colour and meaning of each overlay."""
@@ -39,6 +40,8 @@ class PixelPanel(QtWidgets.QWidget):
         super().__init__()
         self._session, self._panel = session, panel
         self._calibration: Calibration | None = None
+        self._frames_calibration: Calibration | None = None
+        self._is_theirs = False
         self._history: History[NDArray[np.bool_]] | None = None
         self._is_bad: NDArray[np.bool_] | None = None
         self._corner: tuple[int, int] | None = None
@@ -88,7 +91,7 @@ class PixelPanel(QtWidgets.QWidget):
     def tell(self, picture: Picture, row: int, col: int, thresholds_kev: tuple[float, ...]) -> None:
         """Tell what is known of a pixel."""
         self.where.setVisible(False)
-        lines = inspect(picture, row, col, self._calibration).lines(thresholds_kev)
+        lines = inspect(picture, row, col, self._frames_calibration).lines(thresholds_kev)
         if self.table.rowCount() != len(lines):
             self.table.setRowCount(len(lines))
         for place, line in enumerate(lines):
@@ -101,13 +104,13 @@ class PixelPanel(QtWidgets.QWidget):
                     item.setText(text)
                     item.setToolTip(text)
 
-    def show_marks(self, picture: Picture, newest: Picture, plane: NDArray[np.number], full: int) -> None:
+    def show_marks(self, picture: Picture, frame: Picture, plane: NDArray[np.number], full: int) -> None:
         """Mark odd pixels, of each kind that is asked for."""
         mask = self.current_mask(picture.counts.shape[1:])
         found = {
             "masked": lambda: mask,
             "bad": lambda: self.bad(picture.counts.shape[1:]),
-            "full": lambda: measures.is_saturated(newest.counts, full),
+            "full": lambda: measures.is_saturated(frame.counts, full),
             "noisy": lambda: measures.looks_noisy(plane) & (~mask if mask is not None else True),
         }
         for name, colour, _ in MARKS:
@@ -121,12 +124,14 @@ class PixelPanel(QtWidgets.QWidget):
 
     def current_mask(self, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
         """Return the mask with the edits so far; None where no calibration of such pixels is there."""
-        if self._history is None or self._history.now.shape != tuple(shape):
+        if not self._is_theirs or self._history is None or self._history.now.shape != tuple(shape):
             return None
         return self._history.now
 
     def bad(self, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
         """Return the pixels that the calibration says are not to be used; None where it is of other pixels."""
+        if not self._is_theirs:
+            return None
         return self._is_bad if self._is_bad is not None and self._is_bad.shape == tuple(shape) else None
 
     def left_out(self, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
@@ -145,7 +150,17 @@ class PixelPanel(QtWidgets.QWidget):
         else:
             self._history = None if calibration is None else History(masked(calibration))
             self._where = ""
+        self._judge()
         self.refresh()
+
+    def set_frames(self, calibration: Calibration | None) -> None:
+        """Take what the frames that are shown were taken with: of other frames the calibration in use tells nothing."""
+        self._frames_calibration = calibration
+        self._judge()
+        self.refresh()
+
+    def _judge(self) -> None:
+        self._is_theirs = self._calibration is not None and count_alike(self._frames_calibration, self._calibration)
 
     def keep_mask(self) -> None:
         """Put the mask into the calibration, as a new version."""
@@ -187,7 +202,7 @@ class PixelPanel(QtWidgets.QWidget):
     def _click(self, row: int, col: int) -> None:
         way, history = self.editing.currentIndex(), self._history
         image = self._panel.image
-        if not way or history is None or image is None or history.now.shape != image.shape[:2]:
+        if not way or history is None or not self._is_theirs or image is None or history.now.shape != image.shape[:2]:
             return
         if way == 1:
             now = history.now
@@ -228,7 +243,9 @@ class PixelPanel(QtWidgets.QWidget):
             self.refresh()
 
     def _why_no_mask(self) -> str:
-        return "" if self._history is not None else "A mask belongs to a calibration; make or open one first."
+        if self._history is None:
+            return "A mask belongs to a calibration; make or open one first."
+        return "" if self._is_theirs else "These frames were taken without the calibration in use."
 
     def _why_no_undo(self) -> str:
         return "" if self.can_undo else "Nothing was edited."
@@ -237,7 +254,7 @@ class PixelPanel(QtWidgets.QWidget):
         return "" if self.can_redo else "Nothing was taken back."
 
     def _why_no_keep(self) -> str:
-        if self._history is None or self._calibration is None:
+        if self._history is None or self._calibration is None or not self._is_theirs:
             return self._why_no_mask()
         is_same = np.array_equal(self._history.now, masked(self._calibration))
         return "The mask is that of the calibration." if is_same else ""

@@ -18,14 +18,13 @@ from gui.live import measures
 from gui.live.measures import Region, Shape
 from gui.live.shown import Shown
 
-COLUMNS = ("no.", "pixels", "mean", "sd", "sum", "min", "max", "full", "off")
-_WIDTHS_PX = (36, 42, 46, 42, 56, 36, 36, 30, 30)
+COLUMNS = ("no.", "pixels", "mean", "sd", "sum", "min", "max", "full", "out")
 _COLOURS = tuple(theme.SERIES[n] for n in (1, 4, 5, 3, 2, 7))
 """Of regions on the image: those that stand out from every colour map."""
 _TIPS = (
     "Its number and colour on the image", "Pixels that count", "Mean of their values",
     "Standard deviation of their values", "Sum of their values", "Lowest value", "Highest value",
-    "Pixels in which a counter is full", "Masked pixels, which are left out",
+    "Pixels in which a counter is full", "Pixels that are left out, for they are masked or bad",
 )  # fmt: skip
 
 
@@ -50,7 +49,9 @@ class RegionPanel(QtWidgets.QWidget):
         self.in_bins = QtWidgets.QCheckBox("bins")
         self.in_bins.setToolTip("Plot what lies between two thresholds, instead of all above each.")
         self.table = QtWidgets.QTableWidget(0, len(COLUMNS))
-        self.table.setToolTip("What the pixels of each region count; masked ones are left out, full ones are told.")
+        self.table.setToolTip(
+            "What the pixels of each region count; masked and bad ones are left out, full ones are told."
+        )
         self.table.setHorizontalHeaderLabels(list(COLUMNS))
         for place, tip in enumerate(_TIPS):
             item = self.table.horizontalHeaderItem(place)
@@ -59,8 +60,8 @@ class RegionPanel(QtWidgets.QWidget):
         self.table.setEditTriggers(QtWidgets.QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionBehavior(QtWidgets.QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.verticalHeader().setVisible(False)
-        for place, width_px in enumerate(_WIDTHS_PX):
-            self.table.setColumnWidth(place, width_px)
+        self.table.horizontalHeader().setMinimumSectionSize(20)
+        self.table.horizontalHeader().setSectionResizeMode(QtWidgets.QHeaderView.ResizeMode.ResizeToContents)
         self.table.verticalHeader().setDefaultSectionSize(24)
         self.plot = pg.PlotWidget()
         self.plot.setLabel("bottom", "threshold, keV")
@@ -140,7 +141,7 @@ class RegionPanel(QtWidgets.QWidget):
         self,
         shown: Shown,
         thresholds_kev: Sequence[float],
-        is_masked: NDArray[np.bool_] | None,
+        is_left_out: NDArray[np.bool_] | None,
         is_full: NDArray[np.bool_] | None,
     ) -> None:
         """Measure what is shown in every region."""
@@ -150,10 +151,10 @@ class RegionPanel(QtWidgets.QWidget):
         plane = counts[0] if shown.is_colour else shown.image
         for row, region in enumerate(self.regions()):
             where = measures.inside(region, (plane.shape[0], plane.shape[1]))
-            told = measures.statistics(plane, where, is_masked, is_full)
+            told = measures.statistics(plane, where, is_left_out, is_full)
             texts = (
                 f"{row + 1}", f"{told.n}", short(told.mean), short(told.sd), short(told.total), short(told.low),
-                short(told.high), f"{told.n_saturated}", f"{told.n_masked}",
+                short(told.high), f"{told.n_saturated}", f"{told.n_left_out}",
             )  # fmt: skip
             for column, text in enumerate(texts):
                 item = self.table.item(row, column)
@@ -161,13 +162,15 @@ class RegionPanel(QtWidgets.QWidget):
                     item.setText(text)
             if not where.any():
                 continue
-            spectrum = measures.spectrum(counts, where, is_masked)
+            spectrum = measures.spectrum(counts, where, is_left_out)
             means, sigmas = (
                 (spectrum.within, spectrum.within_sigma)
                 if self.in_bins.isChecked()
                 else (spectrum.above, spectrum.above_sigma)
             )
             x = np.asarray(thresholds_kev, dtype=float)
+            if np.isnan(x).any():
+                x = np.arange(1.0, len(x) + 1)
             if len(x) == len(means) and np.isfinite(means).all():
                 curve, bars = self._curves[row]
                 curve.setData(x, means)
@@ -205,7 +208,7 @@ class ProfilePanel(QtWidgets.QWidget):
         self.show_line.setToolTip("Put a line on the image; drag its ends. The plot shows the values along it.")
         self.n_lines = QtWidgets.QSpinBox()
         self.n_lines.setRange(1, 50)
-        self.n_lines.setSuffix(" pixels wide")
+        self.n_lines.setSuffix(" px wide")
         self.n_lines.setToolTip("So many lines side by side are averaged.")
         self.plot = pg.PlotWidget()
         self.plot.setLabel("bottom", "along the line, mm")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 
 from acquisition.plan import MODES, DetectorPlan, Plan
+from acquisition.scan import Readout, readout_of
 from acquisition.scan_plan import FlatsPlan, FramesPlan, LivePlan, SnapPlan
 from calibration.progress import Progress
 from firmware_iface.chip import COLOUR_PITCH_MM, COLS, PITCH_MM, ROWS
@@ -45,21 +47,36 @@ class Underway:
 
     Attributes
     ----------
+    plan : Plan or None
+        None where a file does not tell.
     calibration : Calibration or None
         None before it is known, and of a detector that has its own.
     note : str
         What is to be known of the thresholds; empty where they are as calibrated.
     """
 
-    plan: Plan
+    readout: Readout
+    plan: Plan | None = None
     calibration: Calibration | None = None
     note: str = ""
+
+    @classmethod
+    def of(cls, plan: Plan, calibration: Calibration | None = None, note: str = "") -> Underway:
+        """Return what frames of a plan are taken with."""
+        return cls(readout=readout_of(plan), plan=plan, calibration=calibration, note=note)
+
+    @property
+    def thresholds_kev(self) -> tuple[float, ...]:
+        """Energies of the counters; nan where they are not known."""
+        return self.readout.thresholds_kev or (math.nan,) * len(self.readout.thresholds)
 
 
 def tube_of(underway: Underway) -> tuple[float, float] | None:
     """Return how the tube stands, in kV and mA; None where its own program says so."""
-    source = underway.plan.source
-    return (source.kvp, source.current_ma) if underway.calibration is not None else None
+    plan = underway.plan
+    if plan is None or underway.calibration is None:
+        return None
+    return plan.source.kvp, plan.source.current_ma
 
 
 def live_plan(plan: Plan, detector: DetectorPlan, n_frames: int = ENDLESS, sample: str = "") -> Plan:
@@ -141,7 +158,7 @@ class LiveRun:
         known: Known | None = None,
     ) -> None:
         self.store = store
-        self.underway = Underway(plan=plan)
+        self.underway = Underway.of(plan)
         self.flat: Flat | None = None
         self.n_begun = 0
         self._on_health = on_health
@@ -190,7 +207,7 @@ class LiveRun:
                     return
                 continue
             self.store.begin()
-            self.underway, self.n_begun = Underway(plan=plan, calibration=calibration, note=note), self.n_begun + 1
+            self.underway, self.n_begun = Underway.of(plan, calibration, note), self.n_begun + 1
             yield from self._look(instrument, plan, calibration, self.store)
             if not self._is_told.is_set():
                 return
@@ -235,7 +252,8 @@ class LiveRun:
         from acquisition.live import look  # heavy, and the window is to be there first
 
         if calibration is None:
-            looking = look_by_energy(instrument.detector, plan, store.push)
+            tell = self._on_health or (lambda _: None)
+            looking = look_by_energy(instrument.detector, plan, store.push, tell)
         else:
             looking = look(
                 instrument, plan, calibration, is_forced=True, stop=self._is_told, on_health=self._on_health,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,14 +24,14 @@ def settings_of(shown: Shown, name: str, underway: Underway) -> dict[str, object
         "n_frames": shown.picture.n_frames,
         "exposure_s": shown.picture.exposure_s,
         "thresholds": list(shown.picture.thresholds),
-        "thresholds_kev": list(underway.plan.detector.thresholds_kev),
+        "thresholds_kev": [energy for energy in underway.thresholds_kev if math.isfinite(energy)],
         "calibration": "" if underway.calibration is None else underway.calibration.identity,
         "note": underway.note,
         "row_0": "lowest",
-        "pixel_mm": underway.plan.geometry.pitch_mm,
+        "pixel_mm": underway.readout.pitch_mm,
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
         "software": f"mpxct {software_version()}",
-        "plan": json.loads(plan_to_json(underway.plan)),
+        "plan": None if underway.plan is None else json.loads(plan_to_json(underway.plan)),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -35,15 +36,15 @@ class View:
     ----------
     n_last : int
         Frames of Source.LAST.
-    number : int or None
-        Of an item in the store that is looked at again; None: what comes.
+    again : Frame, Lost or None
+        What came earlier and is looked at again; None: what comes.
     """
 
     source: Source = Source.NEWEST
     n_last: int = 10
     selection: Selection = field(default_factory=Selection)
     is_flat: bool = False
-    number: int | None = None
+    again: Frame | Lost | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,6 +62,8 @@ class Shown:
         What is missing at this place.
     flat : Flat or None
         By which it was divided.
+    colour_counts : tuple of (dark, full)
+        Of each bin in an image of counts in colours; else empty.
     note : str
         What keeps the flat field from being used, if anything does.
     """
@@ -70,6 +73,7 @@ class Shown:
     unit: str
     lost: Lost | None = None
     flat: Flat | None = None
+    colour_counts: tuple[tuple[float, float], ...] = ()
     note: str = ""
 
     @property
@@ -80,12 +84,10 @@ class Shown:
 
 def taken(store: FrameStore, view: View) -> tuple[Picture | None, Lost | None]:
     """Return the frames that are shown, summed or averaged, and what is missing in their place."""
-    if view.number is not None:
-        item = store.item(view.number)
-        newest = store.newest()
-        if isinstance(item, Frame):
-            return picture_of(item), None
-        return newest, item
+    if isinstance(view.again, Frame):
+        return picture_of(view.again), None
+    if view.again is not None:
+        return store.newest(), view.again
     if view.source is Source.NEWEST:
         return store.newest(), None
     if view.source is Source.LAST:
@@ -108,6 +110,7 @@ def show(
     *,
     thresholds_kev: tuple[float, ...] | None = None,
     tube: tuple[float, float] | None = None,
+    colour_counts: Sequence[tuple[float, float]] = (),
 ) -> Shown:
     """Make the image of frames that were taken, with these thresholds and this tube where they are known.
 
@@ -115,6 +118,8 @@ def show(
     ----------
     flats : sequence of Flat
         The first that fits the frames is used.
+    colour_counts : sequence of (dark, full)
+        Of each bin, for counts in colours; by default those of `composite`.
     """
     if lost is not None:
         nothing = np.full(picture.counts.shape[1:], np.nan, dtype=np.float32)
@@ -131,7 +136,8 @@ def show(
             )
         note = reasons[0] if reasons else "No flat was taken yet, and the calibration holds none."
     if selection.kind is Kind.COMPOSITE:
-        return Shown(picture=picture, image=composite(bins(picture.counts))[0], unit=unit, note=note)
+        image, used = composite(bins(picture.counts), colour_counts or None)
+        return Shown(picture=picture, image=image, unit=unit, note=note, colour_counts=tuple(used))
     return Shown(picture=picture, image=select(picture.counts, selection), unit=unit, note=note)
 
 
@@ -193,6 +199,8 @@ def within(selection: Selection, n_counters: int) -> Selection:
 
 def name_of(selection: Selection, thresholds_kev: tuple[float, ...]) -> str:
     """Return what a selection is called."""
+    if not all(map(math.isfinite, thresholds_kev)):
+        return name_by_number(within(selection, len(thresholds_kev)), len(thresholds_kev))
     kev = [f"{energy:g}" for energy in thresholds_kev]
     selection = within(selection, len(kev))
     first, second = kev[selection.first], kev[selection.second]
@@ -203,6 +211,23 @@ def name_of(selection: Selection, thresholds_kev: tuple[float, ...]) -> str:
     if selection.kind is Kind.BIN and selection.first + 1 < len(kev):
         return f"bin {first} to {kev[selection.first + 1]} keV"
     return f"bin above {first} keV" if selection.kind is Kind.BIN else f"above {first} keV"
+
+
+def energy_name(energy_kev: float, place: int) -> str:
+    """Return what a threshold is called: by its energy, or its place where that is not known."""
+    return f"{energy_kev:g} keV" if math.isfinite(energy_kev) else f"counter {place + 1}"
+
+
+def name_by_number(selection: Selection, n_counters: int) -> str:
+    """Return what a selection is called where nobody knows the energies."""
+    first, second = selection.first + 1, selection.second + 1
+    if selection.kind is Kind.COMPOSITE:
+        return "colours of all bins"
+    if selection.kind is Kind.DIFFERENCE:
+        return f"counter {first} minus counter {second}"
+    if selection.kind is Kind.BIN and first < n_counters:
+        return f"counter {first} minus the next"
+    return f"counter {first}"
 
 
 def side_by_side(shown: Shown, kind: Kind) -> NDArray[np.number]:

@@ -87,7 +87,8 @@ class ScanPage(Page):
         if self.offer.isVisible():
             self.resume.refresh()
         self.again.refresh()
-        self.plan.refresh()
+        if self.plan.refresh():
+            self.tabs.setCurrentIndex(PLAN)
         if self.tabs.currentIndex() == PLAN:
             self.start.refresh()
         else:

@@ -30,8 +30,9 @@ class PlanPanel(QtWidgets.QWidget):
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
-        self.document = Document(text_of(session.state.plan), session.state.plan_path)
-        self._plan = session.state.plan
+        self.document = Document(text_of(session.state.plan))
+        self._plan: Plan = session.state.plan
+        self._path: Path | None = None
         self._questions = session.questions("plan of a scan")
         self.form = PlanForm(self.document, self.changed)
         self.text = PlanText(self.document, self.changed, self.undo, self.redo)
@@ -46,22 +47,23 @@ class PlanPanel(QtWidgets.QWidget):
         column.addLayout(self._bar())
         column.addWidget(split, 1)
 
-    def refresh(self) -> None:
-        """Take a plan that another page has put into the session."""
-        if self.session.state.plan is not self._plan:
-            self._plan = self.session.state.plan
-            path = self.session.state.plan_path
-            if self._plan != self.document.plan and path is not None and path != self.document.path:
-                self.open_file(path)  # for its comments
-            if self._plan != self.document.plan:
-                self.begin_with(text_of(self._plan))
+    def refresh(self) -> bool:
+        """Take a plan that another page has put into the session, and return whether it is of a file."""
+        plan, path = self.session.state.plan, self.session.state.plan_path
+        is_other, is_file = plan is not self._plan, path is not self._path and path is not None
+        self._plan, self._path = plan, path
+        if path is not None and is_file and not (is_other and plan == self.document.plan):
+            self.open_file(path)  # for its comments, and with its faults
+        if is_other and plan != self.document.plan:
+            self.begin_with(text_of(plan))
+        return is_file
 
     def changed(self) -> None:
         """Show an edit everywhere, and give the session the plan where it is one."""
         plan = self.document.plan
         if plan is not None and plan != self.session.state.plan:
             self.session.change(plan=plan, plan_path=self.document.path)
-        self._plan = self.session.state.plan
+        self._plan, self._path = self.session.state.plan, self.session.state.plan_path
         self.show_document()
 
     def show_document(self) -> None:
@@ -118,7 +120,7 @@ class PlanPanel(QtWidgets.QWidget):
             return
         self.document.saved(path)
         self.session.change(plan_path=path)
-        self._plan = self.session.state.plan
+        self._path = path
         self.show_document()
 
     def _bar(self) -> QtWidgets.QHBoxLayout:

@@ -87,7 +87,7 @@ def _run(
     source: Source,
 ) -> LiveFigures:
     page = LivePage(session)
-    page.begin(Underway(plan=Plan()))
+    page.begin(Underway.of(Plan()))
     page.resize(1280, 800)
     page.show()
     page.display.source.setCurrentIndex(list(Source).index(source))

@@ -143,10 +143,11 @@ def test_losses_are_gaps_that_can_be_scrolled_to() -> None:
     store = FrameStore()
     for item in (a_frame(0), lost(1, 4), a_frame(5)):
         store.push(item)
-    gap = store.item(1)
+    memory = store.memory()
+    gap = memory.item(1)
     assert isinstance(gap, Lost)
     assert gap.n_frames == 4
-    first, newest = store.item(-7), store.item(99)
+    first, newest = memory.item(-7), memory.item(99)
     assert isinstance(first, Frame)
     assert isinstance(newest, Frame)
     assert (first.sequence, newest.sequence) == (0, 5)
@@ -173,7 +174,7 @@ def test_another_shape_and_begin_forget_what_was() -> None:
     assert store.status().n_received == 1
     store.begin()
     assert store.running() is None
-    assert store.item(0) is None
+    assert store.memory().item(0) is None
     assert store.status().end == 0
 
 

@@ -113,7 +113,7 @@ def test_statistics_are_numpys(x: int, y: int, width: int, height: int) -> None:
     told = measures.statistics(plane, where, is_masked, plane > 60)
     values = plane[block & ~is_masked]
     assert told.n == values.size
-    assert told.n_masked == (block & is_masked).sum()
+    assert told.n_left_out == (block & is_masked).sum()
     assert told.n_saturated == (block & (plane > 60)).sum()
     if values.size > 1:
         assert told.mean == pytest.approx(values.mean())
@@ -160,7 +160,7 @@ def test_a_counter_is_full_at_its_end() -> None:
     counts = np.zeros((2, 2, 2), dtype=np.uint16)
     counts[1, 0, 1] = 63
     counts[0, 1, 1] = 62
-    assert measures.is_saturated(counts, measures.full_count(6)).tolist() == [[False, True], [False, False]]
+    assert measures.is_saturated(counts, 63).tolist() == [[False, True], [False, False]]
 
 
 # One pixel, and the mask
@@ -183,6 +183,8 @@ def test_the_inspector_tells_the_truth(calibration: Calibration) -> None:
     texts = dict(report.lines((18.0, 33.0, 50.0, 75.0)))
     assert texts["pixel"] == "column 2, row 3"
     assert texts["state"] == "masked"
+    mean = replace(picture, counts=np.full((4, 8, 6), 1946.75))
+    assert dict(pixel.inspect(mean, 3, 2, calibration).lines((18.0, 33.0, 50.0, 75.0)))["above 33 keV"] == "1 946.8"
 
 
 def test_a_mask_goes_into_a_calibration_and_out_again(calibration: Calibration) -> None:
@@ -225,7 +227,7 @@ def test_what_is_shown_is_what_was_asked_for() -> None:
         assert picture is not None
         np.testing.assert_allclose(picture.counts, counts)
         np.testing.assert_allclose(shown.show(picture, view).image, counts[1] - counts[2])
-    again, _ = shown.taken(store, View(source=Source.RUNNING, number=2))
+    again, _ = shown.taken(store, View(source=Source.RUNNING, again=frames[2]))
     assert again is not None
     np.testing.assert_array_equal(again.counts, frames[2].counts)
 

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 from acquisition.plan import Plan
+from acquisition.runner import RunHealth
 from firmware_iface.errors import WrongUsage
+from firmware_iface.frame import Lost
 from firmware_iface.merlin_device import MerlinDetector
+from gui.live.by_energy import look_by_energy
 from gui.live.frames import FrameStore
 from gui.live.run import LiveRun, live_plan
 from sim.merlin_server import MerlinServer
+from tests.gui.live_fakes import a_frame
 from tests.test_merlin_server import merlin_of
 
 DETECTOR = msgspec.structs.replace(Plan().detector, exposure_s=0.002)
@@ -26,11 +30,13 @@ def test_a_merlin_is_looked_at_with_the_thresholds_that_are_asked_for() -> None:
         MerlinDetector("127.0.0.1", server.command_port, server.data_port) as detector,
     ):
         instrument = SimpleNamespace(detector=detector, gantry=None)
-        run = LiveRun(FrameStore(), live_plan(Plan(), DETECTOR), None)
+        told: list[RunHealth] = []
+        run = LiveRun(FrameStore(), live_plan(Plan(), DETECTOR), None, on_health=told.append)
         looking = run.work(instrument)  # pyright: ignore[reportArgumentType]
         while run.store.status().n_received < 1:
             next(looking)
         assert "by its own calibration" in run.underway.note
+        assert [(health.n_frames, health.n_lost) for health in told] == [(1, 0)]
         newest = run.store.newest()
         assert newest is not None
         assert newest.counts.shape == (4, 128, 128)
@@ -48,6 +54,18 @@ def test_a_merlin_is_looked_at_with_the_thresholds_that_are_asked_for() -> None:
         run.stop()
         list(looking)
         assert list(detector.frames(1, 0.001)), "it is idle, and can be asked for more"
+
+
+def test_what_a_merlin_loses_is_told_at_once() -> None:
+    lost = Lost(run_id=1, first_sequence=1, n_frames=3, reason="gone")
+    detector = SimpleNamespace(
+        configure=lambda _: None,
+        set_thresholds_kev=lambda _: None,
+        frames=lambda *_: (each for each in (a_frame(0), lost)),
+    )
+    told: list[RunHealth] = []
+    list(look_by_energy(detector, live_plan(Plan(), DETECTOR), lambda _: None, told.append))
+    assert [(health.n_frames, health.n_lost) for health in told] == [(1, 0), (4, 3)]
 
 
 def test_sums_of_exposures_are_refused_of_a_merlin_in_words() -> None:

@@ -17,6 +17,7 @@ from pytestqt.qtbot import QtBot
 
 from acquisition.plan import Plan
 from calibration.flat_field import FlatField
+from calibration.pixels import PixelClass
 from calibration.store import Calibration, load
 from firmware_iface.frame import Frame, Lost
 from gui import image_panel, levels
@@ -25,6 +26,7 @@ from gui.live.frames import FrameStore
 from gui.live.measures import Flat, Kind, Region, Selection, Shape
 from gui.live.page import SCREEN_MS, LivePage
 from gui.live.pixel import masked
+from gui.live.region_panel import COLUMNS
 from gui.live.run import Underway
 from gui.page import BEAT_MS
 from gui.session import Session
@@ -43,7 +45,7 @@ def page(qtbot: QtBot, session: Session) -> Iterator[LivePage]:
     qtbot.addWidget(page)
     page.resize(1280, 800)
     page.show()
-    page.begin(Underway(plan=plan))
+    page.begin(Underway.of(plan, session.state.calibration))
     yield page
     page.close()
 
@@ -139,7 +141,7 @@ def test_a_view_is_flattened_by_the_calibration_until_a_flat_is_taken(page: Live
     )  # fmt: skip
     calibration = replace(bare, flat_field=kept)
     page.session.change(calibration=calibration)
-    page.begin(Underway(plan=plan, calibration=calibration))
+    page.begin(Underway.of(plan, calibration))
     page.display.flat.setChecked(True)
     fill(page, 1)
     np.testing.assert_allclose(image_of(page), 1.0)
@@ -168,7 +170,7 @@ def test_a_view_is_flattened_by_the_calibration_until_a_flat_is_taken(page: Live
     page.refresh()
     np.testing.assert_allclose(image_of(page), 0.5)
     assert "the flat of 12:00" in page.caption.text()
-    page.begin(Underway(plan=plan, calibration=replace(calibration, offset_dac=calibration.offset_dac + 3)))
+    page.begin(Underway.of(plan, replace(calibration, offset_dac=calibration.offset_dac + 3)))
     page.refresh()
     assert "No flat" in page.caption.text()
     np.testing.assert_array_equal(image_of(page), frame.counts[0])
@@ -188,7 +190,11 @@ def test_what_is_shown_follows_the_controls(page: LivePage) -> None:
     assert image_of(page).dtype == np.uint8
     assert "above 75 keV" in page.caption.text()
     page.flat = Flat(
-        rates_per_s=counts[-1] / 1e-3, thresholds=(0, 1, 2, 3), thresholds_kev=page.thresholds_kev, n_frames=1
+        rates_per_s=counts[-1] / 1e-3,
+        thresholds=(0, 1, 2, 3),
+        thresholds_kev=page.thresholds_kev,
+        n_frames=1,
+        calibration=page.session.state.calibration,
     )
     page.display.select(Selection())
     page.display.source.setCurrentIndex(0)
@@ -239,6 +245,51 @@ def test_held_frames_stay_and_gaps_are_shown(page: LivePage, qtbot: QtBot) -> No
     page.refresh()
     np.testing.assert_array_equal(image_of(page), a_frame(7, SHAPE).counts[0])
     assert not page.playback.hold.isChecked()
+
+
+def test_what_was_in_memory_when_it_was_held_stays_however_fast_frames_come(page: LivePage, qtbot: QtBot) -> None:
+    page.store = FrameStore(most_frames=5)
+    frames = fill(page, 5)
+    page.playback.slider.setValue(2)
+    fill(page, 20, first=5)
+    np.testing.assert_array_equal(image_of(page), frames[2].counts[0])
+    for number in (0, 4):
+        page.playback.slider.setValue(number)
+        page.refresh()
+        np.testing.assert_array_equal(image_of(page), frames[number].counts[0])
+    qtbot.mouseClick(page.playback.newest, LEFT)
+    fill(page, 0)
+    np.testing.assert_array_equal(image_of(page), a_frame(24, SHAPE).counts[0])
+    assert (page.playback.slider.minimum(), page.playback.slider.maximum()) == (20, 24)
+
+
+def test_colours_of_bins_stay_as_levels_do_and_grow_with_a_sum(page: LivePage) -> None:
+    page.display.select(Selection(kind=Kind.COMPOSITE))
+    counts = fill(page, 1)[0].counts
+    before = image_of(page).astype(int)
+    half = Frame(counts=counts // 2, thresholds=(0, 1, 2, 3), sequence=1, timestamp_ns=0, exposure_ns=1, run_id=1)
+    page.store.push(half)
+    page.refresh()
+    darker = image_of(page)
+    assert darker.mean() < 0.6 * before.mean()
+    page.display.source.setCurrentIndex(2)
+    page.refresh()
+    assert image_of(page).mean() == pytest.approx(0.75 * before.mean(), rel=0.01)
+    page.display.source.setCurrentIndex(0)
+    page.display.auto.click()
+    page.refresh()
+    assert image_of(page).mean() > 1.5 * darker.mean()
+
+
+def test_full_pixels_are_those_of_the_frame_that_is_looked_at(page: LivePage) -> None:
+    counts = np.ones(SHAPE, dtype=np.uint16)
+    counts[0, 5, 6] = 4095
+    page.store.push(Frame(counts=counts, thresholds=(0, 1, 2, 3), sequence=0, timestamp_ns=0, exposure_ns=1, run_id=1))
+    fill(page, 1, first=1)
+    assert page.pixels.marks["full"].text() == "full (0)"
+    page.playback.slider.setValue(0)
+    fill(page, 0)
+    assert page.pixels.marks["full"].text() == "full (1)"
 
 
 def test_a_histogram_is_counted_far_more_rarely_than_images_come_and_ends_with_the_last(
@@ -303,6 +354,12 @@ def test_regions_and_profile_measure_what_is_shown(page: LivePage, qtbot: QtBot)
     page.regions.add(Shape.ELLIPSE)
     page.regions.take_away()
     page.regions.add(Shape.RECTANGLE, Region(Shape.RECTANGLE, 2, 3, 5, 4))
+    calibration = page.session.state.calibration
+    assert calibration is not None
+    pixel_class = calibration.pixel_class.copy()
+    pixel_class[20, 20] = PixelClass.DEAD
+    page.session.change(calibration=replace(calibration, pixel_class=pixel_class))
+    page.regions.add(Shape.RECTANGLE, Region(Shape.RECTANGLE, 18, 20, 3, 1))
     found = page.regions.regions()[1]
     assert found == pytest.approx((Shape.RECTANGLE, 2, 3, 5, 4)) or found[1:] == pytest.approx((2, 3, 5, 4))
     page._measured_s = 0.0
@@ -310,6 +367,10 @@ def test_regions_and_profile_measure_what_is_shown(page: LivePage, qtbot: QtBot)
     item = page.regions.table.item(1, 2)
     assert item is not None
     assert float(item.text()) == pytest.approx(counts[0, 3:7, 2:7].mean(), rel=1e-3)
+    kept, out = page.regions.table.item(2, 1), page.regions.table.item(2, COLUMNS.index("out"))
+    assert kept is not None
+    assert out is not None
+    assert (kept.text(), out.text()) == ("2", "1"), "the dead pixel has no say"
     curve = page.regions._curves[1][0].getData()
     np.testing.assert_allclose(curve[0], page.thresholds_kev)
     np.testing.assert_allclose(curve[1], counts[:, 3:7, 2:7].mean(axis=(1, 2)))

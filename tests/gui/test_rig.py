@@ -187,6 +187,7 @@ def test_a_cable_pulled_in_mid_live_mends_itself_and_the_next_run_is_fine() -> N
         wait_for(lambda: rig.snapshot().link is Link.LOST)
         assert rig.snapshot().job == ""
         assert rig.snapshot().unsafe == UNSAFE, "the beam may be on, and nobody could switch it off"
+        assert "left the bus" in rig.snapshot().error or "on the bus" in rig.snapshot().error
         cable.device.plug()
         wait_for(lambda: rig.snapshot().link is Link.READY)
         wait_for(lambda: rig.snapshot().source is not None and not rig.snapshot().unsafe)

@@ -14,8 +14,10 @@ from pyqtgraph.Qt import QtCore, QtWidgets
 from acquisition.instrument import Instrument
 from acquisition.plan import plan_from_toml
 from acquisition.scan_file import read_scan
+from calibration.progress import finished
 from calibration.store import Calibration
 from firmware_iface.frame import Frame
+from gui.opening import open_into, opened_file
 from gui.rig import Rig
 from gui.scan.page import PLAN, RUN, ScanPage
 from gui.session import Session
@@ -370,6 +372,28 @@ def test_a_plan_file_that_another_page_opened_keeps_its_comments(qtbot, page_on,
     page.refresh()
     assert page.plan.document.text == file.read_text()
     assert page.plan.document.path == file
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("# mine\n[scan]\nframes_per_view = 0\n", 3), ("[scan]\n\nn_views = \n", 3)]
+)
+def test_a_plan_file_with_a_fault_is_opened_to_be_mended_and_its_line_told(
+    qtbot, page_on, tmp_path: Path, text: str, line: int
+) -> None:
+    page = page_on(Bench())
+    page.tabs.setCurrentIndex(RUN)
+    before, file = page.session.state.plan, tmp_path / "mine.toml"
+    file.write_text(text)
+    assert open_into(page.session, finished(opened_file(file))) == "Scan"
+    page.refresh()
+    assert (page.tabs.currentIndex(), page.plan.document.text) == (PLAN, text)
+    assert f"Line {line}" in page.plan.text.told.text()
+    assert page.session.state.plan is before
+    assert "fault" in page.start.start.toolTip()
+    page.plan.document.edit(text.replace("= 0", "= 2").replace("n_views = ", "n_views = 7"))
+    page.plan.changed()
+    assert page.session.state.plan != before
+    assert page.session.state.plan_path == file
 
 
 def test_interrupted_scans_can_be_asked_for_again(qtbot, page_on) -> None:
