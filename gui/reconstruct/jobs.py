@@ -69,9 +69,10 @@ def free_path(folder: Path, stem: str, what: str) -> Path:
 
 
 def reconstruct(path: Path, settings: Settings, output: Path, log: list[Step]) -> Generator[Progress, None, Made]:
-    """Reconstruct a scan into a file that is not there yet."""
+    """Reconstruct a scan into a file that is not there yet; closed before its end, the work leaves nothing behind."""
     from reconstruction.pipeline import reconstruct_scan
     from reconstruction.scan_slabs import memory_limit, reconstruct_to_file
+    from reconstruction.size.volume_writer import partial_volume_path
     from reconstruction.volume import load_volume, save_volume
 
     began_s = time.monotonic()
@@ -84,7 +85,11 @@ def reconstruct(path: Path, settings: Settings, output: Path, log: list[Step]) -
         yield Progress("writing", 0, 0)
         save_volume(volume, output)
     else:
-        yield from reconstruct_to_file(path, output, settings.recipe, **of_scan, memory_bytes=limit_bytes)
+        try:
+            yield from reconstruct_to_file(path, output, settings.recipe, **of_scan, memory_bytes=limit_bytes)
+        except GeneratorExit:
+            partial_volume_path(output).unlink(missing_ok=True)
+            raise
     return Made(volume=load_volume(output), path=output, seconds_s=time.monotonic() - began_s)
 
 

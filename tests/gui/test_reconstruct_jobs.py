@@ -86,6 +86,14 @@ def test_bins_are_those_of_the_command_line(scan: Path, tmp_path: Path) -> None:
     assert [step.number for step in log] == [1, 2, 3]
 
 
+def test_breaking_off_slab_by_slab_leaves_nothing(scan: Path, tmp_path: Path) -> None:
+    work = jobs.reconstruct(scan, Settings(memory="400MB"), tmp_path / "ours.h5", [])
+    assert any(step.stage.startswith("slab") for step in work)
+    assert list(tmp_path.iterdir())
+    work.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_materials_are_those_of_the_command_line(scan: Path, tmp_path: Path) -> None:
     asked = Decomposition(rule="exclusive", field_weight=0.5, quantities=Quantities(mono_kev=(70.0,), vnc_kev=70.0))
     ours = run(jobs.decompose(scan, Settings(decomposition=asked), tmp_path / "ours.h5", []))
