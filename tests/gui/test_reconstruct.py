@@ -280,7 +280,7 @@ def test_what_the_scan_cannot_give_is_told_where_it_is_typed(qtbot: QtBot, page:
     for line, text, why in (
         (form.region, "x=100:101", "allowed: some of"),
         (form.region, "z=:-100", "allowed: some of"),
-        (form.voxel, "1e-5", "are free"),
+        (form.voxel, "1e-5", "can be taken"),
         (form.voxel, "nan", "allowed: a number"),
         (form.pass_number, "0", "the scan has 1"),
         (form.metal, "-1", "above 0"),

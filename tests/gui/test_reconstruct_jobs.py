@@ -297,6 +297,35 @@ def test_more_work_is_predicted_to_take_longer(facts: Facts) -> None:
     assert told.seconds_s > 100 * 2.0
 
 
+def test_what_does_not_fit_into_memory_is_told_before_it_begins(facts: Facts, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(recipe: Recipe, free_bytes: int) -> prediction.Prediction:
+        monkeypatch.setattr("reconstruction.size.budget.available_bytes", lambda: free_bytes)
+        found = prediction.predict(facts, Settings(recipe=recipe))
+        assert found is not None
+        return found
+
+    peak_bytes = told(Recipe(), 10**12).peak_bytes
+    little = told(Recipe(), peak_bytes)  # not all that is free may be taken
+    assert (little.fits, little.why_not_whole) == (False, "")
+    assert "slab by slab" in little.words()
+    for recipe in (Recipe(method="sirt"), Recipe(rings="stripes")):
+        assert told(recipe, 10**12).why_not_whole == ""
+        refused = told(recipe, peak_bytes)
+        assert refused.why_not == ""  # a slice can be tried
+        assert "larger voxels" in refused.why_not_whole
+        assert refused.why_not_whole in refused.words()
+    assert "One slice" in told(Recipe(), 1000).why_not_whole
+
+
+def test_too_few_views_are_told_before_it_begins(facts: Facts) -> None:
+    assert facts.orbit is not None
+    few = replace(facts.orbit, angles_rad=facts.orbit.angles_rad[:30], lifts_mm=facts.orbit.lifts_mm[:30])
+    with pytest.raises(WrongUsage, match="views leave") as caught:
+        prediction.predict(replace(facts, orbit=few), Settings())
+    assert "iterative method" in caught.value.hint
+    assert prediction.predict(replace(facts, orbit=few), Settings(recipe=Recipe(method="sirt"))) is not None
+
+
 def test_changes_are_told_in_words() -> None:
     before = Settings()
     after = replace(before, recipe=Recipe(method="fista", prior="tv", n_iterations=30))

@@ -210,7 +210,7 @@ def test_another_mode_brings_its_pixels_and_thresholds_along(mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "typed", ['thresholds_kev = ["water"]', "thresholds_kev = 18.0", "thresholds_kev = [nan, 20]", 'mode = "colour"', ""]
+    "typed", ['thresholds_kev = ["a"]', "thresholds_kev = 18.0", "thresholds_kev = [nan, 20]", 'mode = "colour"', ""]
 )
 def test_another_mode_mends_what_was_typed_wrong(typed: str) -> None:
     judgement = judge(in_mode(f"[detector]\n{typed}\n", "fine-spm"))
