@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import typer
@@ -33,7 +34,7 @@ from gui.reconstruct.sources import Facts, SourceKind, read_facts
 from reconstruction.recipe import Recipe
 from reconstruction.volume import load_volume
 from tests.test_decompose_cli import response
-from tests.test_pipeline import BASIS, N_VIEWS, calibration, run, write_scan
+from tests.test_pipeline import BASIS, N_VIEWS, PLAN, calibration, run, write_scan
 
 ITERATED = Recipe(method="fista", prior="tv", n_iterations=3, options={"strength_per_mm": 0.0005}, start="fdk")
 
@@ -267,12 +268,29 @@ def test_what_cannot_be_decomposed_is_told(facts: Facts, catalogue: options.Cata
     assert "cannot be told apart" in why(
         Decomposition(tier="onestep", materials=("a", "b", "c", "d", "e")), replace(facts, has_model=True)
     )
+    assert "all bins" in check.why_not_materials(Settings(recipe=Recipe(bins=(1, 2))), facts, catalogue)
     assert "no counts" in why(Decomposition(tier="onestep"), replace(facts, kind=SourceKind.VOLUME))
     with pytest.raises(WrongUsage, match="no file"):
         Decomposition(by=BY_RESPONSE)
     bins = run(trial.try_bins(facts.path, Settings(), 0.0, trial.Kept(), []))
     with pytest.raises(CalibrationMissing):
         jobs.attenuation_of(replace(bins, basis=None), bins, Decomposition())
+
+
+def test_a_basis_of_other_thresholds_is_told_before_it_begins(tmp_path: Path, catalogue: options.Catalogue) -> None:
+    def why(path: Path, **recipe: Any) -> str:
+        facts = run(read_facts(path, Settings()))
+        return check.why_not_materials(Settings(recipe=Recipe(**recipe)), facts, catalogue)
+
+    passes_kev = (BASIS.thresholds_kev, (25.0, 40.0, 60.0, 90.0))
+    plan = msgspec.structs.replace(PLAN, scan=msgspec.structs.replace(PLAN.scan, passes_kev=passes_kev))
+    two = write_scan(tmp_path / "two.h5", plan=plan)
+    assert "18, 33, 50, 75 keV, and the scan has 25, 40, 60, 90 keV: calibrate materials" in why(two)
+    assert why(two, pass_number=1) == ""
+    softer = write_scan(tmp_path / "softer.h5", basis=replace(BASIS, tube_kvp=90.0))
+    assert "measured at 90 kVp, and the scan at 118 kVp" in why(softer)
+    bins = run(jobs.reconstruct(softer, Settings(), tmp_path / "bins.h5", [])).path
+    assert "90 kVp" in why(bins)
 
 
 def test_more_work_is_predicted_to_take_longer(facts: Facts) -> None:
