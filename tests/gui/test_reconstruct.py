@@ -188,6 +188,7 @@ def test_what_is_typed_is_checked_at_once(qtbot: QtBot, page: ReconstructPage, s
         (page.recipe_form.voxel, "-1", "more than 0"),
         (page.recipe_form.region, "x=3:1", "from the lower"),
         (page.recipe_form.memory, "much", "number with a unit"),
+        (page.recipe_form.calibration.line, "/no/such.h5", "no file /no/such.h5"),
     ):
         line.setText(text)
         line.editingFinished.emit()

@@ -106,6 +106,17 @@ def test_materials_are_those_of_the_command_line(scan: Path, tmp_path: Path) -> 
     assert quantities.channels == ("70 keV", "without contrast, 70 keV")
 
 
+def test_what_the_materials_cannot_tell_is_refused_before_the_work(scan: Path, tmp_path: Path) -> None:
+    for asked, says in (
+        (Quantities(elements=("Zz",)), "no element"),
+        (Quantities(effective_z=True), "besides contrast agents"),
+    ):
+        work = jobs.decompose(scan, Settings(decomposition=Decomposition(quantities=asked)), tmp_path / "out.h5", [])
+        assert next(work).stage == "reading"
+        with pytest.raises(WrongUsage, match=says):
+            next(work)
+
+
 def test_a_volume_is_decomposed_by_a_table(scan: Path, tmp_path: Path) -> None:
     bins = run(jobs.reconstruct(scan, Settings(), tmp_path / "bins.h5", [])).volume
     table = tmp_path / "matrix.csv"
