@@ -115,7 +115,7 @@ class Job(Generic[T]):
         self._began_s = self._stage_began_s = time.monotonic()
         self._status = JobStatus.RUNNING
         try:
-            self._finish(self._walk())
+            self._walk()
         except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the one who asked for the work
             self._fail(error)
 
@@ -187,22 +187,21 @@ class Job(Generic[T]):
         _step_back()
         self.run()
 
-    def _walk(self) -> T | None:
-        """Take the work step by step; None where it was broken off."""
+    def _walk(self) -> None:
+        """Take the work step by step; what came to its end by itself is done, though it was told to end meanwhile."""
         while not self._is_aborting.is_set():
             try:
                 progress = next(self._work)
             except StopIteration as end:
-                return end.value
+                self._result = end.value
+                is_cut_short = self._abort is not None and self._is_aborting.is_set()
+                self._end(JobStatus.STOPPED if is_cut_short else JobStatus.DONE)
+                return
             if progress.stage != self._progress.stage:
                 self._stage_began_s, self._n_before = time.monotonic(), max(progress.done - 1, 0)
             self._progress = progress
         self._work.close()
-        return None
-
-    def _finish(self, result: T | None) -> None:
-        self._result = result
-        self._end(JobStatus.STOPPED if self._is_aborting.is_set() else JobStatus.DONE)
+        self._end(JobStatus.STOPPED)
 
     def _fail(self, error: BaseException) -> None:
         self._error = error

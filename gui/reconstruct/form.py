@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
@@ -199,16 +200,23 @@ class FileLine(QtWidgets.QWidget):
         row.addWidget(self.line, 1)
         row.addWidget(look)
 
-    def text(self) -> str:
-        """Return the path as it stands."""
-        return self.line.text().strip()
+    @property
+    def path(self) -> Path | None:
+        """The file; None where nothing is filled in, and refused where nothing is there."""
+        text = self._text()
+        if text and not Path(text).is_file():
+            raise WrongUsage(f"there is no file {text}; allowed: the path of one, or nothing")
+        return Path(text) if text else None
 
     def put(self, text: str) -> None:
         """Fill in a path."""
         self.line.put(text)
 
+    def _text(self) -> str:
+        return self.line.text().strip()
+
     def _look(self) -> None:
-        dialog = QtWidgets.QFileDialog(self, "Choose a file", self.text(), self._pattern)
+        dialog = QtWidgets.QFileDialog(self, "Choose a file", self._text(), self._pattern)
         dialog.setFileMode(QtWidgets.QFileDialog.FileMode.ExistingFile)
         dialog.fileSelected.connect(self._take)
         dialog.open()

@@ -176,15 +176,14 @@ class RecipeForm(QtWidgets.QWidget):
             pass_number=whole_number_of(self.pass_number.text(), "the pass"),
             use_gpu=self.gpu.isChecked(),
             shape=before.recipe.shape,
-            scatter=Path(self.scatter.text()) if self.scatter.text() else None,
+            scatter=self.scatter.path,
             **own,
         )
-        calibration = self.calibration.text()
         return replace(
             before,
             recipe=recipe,
             memory=self.memory.text().strip(),
-            calibration=Path(calibration) if calibration else None,
+            calibration=self.calibration.path,
             allow_partial=self.partial.isChecked(),
         )
 

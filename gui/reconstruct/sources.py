@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.progress import Progress
-from firmware_iface.errors import WrongUsage
+from firmware_iface.errors import CalibrationMissing, WrongUsage
 from gui.reconstruct.settings import Settings
 
 if TYPE_CHECKING:
     from calibration.geometry import Geometry
+    from calibration.material_basis import MaterialBasis
     from reconstruction.projections import LineIntegralReader
     from reconstruction.scan_source import ScanSource
     from reconstruction.volume import Grid, Volume
@@ -60,6 +61,8 @@ class Facts:
         0 and 1 where it is no scan.
     materials : tuple of str
         Of the material basis; nothing: it has none.
+    misfits : tuple of str
+        Why the material basis is not for the bins of each pass; empty where it is.
     has_model, has_wedge : bool
         Whether the calibration tells what bins count behind materials, and thicknesses to make bins straight by.
     is_whole : bool
@@ -80,6 +83,7 @@ class Facts:
     n_views: int = 0
     n_passes: int = 1
     materials: tuple[str, ...] = ()
+    misfits: tuple[str, ...] = ()
     has_model: bool = False
     has_wedge: bool = False
     is_whole: bool = True
@@ -137,6 +141,7 @@ def read_facts(
 
 def volume_facts(path: Path, volume: Volume, kind: SourceKind = SourceKind.VOLUME) -> Facts:
     """Return what a volume of bins tells."""
+    from reconstruction.materials import scan_kvp
     from reconstruction.volume import LINEAR_ATTENUATION
 
     if volume.unit != LINEAR_ATTENUATION:
@@ -159,6 +164,7 @@ def volume_facts(path: Path, volume: Volume, kind: SourceKind = SourceKind.VOLUM
         channels=volume.channels,
         grid=volume.grid,
         materials=materials,
+        misfits=(misfit(volume.basis, volume.thresholds_kev, scan_kvp(volume)),),
         volume=volume,
     )
 
@@ -222,6 +228,7 @@ def scan_facts(path: Path, settings: Settings) -> Facts:
         n_views=len(reader.angles_rad),
         n_passes=n_passes,
         materials=basis.materials if basis else (),
+        misfits=tuple(misfit(basis, kev, scan.plan.source.kvp if scan.plan else None) for kev in scan.passes_kev),
         has_model=known is not None and (known.response is not None or known.wedge is not None),
         has_wedge=known is not None and known.thickness is not None,
         is_whole=is_whole,
@@ -229,6 +236,19 @@ def scan_facts(path: Path, settings: Settings) -> Facts:
         orbit=Orbit(geometry=reader.geometry, angles_rad=reader.angles_rad, lifts_mm=reader.lifts_mm),
         warnings=tuple(warnings),
     )
+
+
+def misfit(basis: MaterialBasis | None, thresholds_kev: Sequence[float], tube_kvp: float | None = None) -> str:
+    """Say why a material basis is not for bins of these thresholds; nothing where it is, or one is not known."""
+    from reconstruction.materials import refuse_foreign_basis
+
+    if basis is None or not thresholds_kev:
+        return ""
+    try:
+        refuse_foreign_basis(basis.of_pass(thresholds_kev), thresholds_kev, tube_kvp)
+    except CalibrationMissing as error:
+        return str(error)
+    return ""
 
 
 def open_scan(path: Path, settings: Settings, *, pass_number: int | None, allow_partial: bool = True) -> ScanSource:
