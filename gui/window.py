@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MOST_RECENT = 10
 QUIET_BEATS = 6
 """After so many the window is there, and pages that nobody has wanted yet are built, one piece a beat."""
+SLOW_BEATS = 30
+"""One piece in so many beats is built while the page that is seen shows something as fast as the screen does."""
 TURN_S = 0.0005
 """How long another thread may keep Python's lock while the window's waits for it, which it does dozens of times to draw
 one picture; Python's own 5 ms would hold it up for a tenth of a second."""
@@ -113,7 +115,7 @@ class Window(QtWidgets.QMainWindow):
             self.session.page_wanted = ""
         self._n_beats += 1
         seen = PAGES[self.tabs.currentIndex()].title
-        if self.pages.build_on(seen, others=self._n_beats > QUIET_BEATS):
+        if self.pages.build_on(seen, others=self._has_time()):
             self._garbage.settle()
         if seen in self.pages.built:
             self.pages.built[seen].refresh()
@@ -176,6 +178,11 @@ class Window(QtWidgets.QMainWindow):
         self._garbage.end()
         sys.setswitchinterval(self._turn_s)
         event.accept()
+
+    def _has_time(self) -> bool:
+        """Whether a piece of a page that nobody has wanted yet may be built at this beat."""
+        is_fast = self._beat.interval() < BEAT_MS
+        return self._n_beats > QUIET_BEATS and (not is_fast or self._n_beats % SLOW_BEATS == 0)
 
     def _house(self, page: Page) -> None:
         """Give a page its room, as an earlier window left it."""
