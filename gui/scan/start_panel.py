@@ -50,14 +50,14 @@ class StartPanel(QtWidgets.QWidget):
         for title, part in (
             ("Estimate", self._estimate()),
             ("File", self._file()),
-            ("If something goes wrong", self._endurance()),
             ("Checks before the start", self._checks()),
+            ("If something goes wrong", self._endurance()),
         ):
             box = QtWidgets.QGroupBox(title)
             box.setLayout(part)
             column.addWidget(box)
         column.addStretch(1)
-        scroll = self._scroll = QtWidgets.QScrollArea()
+        scroll = QtWidgets.QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -75,8 +75,12 @@ class StartPanel(QtWidgets.QWidget):
             lambda: start(self.order()),
         )
         self.start.setStyleSheet("font-weight: 600;")
+        self.force = QtWidgets.QCheckBox("Scan all the same")
+        self.force.setEnabled(False)
+        self.force.setToolTip(f"{_FORCE}\n\nNot now: no such check has failed.")
         buttons = QtWidgets.QHBoxLayout()
         buttons.addWidget(self.look)
+        buttons.addWidget(self.force)
         buttons.addWidget(self.start, 1)
         self.told = hint()
         whole = QtWidgets.QVBoxLayout(self)
@@ -136,7 +140,7 @@ class StartPanel(QtWidgets.QWidget):
             if item is not None and (widget := item.widget()) is not None:
                 widget.hide()
                 widget.deleteLater()
-        for check in preflight.checks:
+        for check in sorted(preflight.checks, key=lambda check: list(LEVELS).index(check.level.value), reverse=True):
             word, colour = LEVELS[check.level.value]
             remedy = f"<br><i>{_plain(check.remedy)}</i>" if check.remedy else ""
             label = QtWidgets.QLabel(
@@ -145,8 +149,6 @@ class StartPanel(QtWidgets.QWidget):
             label.setWordWrap(True)
             label.setToolTip(check.remedy or "Nothing to do.")
             self._found.addWidget(label)
-        if preflight.failed:
-            self._scroll.ensureWidgetVisible(self.force)
         self.force.setEnabled(bool(preflight.failed) and preflight.is_forcible)
         if not self.force.isEnabled():
             self.force.setChecked(False)
@@ -252,10 +254,6 @@ class StartPanel(QtWidgets.QWidget):
         self._found = QtWidgets.QVBoxLayout()
         self._found.addWidget(hint("Not looked yet. They are made when the scan starts, or by Check only."))
         column.addLayout(self._found)
-        self.force = QtWidgets.QCheckBox("Scan all the same")
-        self.force.setEnabled(False)
-        self.force.setToolTip(f"{_FORCE}\n\nNot now: no such check has failed.")
-        column.addWidget(self.force)
         return column
 
     def _named(self) -> None:
