@@ -187,7 +187,7 @@ class Job(Generic[T]):
             except StopIteration as end:
                 return end.value
             if progress.stage != self._progress.stage:
-                self._stage_began_s, self._n_before = time.monotonic(), max(progress.done - 1, 0)
+                self._stage_began_s, self._n_before = time.monotonic(), progress.done
             self._progress = progress
         self._work.close()
         return None

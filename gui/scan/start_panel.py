@@ -77,7 +77,7 @@ class StartPanel(QtWidgets.QWidget):
         self.start.setStyleSheet("font-weight: 600;")
         self.force = QtWidgets.QCheckBox("Scan all the same")
         self.force.setEnabled(False)
-        self.force.setToolTip(f"{_FORCE}\n\nNot now: no such check has failed.")
+        self.force.setToolTip(f"{_FORCE}\n\nNot now: {NONE_FAILED}")
         buttons = QtWidgets.QHBoxLayout()
         buttons.addWidget(self.look)
         buttons.addWidget(self.force)
@@ -149,10 +149,12 @@ class StartPanel(QtWidgets.QWidget):
             label.setWordWrap(True)
             label.setToolTip(check.remedy or "Nothing to do.")
             self._found.addWidget(label)
-        self.force.setEnabled(bool(preflight.failed) and preflight.is_forcible)
-        if not self.force.isEnabled():
+        firm = [check.topic for check in preflight.failed if not check.is_forcible]
+        why_not = f"{' and '.join(firm)} cannot be overruled." if firm else "" if preflight.failed else NONE_FAILED
+        self.force.setEnabled(not why_not)
+        if why_not:
             self.force.setChecked(False)
-        self.force.setToolTip(_FORCE + ("" if self.force.isEnabled() else "\n\nNot now: no such check has failed."))
+        self.force.setToolTip(_FORCE + (f"\n\nNot now: {why_not}" if why_not else ""))
 
     def _why_no_check(self) -> str:
         if self._document.fault is not None:
@@ -293,6 +295,7 @@ class StartPanel(QtWidgets.QWidget):
         return ""
 
 
+NONE_FAILED = "no such check has failed."
 _FORCE = "Scan although a check failed that may be overruled; the file's events say which."
 
 
