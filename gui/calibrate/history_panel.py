@@ -24,6 +24,7 @@ HEAD = ("When", "File", "Of", "sigma, keV", "gain, DAC/keV", "not used, pixels",
 LOOK_EVERY_MS = 3000
 LOOKING = "Looking for calibrations"
 WIDEST_PX = 250
+NOTE_TIP = "Kept in a text file beside the calibration, which itself stays as it was measured. Enter saves."
 
 
 class HistoryPanel(QtWidgets.QWidget):
@@ -58,9 +59,7 @@ class HistoryPanel(QtWidgets.QWidget):
         )  # fmt: skip
         self.note = QtWidgets.QLineEdit()
         self.note.setPlaceholderText("A note about the chosen calibration")
-        self.note.setToolTip(
-            "Kept in a text file beside the calibration, which itself stays as it was measured. Enter saves."
-        )
+        self.note.setToolTip(NOTE_TIP)
         self.note.returnPressed.connect(self._note)
         self.over_time = QtWidgets.QCheckBox("Over time")
         self.over_time.setToolTip("Instead of a comparison: how all calibrations of the same chip and mode changed.")
@@ -123,7 +122,9 @@ class HistoryPanel(QtWidgets.QWidget):
         """Show what is new."""
         for button in self.buttons:
             button.refresh()
-        self.note.setEnabled(not self._why_not_one())
+        why_not = self._why_not_one()
+        self.note.setEnabled(not why_not)
+        self.note.setToolTip(NOTE_TIP + (f"\n\nNot now: {why_not}" if why_not else ""))
         if self._listed != self._wanted_list():
             self._fill()
 
