@@ -179,15 +179,16 @@ class _Panel(QtWidgets.QWidget):
         self._is_key_beside = is_key_beside
         # Plots ask for more room than a page of them has.
         plot.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Ignored)
-        seen = QtWidgets.QBoxLayout(
-            QtWidgets.QBoxLayout.Direction.LeftToRight if is_key_beside else QtWidgets.QBoxLayout.Direction.TopToBottom
-        )
+        self._rows.addWidget(self._title)
         if is_key_beside:
             self._key.setFixedWidth(KEY_WIDTH_PX)
-        seen.addWidget(plot, 1)
-        seen.addWidget(self._key)
-        self._rows.addWidget(self._title)
-        self._rows.addLayout(seen, 1)
+            seen = QtWidgets.QHBoxLayout()
+            seen.addWidget(plot, 1)
+            seen.addWidget(self._key)
+            self._rows.addLayout(seen, 1)
+        else:
+            self._rows.addWidget(plot, 1)
+            self._rows.addWidget(self._key)
         self._rows.addWidget(self._note)
 
     @property
