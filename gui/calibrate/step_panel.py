@@ -12,7 +12,7 @@ from gui.calibrate.desk import Desk
 from gui.calibrate.options import OPTIONS, Option, text_of, value_of
 from gui.calibrate.sequence import DOES, IN_BEAM, TITLES, Standing, StepView, estimate, needs_words
 from gui.controls import ActionButton, hint
-from gui.theme import BAD, GOOD, WARN
+from gui.theme import BAD, GOOD, WARN, judge
 
 SIGNS = {
     Standing.NOT_DONE: ("\N{WHITE CIRCLE}", ""),
@@ -224,7 +224,7 @@ class OptionField(QtWidgets.QWidget):
         self.box: QtWidgets.QComboBox | None = None
         self.line = QtWidgets.QLineEdit()
         self._says = hint()
-        self._says.setStyleSheet(f"color: {BAD};")
+        judge(self._says, is_good=False)
         self._says.hide()
         row = QtWidgets.QHBoxLayout()
         row.setContentsMargins(0, 0, 0, 0)
