@@ -11,7 +11,7 @@ from gui.calibrate.dates import time_words
 from gui.calibrate.desk import Desk
 from gui.calibrate.options import OPTIONS, Option, text_of, value_of
 from gui.calibrate.sequence import DOES, IN_BEAM, TITLES, Standing, StepView, estimate, needs_words
-from gui.controls import ActionButton, hint
+from gui.controls import ActionButton, hint, put_in_turn
 from gui.theme import BAD, GOOD, WARN
 
 SIGNS = {
@@ -120,7 +120,7 @@ class StepDetails(QtWidgets.QWidget):
         self.undo = ActionButton(
             "Undo", "Take the last change of the plan back (Ctrl+Z).", self._why_not_undo, self.take_back
         )
-        self.redo = ActionButton("Redo", "Make the change again (Ctrl+Y).", self._why_not_redo, self.make_again)
+        self.redo = ActionButton("Redo", "Make the change again (Ctrl+Shift+Z).", self._why_not_redo, self.make_again)
         buttons = QtWidgets.QHBoxLayout()
         buttons.addWidget(self.undo)
         buttons.addWidget(self.redo)
@@ -190,6 +190,7 @@ class StepDetails(QtWidgets.QWidget):
         layout = self.layout()
         assert isinstance(layout, QtWidgets.QVBoxLayout)
         layout.replaceWidget(old, self._options)
+        put_in_turn(self._options, self)
         old.hide()
         old.deleteLater()
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from calibration.attenuation import MG_ML_PER_G_CM3
-from gui.controls import allow, hint
+from gui.controls import allow, hint, put_in_turn
 from gui.volume.looks import MAPS, GreyLook, Levels, MaterialLook, colour_choices, map_table
 from gui.volume.marks import rgb
 from gui.volume.painting import Looks, with_window
@@ -212,6 +212,7 @@ class _MaterialRows(QtWidgets.QScrollArea):
             self.rows = [MaterialRow(look, self._tell) for look in looks]
             for n, row in enumerate(self.rows):
                 self._layout.insertWidget(n, row)
+            put_in_turn(self._inside, self)
         for n, (row, look) in enumerate(zip(self.rows, looks, strict=True)):
             row.show_look(look, spans[n] if n < len(spans) else (look.low_g_cm3, look.high_g_cm3))
 
