@@ -201,8 +201,9 @@ MOST_PX = 100_000
 
 def put_in_turn(late: QtWidgets.QWidget, place: QtWidgets.QWidget) -> None:
     """Let Tab reach what was made later than all else after its place, or what stands before that."""
-    at = _stop_before(place)
-    for each in _tab_stops(late) if at is not None else ():
+    if (at := _stop_before(place)) is None:
+        return
+    for each in _tab_stops(late):
         QtWidgets.QWidget.setTabOrder(at, each)
         at = each
 

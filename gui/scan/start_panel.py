@@ -21,7 +21,7 @@ from gui.session import Session
 from gui.state import Action
 
 LOOK_EVERY_S = 0.5
-LEVELS = {"ok": ("good", theme.GOOD), "warn": ("warning", theme.BAD), "fail": ("NO", theme.BAD)}
+WORDS = {"ok": "good", "warn": "warning", "fail": "NO"}
 
 
 class StartPanel(QtWidgets.QWidget):
@@ -131,26 +131,35 @@ class StartPanel(QtWidgets.QWidget):
         """Show what the instrument said."""
         self.preflight = preflight
         self._asked = ()  # its limits are known now, and the estimate better
-        while self._found.count():
-            item = self._found.takeAt(0)
-            if item is not None and (widget := item.widget()) is not None:
-                widget.hide()
-                widget.deleteLater()
-        for check in preflight.checks:
-            word, colour = LEVELS[check.level.value]
-            remedy = f"<br><i>{_plain(check.remedy)}</i>" if check.remedy else ""
-            label = QtWidgets.QLabel(
-                f'<b style="color:{colour}">{word}</b> &nbsp;{_plain(check.topic)}: {_plain(check.text)}{remedy}'
-            )
-            label.setWordWrap(True)
-            label.setToolTip(check.remedy or "Nothing to do.")
-            self._found.addWidget(label)
+        self._tell_checks(preflight)
         if preflight.failed:
             self._scroll.ensureWidgetVisible(self.force)
         can_force = bool(preflight.failed) and preflight.is_forcible
         allow(self.force, _FORCE, "" if can_force else _NOTHING_TO_FORCE)
         if not can_force:
             self.force.setChecked(False)
+
+    def restyle(self) -> None:
+        """Write the checks in the colours of another theme."""
+        if self.preflight is not None:
+            self._tell_checks(self.preflight)
+
+    def _tell_checks(self, preflight: Preflight) -> None:
+        look = theme.now()
+        colours = {"ok": look.good, "warn": look.warn, "fail": look.bad}
+        while self._found.count():
+            item = self._found.takeAt(0)
+            if item is not None and (widget := item.widget()) is not None:
+                widget.hide()
+                widget.deleteLater()
+        for check in preflight.checks:
+            level = check.level.value
+            remedy = f"<br><i>{_plain(check.remedy)}</i>" if check.remedy else ""
+            word = f'<b style="color:{colours[level]}">{WORDS[level]}</b>'
+            label = QtWidgets.QLabel(f"{word} &nbsp;{_plain(check.topic)}: {_plain(check.text)}{remedy}")
+            label.setWordWrap(True)
+            label.setToolTip(check.remedy or "Nothing to do.")
+            self._found.addWidget(label)
 
     def _why_no_check(self) -> str:
         if self._document.fault is not None:
