@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -343,7 +344,8 @@ class _GreyRow(QtWidgets.QGroupBox):
         self.map_name.setCurrentText(look.map_name)
         self.window_slider.show_range(*look.levels, span)
         self.window_slider.show_colours([(int(r), int(g), int(b)) for r, g, b in map_table(look.map_name)[::32]])
-        decimals = 1 if span[1] - span[0] > 50 else 4
+        wide = max(span[1] - span[0], 1e-9)
+        decimals = min(max(3 - math.floor(math.log10(wide)), 1), 9)  # a thousandth of the span can be typed
         for spin, value in zip((self.low, self.high), look.levels, strict=True):
             spin.setDecimals(decimals)
             spin.setSingleStep((span[1] - span[0]) / 100 or 1.0)
