@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -49,6 +50,35 @@ def test_layout_and_page_are_there_again_at_the_next_start(
     assert again.page.title == "Volume"
     assert again._docks[0].isVisibleTo(again)
     again.session.close()
+
+
+def test_layout_and_plan_survive_a_crash(
+    qtbot: QtBot, window: Window, settings: QtCore.QSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gui.window.KEEP_EVERY_S", 0.0)
+    window.go_to("Scan")
+    window.page.plan.begin_with("[scan]\nn_views = 17\n")  # pyright: ignore[reportAttributeAccessIssue]
+    window.resize(760, 730)
+    window.beat()
+    written = Path(settings.fileName())
+    qtbot.waitUntil(lambda: written.exists() and "n_views = 17" in written.read_text())  # and nothing was closed
+    left = QtCore.QSettings(str(shutil.copy(written, tmp_path / "left.ini")), QtCore.QSettings.Format.IniFormat)
+    again = Window(Session(tmp_path), LogLines(), left)
+    qtbot.addWidget(again)
+    assert (again.width(), again.height()) == (760, 730)
+    assert again.page.title == "Scan"
+    assert again.page.plan.document.text == "[scan]\nn_views = 17\n"  # pyright: ignore[reportAttributeAccessIssue]
+    again.session.close()
+
+
+def test_files_that_pages_open_and_write_are_recent(window: Window, tmp_path: Path) -> None:
+    window.session.change(scan_path=tmp_path / "a & b.h5")
+    window.beat()
+    window.session.change(materials_path=tmp_path / "m.h5")
+    window.beat()
+    window._fill_recent()
+    names = [action.text() for action in window._recent_menu.actions()]
+    assert names == [str(tmp_path / "m.h5"), str(tmp_path / "a && b.h5")]
 
 
 def test_odd_settings_do_not_keep_the_window_from_opening(
