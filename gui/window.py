@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,6 +32,9 @@ QUIET_BEATS = 6
 """After so many the window is there, and pages that nobody has wanted yet are built, one piece a beat."""
 SLOW_BEATS = 30
 """One piece in so many beats is built while the page that is seen shows something as fast as the screen does."""
+
+KEEP_EVERY_S = 30.0
+"""What was laid out and typed before is there again after a crash."""
 TURN_S = 0.0005
 """How long another thread may keep Python's lock while the window's waits for it, which it does dozens of times to draw
 one picture; Python's own 5 ms would hold it up for a tenth of a second."""
@@ -82,6 +87,9 @@ class Window(QtWidgets.QMainWindow):
         self._docks = [self._dock("Log", self._log), self._dock("Console", self._console)]
         self._failures = FailureBox(self, lines)
         self._to_open: list[Path] = []
+        self._had: set[Path] = set()
+        self._kept_s = time.monotonic()
+        self._last_kept: dict[str, object] = {}
         self._n_beats = 0
         self._recent = [str(path) for path in _list(settings.value("recent"))]
         self._look = str(settings.value("look", LOOKS[0]))
@@ -113,6 +121,11 @@ class Window(QtWidgets.QMainWindow):
         if self.session.page_wanted:
             self.go_to(self.session.page_wanted)
             self.session.page_wanted = ""
+        for path in self._paths() - self._had:  # whichever page opened or wrote them
+            self._remember(path)
+        self._had = self._paths()
+        if time.monotonic() - self._kept_s > KEEP_EVERY_S:
+            self._keep()
         self._n_beats += 1
         seen = PAGES[self.tabs.currentIndex()].title
         if self.pages.build_on(seen, others=self._has_time()):
@@ -130,14 +143,24 @@ class Window(QtWidgets.QMainWindow):
         """Open a file of any kind in the background, after those before it, and show the page that it belongs to."""
 
         def then(opened: Opened) -> None:
-            page = open_into(self.session, opened)
-            self._recent = [str(path), *(each for each in self._recent if each != str(path))][:MOST_RECENT]
-            self.go_to(page)
+            self.go_to(open_into(self.session, opened))
+            self._remember(path)
 
         if self.session.why_busy("files"):
             self._to_open.append(path)
             return
         self.session.compute(f"Opening {path.name}", opened_file(path), then, lane="files")
+
+    def _paths(self) -> set[Path]:
+        """Return the files that the session has."""
+        state = self.session.state
+        paths = (state.plan_path, state.calibration_path, state.scan_path, state.bins_path, state.materials_path)
+        return {path for path in paths if path is not None}
+
+    def _remember(self, path: Path) -> None:
+        """Put a file first in the list of recent ones."""
+        name = str(path.absolute())
+        self._recent = [name, *(each for each in self._recent if each != name)][:MOST_RECENT]
 
     def set_look(self, name: str) -> None:
         """Make everything light or dark, or as the desktop is."""
@@ -171,7 +194,7 @@ class Window(QtWidgets.QMainWindow):
             event.ignore()
             return
         self._beat.stop()
-        self._save()
+        _write(self._settings, self._kept())
         for page in self.pages.built.values():
             page.end()
         self.session.close()
@@ -259,7 +282,7 @@ class Window(QtWidgets.QMainWindow):
     def _fill_recent(self) -> None:
         self._recent_menu.clear()
         for name in self._recent:
-            _add(self._recent_menu, name, lambda name=name: self.open_file(Path(name)))
+            _add(self._recent_menu, name.replace("&", "&&"), lambda name=name: self.open_file(Path(name)))
         if not self._recent:
             allow(self._recent_menu.addAction("none"), "Files that were opened lately.", "nothing was opened yet.")
 
@@ -316,17 +339,24 @@ class Window(QtWidgets.QMainWindow):
 
         QtWidgets.QMessageBox.about(self, "About mpxct", ABOUT.format(version=software_version()))
 
-    def _save(self) -> None:
-        keep = self._settings
-        keep.setValue("geometry", self.saveGeometry())
-        keep.setValue("docks", self.saveState())
-        keep.setValue("look", self._look)
-        keep.setValue("recent", self._recent)
-        keep.setValue("folder", str(self.session.state.folder))
-        keep.setValue("page", self.page.title)
-        for name, page in self.pages.built.items():
-            keep.setValue(f"page/{name}", json.dumps(page.save()))
-        keep.sync()
+    def _kept(self) -> dict[str, object]:
+        """Return layout and settings for the next start."""
+        pages = {f"page/{name}": json.dumps(page.save()) for name, page in self.pages.built.items()}
+        return {
+            "geometry": self.saveGeometry(),
+            "docks": self.saveState(),
+            "look": self._look,
+            "recent": list(self._recent),
+            "folder": str(self.session.state.folder),
+            "page": PAGES[self.tabs.currentIndex()].title,
+            **pages,
+        }
+
+    def _keep(self) -> None:
+        """Write what has changed, beside the window: it may be broken off, and a disk takes its time."""
+        before, self._last_kept, self._kept_s = self._last_kept, self._kept(), time.monotonic()
+        if self._last_kept != before:
+            threading.Thread(target=_write, args=(self._settings, self._last_kept), name="settings").start()
 
     def _restore(self) -> None:
         """Take up what an earlier window left; whatever is odd in it is left alone."""
@@ -363,6 +393,14 @@ def _add(
         menu.aboutToShow.connect(lambda: allow(action, tip, why_not()))
         menu.aboutToHide.connect(lambda: allow(action, tip))
     return action
+
+
+def _write(settings: QtCore.QSettings, kept: dict[str, object]) -> None:
+    """Write settings, from any thread: an object of its own for the same file."""
+    own = QtCore.QSettings(settings.fileName(), settings.format())
+    for name, value in kept.items():
+        own.setValue(name, value)
+    own.sync()
 
 
 def _list(value: Any) -> list[Any]:

@@ -21,7 +21,7 @@ from gui.session import Session
 from gui.state import Action
 
 LOOK_EVERY_S = 0.5
-LEVELS = {"ok": ("good", theme.GOOD), "warn": ("warning", theme.BAD), "fail": ("NO", theme.BAD)}
+WORDS = {"ok": "good", "warn": "warning", "fail": "NO"}
 
 
 class StartPanel(QtWidgets.QWidget):
@@ -134,25 +134,35 @@ class StartPanel(QtWidgets.QWidget):
         """Show what the instrument said."""
         self.preflight = preflight
         self._asked = ()  # its limits are known now, and the estimate better
-        while self._found.count():
-            item = self._found.takeAt(0)
-            if item is not None and (widget := item.widget()) is not None:
-                widget.hide()
-                widget.deleteLater()
-        for check in sorted(preflight.checks, key=lambda check: list(LEVELS).index(check.level.value), reverse=True):
-            word, colour = LEVELS[check.level.value]
-            remedy = f"<br><i>{_plain(check.remedy)}</i>" if check.remedy else ""
-            label = QtWidgets.QLabel(
-                f'<b style="color:{colour}">{word}</b> &nbsp;{_plain(check.topic)}: {_plain(check.text)}{remedy}'
-            )
-            label.setWordWrap(True)
-            label.setToolTip(check.remedy or "Nothing to do.")
-            self._found.addWidget(label)
+        self._tell_checks(preflight)
         firm = [check.topic for check in preflight.failed if not check.is_forcible]
         why_not = f"{' and '.join(firm)} cannot be overruled." if firm else "" if preflight.failed else NONE_FAILED
         allow(self.force, _FORCE, why_not)
         if why_not:
             self.force.setChecked(False)
+
+    def restyle(self) -> None:
+        """Write the checks in the colours of another theme."""
+        if self.preflight is not None:
+            self._tell_checks(self.preflight)
+
+    def _tell_checks(self, preflight: Preflight) -> None:
+        look = theme.now()
+        colours = {"ok": look.good, "warn": look.warn, "fail": look.bad}
+        while self._found.count():
+            item = self._found.takeAt(0)
+            if item is not None and (widget := item.widget()) is not None:
+                widget.hide()
+                widget.deleteLater()
+        worst_first = sorted(preflight.checks, key=lambda check: list(WORDS).index(check.level.value), reverse=True)
+        for check in worst_first:
+            level = check.level.value
+            remedy = f"<br><i>{_plain(check.remedy)}</i>" if check.remedy else ""
+            word = f'<b style="color:{colours[level]}">{WORDS[level]}</b>'
+            label = QtWidgets.QLabel(f"{word} &nbsp;{_plain(check.topic)}: {_plain(check.text)}{remedy}")
+            label.setWordWrap(True)
+            label.setToolTip(check.remedy or "Nothing to do.")
+            self._found.addWidget(label)
 
     def _why_no_check(self) -> str:
         if self._document.fault is not None:
