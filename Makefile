@@ -73,7 +73,7 @@ clean:
 	@touch $@
 
 .venv/.installed-gui: .venv/.installed
-	$(UV) --editable '.[gui]'
+	$(UV) --editable '.[gui,export]'
 	@sh .ci/desktop
 	@touch $@
 

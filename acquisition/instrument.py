@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from acquisition.calibrate.exposures import TUBE, operating_dacs, set_up_detector
 from acquisition.gantry import LINE, Gantry, open_gantry
@@ -23,11 +24,15 @@ class Instrument:
     ----------
     opener : callable, optional
         Opens both anew; without it a device that has left stays lost.
+    broken_off : threading.Event
+        Set by whoever ends from beside what runs here, before the detector is aborted and the beam goes off: what runs
+        takes neither for a fault.
     """
 
     detector: Detector
     gantry: Gantry
     opener: Callable[[], tuple[Detector, Gantry]] | None = None
+    broken_off: threading.Event = field(default_factory=threading.Event)
 
     def close(self) -> None:
         """Leave the gantry safe and let the device go."""

@@ -59,7 +59,8 @@ def look(
             calibration,
             check_beam=lambda: expect_shining(instrument.gantry.source_state()),
             expectation=expectation,
-        )  # fmt: skip
+            broken_off=instrument.broken_off,
+        )
         with FrameStream(
             stepper.frames(steps), on_newest=on_newest, let_go=stepper.abort, expectation=expectation
         ) as stream:

@@ -18,6 +18,7 @@ from acquisition.calibrate.exposures import Instrument, operating_dacs, wanted_c
 from acquisition.disk import SPARE_BYTES
 from acquisition.doctor import USB_MEMORY_MB, Level
 from acquisition.machine import usb_memory_mb
+from acquisition.open_beam import flat_misfits, takes_flats, told_of_flat
 from acquisition.plan import Plan, passes_kev
 from acquisition.steps import Step, check, cost, expand, frame_s, tally, unchecked
 from calibration.conditions import differences
@@ -69,6 +70,7 @@ def examine(instrument: Instrument, plan: Plan, calibration: Calibration, path: 
         *_sample(instrument, plan),
         *_calibration(instrument, plan, calibration),
         *_thresholds(plan, calibration),
+        *_flats(plan, calibration),
         *_source(instrument),
         *_limits(instrument, plan),
         *usb_checks(instrument.detector, plan),
@@ -134,6 +136,24 @@ def _thresholds(plan: Plan, calibration: Calibration) -> Iterator[Check]:
             text = f"pass {number + 1}: {error}"
             yield Check(level=Level.FAIL, topic="thresholds", text=text, remedy=error.hint, refusal=WrongUsage)
             return
+
+
+def _flats(plan: Plan, calibration: Calibration) -> Iterator[Check]:
+    """Tell by what a scan without flats of its own will be divided, while there is still time to take some."""
+    if takes_flats(plan):
+        return
+    misfits = dict.fromkeys(text for kev in passes_kev(plan) for text in flat_misfits(plan, calibration, kev))
+    if misfits:
+        yield Check(
+            level=Level.WARN,
+            topic="flats",
+            text="the plan takes none, and the calibration's flat field cannot stand in, so that nothing can be "
+            f"reconstructed: {'; '.join(misfits)}",
+            remedy="let the plan take flats (n_flats), or measure the flat field with it: mpxct calibrate pixels",
+        )
+    else:
+        text = f"the plan takes none; views will be divided by {told_of_flat(calibration)}"
+        yield Check(level=Level.OK, topic="flats", text=text)
 
 
 def _source(instrument: Instrument) -> Iterator[Check]:

@@ -54,6 +54,8 @@ TELL_EVERY_S = 1.0
 REOPEN_EVERY_S = 0.5
 MAX_BREAKS = 3
 """How often the device may leave in one and the same step before the run gives up."""
+BROKEN_OFF = "ended at once, by hand"
+_BY_HAND = (GeneratorExit, KeyboardInterrupt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +195,7 @@ def run_scan(
         )  # fmt: skip
         summary = yield from run.write(path, rest, checks, overwrite=overwrite or resume)
     except BaseException as error:
-        log.write("end", f"{type(error).__name__}: {error}")
+        log.write("end", _reason(error))
         log.close()
         if not partial_path(path).exists() and not path.exists():
             log.discard()
@@ -214,6 +216,11 @@ def _refuse_taken(path: Path, *, overwrite: bool, resume: bool) -> None:
             f"{partial} exists already, from a scan that was broken off",
             hint=f"{RESUME_HINT}; or choose another name, or allow overwriting (--overwrite)",
         )
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a run ended early; one that is closed, or interrupted by a key, hears that from Python's own words."""
+    return f"Stopped: {BROKEN_OFF}" if isinstance(error, _BY_HAND) else f"{type(error).__name__}: {error}"
 
 
 def _summary_of_whole(path: Path, plan: Plan, calibration: Calibration) -> ScanSummary:
@@ -335,6 +342,8 @@ class _Run:
                 yield from self._attempt(step)
                 return
             except (DetectorError, GantryError) as error:
+                if self.instrument.broken_off.is_set():
+                    raise Stopped(BROKEN_OFF) from error
                 broken = step_of(self.first, self.writer.n_frames)
                 is_gone = self._is_gone(error)
                 if broken > step:
@@ -415,6 +424,7 @@ class _Run:
             expectation=expectation,
             no_data_s=self.endurance.no_data_s,
             pause=self.pause,
+            broken_off=self.instrument.broken_off,
         )
         is_told = False
         with FrameStream(
@@ -433,6 +443,8 @@ class _Run:
                 is_holding = placed is None and self.pause is not None and self.pause.is_holding
                 yield Progress("paused" if is_holding else "scan", self.writer.n_frames, self.first[-1])
                 self._look(stream, is_idle=placed is None)
+        if self.writer.n_frames < self.first[-1] and self.instrument.broken_off.is_set():
+            raise Stopped(BROKEN_OFF)
         if self.writer.n_frames < self.first[-1] and self.stop.is_set():
             raise Stopped("stopped after the present frame")
 
@@ -527,7 +539,7 @@ class _Run:
         if not n_whole:
             self.writer.discard()  # nothing in it is worth a name that would be in the next scan's way
             return error
-        reason = f"{type(error).__name__}: {error}"
+        reason = _reason(error)
         with suppress(MpxctError):  # a disk that takes nothing more has said so already
             self.writer.interrupt(reason)
         self.log.write("interrupted", reason, n_frames=self.writer.n_frames)

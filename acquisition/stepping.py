@@ -56,6 +56,8 @@ class Stepper:
         How much longer than an exposure nothing may come.
     pause : Pause, optional
         Is asked before each step.
+    broken_off : threading.Event, optional
+        As of `acquisition.instrument.Instrument`.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class Stepper:
         expectation: Expectation | None = None,
         no_data_s: float = NO_DATA_S,
         pause: Pause | None = None,
+        broken_off: threading.Event | None = None,
     ) -> None:
         self._pause = pause
+        self._broken_off = broken_off or threading.Event()
         self._instrument, self._plan, self._calibration = instrument, plan, calibration
         self._check_beam = check_beam
         self._expectation, self._no_data_s = expectation or Expectation(), no_data_s
@@ -99,7 +103,7 @@ class Stepper:
             if self._pause is not None:
                 self._expectation.none()
                 self._pause.hold(self._instrument.gantry, self._is_stopping)
-            if self._is_stopping.is_set():
+            if self._is_ending:
                 return
             self._look_at_temperature()
             self._go_to(step)
@@ -114,10 +118,16 @@ class Stepper:
                 if held is not None and held[0][1] + 1 < step.n_frames:
                     yield held  # measured is measured, though the step is broken
                 raise
+            if self._broken_off.is_set():
+                return  # whoever did so may have switched the beam off in this frame
             if held is not None:
                 self._expectation.of("the state of the beam", MOVE_S)
                 self._check_beam()
                 yield held
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._is_stopping.is_set() or self._broken_off.is_set()
 
     def _look_at_temperature(self) -> None:
         now_s = time.monotonic()
@@ -156,7 +166,7 @@ class Stepper:
                     item = replace(item, n_frames=n_left)
                 yield (step, n_seen), item
                 n_seen += item_frames(item)
-        if n_seen < step.n_frames and not self._is_stopping.is_set():
+        if n_seen < step.n_frames and not self._is_ending:
             rest = step.n_frames - n_seen
             reason = "the run ended before they came"
             yield (step, n_seen), Lost(run_id=run_id, first_sequence=n_seen, n_frames=rest, reason=reason)

@@ -1,7 +1,7 @@
 """The open beam as every pixel counts it, at the thresholds of the scan: kept with a calibration, with its settings.
 
-It flattens live views, and tells how even the detector is. A scan takes flats of its own, close in time, because the
-response of CdTe drifts.
+It flattens live views, tells how even the detector is, and stands in for the flats of a scan that took none; most
+take their own, close in time, because the response of CdTe drifts.
 
 # Ref: photons are counted one by one, so the mean of n frames scatters by 1/sqrt(counts) (Poisson); what pixels differ
 #      by beyond that is their own and the beam's pattern.
@@ -61,6 +61,16 @@ class FlatField:
                 f"a flat field of shape {self.rates_per_s.shape} has thresholds {self.thresholds} at "
                 f"{self.thresholds_kev} keV; allowed: (n_counters, rows, cols), and one of each for every counter"
             )
+
+    @property
+    def frame_s(self) -> float:
+        """Exposure of one of its frames."""
+        return self.exposure_s / self.n_frames
+
+    @property
+    def frame_counts(self) -> NDArray[np.float32]:
+        """What one of its frames counts, as a mean: (n_counters, rows, cols)."""
+        return self.rates_per_s * np.float32(self.frame_s)
 
     def evenness(self, is_bad: NDArray[np.bool_]) -> tuple[Evenness, ...]:
         """Return how even each counter is without the pixels that are not used, (rows, cols) bool; NaN without any."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyqtgraph.Qt import QtCore, QtWidgets
+from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui import theme
 from gui.workers import Job, JobSnapshot, JobStatus
@@ -31,13 +31,32 @@ class ActionButton(QtWidgets.QPushButton):
 
     def refresh(self) -> None:
         """Look again whether it can be pressed."""
-        why = self._why_not()
-        if self.isEnabled() != (not why):
-            self.setEnabled(not why)
-        tip = f"{self._tip}\n\nNot now: {why}" if why else self._tip
-        if self.toolTip() != tip:
-            self.setToolTip(tip)
-            self.setStatusTip(why or self._tip)
+        allow(self, self._tip, self._why_not())
+
+
+def allow(control: QtWidgets.QWidget | QtGui.QAction, tip: str, why_not: str = "") -> None:
+    """Let a control be used, or grey it and say why; nothing in the window is grey otherwise.
+
+    Parameters
+    ----------
+    tip : str
+        What it does, in plain words.
+    why_not : str
+        Why it cannot be used now; empty where it can.
+    """
+    if control.isEnabled() != (not why_not):
+        control.setEnabled(not why_not)
+    told = f"{tip}\n\nNot now: {why_not}" if why_not else tip
+    if control.toolTip() != told:
+        control.setToolTip(told)
+
+
+def allow_inside(place: QtWidgets.QScrollArea, why_not: str) -> None:
+    """Let all be used that a place holds, or grey it; the mouse then meets the place itself, which says why."""
+    body = place.widget()
+    body.setEnabled(not why_not)
+    body.setAttribute(QtCore.Qt.WidgetAttribute.WA_TransparentForMouseEvents, bool(why_not))
+    place.setToolTip(f"Not now: {why_not}" if why_not else "")
 
 
 def hint(text: str = "") -> QtWidgets.QLabel:
@@ -127,8 +146,7 @@ class JobBar(QtWidgets.QWidget):
         for widget in (self._title, self._bar):
             widget.setToolTip(f"{now.title}: {far(now)}, {clock(now.elapsed_s)} so far")
         self._show_far(min(now.done, now.total), max(now.total, 1), far(now))
-        self.stop.setEnabled(not now.is_stopping)
-        self.stop.setToolTip(STOPPING if now.is_stopping else self._stop_tip)
+        allow(self.stop, self._stop_tip, STOPPING if now.is_stopping else "")
         self.abort.setVisible(job.has_stop)
 
     def _show_far(self, done: int, total: int, text: str) -> None:
@@ -143,7 +161,7 @@ class JobBar(QtWidgets.QWidget):
 
 
 MOST_TITLE_PX = 120
-STOPPING = "It has been told to end, and ends as soon as it can."
+STOPPING = "it has been told to end, and ends as soon as it can."
 
 
 def far(now: JobSnapshot) -> str:

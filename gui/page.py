@@ -64,6 +64,16 @@ class Page(QtWidgets.QWidget):
     def restore(self, saved: dict[str, object]) -> None:
         """Take settings of an earlier start; what is missing or odd in them is left alone."""
 
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is an edit on this page to take back."""
+        return False
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is an edit on this page to make again."""
+        return False
+
     def undo(self) -> None:
         """Take back the last edit on this page; nothing where there is none."""
 

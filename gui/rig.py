@@ -219,6 +219,8 @@ class Rig:
         self._let_go()
 
     def _run(self, job: Job) -> None:
+        if self._instrument is not None:
+            self._instrument.broken_off.clear()
         self._job = job
         self._note(link=Link.BUSY, job=job.title)
         job.run()
@@ -324,6 +326,7 @@ class Rig:
             with self._braking:
                 instrument = self._instrument
                 if instrument is not None and self._job is job:
+                    instrument.broken_off.set()
                     with suppress(DetectorError, OSError):  # what is wrong there is wrong for the job too, which tells
                         instrument.detector.abort()
                     if is_first:

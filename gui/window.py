@@ -12,6 +12,7 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui import menus, theme
 from gui.console_panel import ConsolePanel
+from gui.controls import allow
 from gui.failure_box import FailureBox
 from gui.garbage import Collector
 from gui.log_panel import LogLines, LogPanel
@@ -33,6 +34,8 @@ one picture; Python's own 5 ms would hold it up for a tenth of a second."""
 LEAST_PAGE = (720, 440)
 """Without it the widest page would widen the window."""
 ABOUT = "<b>{version}</b><p>Colour X-ray CT with Medipix-family photon-counting detectors.<br>Apache-2.0</p>"
+OPEN = "Open a scan, a calibration, a volume, a plan, a Merlin file."
+LOG, CONSOLE = "What happened, line by line.", "A Python console that holds the window's objects."
 VOLUME = "Volume"
 LOOKS = ("system", "light", "dark")
 
@@ -207,33 +210,30 @@ class Window(QtWidgets.QMainWindow):
         return dock
 
     def _make_menus(self) -> None:
-        bar = self.menuBar()
-        file = bar.addMenu("&File")
-        _add(
-            file,
-            "&Open...",
-            self._choose_file,
-            "Ctrl+O",
-            "Open a scan, a calibration, a volume, a plan, a Merlin file.",
+        file, edit, view, instrument, help_ = (
+            self.menuBar().addMenu(name) for name in ("&File", "&Edit", "&View", "&Instrument", "&Help")
         )
+        _add(file, "&Open...", self._choose_file, "Ctrl+O", OPEN)
         self._recent_menu = file.addMenu("Open &recent")
+        self._recent_menu.setToolTipsVisible(True)
         self._recent_menu.aboutToShow.connect(self._fill_recent)
         _add(file, "Data &folder...", self._choose_folder, tip="Where new files go.")
         file.addSeparator()
         _add(file, "&Export...", self._export, "Ctrl+E", "Write volumes for other programs.")
-        _add(file, "Save &picture of the window...", self._choose_picture, "Ctrl+Shift+P")
+        _add(file, "Save &picture of the window...", self._choose_picture, "Ctrl+Shift+P", "As it is seen now.")
         file.addSeparator()
-        _add(file, "&Quit", self.close, "Ctrl+Q")
-        edit = bar.addMenu("&Edit")
-        _add(edit, "&Undo", lambda: self.page.undo(), "Ctrl+Z", "Take back the last edit on this page.")
-        _add(edit, "&Redo", lambda: self.page.redo(), "Ctrl+Shift+Z", "Make it again.")
-        view = bar.addMenu("&View")
-        for number, page in enumerate(self.pages, start=1):
-            _add(view, page, lambda name=page: self.go_to(name), f"Ctrl+{number}")
+        _add(file, "&Quit", self.close, "Ctrl+Q", "Let the instrument go, and keep the layout.")
+        no_edit = lambda: "" if self.page.can_undo else "nothing was edited on this page."  # noqa: E731
+        none_back = lambda: "" if self.page.can_redo else "nothing was taken back on this page."  # noqa: E731
+        _add(edit, "&Undo", lambda: self.page.undo(), "Ctrl+Z", "Take back the last edit on this page.", no_edit)
+        _add(edit, "&Redo", lambda: self.page.redo(), "Ctrl+Shift+Z", "Make it again.", none_back)
+        for number, kind in enumerate(PAGES, start=1):
+            _add(view, kind.title, lambda name=kind.title: self.go_to(name), f"Ctrl+{number}", kind.tip)
         view.addSeparator()
-        for dock, keys in zip(self._docks, ("Ctrl+L", "Ctrl+J"), strict=True):
+        for dock, keys, tip in zip(self._docks, ("Ctrl+L", "Ctrl+J"), (LOG, CONSOLE), strict=True):
             action = dock.toggleViewAction()
             action.setShortcut(QtGui.QKeySequence(keys))
+            action.setToolTip(tip)
             view.addAction(action)
         looks = QtGui.QActionGroup(self)
         for name in LOOKS:
@@ -243,10 +243,9 @@ class Window(QtWidgets.QMainWindow):
             looks.addAction(action)
         view.addSeparator()
         _add(view, "F&ull screen", self._toggle_full_screen, "F11")
-        instrument = bar.addMenu("&Instrument")
-        _add(instrument, "&Stop what runs", self._stop, "Ctrl+.", "Let what runs on the instrument end well.")
-        _add(instrument, "&Abort what runs", self._abort, "Ctrl+Shift+.", "End what runs on the instrument at once.")
-        help_ = bar.addMenu("&Help")
+        idle = lambda: "" if self.session.job("instrument") is not None else "nothing runs on the instrument."  # noqa: E731
+        _add(instrument, "&Stop what runs", self._stop, "Ctrl+.", "Let it end well, after the present frame.", idle)
+        _add(instrument, "&Abort what runs", self._abort, "Ctrl+Shift+.", "End it at once, beam off.", idle)
         _add(help_, "&Keys", self._show_keys, "F1")
         _add(help_, "&About mpxct", self._show_about)
 
@@ -255,7 +254,7 @@ class Window(QtWidgets.QMainWindow):
         for name in self._recent:
             _add(self._recent_menu, name, lambda name=name: self.open_file(Path(name)))
         if not self._recent:
-            self._recent_menu.addAction("nothing was opened yet").setEnabled(False)
+            allow(self._recent_menu.addAction("none"), "Files that were opened lately.", "nothing was opened yet.")
 
     def _choose_file(self) -> None:
         folder = str(self.session.state.folder)
@@ -339,12 +338,23 @@ def _room() -> QtWidgets.QWidget:
     return room
 
 
-def _add(menu: QtWidgets.QMenu, text: str, does: Callable[[], object], keys: str = "", tip: str = "") -> QtGui.QAction:
+def _add(
+    menu: QtWidgets.QMenu,
+    text: str,
+    does: Callable[[], object],
+    keys: str = "",
+    tip: str = "",
+    why_not: Callable[[], str] | None = None,
+) -> QtGui.QAction:
+    """Add an entry; what cannot be done now is grey while the menu is seen: its keys are heard at any time."""
     action = menu.addAction(text)
     action.triggered.connect(lambda: does())
-    if keys:
-        action.setShortcut(QtGui.QKeySequence(keys))
-    action.setStatusTip(tip)
+    action.setShortcut(QtGui.QKeySequence(keys))
+    action.setToolTip(tip)
+    menu.setToolTipsVisible(True)
+    if why_not is not None:
+        menu.aboutToShow.connect(lambda: allow(action, tip, why_not()))
+        menu.aboutToHide.connect(lambda: allow(action, tip))
     return action
 
 

@@ -71,6 +71,8 @@ def fdk(
         Where the volume is wanted.
     window : str
         One of `ramp.WINDOWS`: how much of the highest frequencies, and of their noise, is kept.
+    use_gpu : bool
+        Except for a helix, which the processor makes.
     lifts_mm : float or (n_views,) float
         How high the stage lifts the object at each view.
     shifts_mm : float or (n_views,) float
@@ -145,8 +147,7 @@ class _Stream:
     def __init__(
         self, orbit: Orbit, grid: Grid, n_bins: int, *, window: str, use_gpu: bool, is_continued: bool
     ) -> None:
-        if use_gpu and orbit.helix is not None:
-            raise WrongUsage("helices are reconstructed on the CPU only", hint="leave out --gpu")
+        use_gpu = use_gpu and orbit.helix is None  # its kernel is the processor's only
         self._orbit = orbit
         self._filter = RowFilter(
             orbit.scan.cols,

@@ -230,18 +230,34 @@ def _check_bins(volume: Volume, attenuation: decomposition.Attenuation) -> None:
             f"the volume has {len(volume.channels)} bins and the matrix {n_bins}; allowed: as many in both",
             hint="use the calibration or the matrix that belongs to this scan",
         )
-    if not isinstance(attenuation, MaterialBasis) or not volume.thresholds_kev:
-        return
-    if not np.allclose(attenuation.thresholds_kev, volume.thresholds_kev, atol=0.5):
+    if isinstance(attenuation, MaterialBasis) and volume.thresholds_kev:
+        refuse_foreign_basis(attenuation, volume.thresholds_kev, scan_kvp(volume))
+
+
+def scan_kvp(volume: Volume) -> float | None:
+    """Return the voltage of the scan that a volume was made from; None: not known."""
+    return json.loads(volume.provenance.plan_json or "{}").get("source", {}).get("kvp")
+
+
+def refuse_foreign_basis(basis: MaterialBasis, thresholds_kev: Sequence[float], tube_kvp: float | None) -> None:
+    """Refuse a basis that was measured with other thresholds or another voltage than a scan, where both are known.
+
+    Raises
+    ------
+    CalibrationMissing
+    """
+    if not basis.is_for(thresholds_kev):
         raise CalibrationMissing(
-            f"the basis was measured with thresholds {attenuation.thresholds_kev} keV, "
-            f"and the scan has {volume.thresholds_kev} keV",
+            f"the basis was measured with thresholds {_in_words(basis.thresholds_kev)} keV, "
+            f"and the scan has {_in_words(thresholds_kev)} keV",
             hint="run mpxct calibrate materials with this scan's plan",
         )
-    plan = json.loads(volume.provenance.plan_json or "{}")
-    kvp = plan.get("source", {}).get("kvp")
-    if None not in (kvp, attenuation.tube_kvp) and kvp != attenuation.tube_kvp:
+    if None not in (tube_kvp, basis.tube_kvp) and tube_kvp != basis.tube_kvp:
         raise CalibrationMissing(
-            f"the basis was measured at {attenuation.tube_kvp:g} kVp, and the scan at {kvp:g} kVp",
+            f"the basis was measured at {basis.tube_kvp:g} kVp, and the scan at {tube_kvp:g} kVp",
             hint="run mpxct calibrate materials with this scan's plan",
         )
+
+
+def _in_words(energies_kev: Sequence[float]) -> str:
+    return ", ".join(f"{energy_kev:g}" for energy_kev in energies_kev)

@@ -37,6 +37,7 @@ HELIX_SHARE = 0.25
 """Lifts that span more than this share of what the camera sees on the axis are those of a helix."""
 UNEVEN_SHARE = 0.1
 """How far lifts may lie off an even helix, as the same share."""
+SPARSE_HINT = "scan a full circle, or ask for an iterative method, as sirt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,14 +99,14 @@ def angular_weights_rad(angles_rad: ArrayLike, period_rad: float = 2 * np.pi) ->
     if len(places) < 2:
         raise WrongUsage(
             f"there are {len(angles)} views at {len(places)} angles; allowed: a full circle of them",
-            hint="scan a full circle",
+            hint=SPARSE_HINT,
         )
     gaps = np.diff(places, append=places[0] + period_rad)
     if gaps.max() > WIDEST_GAP_RAD:
         raise WrongUsage(
             f"the views leave {np.rad2deg(gaps.max()):.1f} degrees of the circle empty; "
             f"allowed: at most {np.rad2deg(WIDEST_GAP_RAD):.0f}",
-            hint="scan a full circle",
+            hint=SPARSE_HINT,
         )
     return ((gaps + np.roll(gaps, 1)) / 2)[place] / n_sharing
 
@@ -304,7 +305,7 @@ def _open_arc(angles: NDArray[np.float64], least_rad: float) -> tuple[NDArray[np
         raise WrongUsage(
             f"the views leave {np.rad2deg(gaps[widest]):.1f} degrees of the circle empty; allowed: an arc of at least "
             f"{np.rad2deg(least_rad):.1f} degrees, half a circle and the fan",
-            hint="scan a longer arc, or ask for a smaller volume",
+            hint=f"{SPARSE_HINT}, or for a smaller volume",
         )
     if inner.max() > WIDEST_GAP_RAD:
         raise WrongUsage(

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from acquisition.plan import passes_kev
 from acquisition.scan_file import read_scan
 from acquisition.scan_plan import beyond_one_circle
 from calibration.alignment import Alignment
@@ -29,7 +30,7 @@ from reconstruction.projections import LineIntegrals, measure_line_integrals
 from reconstruction.recipe import Recipe
 from reconstruction.scan_corrections import corrected
 from reconstruction.scan_iteration import iterate_scan
-from reconstruction.scan_source import ScanSource, count_passes, open_source, plan_and_geometry
+from reconstruction.scan_source import ScanSource, count_passes, flat_of, open_source, plan_and_geometry
 from reconstruction.sharpness import sharpest_axis
 from reconstruction.spectral.passes import joined
 from reconstruction.volume import LINEAR_ATTENUATION, Grid, Volume
@@ -88,6 +89,7 @@ def reconstruct_scan(
         pass_index=source.pass_index,
         count_rate=source.count_rate,
         thickness=source.thickness,
+        flat=source.flat,
     )
     bins = chosen_bins(source, recipe)
     measured = replace(
@@ -260,7 +262,8 @@ def align_scan_file(
             "allowed: circles around the sample, the camera in the middle",
             hint="align with such a scan of the same instrument, and reconstruct this one with --calibration",
         )
-    measured = yield from measure_line_integrals(scan, geometry, n_counters=1)
+    flat = flat_of(scan, plan, 0, passes_kev(plan)[0])
+    measured = yield from measure_line_integrals(scan, geometry, n_counters=1, flat=flat)
     if measured.n_tiles > 1:
         raise WrongUsage(
             f"{path} has {measured.n_tiles} tiles; allowed: a scan of one tile",

@@ -17,6 +17,7 @@ from acquisition.scan import ImageKey
 from acquisition.scan_file import Scan
 from calibration.correction import OpenBeam, against_open_beam, attenuated, measure_open_beam
 from calibration.count_rate import CountRate
+from calibration.flat_field import FlatField
 from calibration.geometry import Geometry
 from calibration.pixels import fill_reach
 from calibration.progress import Progress
@@ -123,7 +124,7 @@ class _Tile(NamedTuple):
 
 
 class LineIntegralReader:
-    """The line integrals of a scan, as many at a time as are asked for; each tile by its own flats.
+    """The line integrals of a scan, as many at a time as are asked for; each tile by its own flats, if it has any.
 
     Flats and bad pixels are looked at once. Any part equals the same part of the whole, bit for bit.
 
@@ -138,6 +139,8 @@ class LineIntegralReader:
         Only the first ones; all unless told.
     count_rate, thickness
         As of `calibration.correction.line_integrals`.
+    flat : FlatField, optional
+        Stands in for the flats of a scan that has none.
 
     Attributes
     ----------
@@ -158,11 +161,13 @@ class LineIntegralReader:
         n_counters: int | None = None,
         count_rate: CountRate | None = None,
         thickness: EquivalentThickness | None = None,
+        flat: FlatField | None = None,
     ) -> None:
         is_projection = (scan.image_key == ImageKey.PROJECTION) & (scan.passes == pass_index)
         if not is_projection.any():
             raise BadFile(f"{scan.path} holds no projections of pass {pass_index + 1}", hint="scan it to its end")
         self._scan, self._camera, self._count_rate, self._thickness = scan, geometry, count_rate, thickness
+        self._flat = flat
         self._counters = np.s_[:, :n_counters]
         shifts_mm: list[float] = np.unique(scan.shifts_mm[is_projection]).tolist()
         views = [
@@ -190,12 +195,17 @@ class LineIntegralReader:
         flats = np.flatnonzero(is_here & (scan.image_key == ImageKey.FLAT))
         _, n_counters, n_rows, n_cols = scan.shape
         step = max(FLAT_BYTES // (8 * max(len(flats), 1) * n_counters * n_cols), 1)
+        stand_in = None if len(flats) else self._flat
+
+        def counted(rows: slice) -> NDArray[np.number]:
+            return scan.counts(flats, rows=rows) if stand_in is None else stand_in.frame_counts[None, :, rows]
+
         parts = [
             measure_open_beam(
-                scan.counts(flats, rows=rows)[self._counters],
-                flat_frames=flats,
+                counted(rows)[self._counters],
+                flat_frames=flats if stand_in is None else np.zeros(1),
                 projection_frames=views.frames,
-                flat_exposures_s=scan.exposures_s[flats],
+                flat_exposures_s=scan.exposures_s[flats] if stand_in is None else stand_in.frame_s,
                 count_rate=self._count_rate,
                 rows=rows,
             )
@@ -269,10 +279,17 @@ def measure_line_integrals(
     n_counters: int | None = None,
     count_rate: CountRate | None = None,
     thickness: EquivalentThickness | None = None,
+    flat: FlatField | None = None,
 ) -> Generator[Progress, None, LineIntegrals]:
     """Turn the counts of a scan into line integrals of all views; the parameters are those of `LineIntegralReader`."""
     reader = LineIntegralReader(
-        scan, geometry, pass_index=pass_index, n_counters=n_counters, count_rate=count_rate, thickness=thickness
+        scan,
+        geometry,
+        pass_index=pass_index,
+        n_counters=n_counters,
+        count_rate=count_rate,
+        thickness=thickness,
+        flat=flat,
     )
     values, is_estimated = np.empty(reader.shape, np.float32), np.empty(reader.shape, np.bool_)
     n_views = reader.shape[1]

@@ -198,16 +198,21 @@ def basis_of(volume: Volume, named: Mapping[str, str] | None = None) -> tuple[Ma
             f"the volume holds {', '.join(volume.channels)} in {volume.unit}; allowed: materials in g/cm3",
             hint="mpxct decompose makes them of bins",
         )
+    return matter_of(volume.channels, named)
+
+
+def matter_of(materials: Sequence[str], named: Mapping[str, str] | None = None) -> tuple[Material, ...]:
+    """Return the matter of materials by their names; `named` as of `basis_of`."""
     found = []
-    for channel in volume.channels:
+    for name in materials:
         try:
-            found.append(material((named or {}).get(channel, channel), None))
+            found.append(material((named or {}).get(name, name), None))
         except WrongUsage as error:
             if "density" not in str(error):
                 raise WrongUsage(
-                    f"what {channel!r} is made of is not known", hint=f'say it: --material "{channel}=FORMULA"'
+                    f"what {name!r} is made of is not known", hint=f'say it: --material "{name}=FORMULA"'
                 ) from error
-            found.append(material((named or {}).get(channel, channel), 1.0))  # concentrations need no density
+            found.append(material((named or {}).get(name, name), 1.0))  # concentrations need no density
     return tuple(found)
 
 

@@ -136,7 +136,11 @@ def read_rays(
     for done, source in enumerate(sources):
         yield Progress("reading", done, len(sources))
         part = yield from measure_line_integrals(
-            source.scan, source.geometry, pass_index=source.pass_index, count_rate=source.count_rate
+            source.scan,
+            source.geometry,
+            pass_index=source.pass_index,
+            count_rate=source.count_rate,
+            flat=source.flat,
         )
         parts.append(part)
     yield Progress("reading", len(sources), len(sources))

@@ -152,18 +152,24 @@ def _reader(source: ScanSource) -> LineIntegralReader:
         pass_index=source.pass_index,
         count_rate=source.count_rate,
         thickness=source.thickness,
+        flat=source.flat,
     )
 
 
-def _refuse_what_needs_all(recipe: Recipe) -> None:
-    needs_all = {
+def needs_all(recipe: Recipe) -> list[str]:
+    """Return the options of a recipe that look at the whole scan at once, by their names on the command line."""
+    asked = {
         "--method": recipe.is_iterative,
         "--preview": recipe.is_preview,
         "--rings": recipe.rings != rings.NONE,
         "--scatter": recipe.scatter is not None,
         "--metal-per-mm": recipe.metal_per_mm is not None,
     }
-    if named := [option for option, is_asked in needs_all.items() if is_asked]:
+    return [option for option, is_asked in asked.items() if is_asked]
+
+
+def _refuse_what_needs_all(recipe: Recipe) -> None:
+    if named := needs_all(recipe):
         raise WrongUsage(
             f"{', '.join(named)} cannot be had slab by slab: the whole scan must be in memory for it; "
             "allowed with --memory and --cluster: fdk without corrections of the views",

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from acquisition.open_beam import flat_misfits, told_of_flat
 from acquisition.plan import Plan, passes_kev, plan_to_json
+from acquisition.scan import ImageKey
 from acquisition.scan_file import Scan, read_scan
 from acquisition.scan_plan import Turning
 from calibration.count_rate import CountRate
+from calibration.flat_field import FlatField
 from calibration.geometry import Geometry
 from calibration.material_basis import MaterialBasis
 from calibration.store import Calibration, software_version
@@ -35,6 +38,8 @@ class ScanSource:
         None where it was not measured at these thresholds.
     thickness : EquivalentThickness or None
         The step wedge, where hardening is to be taken out by it.
+    flat : FlatField or None
+        The calibration's, where the scan took no flats in this pass.
     words : tuple of str
         What was found, for the provenance.
     """
@@ -47,6 +52,7 @@ class ScanSource:
     thresholds_kev: tuple[float, ...]
     count_rate: CountRate | None
     thickness: EquivalentThickness | None
+    flat: FlatField | None
     words: tuple[str, ...]
 
     @property
@@ -101,18 +107,21 @@ def open_source(
     Raises
     ------
     CalibrationMissing
-        There is no step wedge, or one of another beam.
+        There is no step wedge, or one of another beam; or the scan has no flats and its calibration none that fits.
     """
     scan = read_scan(path, allow_partial=allow_partial)
     plan, geometry, origin = plan_and_geometry(scan, calibration)
     pass_index, thresholds_kev = _pass_of(scan, plan, pass_number)
     count_rate, told = _count_rate_of(scan, thresholds_kev)
+    flat = flat_of(scan, plan, pass_index, thresholds_kev)
 
     def words() -> Iterator[str]:
         if pass_number is not None:
             yield f"pass {pass_number}"
         yield f"geometry {origin}"
         yield told
+        if flat is not None and scan.calibration is not None:
+            yield f"no flats in the scan: its views are divided by {told_of_flat(scan.calibration)}"
         if linearise:
             yield "straight in thickness by the step wedge"
 
@@ -125,6 +134,7 @@ def open_source(
         thresholds_kev=thresholds_kev,
         count_rate=count_rate,
         thickness=_wedge_of(scan, thresholds_kev) if linearise else None,
+        flat=flat,
         words=tuple(words()),
     )
 
@@ -183,6 +193,31 @@ def _count_rate_of(scan: Scan, thresholds_kev: tuple[float, ...]) -> tuple[Count
     if found is None:
         return None, f"count rate not corrected: it was measured at thresholds of {known.thresholds_told} keV"
     return found, f"count rate corrected ({found.law}, up to {found.highest_rate_per_s:.3g} counts/s/pixel)"
+
+
+def flat_of(scan: Scan, plan: Plan, pass_index: int, thresholds_kev: tuple[float, ...]) -> FlatField | None:
+    """Return the calibration's flat field for a pass without flats, or refuse; None where the scan has its own.
+
+    Raises
+    ------
+    CalibrationMissing
+        The calibration has none, or it was taken otherwise; the message says in what they differ.
+    """
+    if ((scan.image_key == ImageKey.FLAT) & (scan.passes == pass_index)).any():
+        return None
+    known = scan.calibration
+    measured_k = scan.temperatures_k[scan.temperatures_k > 0]  # NaN where it could not be measured
+    misfits = flat_misfits(plan, known, thresholds_kev, float(measured_k.mean()) if measured_k.size else None)
+    identity = scan.calibration_identity
+    forced = tuple(event.text for event in scan.events if event.kind == "forced" and identity in event.text)
+    if misfits or known is None or forced:
+        raise CalibrationMissing(
+            f"{scan.path.name} holds no flats, and its calibration's flat field cannot stand in: "
+            f"{'; '.join(misfits or forced)}",
+            hint="scan again: let the plan take flats (n_flats), or first measure the flat field with this plan "
+            "(mpxct calibrate pixels)",
+        )
+    return known.flat_field
 
 
 def _wedge_of(scan: Scan, thresholds_kev: tuple[float, ...]) -> EquivalentThickness:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from acquisition.calibrate import exposures, steps
+from acquisition.calibrate import exposures, pixels, steps
 from acquisition.cli import CalibrationStep
 from acquisition.plan import CalibrationPlan, EnergyPlan, Plan
 from acquisition.steps import Pose
@@ -290,6 +292,22 @@ def test_the_flat_field_is_the_open_beam_as_pixels_count_it(bench: Bench, whole:
     found = flat.evenness(whole.is_bad)
     for each, plane in zip(found, truth, strict=True):
         assert each.mean_per_s == pytest.approx(plane[is_good].mean(), rel=2e-3)
+
+
+def test_the_judgement_of_pixels_can_be_left_at_any_time(
+    bench: Bench, equalised: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_over = threading.Event()
+    monkeypatch.setattr(pixels, "classify", lambda *_, **__: is_over.wait(30.0))
+    work = steps.run_step(steps.STEPS["pixels"], bench, PLAN, _step("energy", bench, equalised))
+    while next(work).stage != "judging":
+        pass
+    began_s = time.monotonic()
+    next(work)
+    work.close()
+    assert time.monotonic() - began_s < 2.0
+    is_over.set()
+    assert not bench.is_lit
 
 
 def test_a_new_energy_scale_has_no_flat_field(bench: Bench, whole: Calibration) -> None:

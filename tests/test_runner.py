@@ -27,6 +27,7 @@ from firmware_iface.errors import (
     CalibrationMissing,
     DataLost,
     Disconnected,
+    Stopped,
     TheirMistake,
     WrongUsage,
 )
@@ -152,6 +153,31 @@ def test_stopped_scan_is_valid_and_interrupted(tmp_path: Path, calibration: Cali
     assert (scan.status, scan.shape[0]) == (ScanStatus.INTERRUPTED, 4)
     assert bench.lines[-1] == "BEAM OFF"
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "tells", [[], ["LAMP OFF,INTERLOCK CLOSED,FAULT NONE"]], ids=["silent tube", "tube that tells"]
+)
+def test_what_is_broken_off_from_beside_is_no_loss_and_no_trip(
+    tmp_path: Path, calibration: Calibration, tells: list[str]
+) -> None:
+    """Before the second flat of two; whoever breaks off stops the detector and switches the beam off."""
+    bench, path = Bench(), tmp_path / "scan.h5"
+    instrument = bench.instrument
+    bench.hangs_at = 6
+
+    def walk() -> None:
+        for _ in run_scan(instrument, PLAN, calibration, path):
+            if bench.n_done == bench.hangs_at and not instrument.broken_off.is_set():
+                instrument.broken_off.set()
+                bench.source_states = tells
+                bench.abort()
+
+    with pytest.raises(Stopped, match="ended at once, by hand; 5 of 12 frames are in"):
+        walk()
+    scan = read_scan(partial_path(path), allow_partial=True)
+    assert (scan.shape[0], scan.n_lost) == (5, 0)
+    assert scan.events[-1].text == "Stopped: ended at once, by hand"
 
 
 def test_gantry_that_refuses_stops_the_scan_safely(tmp_path: Path, calibration: Calibration) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from acquisition.calibrate.exposures import (
 from acquisition.plan import Plan
 from calibration.flat_field import FlatField
 from calibration.pixels import PixelClass, classify
+from calibration.progress import beside, retold
 from calibration.store import Calibration
 
 N_SERIES = 5
@@ -56,7 +58,8 @@ def pixels(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work
     open_beam = np.concatenate(flats)
     refuse_full(open_beam, plan, "flats")
     found = calibration.pixel_class
-    pixel_class = classify(
+    judge = partial(
+        classify,
         np.concatenate(dark),
         open_beam,
         is_out_of_range=(found & np.uint16(PixelClass.OUT_OF_TRIM)) > 0,
@@ -65,6 +68,7 @@ def pixels(instrument: Instrument, plan: Plan, calibration: Calibration) -> Work
         flat_series=np.asarray(series),
         is_csm=plan.detector.is_csm,
     )
+    pixel_class = yield from retold(beside("judging", judge), lambda progress: progress._replace(total=1))
     flat_field = FlatField(
         rates_per_s=(open_beam.mean(axis=0, dtype=np.float64) / exposure_s).astype(np.float32),
         thresholds=plan.detector.thresholds,

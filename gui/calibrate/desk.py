@@ -169,9 +169,9 @@ class Desk:
             self.session.change(plan=plan)
 
     def take_plan(self) -> None:
-        """Note that the plan was changed elsewhere, so that undo knows."""
-        if self._plans.now is not self.session.state.plan:
-            self._plans.edit(self.session.state.plan)
+        """Begin anew where the plan was changed elsewhere, which is to be taken back there."""
+        if self._plans.now != self.session.state.plan:
+            self._plans = History(self.session.state.plan)
 
     @property
     def can_undo(self) -> bool:
@@ -184,12 +184,13 @@ class Desk:
         return self._plans.can_redo
 
     def undo(self) -> None:
-        """Take the last change of the plan back."""
+        """Take the last change of the plan back that was made here."""
         self.take_plan()
         self.session.change(plan=self._plans.undo())
 
     def redo(self) -> None:
         """Make the change of the plan again that was taken back."""
+        self.take_plan()
         self.session.change(plan=self._plans.redo())
 
     def _take(self, found: Calibration) -> None:

@@ -17,13 +17,14 @@ from gui.calibrate.panel_view import PanelView
 from gui.calibrate.panels import Panel
 from gui.calibrate.result_panel import Rows, conditions_words
 from gui.calibrate.run import conditions_now
-from gui.controls import ActionButton
+from gui.controls import ActionButton, allow
 from gui.theme import BAD, WARN
 
 HEAD = ("When", "File", "Of", "sigma, keV", "gain, DAC/keV", "not used, pixels", "Steps", "Note")
 LOOK_EVERY_MS = 3000
 LOOKING = "Looking for calibrations"
 WIDEST_PX = 250
+NOTE = "Kept in a text file beside the calibration, which itself stays as it was measured. Enter saves."
 
 
 class HistoryPanel(QtWidgets.QWidget):
@@ -58,9 +59,7 @@ class HistoryPanel(QtWidgets.QWidget):
         )  # fmt: skip
         self.note = QtWidgets.QLineEdit()
         self.note.setPlaceholderText("A note about the chosen calibration")
-        self.note.setToolTip(
-            "Kept in a text file beside the calibration, which itself stays as it was measured. Enter saves."
-        )
+        self.note.setToolTip(NOTE)
         self.note.returnPressed.connect(self._note)
         self.over_time = QtWidgets.QCheckBox("Over time")
         self.over_time.setToolTip("Instead of a comparison: how all calibrations of the same chip and mode changed.")
@@ -123,7 +122,7 @@ class HistoryPanel(QtWidgets.QWidget):
         """Show what is new."""
         for button in self.buttons:
             button.refresh()
-        self.note.setEnabled(not self._why_not_one())
+        allow(self.note, NOTE, self._why_not_one())
         if self._listed != self._wanted_list():
             self._fill()
 

@@ -134,6 +134,16 @@ class CalibratePage(Page):
                 if name in TITLES and isinstance(seconds, int | float)
             }  # fmt: skip
 
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a change of the plan to take back."""
+        return self.desk.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a change of the plan to make again."""
+        return self.desk.can_redo
+
     def undo(self) -> None:
         """Take the last change of the plan back."""
         self.details.take_back()

@@ -19,6 +19,8 @@ MOST_LETTERS = 48
 LEAST_WIDTH_PX, PANEL_HEIGHT_PX = 330, 270
 SCALE_WIDTH_PX = 64
 """Of numbers and unit beside a picture's scale."""
+KEY_WIDTH_PX = 150
+"""Of what a picture's colours mean, beside it."""
 MARGIN_PX = 9
 GREY_COLOUR = "#8a8f98"
 SIGNS = {
@@ -151,9 +153,15 @@ class PanelView(QtWidgets.QScrollArea):
 
 
 class _Panel(QtWidgets.QWidget):
-    """One panel: a title, the plot, and a line of figures under it."""
+    """One panel: a title, the plot, and a line of figures under it.
 
-    def __init__(self, plot: QtWidgets.QWidget | None = None) -> None:
+    Parameters
+    ----------
+    is_key_beside : bool
+        What the colours mean stands on the right of the plot, one under the other, and not under it.
+    """
+
+    def __init__(self, plot: QtWidgets.QWidget, *, is_key_beside: bool = False) -> None:
         super().__init__()
         self._title = QtWidgets.QLabel()
         self._title.setStyleSheet("font-weight: 600;")
@@ -166,12 +174,18 @@ class _Panel(QtWidgets.QWidget):
         self._rows.setSpacing(4)
         self._key = QtWidgets.QLabel()
         self._key.setWordWrap(True)
+        self._is_key_beside = is_key_beside
+        # Plots ask for more room than a page of them has.
+        plot.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Ignored)
+        seen = QtWidgets.QBoxLayout(
+            QtWidgets.QBoxLayout.Direction.LeftToRight if is_key_beside else QtWidgets.QBoxLayout.Direction.TopToBottom
+        )
+        if is_key_beside:
+            self._key.setFixedWidth(KEY_WIDTH_PX)
+        seen.addWidget(plot, 1)
+        seen.addWidget(self._key)
         self._rows.addWidget(self._title)
-        if plot is not None:
-            # Plots ask for more room than a page of them has.
-            plot.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Ignored)
-            self._rows.addWidget(plot, 1)
-        self._rows.addWidget(self._key)
+        self._rows.addLayout(seen, 1)
         self._rows.addWidget(self._note)
 
     @property
@@ -179,14 +193,16 @@ class _Panel(QtWidgets.QWidget):
         return self._title.text()
 
     def _tell_key(self, key: Sequence[tuple[str, str, str]]) -> None:
-        """Say under the plot what its colours mean: colour, sign and words of each."""
-        text = " &nbsp; ".join(
-            f'<span style="color:{colour}">{sign}</span>&nbsp;{words.replace(" ", "&nbsp;")}'
+        """Say what the plot's colours mean: colour, sign and words of each."""
+        gap, space = ("<br>", " ") if self._is_key_beside else (" &nbsp; ", "&nbsp;")
+        text = gap.join(
+            f'<span style="color:{colour}">{sign}</span>&nbsp;' + words.replace(" ", space)
             for colour, sign, words in key
         )
         if text != self._key.text():
             self._key.setText(text)
         self._key.setVisible(bool(key))
+        self._give_room()
 
     def draw(self, panel: Panel) -> None:
         """Show what a panel says."""
@@ -201,7 +217,7 @@ class _Panel(QtWidgets.QWidget):
         self._give_room()
 
     def _give_room(self) -> None:
-        for label in (self._title, self._key, self._note):
+        for label in (self._title, self._note, *(() if self._is_key_beside else (self._key,))):
             label.setMinimumHeight(max(label.heightForWidth(max(self.width() - 2 * MARGIN_PX, 100)), 0))
 
 
@@ -274,7 +290,7 @@ def _curve(line: Line) -> pg.PlotDataItem:
 class _PictureView(_Panel):
     def __init__(self) -> None:
         self._graphics = pg.GraphicsLayoutWidget()
-        super().__init__(self._graphics)
+        super().__init__(self._graphics, is_key_beside=True)
         self._graphics.setToolTip(
             "Every pixel of the chip, row 0 at the bottom; the one under the mouse is told below."
         )

@@ -194,8 +194,8 @@ def _flats(calibration: Calibration) -> list[Panel]:
     ends = ends_for(shares)
     names = [f"above {energy_kev:g} keV" for energy_kev in flat.thresholds_kev]
     told = "; ".join(
-        f"{name}: {each.mean_per_s:.4g} counts/s, spread {100 * each.spread_ratio:.2f} %, of which counting makes "
-        f"{100 * each.counting_ratio:.2f} %"
+        f"{name}: {each.mean_per_s:.4g} counts/s, spread {100 * each.spread_ratio:.2f} % (counting "
+        f"{100 * each.counting_ratio:.2f} %)"
         for name, each in zip(names, found, strict=True)
     )
     return [

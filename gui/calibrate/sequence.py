@@ -83,8 +83,8 @@ DOES: Mapping[str, str] = {
     " for every threshold and pixel. The end of the tube's spectrum is an independent check.",
     "pixels": "Looks for pixels that fire in the dark, count too little or too much, or flicker; switches the first off"
     " in the chip and lists the others with the reason, so that their values are filled from their neighbours. Keeps"
-    " the open beam as every pixel counts it (the flat field): live views divide by it, and it tells how even the"
-    " detector is. Scans take flats of their own.",
+    " the open beam as every pixel counts it (the flat field): live views are divided by it, and scans that take no"
+    " flats; it tells how even the detector is.",
     "count-rate": "Raises the tube's current step by step and measures how many counts overlapping pulses lose, so that"
     " scans can be corrected for it.",
     "materials": "Looks through cells of known content and measures what each energy bin sees of each material: the "

@@ -118,9 +118,9 @@ class StepDetails(QtWidgets.QWidget):
         self._words.setAlignment(QtCore.Qt.AlignmentFlag.AlignTop)
         self._options = QtWidgets.QWidget()
         self.undo = ActionButton(
-            "Undo", "Take the last change of the plan back (Ctrl+Z).", self._why_not_undo, self.take_back
+            "Undo", "Take the last change back that was made here (Ctrl+Z).", self._why_not_undo, self.take_back
         )
-        self.redo = ActionButton("Redo", "Make the change again (Ctrl+Y).", self._why_not_redo, self.make_again)
+        self.redo = ActionButton("Redo", "Make the change again (Ctrl+Shift+Z).", self._why_not_redo, self.make_again)
         buttons = QtWidgets.QHBoxLayout()
         buttons.addWidget(self.undo)
         buttons.addWidget(self.redo)
@@ -194,7 +194,7 @@ class StepDetails(QtWidgets.QWidget):
         old.deleteLater()
 
     def _why_not_undo(self) -> str:
-        return "" if self._desk.can_undo else "nothing of the plan was changed here yet."
+        return "" if self._desk.can_undo else "nothing was changed here since the plan came."
 
     def _why_not_redo(self) -> str:
         return "" if self._desk.can_redo else "nothing was taken back."

@@ -11,7 +11,7 @@ from pyqtgraph.Qt import QtCore, QtWidgets
 from calibration.progress import Progress
 from gui import theme
 from gui.connect.facts import axes, pose_of
-from gui.controls import ActionButton, hint
+from gui.controls import ActionButton, allow, hint
 from gui.rig import RigSnapshot
 from gui.session import Session
 from gui.state import Action
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from acquisition.instrument import Instrument
 
 _LEVELS = {"fail": ("FAULT", theme.BAD), "warn": ("note", theme.WARN), "ok": ("good", theme.GOOD)}
+CHECK = "Check packages, USB, its permissions, graphics and disk; takes some seconds."
 
 
 class Facts(QtWidgets.QWidget):
@@ -147,7 +148,7 @@ class FindingsPanel(QtWidgets.QGroupBox):
         self.text.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
         self.text.setOpenExternalLinks(False)
         self.again = QtWidgets.QPushButton("Look again")
-        self.again.setToolTip("Check packages, USB, its permissions, graphics and disk; takes some seconds.")
+        allow(self.again, CHECK)
         self.again.clicked.connect(lambda: look_again())
         self._note = hint("Not looked at yet.")
         self._told: Job | None = None
@@ -160,8 +161,7 @@ class FindingsPanel(QtWidgets.QGroupBox):
 
     def wait_for_it(self) -> None:
         """Show that it is being looked at."""
-        self.again.setEnabled(False)
-        self.again.setToolTip("It is being looked at already.")
+        allow(self.again, CHECK, "it is being looked at already.")
         self._note.setText("Looking at packages, USB, graphics and disk \N{HORIZONTAL ELLIPSIS}")
 
     def show_end_of(self, job: Job[tuple[Finding, ...]]) -> None:
@@ -169,8 +169,7 @@ class FindingsPanel(QtWidgets.QGroupBox):
         if job is self._told:
             return
         self._told = job
-        self.again.setEnabled(True)
-        self.again.setToolTip("Check packages, USB, its permissions, graphics and disk; takes some seconds.")
+        allow(self.again, CHECK)
         now = job.snapshot()
         if now.status is not JobStatus.DONE:
             self._note.setText(f"It could not be looked at: {now.error}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
-from gui.controls import ActionButton, JobBar, hint, labelled
+from gui.controls import ActionButton, JobBar, allow, hint, labelled
 from gui.export.choice import Choice, can_be_together, level_for, shared_units, suggested
 from gui.export.content import content_of
 from gui.export.formats import FORMATS, SURFACES, ZARR_VERSIONS, Format, Options, default_unit
@@ -215,9 +215,8 @@ class ExportDialog(QtWidgets.QDialog):
                 self.unit.clear()
                 self.unit.addItems(shared_units(volume, volume.channels))
                 self.unit.setCurrentText(default_unit(kind, volume) or self.unit.itemText(0))
-            self.unit.setEnabled(self.unit.count() > 1)
-            why = "" if self.unit.count() > 1 else "\n\nNothing to choose: these channels have this unit only."
-            self.unit.setToolTip(f"The unit of the numbers in the file.{why}")
+            why = "" if self.unit.count() > 1 else "these channels have this unit only."
+            allow(self.unit, "The unit of the numbers in the file.", why)
             if not self._is_named:
                 _, path, name = self._volumes[self.source.currentIndex()]
                 folder = self.session.state.folder if path is None else path.parent
@@ -269,10 +268,8 @@ class ExportDialog(QtWidgets.QDialog):
                 looks=tuple(self._looks()),
             )
             self.estimate.setText(self._choice.why_not() or self._choice.summary())
-            can = can_be_together(kind, channels)
-            self.together.setEnabled(can)
-            why = "" if can else "\n\nNot now: only one channel is chosen."
-            self.together.setToolTip(f"As a vector in each voxel, instead of a file for each channel.{why}")
+            why = "" if can_be_together(kind, channels) else "only one channel is chosen."
+            allow(self.together, "As a vector in each voxel, instead of a file for each channel.", why)
         self.export_button.refresh()
 
     def _volume(self) -> Volume | None:

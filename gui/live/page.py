@@ -174,6 +174,24 @@ class LivePage(Page):
         """Show a store that is filled by somebody else, with frames taken as told."""
         self._begin(underway)
 
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is an edit of the mask to take back."""
+        return self.pixels.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is an edit of the mask to make again."""
+        return self.pixels.can_redo
+
+    def undo(self) -> None:
+        """Take the last edit of the mask back."""
+        self.pixels.take_back()
+
+    def redo(self) -> None:
+        """Make the edit of the mask again that was taken back."""
+        self.pixels.make_again()
+
     def _show_recording(self, recording: Recording) -> None:
         """Look at the frames of a file; a view that runs is ended."""
         self.stop()

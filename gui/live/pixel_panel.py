@@ -12,7 +12,7 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from calibration.progress import Progress
 from gui import theme
-from gui.controls import ActionButton, hint
+from gui.controls import ActionButton, allow, hint
 from gui.image_panel import ImagePanel
 from gui.live import measures
 from gui.live.frames import Picture
@@ -64,8 +64,12 @@ class PixelPanel(QtWidgets.QWidget):
         self.editing = QtWidgets.QComboBox()
         self.editing.addItems(["off", "click: switch one pixel", "two clicks: mask a rectangle", "two clicks: unmask"])
         self.editing.setToolTip("What a click on the image does to the mask.")
-        self.undo = ActionButton("Undo", "Take the last edit of the mask back.", self._why_no_undo, self._undo)
-        self.redo = ActionButton("Redo", "Make the edit again that was taken back.", self._why_no_redo, self._redo)
+        self.undo = ActionButton(
+            "Undo", "Take the last edit of the mask back (Ctrl+Z).", self._why_no_undo, self.take_back
+        )
+        self.redo = ActionButton(
+            "Redo", "Make the edit again that was taken back (Ctrl+Shift+Z).", self._why_no_redo, self.make_again
+        )
         self.keep = ActionButton(
             "Use this mask", "Put the mask into the calibration, as a new version of it; the chip gets it at once.",
             self._why_no_keep, self.keep_mask,
@@ -180,8 +184,7 @@ class PixelPanel(QtWidgets.QWidget):
         for button in (self.undo, self.redo, self.keep):
             button.refresh()
         why = self._why_no_mask()
-        self.editing.setEnabled(not why)
-        self.editing.setToolTip(f"Not now: {why}" if why else "What a click on the image does to the mask.")
+        allow(self.editing, "What a click on the image does to the mask.", why)
         self.told.setText(self._status())
 
     def _status(self) -> str:
@@ -217,15 +220,27 @@ class PixelPanel(QtWidgets.QWidget):
         self._corner = None
         self.refresh()
 
-    def _undo(self) -> None:
-        assert self._history is not None
-        self._history.undo()
-        self.refresh()
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is an edit of the mask to take back."""
+        return self._history is not None and self._history.can_undo
 
-    def _redo(self) -> None:
-        assert self._history is not None
-        self._history.redo()
-        self.refresh()
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is an edit of the mask to make again."""
+        return self._history is not None and self._history.can_redo
+
+    def take_back(self) -> None:
+        """Take the last edit of the mask back, where there is one."""
+        if self._history is not None:
+            self._history.undo()
+            self.refresh()
+
+    def make_again(self) -> None:
+        """Make the edit again that was taken back, where there is one."""
+        if self._history is not None:
+            self._history.redo()
+            self.refresh()
 
     def _why_no_mask(self) -> str:
         if self._history is None:
@@ -233,10 +248,10 @@ class PixelPanel(QtWidgets.QWidget):
         return "" if self._is_theirs else "These frames were taken without the calibration in use."
 
     def _why_no_undo(self) -> str:
-        return "" if self._history is not None and self._history.can_undo else "Nothing was edited."
+        return "" if self.can_undo else "Nothing was edited."
 
     def _why_no_redo(self) -> str:
-        return "" if self._history is not None and self._history.can_redo else "Nothing was taken back."
+        return "" if self.can_redo else "Nothing was taken back."
 
     def _why_no_keep(self) -> str:
         if self._history is None or self._calibration is None or not self._is_theirs:

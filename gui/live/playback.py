@@ -7,9 +7,15 @@ from collections.abc import Callable
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from firmware_iface.frame import Frame, Lost
+from gui.controls import allow
 from gui.live.frames import Memory, StoreStatus
 
-IS_NEWEST = "Show what comes again.\n\nNot now: the newest is shown already."
+HOLD = (
+    "Hold this picture, and the last frames before it for the slider; frames go on coming meanwhile.\n"
+    "Press again to go on. (F6)"
+)
+BACK = "Back through the last frames; gaps where frames were lost are shown."
+IS_NEWEST = "the newest is shown already."
 
 
 class PlaybackBar(QtWidgets.QWidget):
@@ -35,17 +41,10 @@ class PlaybackBar(QtWidgets.QWidget):
         self.again: Frame | Lost | None = None
         self.hold = QtWidgets.QPushButton("Hold")
         self.hold.setCheckable(True)
-        self.hold.setToolTip(
-            "Hold this picture, and the last frames before it for the slider; frames go on coming meanwhile.\n"
-            "Press again to go on. (F6)"
-        )
         self.slider = QtWidgets.QSlider(QtCore.Qt.Orientation.Horizontal)
-        self.slider.setToolTip("Back through the last frames; gaps where frames were lost are shown.")
         self.place = QtWidgets.QLabel()
         self.place.setMinimumWidth(110)
         self.newest = QtWidgets.QPushButton("Newest")
-        self.newest.setToolTip(IS_NEWEST)
-        self.newest.setEnabled(False)
         row = QtWidgets.QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         for widget, stretch in ((self.hold, 0), (self.slider, 1), (self.place, 0), (self.newest, 0)):
@@ -53,6 +52,7 @@ class PlaybackBar(QtWidgets.QWidget):
         self.hold.toggled.connect(lambda is_on: self._hold() if is_on else self.let_go())
         self.slider.valueChanged.connect(self.look_at)
         self.newest.clicked.connect(self.let_go)
+        self._allow(is_some=False)
 
     @property
     def is_held(self) -> bool:
@@ -80,17 +80,17 @@ class PlaybackBar(QtWidgets.QWidget):
             self.slider.setRange(first, last)
             if self.again is None:
                 self.slider.setValue(last)
-        is_some = status.end > 0
-        for widget in (self.slider, self.hold):
-            widget.setEnabled(is_some)
-        is_back = is_some and self.is_held
-        if self.newest.isEnabled() != is_back:
-            self.newest.setEnabled(is_back)
-            self.newest.setToolTip("Show what comes again." if is_back else IS_NEWEST)
+        self._allow(is_some=status.end > 0)
         back = last - self.slider.value()
         text = f"{back} frames back" if back else "held" if self.is_held else "newest"
         if self.place.text() != text:
             self.place.setText(text)
+
+    def _allow(self, *, is_some: bool) -> None:
+        why = "" if is_some else "no frame has come yet; Start (F5) asks for some."
+        allow(self.hold, HOLD, why)
+        allow(self.slider, BACK, why)
+        allow(self.newest, "Show what comes again.", "" if is_some and self.is_held else IS_NEWEST)
 
     def _hold(self) -> None:
         self.again, self._kept = None, self._memory()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui import theme
+from gui.controls import allow
 from gui.image_panel import ImagePanel
 from gui.live import measures
 from gui.live.measures import Region, Shape
@@ -144,10 +145,8 @@ class RegionPanel(QtWidgets.QWidget):
         is_full: NDArray[np.bool_] | None,
     ) -> None:
         """Measure what is shown in every region."""
-        self.remove.setEnabled(bool(self._drawn))
-        self.remove.setToolTip(
-            "Take the region of the chosen row away, or the last one." if self._drawn else "There is no region yet."
-        )
+        why = "" if self._drawn else "there is no region yet."
+        allow(self.remove, "Take the region of the chosen row away, or the last one.", why)
         counts = shown.picture.counts
         plane = counts[0] if shown.is_colour else shown.image
         for row, region in enumerate(self.regions()):

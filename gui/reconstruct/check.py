@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gui.reconstruct.options import Catalogue
-from gui.reconstruct.settings import BY_CALIBRATION, IMAGE, Decomposition, Settings
+from gui.reconstruct.settings import BY_CALIBRATION, IMAGE, Settings
 from gui.reconstruct.sources import Facts, SourceKind
 from reconstruction.recipe import Recipe
 
@@ -78,7 +78,8 @@ def why_not_materials(
         return "What to decompose is being read; a moment."
     if asked.tier == IMAGE:
         needs_bins = facts.kind is SourceKind.SCAN and not has_bins
-        return (why_not_bins(settings, facts, catalogue) if needs_bins else "") or _why_not_image(asked, facts)
+        why = why_not_bins(settings, facts, catalogue) if needs_bins else ""
+        return why or _why_not_image(settings, facts, needs_bins=needs_bins)
     if facts.kind is not SourceKind.SCAN:
         return f"A {facts.kind.value} has no counts of rays: choose “image domain”, or open the scan."
     if not facts.is_whole and not settings.allow_partial:
@@ -96,10 +97,18 @@ def why_not_materials(
     return ""
 
 
-def _why_not_image(asked: Decomposition, facts: Facts) -> str:
-    if asked.by == BY_CALIBRATION and not facts.materials:
-        return (
-            "The scan carries no material basis: calibrate materials and scan again, "
-            "or choose a table, a response, or vials."
-        )
+def _why_not_image(settings: Settings, facts: Facts, *, needs_bins: bool) -> str:
+    recipe = settings.recipe
+    if settings.decomposition.by != BY_CALIBRATION:
+        return ""
+    if not facts.materials:
+        return f"The scan carries no material basis: {REMEDY}."
+    misfits = facts.misfits if recipe.pass_number is None else facts.misfits[recipe.pass_number - 1 :][:1]
+    if misfit := next(filter(None, misfits), ""):
+        return f"T{misfit[1:]}: {REMEDY}."
+    if needs_bins and recipe.bins and len(recipe.bins) < len(facts.channels):
+        return "The material basis is for all bins together: leave the field “bins” of step 2 empty."
     return ""
+
+
+REMEDY = "calibrate materials and scan again, or choose a table, a response, or vials"

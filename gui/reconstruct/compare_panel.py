@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from gui import theme
-from gui.controls import hint
+from gui.controls import allow, hint
 from gui.image_panel import percentile_levels
 from gui.reconstruct.form import Choice
 from gui.reconstruct.tries import Picture, Reading, Try, box_of, difference, reading
@@ -69,7 +69,6 @@ class ComparePanel(QtWidgets.QWidget):
         self.take_region.setToolTip("Reconstruct only what the solid box holds, in x and y; it can be undone.")
         self.take_region.clicked.connect(lambda: self.region_wanted.emit())
         self.is_less = QtWidgets.QCheckBox("difference")
-        self.is_less.setToolTip("Show what this try has more than the one before, with grey for no difference.")
         self.is_less.toggled.connect(lambda _: self._show())
         self.level = QtWidgets.QPushButton("Fit levels")
         self.level.setToolTip("Set black and white anew by what this picture holds; they stay until you do.")
@@ -242,12 +241,8 @@ class ComparePanel(QtWidgets.QWidget):
                 self._labels[number].setText("" if number != THIS else HEADINGS[THIS])  # a text takes room, seen or not
         before, this = pictures[:2]
         can_subtract = before is not None and this is not None and difference(before, this) is not None
-        self.is_less.setEnabled(can_subtract)
-        self.is_less.setToolTip(
-            "Show what this try has more than the one before, with grey for no difference."
-            if can_subtract
-            else "A difference needs two tries of the same kind and size, and no colours."
-        )
+        why = "" if can_subtract else "a difference needs two tries of the same kind and size, and no colours."
+        allow(self.is_less, "Show what this try has more than the one before, with grey for no difference.", why)
         for pair in self.boxes:
             for box in pair:
                 box.setVisible(self._tries[THIS] is not None)

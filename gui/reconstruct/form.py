@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from firmware_iface.errors import WrongUsage
+from gui.controls import allow
 from gui.reconstruct.options import Row, meant
 
 LABEL_PX = 104
@@ -113,7 +115,7 @@ class Choice(QtWidgets.QComboBox):
 
     def __init__(self, tip: str, entries: Iterable[tuple[str, object, str]] = ()) -> None:
         super().__init__()
-        self._tip = tip
+        self._tip, self._why_not = tip, ""
         self.setSizeAdjustPolicy(QtWidgets.QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(10)
         self.offer(entries)
@@ -146,9 +148,14 @@ class Choice(QtWidgets.QComboBox):
                 self._explain()
                 return
 
+    def allow(self, why_not: str) -> None:
+        """Let something be chosen, or say why it cannot be."""
+        self._why_not = why_not
+        self._explain()
+
     def _explain(self) -> None:
         own = self.itemData(self.currentIndex(), QtCore.Qt.ItemDataRole.ToolTipRole) or ""
-        self.setToolTip(f"{self._tip}\n\n{own}" if own else self._tip)
+        allow(self, f"{self._tip}\n\n{own}" if own else self._tip, self._why_not)
 
 
 class Line(QtWidgets.QLineEdit):
@@ -193,16 +200,23 @@ class FileLine(QtWidgets.QWidget):
         row.addWidget(self.line, 1)
         row.addWidget(look)
 
-    def text(self) -> str:
-        """Return the path as it stands."""
-        return self.line.text().strip()
+    @property
+    def path(self) -> Path | None:
+        """The file; None where nothing is filled in, and refused where nothing is there."""
+        text = self._text()
+        if text and not Path(text).is_file():
+            raise WrongUsage(f"there is no file {text}; allowed: the path of one, or nothing")
+        return Path(text) if text else None
 
     def put(self, text: str) -> None:
         """Fill in a path."""
         self.line.put(text)
 
+    def _text(self) -> str:
+        return self.line.text().strip()
+
     def _look(self) -> None:
-        dialog = QtWidgets.QFileDialog(self, "Choose a file", self.text(), self._pattern)
+        dialog = QtWidgets.QFileDialog(self, "Choose a file", self._text(), self._pattern)
         dialog.setFileMode(QtWidgets.QFileDialog.FileMode.ExistingFile)
         dialog.fileSelected.connect(self._take)
         dialog.open()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from calibration.store import Calibration
     from reconstruction.decomposition import Attenuation
     from reconstruction.methods.convergence import Step
+    from reconstruction.quantities import Quantity
     from reconstruction.volume import Volume
 
 T = TypeVar("T")
@@ -69,9 +70,10 @@ def free_path(folder: Path, stem: str, what: str) -> Path:
 
 
 def reconstruct(path: Path, settings: Settings, output: Path, log: list[Step]) -> Generator[Progress, None, Made]:
-    """Reconstruct a scan into a file that is not there yet."""
+    """Reconstruct a scan into a file that is not there yet; closed before its end, the work leaves nothing behind."""
     from reconstruction.pipeline import reconstruct_scan
     from reconstruction.scan_slabs import memory_limit, reconstruct_to_file
+    from reconstruction.size.volume_writer import partial_volume_path
     from reconstruction.volume import load_volume, save_volume
 
     began_s = time.monotonic()
@@ -84,7 +86,11 @@ def reconstruct(path: Path, settings: Settings, output: Path, log: list[Step]) -
         yield Progress("writing", 0, 0)
         save_volume(volume, output)
     else:
-        yield from reconstruct_to_file(path, output, settings.recipe, **of_scan, memory_bytes=limit_bytes)
+        try:
+            yield from reconstruct_to_file(path, output, settings.recipe, **of_scan, memory_bytes=limit_bytes)
+        except GeneratorExit:
+            partial_volume_path(output).unlink(missing_ok=True)
+            raise
     return Made(volume=load_volume(output), path=output, seconds_s=time.monotonic() - began_s)
 
 
@@ -96,6 +102,8 @@ def decompose(
 
     began_s = time.monotonic()
     asked = settings.decomposition
+    yield Progress("reading", 0, 0)
+    quantities_wanted(materials_asked(source, settings), asked.quantities)  # refused now, and not after all the work
     if asked.tier == IMAGE:
         bins = source
         if isinstance(bins, Path):
@@ -207,24 +215,54 @@ def attenuation_of(bins: Volume, fitted_to: Volume, asked: Decomposition) -> tup
     return bins, bins.basis
 
 
+def materials_asked(source: Path | Volume, settings: Settings) -> tuple[str, ...]:
+    """Return the materials that a decomposition will tell apart; nothing where a file says so that is read later."""
+    asked = settings.decomposition
+    if asked.materials or (asked.tier == IMAGE and asked.by in (BY_MATRIX, BY_VIALS)):
+        return asked.materials
+    if isinstance(source, Path):
+        from acquisition.scan_file import read_scan
+
+        known = (None if asked.tier == IMAGE else calibration_of(settings)) or read_scan(
+            source, allow_partial=True
+        ).calibration
+        basis = known.basis if known else None
+    else:
+        basis = source.basis
+    return basis.materials if basis else ()
+
+
 def quantities_of(materials: Volume, asked: Quantities) -> Generator[Progress, None, Volume]:
     """Return what the materials mean, a channel for each quantity."""
-    from reconstruction import quantities
-    from reconstruction.quantities import Quantity
+    from reconstruction.quantities import evaluate
 
-    basis = quantities.basis_of(materials)
+    return (yield from evaluate(materials, quantities_wanted(materials.channels, asked)))
+
+
+def quantities_wanted(materials: Sequence[str], asked: Quantities) -> list[Quantity]:
+    """Return the quantities that are asked for; none of no materials.
+
+    Raises
+    ------
+    WrongUsage
+        These materials cannot tell one of them.
+    """
+    from reconstruction import quantities
+    from reconstruction.spectral.stoichiometry import calibrate
+
+    if not (materials and asked.is_any):
+        return []
+    basis = quantities.matter_of(materials)
     wanted: list[Quantity] = [quantities.monoenergetic(basis, energy_kev) for energy_kev in asked.mono_kev]
     if asked.vnc_kev is not None:
         wanted.append(quantities.non_contrast(basis, asked.vnc_kev))
     wanted += [quantities.element_map(basis, element) for element in asked.elements]
     if asked.electron_density or asked.effective_z or asked.beams:
-        from reconstruction.spectral.stoichiometry import calibrate
-
         known = calibrate(basis)
         wanted += [quantities.electron_density(known)] if asked.electron_density else []
         wanted += [quantities.effective_z(known)] if asked.effective_z else []
         wanted += [quantities.stopping_power_ratio(known, *_beam(beam)) for beam in asked.beams]
-    return (yield from quantities.evaluate(materials, wanted))
+    return wanted
 
 
 def _beam(text: str) -> tuple[float, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pyqtgraph.Qt import QtCore, QtWidgets
@@ -132,12 +131,11 @@ class MaterialsForm(QtWidgets.QWidget):
     def settings(self, before: Settings) -> Settings:
         """Return what is filled in; raises WrongUsage where that cannot be."""
         tier, by = str(self.tier.value()), str(self.by.value())
-        file = self.file.text()
         is_image = tier == IMAGE
         asked = Decomposition(
             tier=tier,
             by=by,
-            file=Path(file) if file and by != BY_CALIBRATION else None,
+            file=self.file.path if by != BY_CALIBRATION else None,
             rule=str(self.rule.value()),
             materials=names_of(self.materials.text()) if not is_image or by == BY_RESPONSE else (),
             is_weighted=self.weighted.value(),  # pyright: ignore[reportArgumentType] - what the list was filled with

@@ -169,6 +169,16 @@ class ReconstructPage(Page):
             f"{OURS}decomposition of {self._name()}", work, self._take_materials, otherwise=self._show_cancelled
         )
 
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a change of settings to take back."""
+        return self.history.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a change of settings to make again."""
+        return self.history.can_redo
+
     def undo(self) -> None:
         """Take the last change of settings back."""
         self._show_settings(self.history.undo())
@@ -235,11 +245,11 @@ class ReconstructPage(Page):
         )  # fmt: skip
         self.run_button = ActionButton(
             "Reconstruct", "Reconstruct the whole volume of every bin, in the background, into a new file.",
-            lambda: self._why_not(BINS), self.reconstruct,
+            lambda: self._why_not(BINS) or self._why_not_whole(BINS), self.reconstruct,
         )  # fmt: skip
         self.decompose_button = ActionButton(
             "Decompose", "Tell the materials of the whole volume, in the background, into a new file.",
-            lambda: self._why_not(MATERIALS), self.decompose,
+            lambda: self._why_not(MATERIALS) or self._why_not_whole(MATERIALS), self.decompose,
         )  # fmt: skip
         self._buttons = (
             self.undo_button, self.redo_button, self.try_button, self.run_button, self.decompose_button
@@ -397,7 +407,8 @@ class ReconstructPage(Page):
 
     def _take_no_prediction(self, error: BaseException) -> None:
         """Say at once what the scan cannot give, such as a region beside it."""
-        self._prediction, self._impossible = None, f"{error}."
+        hint = getattr(error, "hint", "")
+        self._prediction, self._impossible = None, f"{error}{hint and f'; {hint}'}."
         if not isinstance(error, MpxctError):
             self.session.fail("Prediction", error)
         self._show_words()
@@ -441,6 +452,15 @@ class ReconstructPage(Page):
         has_bins = self._has_bins()
         why = why_not_materials(self.settings, self.facts, self._catalogue, has_bins=has_bins)
         return why or ("" if has_bins else self._impossible)
+
+    def _why_not_whole(self, step: int) -> str:
+        """Return why what can be tried on a slice cannot be made whole; empty where it can."""
+        told, asked = self._prediction, self.settings.decomposition
+        if told is None or (step == MATERIALS and (asked.tier != IMAGE or self._has_bins())):
+            return ""
+        if step == MATERIALS and not told.fits:
+            return told.why_not_whole or "The bins do not fit into memory at once: reconstruct them first, in step 2."
+        return told.why_not_whole
 
     def _has_bins(self) -> bool:
         """Whether what is to be decomposed is a volume of bins that is there."""
@@ -493,9 +513,7 @@ class ReconstructPage(Page):
         before = before_of(self.tries, place)
         others = [other for other in self.tries if other.kind == one.kind and other is not one]
         self.compare.beside.offer([(f"try {other.number}", other.number, "") for other in others])
-        self.compare.beside.setEnabled(bool(others))
-        if not others:
-            self.compare.beside.setToolTip("There is no other try of this kind yet.")
+        self.compare.beside.allow("" if others else "there is no other try of this kind yet.")
         self._place = place
         self.compare.beside.put(before.number if before is not None else None)
         self.compare.show_tries(before, one)

@@ -26,7 +26,9 @@ class Prediction:
     ----------
     seconds_s : float
     peak_bytes, slice_bytes, free_bytes : int
-        Of all; of one slice of all bins, below which nothing can go; and what there is.
+        Of all; of one slice of all bins, below which nothing can go; and what may be taken.
+    is_in_slabs : bool
+        Whether what does not fit can be made slab by slab.
     shape : (z, y, x) int
     by : str
         What it is told by.
@@ -36,6 +38,7 @@ class Prediction:
     peak_bytes: int
     slice_bytes: int
     free_bytes: int
+    is_in_slabs: bool
     shape: tuple[int, int, int]
     voxel_mm: float
     by: str
@@ -47,22 +50,36 @@ class Prediction:
 
     @property
     def why_not(self) -> str:
-        """Why it cannot be done at all on this computer; empty where it can."""
+        """Why not even a slice can be made on this computer; empty where it can."""
         if self.slice_bytes <= self.free_bytes:
             return ""
         _, y, x = self.shape
-        taken, free = f"{self.slice_bytes / 1e9:.3g} GB", f"{self.free_bytes / 1e9:.2g} GB"
+        return f"One slice of {x} × {y} voxels takes {self._short_of(self.slice_bytes)}."
+
+    @property
+    def why_not_whole(self) -> str:
+        """Why the whole cannot be made on this computer; empty where it can."""
+        if self.why_not or self.fits or self.is_in_slabs:
+            return self.why_not
         return (
-            f"One slice of {x} × {y} voxels takes {taken} of memory, and {free} are free: "
-            "choose larger voxels, a region, or fewer bins."
+            f"{size_words(self.shape)} voxels take {self._short_of(self.peak_bytes)}, or fdk without corrections of "
+            "the views, which goes slab by slab."
+        )
+
+    def _short_of(self, bytes_: int) -> str:
+        return (
+            f"{bytes_ / 1e9:.3g} GB of memory at once, and {self.free_bytes / 1e9:.2g} GB can be taken: "
+            "choose larger voxels, a region, fewer bins"
         )
 
     def words(self) -> str:
         """Say it for people."""
         from reconstruction.size.budget import duration
 
-        free = f"{self.free_bytes / 1e9:.2g} GB are free"
-        memory = free if self.fits else f"only {free}: a back-projection goes slab by slab, an iteration may not fit"
+        if self.why_not_whole:
+            return f"⚠ {self.why_not_whole}"
+        free = f"{self.free_bytes / 1e9:.2g} GB can be taken"
+        memory = free if self.fits else f"only {free}: it is made slab by slab"
         return (
             f"{size_words(self.shape)} voxels of {self.voxel_mm:.3g} mm: about {duration(max(self.seconds_s, 1))} "
             f"({self.by}), {self.peak_bytes / 1e9:.2g} GB of memory ({memory})"
@@ -76,9 +93,16 @@ def predict(facts: Facts, settings: Settings, last: Try | None = None) -> Predic
     ----------
     last : Try, optional
         A try of a slice by these settings, whose pace is better than a rule of thumb.
+
+    Raises
+    ------
+    WrongUsage
+        The scan cannot give what is asked for: a region beside it, or a back-projection of too few views.
     """
+    from calibration.levelling import upright
+    from reconstruction.orbits import plan_orbit
     from reconstruction.pipeline import PREVIEW, grid_of
-    from reconstruction.scan_slabs import DATUM_BYTES, ITERATED_VOXEL_BYTES, VOXEL_BYTES
+    from reconstruction.scan_slabs import DATUM_BYTES, FREE_SHARE, ITERATED_VOXEL_BYTES, VOXEL_BYTES, needs_all
     from reconstruction.size.budget import BASE_BYTES, NOMINAL, Problem, available_bytes, cut, predict_s
 
     orbit, recipe = facts.orbit, settings.recipe
@@ -87,6 +111,8 @@ def predict(facts: Facts, settings: Settings, last: Try | None = None) -> Predic
     n_bins = len(recipe.bins) or len(facts.channels) * (facts.n_passes if recipe.pass_number is None else 1)
     n_views = len(orbit.angles_rad)
     grid = grid_of(orbit, recipe)
+    if not recipe.is_iterative:
+        plan_orbit(orbit.angles_rad, upright(orbit.geometry), grid, lifts_mm=orbit.lifts_mm)
     if recipe.is_preview:
         grid = replace(grid, shape=_fewer(grid.shape, PREVIEW), voxel_mm=grid.voxel_mm * PREVIEW)
         n_views = -(-n_views // PREVIEW)
@@ -112,7 +138,8 @@ def predict(facts: Facts, settings: Settings, last: Try | None = None) -> Predic
         seconds_s=seconds_s,
         peak_bytes=BASE_BYTES + DATUM_BYTES * n_data + per_voxel * n_bins * n_voxels,
         slice_bytes=per_voxel * n_bins * math.prod(grid.shape[1:]),
-        free_bytes=available_bytes(),
+        free_bytes=int(FREE_SHARE * available_bytes()),
+        is_in_slabs=not needs_all(recipe),
         shape=grid.shape,
         voxel_mm=grid.voxel_mm,
         by=by,

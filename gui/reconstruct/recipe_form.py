@@ -9,7 +9,7 @@ from typing import Any
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
-from gui.controls import hint
+from gui.controls import allow, hint
 from gui.reconstruct.form import Choice, FileLine, Line, OptionForm, check, labelled_rows, number_of, whole_number_of
 from gui.reconstruct.options import Catalogue
 from gui.reconstruct.settings import Settings, told
@@ -116,23 +116,30 @@ class RecipeForm(QtWidgets.QWidget):
         )
         self.rings.offer([(name, name, "") for name in catalogue.rings])
         self._offer_priors()
-        why = "" if catalogue.has_gpu else "No CUDA device was found on this computer."
-        self.gpu.setEnabled(catalogue.has_gpu)
-        self.gpu.setToolTip(why or "Compute on the graphics card.")
+        why = "" if catalogue.has_gpu else "no CUDA device was found on this computer."
+        allow(self.gpu, "Compute on the graphics card.", why)
         self._show_method()
 
     def take_facts(self, facts: Facts) -> None:
         """Grey out what this source cannot have, and say why."""
-        self.linearise.setEnabled(facts.has_wedge)
-        own = "Take it out by the step wedge that the scan's calibration holds."
-        self.linearise.setToolTip(own if facts.has_wedge else "The scan's calibration holds no step wedge.")
-        self.pass_number.setEnabled(facts.n_passes > 1)
-        tip = "Which pass of a scan of several, from 1; empty: all, with the bins of each."
-        self.pass_number.setToolTip(tip if facts.n_passes > 1 else "The scan has one pass only.")
-        self.partial.setEnabled(not facts.is_whole)
-        self.partial.setToolTip(
-            "The scan is whole." if facts.is_whole else "Reconstruct what there is of a scan that was broken off."
-        )
+        for control, tip, why in (
+            (
+                self.linearise,
+                "Take it out by the step wedge that the scan's calibration holds.",
+                "" if facts.has_wedge else "the scan's calibration holds no step wedge.",
+            ),
+            (
+                self.pass_number,
+                "Which pass of a scan of several, from 1; empty: all, with the bins of each.",
+                "" if facts.n_passes > 1 else "the scan has one pass only.",
+            ),
+            (
+                self.partial,
+                "Reconstruct what there is of a scan that was broken off.",
+                "the scan is whole." if facts.is_whole else "",
+            ),
+        ):
+            allow(control, tip, why)
 
     def take_bins(self, path: Path | None) -> None:
         """Offer a volume that is there for iterations to start from, and to be pulled towards."""
@@ -169,15 +176,14 @@ class RecipeForm(QtWidgets.QWidget):
             pass_number=whole_number_of(self.pass_number.text(), "the pass"),
             use_gpu=self.gpu.isChecked(),
             shape=before.recipe.shape,
-            scatter=Path(self.scatter.text()) if self.scatter.text() else None,
+            scatter=self.scatter.path,
             **own,
         )
-        calibration = self.calibration.text()
         return replace(
             before,
             recipe=recipe,
             memory=self.memory.text().strip(),
-            calibration=Path(calibration) if calibration else None,
+            calibration=self.calibration.path,
             allow_partial=self.partial.isChecked(),
         )
 
@@ -319,9 +325,10 @@ class RecipeForm(QtWidgets.QWidget):
             return
         self._summary.setText(f"{form.summary}; it takes {form.takes}")
         self.iterations.setPlaceholderText(f"{form.n_iterations}, as is usual")
-        self.prior.setEnabled(form.has_prior)
-        for name, choice in (("start", self.start), ("reference", self.reference)):
-            choice.setEnabled(name in form.arrays or (name == "reference" and form.has_prior))
+        has_reference = form.has_prior or "reference" in form.arrays
+        self.prior.allow("" if form.has_prior else f"the method {form.name} takes no prior.")
+        self.start.allow("" if "start" in form.arrays else f"the method {form.name} always begins in its own way.")
+        self.reference.allow("" if has_reference else f"the method {form.name} pulls towards nothing.")
         self.options.show_rows(form.rows)
         self._show_prior()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.progress import Progress
-from firmware_iface.errors import WrongUsage
+from firmware_iface.errors import CalibrationMissing, WrongUsage
 from gui.reconstruct.settings import Settings
 
 if TYPE_CHECKING:
     from calibration.geometry import Geometry
+    from calibration.material_basis import MaterialBasis
     from reconstruction.projections import LineIntegralReader
     from reconstruction.scan_source import ScanSource
     from reconstruction.volume import Grid, Volume
@@ -60,6 +61,8 @@ class Facts:
         0 and 1 where it is no scan.
     materials : tuple of str
         Of the material basis; nothing: it has none.
+    misfits : tuple of str
+        Why the material basis is not for the bins of each pass; empty where it is.
     has_model, has_wedge : bool
         Whether the calibration tells what bins count behind materials, and thicknesses to make bins straight by.
     is_whole : bool
@@ -80,6 +83,7 @@ class Facts:
     n_views: int = 0
     n_passes: int = 1
     materials: tuple[str, ...] = ()
+    misfits: tuple[str, ...] = ()
     has_model: bool = False
     has_wedge: bool = False
     is_whole: bool = True
@@ -137,6 +141,7 @@ def read_facts(
 
 def volume_facts(path: Path, volume: Volume, kind: SourceKind = SourceKind.VOLUME) -> Facts:
     """Return what a volume of bins tells."""
+    from reconstruction.materials import scan_kvp
     from reconstruction.volume import LINEAR_ATTENUATION
 
     if volume.unit != LINEAR_ATTENUATION:
@@ -159,13 +164,15 @@ def volume_facts(path: Path, volume: Volume, kind: SourceKind = SourceKind.VOLUM
         channels=volume.channels,
         grid=volume.grid,
         materials=materials,
+        misfits=(misfit(volume.basis, volume.thresholds_kev, scan_kvp(volume)),),
         volume=volume,
     )
 
 
 def scan_facts(path: Path, settings: Settings) -> Facts:
     """Return what a scan tells; an interrupted one too."""
-    from acquisition.scan import ScanStatus
+    from acquisition.open_beam import told_of_flat
+    from acquisition.scan import ImageKey, ScanStatus
     from acquisition.scan_file import read_scan
     from reconstruction.pipeline import grid_of
     from reconstruction.recipe import Recipe
@@ -176,6 +183,7 @@ def scan_facts(path: Path, settings: Settings) -> Facts:
     reader = reader_of(source)
     known = scan.calibration
     n_frames, n_bins, rows, cols = scan.shape
+    n_flats = len(scan.indices(ImageKey.FLAT))
     is_whole = scan.status in (ScanStatus.COMPLETE, ScanStatus.DEGRADED)
     n_passes = count_passes(path, allow_partial=True)
     basis = known.basis if known else None
@@ -198,10 +206,19 @@ def scan_facts(path: Path, settings: Settings) -> Facts:
         ("views", f"{len(reader.angles_rad)} over {turn_deg:.0f}°, {n_frames} frames of {rows} × {cols} pixels"),
         ("bins", f"{n_bins}: {', '.join(source.channels)}" + (f", {n_passes} passes" if n_passes > 1 else "")),
         ("losses", f"{scan.n_lost} of {n_frames} frames" if scan.n_lost else "none"),
+        ("flats", "the calibration's" if source.flat is not None else f"{n_flats} frames"),
         ("geometry", source.origin),
         ("calibration", ", ".join(held) if known else "none"),
         ("what can be seen", f"{size_words(grid.shape)} voxels of {grid.voxel_mm:.4g} mm"),
     )
+    warnings = []
+    if not is_whole:
+        warnings.append("This scan was interrupted; allow that below to reconstruct what there is.")
+    if source.flat is not None and known is not None:
+        warnings.append(
+            f"It has no flats of its own: its views are divided by {told_of_flat(known)}. What has drifted since then "
+            "shows as rings."
+        )
     return Facts(
         path=path,
         kind=SourceKind.SCAN,
@@ -211,13 +228,27 @@ def scan_facts(path: Path, settings: Settings) -> Facts:
         n_views=len(reader.angles_rad),
         n_passes=n_passes,
         materials=basis.materials if basis else (),
+        misfits=tuple(misfit(basis, kev, scan.plan.source.kvp if scan.plan else None) for kev in scan.passes_kev),
         has_model=known is not None and (known.response is not None or known.wedge is not None),
         has_wedge=known is not None and known.thickness is not None,
         is_whole=is_whole,
         begun=scan.start_time,
         orbit=Orbit(geometry=reader.geometry, angles_rad=reader.angles_rad, lifts_mm=reader.lifts_mm),
-        warnings=() if is_whole else ("This scan was interrupted; allow that below to reconstruct what there is.",),
+        warnings=tuple(warnings),
     )
+
+
+def misfit(basis: MaterialBasis | None, thresholds_kev: Sequence[float], tube_kvp: float | None = None) -> str:
+    """Say why a material basis is not for bins of these thresholds; nothing where it is, or one is not known."""
+    from reconstruction.materials import refuse_foreign_basis
+
+    if basis is None or not thresholds_kev:
+        return ""
+    try:
+        refuse_foreign_basis(basis.of_pass(thresholds_kev), thresholds_kev, tube_kvp)
+    except CalibrationMissing as error:
+        return str(error)
+    return ""
 
 
 def open_scan(path: Path, settings: Settings, *, pass_number: int | None, allow_partial: bool = True) -> ScanSource:
@@ -245,6 +276,7 @@ def reader_of(source: ScanSource) -> LineIntegralReader:
         pass_index=source.pass_index,
         count_rate=source.count_rate,
         thickness=source.thickness,
+        flat=source.flat,
     )
 
 

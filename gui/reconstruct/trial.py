@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calibration.progress import Progress
-from gui.reconstruct.jobs import calibration_of, materials_of, quantities_of, watched
+from gui.reconstruct.jobs import (
+    calibration_of,
+    materials_asked,
+    materials_of,
+    quantities_of,
+    quantities_wanted,
+    watched,
+)
 from gui.reconstruct.settings import IMAGE, Settings
 from gui.reconstruct.sources import open_scan, reader_of
 from gui.reconstruct.tries import Try, pictures_of
@@ -94,6 +101,7 @@ def try_materials(
 ) -> Generator[Progress, None, tuple[Volume, Volume | None]]:
     """Decompose one slice of a scan or a volume; return its materials, and the quantities that are asked for."""
     asked = settings.decomposition
+    quantities_wanted(materials_asked(source, settings), asked.quantities)
     if asked.tier == IMAGE:
         if isinstance(source, Path):
             bins = whole = yield from try_bins(source, settings, z_mm, kept, log)

@@ -6,9 +6,11 @@ The text is the truth. Whoever changes a field changes the text, and a text that
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from acquisition.plan import MODES, Plan, plan_to_toml
 from firmware_iface.chip import COLOUR_PITCH_MM, COLS, PITCH_MM, ROWS
@@ -171,7 +173,7 @@ def in_mode(text: str, mode: str) -> str:
     rows, cols, pitch_mm = (ROWS // 2, COLS // 2, COLOUR_PITCH_MM) if is_colour else (ROWS, COLS, PITCH_MM)
     if str(value_of(tree, "scan.threshold")) not in ("None", "all", *map(str, MODES[mode].thresholds)):
         text = with_value(text, "scan.threshold", '"all"')
-    was_colour = MODES[str(value_of(tree, "detector.mode") or Plan().detector.mode)].is_colour
+    was_colour = MODES.get(str(value_of(tree, "detector.mode")), MODES[Plan().detector.mode]).is_colour
     if was_colour != is_colour:
         text = with_geometry(text)
         for name, value in (("rows", rows), ("cols", cols), ("pitch_mm", pitch_mm)):
@@ -181,15 +183,22 @@ def in_mode(text: str, mode: str) -> str:
 
 def with_thresholds(text: str, tree: dict[str, Any], n: int) -> str:
     """Return the text with so many thresholds, spread between the lowest and the highest that there were."""
-    energies_kev = value_of(tree, "detector.thresholds_kev") or Plan().detector.thresholds_kev
-    if not isinstance(energies_kev, list | tuple) or len(energies_kev) == n:
+    known = Plan().detector.thresholds_kev
+    energies_kev = value_of(tree, "detector.thresholds_kev") or known
+    if not _are_numbers(energies_kev):  # typed wrong
+        energies_kev = known
+    elif len(energies_kev) == n:
         return text
-    low_kev, high_kev = float(energies_kev[0]), float(energies_kev[-1])
+    low_kev, high_kev = energies_kev[0], energies_kev[-1]
     step_kev = (high_kev - low_kev) / max(n - 1, 1)
     spread = [round(low_kev + place * step_kev, 1) for place in range(n)]
     if value_of(tree, "scan.passes_kev"):
         text = with_value(text, "scan.passes_kev", "[]")
     return with_value(text, "detector.thresholds_kev", json.dumps(spread))
+
+
+def _are_numbers(value: object) -> TypeGuard[Sequence[float]]:
+    return isinstance(value, list | tuple) and all(isinstance(each, int | float) and isfinite(each) for each in value)
 
 
 def with_geometry(text: str) -> str:

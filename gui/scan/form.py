@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from gui import theme
+from gui.controls import allow_inside
 from gui.scan.document import Document
 from gui.scan.fields import Field, FieldKind, groups, shown
 from gui.scan.words import KINDS
@@ -103,11 +104,7 @@ class PlanForm(QtWidgets.QScrollArea):
         if document.kind != self._kind:
             self._build(document.kind)
         is_toml = document.judgement.tree is not None
-        body = self.widget()
-        assert body is not None
-        body.setEnabled(is_toml)
-        tip = "" if is_toml else "The text beside has an error; mend it there first, or undo."
-        body.setToolTip(tip)
+        allow_inside(self, "" if is_toml else "the text beside has an error; mend it there first, or undo.")
         fault = document.fault
         for key, row in self.rows.items():
             if is_toml:

@@ -119,6 +119,26 @@ class ScanPage(Page):
         if isinstance(text, str) and self.session.state.plan == Plan() and not self.plan.document.can_undo:
             self.plan.begin_with(text)
 
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is an edit of the plan to take back, and the plan is seen."""
+        return self.tabs.currentIndex() == PLAN and self.plan.document.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is an edit of the plan to make again, and the plan is seen."""
+        return self.tabs.currentIndex() == PLAN and self.plan.document.can_redo
+
+    def undo(self) -> None:
+        """Take the last edit of the plan back."""
+        if self.can_undo:
+            self.plan.undo()
+
+    def redo(self) -> None:
+        """Make the edit of the plan again that was taken back."""
+        if self.can_redo:
+            self.plan.redo()
+
     def look_for_interrupted(self) -> None:
         """Look in the session's folder for scans that were broken off."""
         folder = self.session.state.folder

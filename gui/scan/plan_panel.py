@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
+from pyqtgraph.Qt import QtCore, QtWidgets
 
 from acquisition.plan import Plan
 from firmware_iface.errors import BadFile
 from gui import theme
+from gui.controls import allow
 from gui.scan.document import Document, text_of
 from gui.scan.form import PlanForm
 from gui.scan.presets import presets
@@ -72,12 +73,8 @@ class PlanPanel(QtWidgets.QWidget):
         document = self.document
         name = document.path.name if document.path is not None else "not saved yet"
         self.name.setText(f"{name}{'' if document.is_saved or document.path is None else ', changed'}")
-        self._undo.setEnabled(document.can_undo)
-        self._undo.setToolTip("Take the last edit back (Ctrl+Z)" + ("" if document.can_undo else ": there is none."))
-        self._redo.setEnabled(document.can_redo)
-        self._redo.setToolTip(
-            "Make it again (Ctrl+Shift+Z)" + ("" if document.can_redo else ": nothing was taken back.")
-        )
+        allow(self._undo, "Take the last edit back (Ctrl+Z).", "" if document.can_undo else "there is none.")
+        allow(self._redo, "Make it again (Ctrl+Shift+Z).", "" if document.can_redo else "nothing was taken back.")
 
     def undo(self) -> None:
         """Take the last edit back."""
@@ -165,11 +162,8 @@ class PlanPanel(QtWidgets.QWidget):
         )
         self._undo = _button("Undo", "", self.undo)
         self._redo = _button("Redo", "", self.redo)
-        for button, key in ((self._undo, "Ctrl+Z"), (self._redo, "Ctrl+Shift+Z")):
-            row.addWidget(button)
-            shortcut = QtGui.QShortcut(QtGui.QKeySequence(key), self)
-            shortcut.setContext(QtCore.Qt.ShortcutContext.WidgetWithChildrenShortcut)
-            shortcut.activated.connect(button.click)
+        row.addWidget(self._undo)
+        row.addWidget(self._redo)
         row.addStretch(1)
         theme.make_faint(self.name)
         row.addWidget(self.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from dataclasses import dataclass
@@ -91,7 +92,9 @@ def with_value(text: str, key: str, literal: str) -> str:
     section, _, name = key.rpartition(".")
     part = wanted
     for each in section.split("."):
-        part = part.setdefault(each, {})
+        if not isinstance(part.get(each), dict):  # not there yet, or typed wrong
+            part[each] = {}
+        part = part[each]
     part[name] = tomllib.loads(f"x = {literal}")["x"]
     changed = _written(text, section, name, literal)
     return changed if _is_tree(changed, wanted) else tree_to_toml(wanted)
@@ -101,9 +104,9 @@ def without(text: str, key: str) -> str:
     """Take a key out of its section, with its line."""
     wanted = tomllib.loads(text)
     section, _, name = key.rpartition(".")
-    if name not in wanted.get(section, {}):
+    if name not in _part(wanted, section):
         return text
-    del wanted[section][name]
+    del _part(wanted, section)[name]
     found = _value(text, section, name)
     if found is None:
         return tree_to_toml(wanted)
@@ -128,9 +131,10 @@ def _written(text: str, section: str, name: str, literal: str) -> str:
 def _is_tree(text: str, wanted: dict[str, Any]) -> bool:
     """Judge whether a text says what it should; an editor of lines may meet what it does not know."""
     try:
-        return tomllib.loads(text) == wanted
+        found = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         return False
+    return json.dumps(found, sort_keys=True, default=str) == json.dumps(wanted, sort_keys=True, default=str)  # nan too
 
 
 def _header(text: str, section: str) -> re.Match[str] | None:

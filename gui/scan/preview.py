@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from acquisition.open_beam import takes_flats
 from calibration.geometry import Geometry
 from calibration.progress import finished
 from firmware_iface.errors import MpxctError
@@ -24,6 +25,7 @@ from gui.scan.watch import Place, Rows, Watch
 EVERY_S = 2.0
 LEAST_ARC_RAD = math.radians(30)
 """Fewer views make nothing that anybody could look at."""
+NO_FLATS = "No slice: this scan takes no flats, and the calibration's flat field does not fit it; the checks say why."
 AXIS_NOT_YET = "Axis: told as soon as half a circle is there."
 
 
@@ -72,7 +74,8 @@ def preview(
     """
     version, rows, believed_geometry = watch.version, watch.rows(threshold, place), geometry or watch.geometry
     if (why := watch.why_no_slice()) or rows is None:
-        nothing = "No view yet: flats come first." if place is None else f"No view yet of {watch.told_of(place)}."
+        first = "No view yet: flats come first." if takes_flats(watch.plan) else "No view yet."
+        nothing = first if place is None else f"No view yet of {watch.told_of(place)}."
         told = why or nothing
         return Preview(rows=rows, told=told, axis_told="" if why else AXIS_NOT_YET, version=version)
     axis, axis_told = _axis(rows, believed_geometry, believed)
@@ -82,6 +85,8 @@ def preview(
         picture, voxel_mm, told, is_whole = quick_slice(rows, believed_geometry)
     except MpxctError as error:
         picture, voxel_mm, told, is_whole = None, 1.0, f"No slice yet: {error}", False
+    if not rows.n_flats and not takes_flats(watch.plan):
+        told = NO_FLATS
     if picture is not None and axis is not None and not axis.is_good:
         told += " Around the axis as it was found."
     where = watch.told_of(rows.place)

@@ -98,7 +98,7 @@ class ScanRun:
         self.pause = Pause(order.beam_off_after_s)
         self._stop = threading.Event()
         self._on_health = on_health
-        self.watch = Watch(order.plan)
+        self.watch = Watch(order.plan, calibration=order.calibration)
         alignment = order.calibration.alignment
         self.previewer = Previewer(
             self.watch,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from gui import theme
-from gui.controls import JobBar, clock, hint, title
+from gui.controls import JobBar, allow, clock, hint, title
 from gui.image_panel import ImagePanel, percentile_levels
 from gui.scan.interrupted import PARTIAL
 from gui.scan.preview import Preview
@@ -199,11 +199,9 @@ class RunPanel(QtWidgets.QWidget):
         run, job = self._run, self._job
         is_running = run is not None and job is not None and not job.is_over
         is_paused = is_running and run is not None and run.pause.is_closed
-        self.pause.setEnabled(is_running)
-        if self.pause.isEnabled() and is_paused == self._is_paused:
-            return
-        self._is_paused = is_paused
-        self.pause.setText("Continue" if is_paused else "Pause")
+        if is_paused != self._is_paused:
+            self._is_paused = is_paused
+            self.pause.setText("Continue" if is_paused else "Pause")
         after_s = run.order.beam_off_after_s if run is not None else 0
         tip = (
             "Go on; a beam that was switched off meanwhile is switched on first."
@@ -211,7 +209,7 @@ class RunPanel(QtWidgets.QWidget):
             else "Hold before the next view (a sweep is ended first); the beam goes off after "
             f"{after_s:g} s and on again when the scan goes on."
         )
-        self.pause.setToolTip(tip if is_running else "Not now: no scan runs.")
+        allow(self.pause, tip, "" if is_running else "no scan runs.")
 
     def _show_progress(self, run: ScanRun) -> None:
         pace = run.watch.pace()

@@ -12,7 +12,7 @@ from pyqtgraph.Qt import QtCore, QtWidgets
 from acquisition.limits import UNKNOWN
 from acquisition.pause import BEAM_OFF_AFTER_S
 from gui import theme
-from gui.controls import ActionButton, hint
+from gui.controls import ActionButton, allow, hint
 from gui.scan.document import Document
 from gui.scan.estimate import DOSE_TOLD, SAMPLE_MM, Estimate, estimate, rows
 from gui.scan.interrupted import PARTIAL, free_name
@@ -147,10 +147,10 @@ class StartPanel(QtWidgets.QWidget):
             self._found.addWidget(label)
         if preflight.failed:
             self._scroll.ensureWidgetVisible(self.force)
-        self.force.setEnabled(bool(preflight.failed) and preflight.is_forcible)
-        if not self.force.isEnabled():
+        can_force = bool(preflight.failed) and preflight.is_forcible
+        allow(self.force, _FORCE, "" if can_force else _NOTHING_TO_FORCE)
+        if not can_force:
             self.force.setChecked(False)
-        self.force.setToolTip(_FORCE + ("" if self.force.isEnabled() else "\n\nNot now: no such check has failed."))
 
     def _why_no_check(self) -> str:
         if self._document.fault is not None:
@@ -253,8 +253,7 @@ class StartPanel(QtWidgets.QWidget):
         self._found.addWidget(hint("Not looked yet. They are made when the scan starts, or by Check only."))
         column.addLayout(self._found)
         self.force = QtWidgets.QCheckBox("Scan all the same")
-        self.force.setEnabled(False)
-        self.force.setToolTip(f"{_FORCE}\n\nNot now: no such check has failed.")
+        allow(self.force, _FORCE, _NOTHING_TO_FORCE)
         column.addWidget(self.force)
         return column
 
@@ -296,6 +295,7 @@ class StartPanel(QtWidgets.QWidget):
 
 
 _FORCE = "Scan although a check failed that may be overruled; the file's events say which."
+_NOTHING_TO_FORCE = "no such check has failed."
 
 
 def _number(value: float, low: float, high: float, suffix: str, tip: str) -> QtWidgets.QDoubleSpinBox:

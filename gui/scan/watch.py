@@ -15,10 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from acquisition.open_beam import flat_misfits, takes_flats
 from acquisition.plan import Plan, passes_kev
 from acquisition.scan_plan import HelicalPlan, Turning
 from acquisition.steps import Pose, Step, StepKind, cost
 from calibration.geometry import Geometry
+from calibration.store import Calibration
 from firmware_iface.frame import Frame, Lost
 
 BAND_ROWS = 5
@@ -116,9 +118,11 @@ class Watch:
     ----------
     n_before : int
         Frames that were there already, of a scan that is gone on with.
+    calibration : Calibration, optional
+        Its flat field stands in where the plan takes no flats and it fits.
     """
 
-    def __init__(self, plan: Plan, n_before: int = 0) -> None:
+    def __init__(self, plan: Plan, n_before: int = 0, calibration: Calibration | None = None) -> None:
         self.plan = plan
         self.geometry: Geometry = plan.geometry
         self._lock = threading.Lock()
@@ -139,12 +143,22 @@ class Watch:
         self._is_coarse = n_views > self._most_views
         self._views: dict[tuple[int, float, float | None], dict[float, _View]] = {}
         self._flats: dict[tuple[int, float], _Flats] = {}
+        if calibration is not None and not takes_flats(plan):
+            self._stand_in(calibration)
         self._station: tuple[int, float] | None = None
         """Pass and place of the newest projection."""
         self._newest: tuple[Frame, Step, int] | None = None
         self._lost: list[str] = []
         self.version = 0
         """Grows with every frame, so that who looks knows whether anything is new."""
+
+    def _stand_in(self, calibration: Calibration) -> None:
+        """Take the calibration's flat field for flats, in the passes that it fits."""
+        flat, detector = calibration.flat_field, self.plan.detector
+        for number, energies_kev in enumerate(self.passes_kev):
+            if flat is not None and not flat_misfits(self.plan, calibration, energies_kev):
+                counts = flat.rates_per_s * np.float32(detector.exposure_s * detector.accumulate * flat.n_frames)
+                self._flats[number, 0.0] = _Flats(counts, flat.n_frames)
 
     def put(self, step: Step, place: int, item: Frame | Lost) -> None:
         """Take one frame, or that it was lost."""

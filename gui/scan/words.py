@@ -66,7 +66,9 @@ WORDS: Mapping[str, Word] = {
     "scan.n_bursts": Word("Bursts", "How many edges are waited for."),
     "scan.frames_per_view": Word("Frames per view", "More frames, less noise, and as much more time and dose."),
     "scan.trigger": Word("Trigger input", "Where the pulses of the stage come in, and which edge counts."),
-    "scan.n_flats": Word("Flats in a series", "Frames of the open beam, by which all others are divided; 0: none."),
+    "scan.n_flats": Word(
+        "Flats in a series", "Frames of the open beam, which views are divided by; 0: the calibration's."
+    ),
     "scan.flats_every_n_views": Word("Flats every … views", "A series comes before so many views, and at the end."),
     "scan.threshold": Word("Threshold that goes", "Its number; all: the lowest, and the others keep their distances."),
     "scan.start_kev": Word("From", "Where the threshold begins."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ import pyqtgraph.opengl as gl
 from numpy.typing import NDArray
 from OpenGL import GL
 from pyqtgraph.opengl.GLGraphicsItem import GLGraphicsItem
-from pyqtgraph.Qt import QT_LIB, QtGui
+from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui.volume.camera import Camera
 from gui.volume.canvas import Canvas
@@ -26,11 +25,10 @@ from gui.volume.raycast import BAND_S, LIGHT, view_radius_mm
 from gui.volume.shaders import ShaderRefused, compiled, mesh_sources
 from gui.volume.surfaces import Mesh
 
-QtOpenGL = importlib.import_module(f"{QT_LIB}.QtOpenGL")  # pyqtgraph.Qt does not hand it on
 LINES = {
     GL.GL_DEPTH_TEST: False,  # nor are depths written, at which rays would end
     GL.GL_BLEND: True,
-    "glBlendFunc": (GL.GL_SRC_ALPHA, GL.GL_ONE_MINUS_SRC_ALPHA),
+    "glBlendFuncSeparate": (GL.GL_SRC_ALPHA, GL.GL_ONE_MINUS_SRC_ALPHA, GL.GL_ONE, GL.GL_ONE_MINUS_SRC_ALPHA),
 }
 DARK, BRIGHT = (15, 17, 20), (247, 248, 250)
 """Backgrounds."""
@@ -62,9 +60,11 @@ class GlView(gl.GLViewWidget):
             item.setDepthValue(depth)  # behind all else, and before it
         self._meshes: list[MeshItem] = []
         self._labels: Labels | None = None
-        self._is_begun = False
         for item in (self._rays, *self._box):
             self.addItem(item)
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(_Writing(self))
 
     @property
     def fault(self) -> str:
@@ -142,7 +142,7 @@ class GlView(gl.GLViewWidget):
                 yield 0.0
                 self.makeCurrent()
             self._paint_shot(frame, shot)
-            while shot.depth and not shot.canvas.is_done:
+            while shot.depth and not shot.canvas.is_done and not self.fault:
                 self.makeCurrent()
                 self._rays.caster.draw(shot.canvas, shot.camera, shot.quality, shot.depth, BAND_S)
                 yield shot.canvas.rows_done / height
@@ -161,22 +161,16 @@ class GlView(gl.GLViewWidget):
         return image
 
     def paintGL(self) -> None:
-        """Draw what is there, and write over it."""
+        """Draw what is there."""
         self._rays.is_moving = self.hand.is_moving
         self._draw_box()
         super().paintGL()
-        if not self._is_begun:
-            self._is_begun = True  # Qt compiles for writing too, which shall be another beat's
-            self.update()
-        elif self._labels is not None:
-            # Not on the widget itself, whose painter goes elsewhere while a picture of the window is taken.
-            ratio = self.devicePixelRatioF()
-            device = QtOpenGL.QOpenGLPaintDevice(round(ratio * self.width()), round(ratio * self.height()))
-            device.setDevicePixelRatio(ratio)
-            painter = QtGui.QPainter(device)
+
+    def write(self, painter: QtGui.QPainter) -> None:
+        """Write over what is drawn."""
+        if self._labels is not None:
             note = replace(self._labels, note=self.words)
             paint_labels(painter, self.width(), self.height(), self.hand.camera, note)
-            painter.end()
 
     def viewMatrix(self) -> QtGui.QMatrix4x4:
         """Return the camera's matrix instead of pyqtgraph's own."""
@@ -217,6 +211,21 @@ class GlView(gl.GLViewWidget):
     def _moved(self) -> None:
         self._rays.is_moving = self.hand.is_moving
         self.update()
+
+
+class _Writing(QtWidgets.QWidget):
+    """What is written over a view; by the processor, since Qt compiles a dozen shaders to write on a card."""
+
+    def __init__(self, view: GlView) -> None:
+        super().__init__(view)
+        self._view = view
+        self.setAttribute(QtCore.Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:  # noqa: ARG002
+        """Write."""
+        painter = QtGui.QPainter(self)
+        self._view.write(painter)
+        painter.end()
 
 
 class MeshItem(GLGraphicsItem):

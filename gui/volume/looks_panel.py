@@ -8,7 +8,7 @@ from dataclasses import replace
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from calibration.attenuation import MG_ML_PER_G_CM3
-from gui.controls import hint
+from gui.controls import allow, hint
 from gui.volume.looks import MAPS, GreyLook, Levels, MaterialLook, colour_choices, map_table
 from gui.volume.marks import rgb
 from gui.volume.painting import Looks, with_window
@@ -57,10 +57,8 @@ class LooksPanel(QtWidgets.QWidget):
 
     def allow(self, why_not: str) -> None:
         """Grey what needs a volume, and say why."""
-        self.auto.setEnabled(not why_not)
-        self.auto.setToolTip(
-            f"Set all windows by the values of the volume, and the colours to the usual ones.{why_not}"
-        )
+        tip = "Set all windows by the values of the volume, and the colours to the usual ones."
+        allow(self.auto, tip, why_not)
 
     def offer_where_new(self, bins: Volume | None, materials: Volume | None, view: View) -> None:
         """Offer what these volumes can show where they are others than before, and show the view."""
@@ -127,7 +125,6 @@ class LooksPanel(QtWidgets.QWidget):
         self.energy.valueChanged.connect(self.energy_kev.setValue)
         self.energy_kev.valueChanged.connect(self.energy.setValue)
         self.hu = QtWidgets.QCheckBox("Hounsfield units")
-        self.hu.setToolTip("Relative to water (0 HU) and nothing (-1000 HU), instead of attenuation in 1/mm.")
         energy = QtWidgets.QHBoxLayout()
         energy.addWidget(self.energy, 1)
         energy.addWidget(self.energy_kev)
@@ -178,9 +175,7 @@ class LooksPanel(QtWidgets.QWidget):
         ):  # fmt: skip
             self._form.setRowVisible(widget, shown in kinds)
         no_hu = why_not(replace(self._read(), is_hu=True), self._bins, self._materials)
-        self.hu.setEnabled(not no_hu)
-        base = "Relative to water (0 HU) and nothing (-1000 HU), instead of attenuation in 1/mm."
-        self.hu.setToolTip(f"{base}\n\nNot now: {no_hu}" if no_hu else base)
+        allow(self.hu, "Relative to water (0 HU) and nothing (-1000 HU), instead of attenuation in 1/mm.", no_hu)
         why = why_not(self.view, self._bins, self._materials)
         self._why.setText(why)
         self._form.setRowVisible(self._why, bool(why))

@@ -10,7 +10,7 @@ import pyqtgraph as pg
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from gui import theme
-from gui.controls import hint
+from gui.controls import allow, hint
 from gui.volume.annotations import Annotation, Tool
 from gui.volume.cursor import Spectrum
 from gui.volume.cursor_panel import SpectrumPlot
@@ -87,8 +87,7 @@ class MeasurePanel(QtWidgets.QWidget):
     def allow(self, why_not: str) -> None:
         """Grey the tools where they cannot be used, and say why."""
         for tool, button in self.tools.items():
-            button.setEnabled(not why_not)
-            button.setToolTip(f"{TOOL_TIPS[tool]}\n{tool.how}{why_not}")
+            allow(button, f"{TOOL_TIPS[tool]}\n{tool.how}", why_not)
 
     def put_tool_away(self) -> None:
         """Draw nothing any more."""
@@ -218,11 +217,9 @@ class MeasurePanel(QtWidgets.QWidget):
         return row
 
     def _refresh_buttons(self) -> None:
-        why = "" if self.drawings else "\n\nNot now: nothing is drawn yet."
-        self.delete.setEnabled(bool(self.drawings))
-        self.delete.setToolTip(f"Delete the chosen drawing; undo brings it back.{why}")
-        self.copy.setEnabled(bool(self.drawings))
-        self.copy.setToolTip(f"Copy all figures for a spreadsheet.{why}")
+        why = "" if self.drawings else "nothing is drawn yet."
+        allow(self.delete, "Delete the chosen drawing; undo brings it back.", why)
+        allow(self.copy, "Copy all figures for a spreadsheet.", why)
 
     def _detail(self) -> QtWidgets.QWidget:
         self.detail = QtWidgets.QTableWidget(0, 6)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
-from gui.controls import restore_sizes
+from gui.controls import allow, restore_sizes
 from gui.page import Page
 from gui.volume.annotations import Tool
 from gui.volume.cursor import mean_spectrum
@@ -140,6 +140,16 @@ class VolumePage(Page):
         if isinstance(solid := saved.get("solid"), dict):
             self.solid.restore(solid)
 
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a change of looks or drawings to take back."""
+        return self.desk.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a change of looks or drawings to make again."""
+        return self.desk.can_redo
+
     def undo(self) -> None:
         """Take the last change of looks or drawings back."""
         self.desk.undo()
@@ -184,22 +194,12 @@ class VolumePage(Page):
 
     def _buttons(self) -> None:
         """Grey what cannot be done, and say why."""
-        has_volume = self.desk.grid is not None
-        why = "" if has_volume else "\n\nNot now: no volume is open."
+        desk = self.desk
+        why = "no volume is open." if desk.grid is None else ""
         for widget, tip in self._needs_volume:
-            widget.setEnabled(has_volume)
-            widget.setToolTip(tip + why)
-        for button, can, tip, none in (
-            (
-                self.undo_button,
-                self.desk.can_undo,
-                "Take the last change back (Ctrl+Z).",
-                "to undo",
-            ),
-            (self.redo_button, self.desk.can_redo, "Make it again (Ctrl+Shift+Z).", "to redo"),
-        ):
-            button.setEnabled(can)
-            button.setToolTip(tip if can else f"{tip}\n\nNot now: there is nothing {none}.")
+            allow(widget, tip, why)
+        allow(self.undo_button, "Take the last change back (Ctrl+Z).", "" if desk.can_undo else "nothing was changed.")
+        allow(self.redo_button, "Make it again (Ctrl+Shift+Z).", "" if desk.can_redo else "nothing was taken back.")
         self.presets.refresh()
         self.measure.allow(why)
         self.looks.allow(why)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyqtgraph.Qt import QtWidgets
 
+from gui.controls import allow
 from gui.volume.desk import Desk
 
 TIP = "Keep colours, opacities and windows under a name, or take kept ones for the materials of this volume."
@@ -24,9 +25,7 @@ class PresetButton(QtWidgets.QToolButton):
 
     def refresh(self) -> None:
         """Say why it is grey where it is."""
-        has_looks = bool(self._desk.material_looks)
-        self.setEnabled(has_looks)
-        self.setToolTip(TIP if has_looks else f"{TIP}\n\nNot now: no volume of materials is open.")
+        allow(self, TIP, "" if self._desk.material_looks else "no volume of materials is open.")
 
     def _fill(self) -> None:
         self._menu.clear()

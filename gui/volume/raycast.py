@@ -13,7 +13,7 @@ from gui.volume.camera import Camera
 from gui.volume.canvas import Canvas
 from gui.volume.optics import BLOCK, REACH_SHARE, Cut, Grains, Optics
 from gui.volume.quality import Quality
-from gui.volume.shaders import SOLID_FROM, SOLID_TO, ShaderRefused, Variant, compiled, sources
+from gui.volume.shaders import SOLID_FROM, SOLID_TO, ShaderRefused, Variant, compiled, place_sources, sources
 from gui.volume.textures import CHANNELS, MARKS_UNIT, TEXTURE_UNIT, VolumeTextures
 
 BAND_S = 0.02
@@ -48,7 +48,8 @@ class RayCaster:
         self._wanted: Grains | None = None
         self._coarse: RayCaster | None = None
         self._textures: VolumeTextures | None = None
-        self._programs: dict[Variant, tuple[Any, Any]] = {}
+        self._programs: dict[Variant | None, Any] = {}
+        """None is the one that lays a picture over what is drawn."""
         self._corners: int | None = None
         self.is_modern = True
 
@@ -78,7 +79,7 @@ class RayCaster:
     def is_ready(self) -> bool:
         """Whether the whole volume is on the card."""
         textures, optics = self._textures, self.optics
-        if textures is None or optics is None or textures.grains is not self._wanted:
+        if self.fault or textures is None or optics is None or textures.grains is not self._wanted:
             return False
         return textures.is_whole(optics)
 
@@ -88,17 +89,12 @@ class RayCaster:
         return self._wanted
 
     def start(self) -> None:
-        """Look what the context can do, and try whether it takes the shaders."""
-        version = GL.glGetString(GL.GL_VERSION)
-        words = _text(version)
+        """Look what the context can do."""
+        words = _text(GL.glGetString(GL.GL_VERSION))
         self.renderer = _text(GL.glGetString(GL.GL_RENDERER))
         self.is_modern = tuple(int(part) for part in words.split()[0].split(".")[:2]) >= (3, 1)
         self._programs.clear()
         self._textures = self._corners = self._coarse = None
-        try:
-            self._program(False)
-        except ShaderRefused as error:
-            self.fault = f"the graphics driver ({words}) does not take the shader: {error}"
 
     def upload(self, budget_s: float = BAND_S) -> None:
         """Copy as much of the volume to the card as fits into the time."""
@@ -121,9 +117,10 @@ class RayCaster:
             Texture of the depths of the opaque things before and in the volume, over the same view.
         """
         assert self._textures is not None
+        if (program := self._program(self._variant(quality))) is None:
+            return
         before = GL.glGetIntegerv(GL.GL_FRAMEBUFFER_BINDING)
         viewport = GL.glGetIntegerv(GL.GL_VIEWPORT)
-        program = self._program(quality.is_shaded)[0]
         GL.glUseProgram(program)
         self._set(program, camera, quality, canvas)
         self._textures.bind()
@@ -147,7 +144,8 @@ class RayCaster:
 
     def place(self, canvas: Canvas) -> None:
         """Lay a canvas over what is drawn already."""
-        program = self._program(False)[1]
+        if (program := self._program(None)) is None:
+            return
         GL.glDisable(GL.GL_DEPTH_TEST)
         GL.glEnable(GL.GL_BLEND)
         GL.glBlendFunc(GL.GL_ONE, GL.GL_ONE_MINUS_SRC_ALPHA)
@@ -185,16 +183,24 @@ class RayCaster:
         GL.glDrawArrays(GL.GL_TRIANGLES, 0, 3)
         GL.glDisableVertexAttribArray(0)
 
-    def _program(self, is_shaded: bool) -> tuple[Any, Any]:
-        variant = Variant(
+    def _variant(self, quality: Quality) -> Variant:
+        return Variant(
             is_second_texture=self._wanted is not None and len(self._wanted.values) > CHANNELS,
-            is_shaded=is_shaded,
+            is_shaded=quality.is_shaded,
             is_bent=self.optics is not None and bool(self.optics.bend.any()),
             is_modern=self.is_modern,
         )
+
+    def _program(self, variant: Variant | None) -> Any:
+        """Return what draws; None where the driver refuses it, which is a fault then."""
         if variant not in self._programs:
-            vertex, ray, place = sources(variant)
-            self._programs[variant] = compiled(vertex, ray), compiled(vertex, place)
+            of = place_sources(is_modern=self.is_modern) if variant is None else sources(variant)
+            try:
+                self._programs[variant] = compiled(*of)
+            except ShaderRefused as error:
+                words = _text(GL.glGetString(GL.GL_VERSION))
+                self.fault = f"the graphics driver ({words}) does not take the shader: {error}"
+                return None
         return self._programs[variant]
 
     def _free(self) -> None:

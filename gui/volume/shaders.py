@@ -288,14 +288,20 @@ def mesh_sources(*, is_modern: bool) -> tuple[str, str]:
     return (_VERTEX_MODERN if is_modern else _VERTEX_LEGACY) + _MESH_VERTEX, head + _MESH
 
 
-def sources(variant: Variant) -> tuple[str, str, str]:
-    """Return the vertex shader, the ray caster and what puts a finished picture on the screen."""
+def place_sources(*, is_modern: bool) -> tuple[str, str]:
+    """Return the two shaders that put a finished picture on the screen."""
+    head = _MODERN + "#define MODERN" if is_modern else _LEGACY
+    return (_VERTEX_MODERN if is_modern else _VERTEX_LEGACY) + _VERTEX, head + _PLACE
+
+
+def sources(variant: Variant) -> tuple[str, str]:
+    """Return the vertex shader and the ray caster."""
     lines = _constants()
     flags = {"SECOND": variant.is_second_texture, "SHADED": variant.is_shaded, "BENT": variant.is_bent}
     flags["MODERN"] = variant.is_modern
     lines += [f"#define {name}" for name, is_set in flags.items() if is_set]
     head = (_MODERN if variant.is_modern else _LEGACY) + "\n".join(lines)
-    return (_VERTEX_MODERN if variant.is_modern else _VERTEX_LEGACY) + _VERTEX, head + _RAY, head + _PLACE
+    return (_VERTEX_MODERN if variant.is_modern else _VERTEX_LEGACY) + _VERTEX, head + _RAY
 
 
 def _constants() -> list[str]:

@@ -6,6 +6,7 @@ will be on the screen. What it compiled lies in the driver's cache then, where t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from dataclasses import replace
 
@@ -19,10 +20,14 @@ from gui.volume.canvas import Canvas, copied_depth
 from gui.volume.optics import Grains, Optics
 from gui.volume.quality import Quality
 from gui.volume.raycast import RayCaster
-from gui.workers import Job
+from gui.workers import Job, JobStatus
 
 Needs = tuple[object, ...]
 """All that a driver may compile anew for; the software driver does for edges that are powers of two."""
+QUICK_S = 0.08
+"""Of the processor's time: what takes longer was compiled, and not found in the driver's cache."""
+FIRST_WAIT_S = 0.1
+MOST_TRIES = 5
 
 
 class Warming:
@@ -30,7 +35,7 @@ class Warming:
 
     def __init__(self) -> None:
         self._done: set[Needs] = set()
-        self._job: tuple[Needs, Job[None], QtGui.QOffscreenSurface] | None = None
+        self._job: tuple[Needs, Job[str], QtGui.QOffscreenSurface] | None = None
 
     def is_over(self, caster: RayCaster, quality: Quality, size: tuple[int, int]) -> bool:
         """Say whether a picture (width, height) can be drawn without waiting for a compiler; begin where it cannot.
@@ -41,43 +46,69 @@ class Warming:
             return True
         small_size = _small(size)
         needs = (*_shapes(grains), quality.is_shaded, bool(optics.bend.any()), small_size)
-        if self._job is not None and self._job[1].is_over:
+        if self._job is not None and (job := self._job[1]).is_over:
             self._done.add(self._job[0])
             self._job = None
+            if job.snapshot().status is JobStatus.DONE:
+                caster.fault = job.result
         if needs in self._done:
             return True
         if self._job is None:
             surface = QtGui.QOffscreenSurface()
             surface.create()
-            work = _compile(surface, _tiny(grains), optics, quality, small_size)
+            work = remembered(surface, _tiny(grains), optics, quality, small_size)
             self._job = needs, Job("Compiling for the graphics card", work).start(), surface
         return False
 
 
-def _compile(
+def remembered(
     surface: QtGui.QOffscreenSurface, grains: Grains, optics: Optics, quality: Quality, size: tuple[int, ...]
-) -> Generator[Progress, None, None]:
-    """Draw a tiny picture at rest and one while it moves; runs in the thread."""
+) -> Generator[Progress, None, str]:
+    """Draw a tiny picture at rest and one while it moves until the driver has them in its cache; runs in a thread.
+
+    A driver writes its cache when nothing else is to do, so it is drawn anew from the sources, later and later, until
+    that is quick.
+
+    Returns
+    -------
+    fault : str
+        Why the driver does not take the shaders; empty where it does.
+    """
     context = QtGui.QOpenGLContext()
     if not context.create() or not context.makeCurrent(surface):
-        return
+        return ""
     try:
-        frame = Canvas.of(size[0], size[1], has_depth=True)
-        GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, frame.frame)
-        depth = copied_depth(0, *size)
-        caster = RayCaster()
-        caster.start()
-        caster.show(grains)
-        caster.optics = optics
-        for one in (caster, caster.coarse):
-            yield Progress("compiling for the graphics card", 0, 0)
-            while one is not None and not one.is_ready and not one.fault:
-                one.upload()
-            if one is not None and one.is_ready:
-                camera = Camera.around(grains.size_mm, grains.centre_mm)
-                one.draw(Canvas.of(size[0], size[1]), camera, quality, depth, None)
+        for number in range(MOST_TRIES):
+            caster = RayCaster()
+            began_s = time.thread_time()
+            yield from _draw(caster, grains, optics, quality, size)
+            if caster.fault or time.thread_time() - began_s < QUICK_S:
+                return caster.fault
+            time.sleep(FIRST_WAIT_S * 2**number)
+        return ""
     finally:
         context.doneCurrent()
+
+
+def _draw(
+    caster: RayCaster, grains: Grains, optics: Optics, quality: Quality, size: tuple[int, ...]
+) -> Generator[Progress, None, None]:
+    """Draw both pictures, and lay them over what is drawn, in the context of this thread."""
+    screen = Canvas.of(size[0], size[1], has_depth=True)
+    GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, screen.frame)
+    depth = copied_depth(0, *size)
+    caster.start()
+    caster.show(grains)
+    caster.optics = optics
+    camera = Camera.around(grains.size_mm, grains.centre_mm)
+    for one in (caster, caster.coarse):
+        yield Progress("compiling for the graphics card", 0, 0)
+        while one is not None and not one.is_ready and not one.fault:
+            one.upload()
+        if one is not None and one.is_ready:
+            picture = Canvas.of(size[0], size[1])
+            one.draw(picture, camera, quality, depth, None)
+            one.place(picture)
 
 
 def _shapes(grains: Grains) -> Needs:

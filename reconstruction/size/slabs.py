@@ -94,6 +94,8 @@ class ScanOpener:
         At which thresholds the scan's own calibration corrects the count rate; nothing: it does not.
     is_linearised : bool
         Whether it takes out the beam's hardening.
+    has_no_flats : bool
+        Whether its calibration's flat field stands in for flats of its own.
     """
 
     path: Path
@@ -103,6 +105,7 @@ class ScanOpener:
     allow_partial: bool = False
     count_rate_kev: tuple[float, ...] = ()
     is_linearised: bool = False
+    has_no_flats: bool = False
 
     @classmethod
     def of(cls, source: ScanSource, bins: Sequence[int]) -> ScanOpener:
@@ -115,6 +118,7 @@ class ScanOpener:
             allow_partial=True,  # whether it may be one was asked before
             count_rate_kev=source.thresholds_kev if source.count_rate else (),
             is_linearised=source.thickness is not None,
+            has_no_flats=source.flat is not None,
         )
 
     def __call__(self) -> Source:
@@ -127,6 +131,7 @@ class ScanOpener:
             pass_index=self.pass_index,
             count_rate=known.count_rate.of_pass(self.count_rate_kev) if known and known.count_rate else None,
             thickness=known.thickness if known and self.is_linearised else None,
+            flat=known.flat_field if known and self.has_no_flats else None,
         )
         return _ChosenBins(reader, list(self.bins))
 

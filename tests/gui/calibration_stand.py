@@ -55,7 +55,7 @@ class Attended:
 
     def __init__(self) -> None:
         super().__init__()
-        self.is_held = threading.Event()
+        self.is_held, self.broken_off = threading.Event(), threading.Event()
         self.is_held.set()
         self.is_held_when_lit = False
         self.breaks_at = 0

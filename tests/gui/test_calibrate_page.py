@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from pyqtgraph.Qt import QtCore
 from pytestqt.qtbot import QtBot
 
+from acquisition.plan import SourcePlan
 from calibration import store
 from calibration.store import Calibration
 from gui.calibrate.page import HISTORY, NOW, RESULT, CalibratePage
@@ -239,6 +241,16 @@ def test_stop_ends_after_the_step_that_runs(connected: Desktop) -> None:
     assert desktop.page.desk.took_s.keys() == {"pixels"}
 
 
+def test_all_that_a_step_of_four_plots_found_is_seen_in_a_window_of_1280_by_800(connected: Desktop) -> None:
+    desktop = connected
+    panels = desktop.page.result.panels
+    desktop.page.resize(1280, 700)
+    desktop.run_to_end("pixels")
+    desktop.until(lambda: "How even the open beam is" in panels.titles and panels.is_drawn)
+    assert len(panels.titles) == 4
+    desktop.until(lambda: panels.verticalScrollBar().maximum() < 0.1 * panels.viewport().height())
+
+
 def test_options_are_checked_as_typed_and_can_be_undone(connected: Desktop) -> None:
     desktop = connected
     desktop.page.steps.choose("pixels")
@@ -259,6 +271,29 @@ def test_options_are_checked_as_typed_and_can_be_undone(connected: Desktop) -> N
     assert field.line.text() == "3"
     desktop.click(desktop.page.details.redo)
     assert desktop.session.state.plan.calibration.n_dark_frames == 7
+
+
+def test_what_was_changed_on_another_page_is_not_taken_back_here(connected: Desktop) -> None:
+    desktop = connected
+    details = desktop.page.details
+    desktop.page.steps.choose("pixels")
+    field = details.fields["calibration.n_dark_frames"]
+    field.line.selectAll()
+    desktop.qtbot.keyClicks(field.line, "7")
+    opened = msgspec.structs.replace(PLAN, source=SourcePlan(kvp=80.0))
+    desktop.session.change(plan=opened)
+    details.refresh()
+    assert field.line.text() == "3"
+    for button in (details.undo, details.redo):
+        assert not button.isEnabled()
+    assert "nothing was changed here" in details.undo.toolTip()
+    desktop.page.undo()
+    assert desktop.session.state.plan is opened
+    field.line.selectAll()
+    desktop.qtbot.keyClicks(field.line, "9")
+    details.refresh()
+    desktop.click(details.undo)
+    assert desktop.session.state.plan == opened
 
 
 def test_a_calibration_of_other_conditions_is_refused_unless_forced(connected: Desktop) -> None:

@@ -11,7 +11,7 @@ from pytestqt.qtbot import QtBot
 
 from calibration.progress import Progress
 from gui.controls import JobBar
-from gui.workers import Job
+from gui.workers import Job, JobStatus
 
 LEFT = QtCore.Qt.MouseButton.LeftButton
 
@@ -64,6 +64,22 @@ def test_a_job_with_a_good_end_has_two_and_its_end_is_told_until_the_next(qtbot:
     assert bar.end.text() == "written"
     bar.watch(Job("the next", work(go_on, 3)))
     assert bar.end.isHidden()
+
+
+def test_what_came_to_its_end_is_done_though_it_was_cancelled_too_late() -> None:
+    def writing() -> Generator[Progress, None, str]:
+        yield Progress("writing", 0, 1)
+        begun.set()
+        go_on.wait(20)  # the last file is on its way
+        return "written"
+
+    begun, go_on = threading.Event(), threading.Event()
+    job = Job("a reconstruction", writing()).start()
+    assert begun.wait(20)
+    job.stop()
+    go_on.set()
+    assert job.wait(20)
+    assert (job.snapshot().status, job.result) == (JobStatus.DONE, "written")
 
 
 def test_the_bar_is_painted_with_the_window_and_not_by_itself(qtbot: QtBot, bar: JobBar) -> None:

@@ -188,6 +188,7 @@ def test_what_is_typed_is_checked_at_once(qtbot: QtBot, page: ReconstructPage, s
         (page.recipe_form.voxel, "-1", "more than 0"),
         (page.recipe_form.region, "x=3:1", "from the lower"),
         (page.recipe_form.memory, "much", "number with a unit"),
+        (page.recipe_form.calibration.line, "/no/such.h5", "no file /no/such.h5"),
     ):
         line.setText(text)
         line.editingFinished.emit()
@@ -280,7 +281,7 @@ def test_what_the_scan_cannot_give_is_told_where_it_is_typed(qtbot: QtBot, page:
     for line, text, why in (
         (form.region, "x=100:101", "allowed: some of"),
         (form.region, "z=:-100", "allowed: some of"),
-        (form.voxel, "1e-5", "are free"),
+        (form.voxel, "1e-5", "can be taken"),
         (form.voxel, "nan", "allowed: a number"),
         (form.pass_number, "0", "the scan has 1"),
         (form.metal, "-1", "above 0"),

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import typer
@@ -33,7 +34,7 @@ from gui.reconstruct.sources import Facts, SourceKind, read_facts
 from reconstruction.recipe import Recipe
 from reconstruction.volume import load_volume
 from tests.test_decompose_cli import response
-from tests.test_pipeline import BASIS, N_VIEWS, calibration, run, write_scan
+from tests.test_pipeline import BASIS, N_VIEWS, PLAN, calibration, run, write_scan
 
 ITERATED = Recipe(method="fista", prior="tv", n_iterations=3, options={"strength_per_mm": 0.0005}, start="fdk")
 
@@ -86,6 +87,14 @@ def test_bins_are_those_of_the_command_line(scan: Path, tmp_path: Path) -> None:
     assert [step.number for step in log] == [1, 2, 3]
 
 
+def test_breaking_off_slab_by_slab_leaves_nothing(scan: Path, tmp_path: Path) -> None:
+    work = jobs.reconstruct(scan, Settings(memory="400MB"), tmp_path / "ours.h5", [])
+    assert any(step.stage.startswith("slab") for step in work)
+    assert list(tmp_path.iterdir())
+    work.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_materials_are_those_of_the_command_line(scan: Path, tmp_path: Path) -> None:
     asked = Decomposition(rule="exclusive", field_weight=0.5, quantities=Quantities(mono_kev=(70.0,), vnc_kev=70.0))
     ours = run(jobs.decompose(scan, Settings(decomposition=asked), tmp_path / "ours.h5", []))
@@ -95,6 +104,17 @@ def test_materials_are_those_of_the_command_line(scan: Path, tmp_path: Path) -> 
     labels, quantities = (load_volume(path) for path in ours.others)
     np.testing.assert_array_equal(labels.values, load_volume(tmp_path / "theirs-labels.h5").values)
     assert quantities.channels == ("70 keV", "without contrast, 70 keV")
+
+
+def test_what_the_materials_cannot_tell_is_refused_before_the_work(scan: Path, tmp_path: Path) -> None:
+    for asked, says in (
+        (Quantities(elements=("Zz",)), "no element"),
+        (Quantities(effective_z=True), "besides contrast agents"),
+    ):
+        work = jobs.decompose(scan, Settings(decomposition=Decomposition(quantities=asked)), tmp_path / "out.h5", [])
+        assert next(work).stage == "reading"
+        with pytest.raises(WrongUsage, match=says):
+            next(work)
 
 
 def test_a_volume_is_decomposed_by_a_table(scan: Path, tmp_path: Path) -> None:
@@ -259,12 +279,29 @@ def test_what_cannot_be_decomposed_is_told(facts: Facts, catalogue: options.Cata
     assert "cannot be told apart" in why(
         Decomposition(tier="onestep", materials=("a", "b", "c", "d", "e")), replace(facts, has_model=True)
     )
+    assert "all bins" in check.why_not_materials(Settings(recipe=Recipe(bins=(1, 2))), facts, catalogue)
     assert "no counts" in why(Decomposition(tier="onestep"), replace(facts, kind=SourceKind.VOLUME))
     with pytest.raises(WrongUsage, match="no file"):
         Decomposition(by=BY_RESPONSE)
     bins = run(trial.try_bins(facts.path, Settings(), 0.0, trial.Kept(), []))
     with pytest.raises(CalibrationMissing):
         jobs.attenuation_of(replace(bins, basis=None), bins, Decomposition())
+
+
+def test_a_basis_of_other_thresholds_is_told_before_it_begins(tmp_path: Path, catalogue: options.Catalogue) -> None:
+    def why(path: Path, **recipe: Any) -> str:
+        facts = run(read_facts(path, Settings()))
+        return check.why_not_materials(Settings(recipe=Recipe(**recipe)), facts, catalogue)
+
+    passes_kev = (BASIS.thresholds_kev, (25.0, 40.0, 60.0, 90.0))
+    plan = msgspec.structs.replace(PLAN, scan=msgspec.structs.replace(PLAN.scan, passes_kev=passes_kev))
+    two = write_scan(tmp_path / "two.h5", plan=plan)
+    assert "18, 33, 50, 75 keV, and the scan has 25, 40, 60, 90 keV: calibrate materials" in why(two)
+    assert why(two, pass_number=1) == ""
+    softer = write_scan(tmp_path / "softer.h5", basis=replace(BASIS, tube_kvp=90.0))
+    assert "measured at 90 kVp, and the scan at 118 kVp" in why(softer)
+    bins = run(jobs.reconstruct(softer, Settings(), tmp_path / "bins.h5", [])).path
+    assert "90 kVp" in why(bins)
 
 
 def test_more_work_is_predicted_to_take_longer(facts: Facts) -> None:
@@ -287,6 +324,35 @@ def test_more_work_is_predicted_to_take_longer(facts: Facts) -> None:
     assert told is not None
     assert "last try" in told.by
     assert told.seconds_s > 100 * 2.0
+
+
+def test_what_does_not_fit_into_memory_is_told_before_it_begins(facts: Facts, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(recipe: Recipe, free_bytes: int) -> prediction.Prediction:
+        monkeypatch.setattr("reconstruction.size.budget.available_bytes", lambda: free_bytes)
+        found = prediction.predict(facts, Settings(recipe=recipe))
+        assert found is not None
+        return found
+
+    peak_bytes = told(Recipe(), 10**12).peak_bytes
+    little = told(Recipe(), peak_bytes)  # not all that is free may be taken
+    assert (little.fits, little.why_not_whole) == (False, "")
+    assert "slab by slab" in little.words()
+    for recipe in (Recipe(method="sirt"), Recipe(rings="stripes")):
+        assert told(recipe, 10**12).why_not_whole == ""
+        refused = told(recipe, peak_bytes)
+        assert refused.why_not == ""  # a slice can be tried
+        assert "larger voxels" in refused.why_not_whole
+        assert refused.why_not_whole in refused.words()
+    assert "One slice" in told(Recipe(), 1000).why_not_whole
+
+
+def test_too_few_views_are_told_before_it_begins(facts: Facts) -> None:
+    assert facts.orbit is not None
+    few = replace(facts.orbit, angles_rad=facts.orbit.angles_rad[:30], lifts_mm=facts.orbit.lifts_mm[:30])
+    with pytest.raises(WrongUsage, match="views leave") as caught:
+        prediction.predict(replace(facts, orbit=few), Settings())
+    assert "iterative method" in caught.value.hint
+    assert prediction.predict(replace(facts, orbit=few), Settings(recipe=Recipe(method="sirt"))) is not None
 
 
 def test_changes_are_told_in_words() -> None:

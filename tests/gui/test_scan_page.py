@@ -200,6 +200,33 @@ def test_a_paused_scan_can_be_aborted_and_leaves_a_file_that_is_valid(qtbot, pag
     assert 0 < scan.shape[0] < N_FRAMES
 
 
+class Darkened(Slow):
+    """A board that still gives the frame under way when it is aborted, once the beam has gone off."""
+
+    def frame(self, sequence: int, exposure_s: float) -> Frame:
+        taken = super().frame(sequence, exposure_s)
+        while self.aborting.is_set() and self.lines.count("BEAM OFF") < 2:
+            pass
+        if self.aborting.is_set():
+            self.source_states = ["LAMP OFF,INTERLOCK CLOSED,FAULT NONE"]
+        return taken
+
+
+@pytest.mark.parametrize(
+    "bench", [Slow(wait_at=8), Darkened(wait_at=9)], ids=["between the frames of a step", "in the last frame of a step"]
+)
+def test_an_aborted_scan_says_so_and_blames_neither_tube_nor_detector(qtbot, page_on, bench: Slow) -> None:
+    page = page_on(bench)
+    start(qtbot, page)
+    wait(qtbot, page, bench.waits.is_set)
+    page.session.job("instrument").abort()
+    wait(qtbot, page, lambda: is_idle(page))
+    scan = read_scan(page.session.state.folder / "vials.partial.h5", allow_partial=True)
+    assert scan.n_lost == 0
+    assert scan.events[-1].text == "Stopped: ended at once, by hand"
+    assert "Tripped" not in (page.session.state.folder / "vials.log").read_text()
+
+
 def test_a_file_that_is_taken_away_in_a_scan_is_not_said_to_be_kept(qtbot, page_on) -> None:
     bench = Slow(wait_at=6)
     page = page_on(bench)

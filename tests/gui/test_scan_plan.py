@@ -209,6 +209,27 @@ def test_another_mode_brings_its_pixels_and_thresholds_along(mode: str) -> None:
         assert len(judgement.plan.detector.thresholds_kev) == len(MODES[mode].thresholds)
 
 
+@pytest.mark.parametrize(
+    "typed", ['thresholds_kev = ["a"]', "thresholds_kev = 18.0", "thresholds_kev = [nan, 20]", 'mode = "colour"', ""]
+)
+def test_another_mode_mends_what_was_typed_wrong(typed: str) -> None:
+    judgement = judge(in_mode(f"[detector]\n{typed}\n", "fine-spm"))
+    assert judgement.fault is None
+    assert judgement.plan is not None
+    assert judgement.plan.detector.mode == "fine-spm"
+
+
+def test_a_field_is_written_beside_what_was_typed_wrong() -> None:
+    for text in ("detector = 3\n", "[detector]\nbias_v = nan\n", "[detector]\nbias_v = 2026-01-01\n"):
+        document = Document(text)
+        document.set(fields_of("circular")["detector.exposure_s"], "0.5")
+        tree = document.judgement.tree
+        assert tree is not None
+        assert tree["detector"]["exposure_s"] == 0.5
+        document.set(fields_of("circular")["scan.kind"], "helical")
+        assert document.judgement.tree is not None
+
+
 def test_a_short_plan_gets_the_sections_that_are_edited() -> None:
     document = Document("")
     document.set(fields_of("circular")["scan.n_views"], "12")

@@ -16,6 +16,7 @@ from scipy import ndimage
 from acquisition.plan import Plan
 from acquisition.scan_plan import ContinuousPlan, FramesPlan, HelicalPlan, ScanPlan
 from acquisition.steps import Step, StepKind, expand
+from calibration.flat_field import FlatField
 from firmware_iface.frame import Frame, Lost
 from gui.scan.axis import rough_axis
 from gui.scan.preview import Previewer, preview
@@ -66,6 +67,30 @@ def test_rows_are_the_chords_through_the_sample() -> None:
     # Five rows of 3000 counts or less, and flats: noise of about a percent.
     assert np.abs(rows.line_integrals - truth).mean() < 0.015
     assert not rows.is_lost.any()
+
+
+def test_a_scan_without_flats_is_divided_by_the_calibration_s_or_says_why_not() -> None:
+    scan = msgspec.structs.replace(PLAN.scan, n_flats=0)
+    plan = msgspec.structs.replace(PLAN, scan=scan)
+    flat = FlatField(
+        rates_per_s=np.full((4, 128, 128), OPEN_COUNTS / plan.detector.exposure_s, np.float32),
+        thresholds=plan.detector.thresholds, thresholds_kev=plan.detector.thresholds_kev, n_frames=50, exposure_s=10.0,
+        tube_kvp=plan.source.kvp, current_ma=plan.source.current_ma,
+    )  # fmt: skip
+    bare = rough_calibration(plan)
+    seen = {}
+    for name, calibration in (("bare", bare), ("kept", replace(bare, flat_field=flat))):
+        watch = Watch(plan, calibration=calibration)
+        for step, place, frame in frames(plan):
+            watch.put(step, place, frame)
+        seen[name] = preview(watch)
+    assert seen["bare"].slice_per_mm is None
+    assert "the calibration's flat field does not fit" in seen["bare"].told
+    rows = seen["kept"].rows
+    assert rows is not None
+    truth = np.array([chords(GEOMETRY, angle_rad) for angle_rad in rows.angles_rad])
+    assert np.abs(rows.line_integrals - truth).mean() < 0.015
+    assert seen["kept"].slice_per_mm is not None
 
 
 def test_frames_of_one_view_are_averaged() -> None:

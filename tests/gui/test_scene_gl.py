@@ -30,11 +30,14 @@ SCREEN = "-screen 0 1280x1024x24 +extension GLX"
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     if shutil.which("xvfb-run") is None:
         pytest.skip("no xvfb-run here; sh .ci/desktop installs it")
-    out = tmp_path_factory.mktemp("gl") / "pictures.npz"
+    folder = tmp_path_factory.mktemp("gl")
+    out, cache = folder / "pictures.npz", folder / "cache"
+    cache.mkdir()
     here = {name: value for name, value in os.environ.items() if name != "QT_QPA_PLATFORM"}
+    here |= {"PYTHONPATH": str(ROOT), "MESA_SHADER_CACHE_DIR": str(cache)}
     done = subprocess.run(
         ["xvfb-run", "-a", "-s", SCREEN, sys.executable, str(ROOT / "tests/gui/gl_pictures.py"), str(out)],
-        cwd=ROOT, env=here | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=150, check=False,
+        cwd=ROOT, env=here, capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with np.load(out) as file:
@@ -93,8 +96,12 @@ def test_bytes_follow_the_window(pictures: dict[str, Any]) -> None:
     assert off(pictures["bytes_changed"], pictures["bytes"] / 255).max() > 0.02
 
 
-def test_shaders_are_compiled_in_a_thread(pictures: dict[str, Any]) -> None:
-    assert pictures["warming"] == "done"
+def test_first_picture_of_all_does_not_hold_the_window_up(pictures: dict[str, Any]) -> None:
+    """With nothing in the driver's cache; each of the two shaders that it needs takes a quarter of a second."""
+    first = pictures["first"]
+    assert first["is_complete"]
+    assert first["has_warmed"]
+    assert first["longest_s"] < 0.15
 
 
 def test_perspective_is_that_of_the_processor(pictures: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from acquisition.plan import Plan, plan_to_toml
 from gui import menus, theme
 from gui.controls import hint
 from gui.log_panel import LogLines
+from gui.scan.page import ScanPage
 from gui.session import Session
 from gui.window import PAGES, TURN_S, Window
 
@@ -66,6 +67,22 @@ def test_a_plan_that_is_opened_becomes_the_session_s(qtbot: QtBot, window: Windo
     qtbot.waitUntil(lambda: window.session.state.plan_path == path)
     assert window.page.title == "Scan"
     assert window.session.state.plan != Plan()
+
+
+def test_undo_of_the_menu_belongs_to_the_page_that_is_seen(qtbot: QtBot, window: Window) -> None:
+    undo = next(each for each in window.findChildren(QtGui.QAction) if each.text() == "&Undo")
+    window.go_to("Scan")
+    scan = window.page
+    assert isinstance(scan, ScanPage)
+    before = scan.plan.document.text
+    scan.plan.form.rows["scan.n_views"].editor.selectAll()
+    qtbot.keyClicks(scan.plan.form.rows["scan.n_views"].editor, "48")
+    window.go_to("Calibrate")
+    undo.trigger()
+    assert scan.plan.document.text != before
+    window.go_to("Scan")
+    undo.trigger()
+    assert scan.plan.document.text == before
 
 
 def test_a_foreign_file_is_told_in_a_sentence(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
