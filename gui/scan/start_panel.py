@@ -130,7 +130,6 @@ class StartPanel(QtWidgets.QWidget):
     def show_checks(self, preflight: Preflight) -> None:
         """Show what the instrument said."""
         self.preflight = preflight
-        self._asked = ()  # its limits are known now, and the estimate better
         while self._found.count():
             item = self._found.takeAt(0)
             if item is not None and (widget := item.widget()) is not None:
@@ -161,7 +160,7 @@ class StartPanel(QtWidgets.QWidget):
 
     def _ask(self) -> None:
         plan = self._document.plan
-        limits = self.preflight.limits if self.preflight is not None else UNKNOWN
+        limits = self.session.rig.snapshot().limits or UNKNOWN  # what the instrument can do makes the estimate better
         asked = (plan, limits, self.session.state.folder, self.sample.value())
         if plan is None or asked == self._asked:
             return
