@@ -42,6 +42,7 @@ class GridView(QtWidgets.QWidget):
         *,
         unit: str,
         is_following: bool,
+        is_log: bool = False,
         is_left_out: NDArray[np.bool_] | None = None,
     ) -> None:
         """Show planes (n, rows, cols); the first ones set the levels, or each where levels follow."""
@@ -57,7 +58,9 @@ class GridView(QtWidgets.QWidget):
             if is_following or place not in self._levels:
                 self._levels[place] = scales.percentile_levels(plane if is_left_out is None else plane[~is_left_out])
             low, high = self._levels[place]
-            self._items[place].setImage(plane, autoLevels=False, levels=(low, high), lut=table)
+            drawn = scales.log_levels(low, high) if is_log else (low, high)
+            shown = scales.logarithm(plane) if is_log else plane
+            self._items[place].setImage(shown, autoLevels=False, levels=drawn, lut=table)
             self._items[place].setScale(pixel_mm)
             text = f"{names[place]}   {low:.4g} to {high:.4g} {unit}"
             if self._labels[place].text != text:

@@ -245,7 +245,8 @@ class LivePage(Page):
         view = self.display.view()
         seen = (
             None if self.playback.is_held else status.end, self.playback.again, self._frozen, view,
-            self.display.n_changes, self.flat, self._kept_flat, self.underway, self.tabs_of_image.currentIndex(),
+            self.display.n_changes, self.panel.is_log, self.flat, self._kept_flat, self.underway,
+            self.tabs_of_image.currentIndex(),
         )  # fmt: skip
         if seen == self._seen or status.end == 0:
             return
@@ -272,7 +273,7 @@ class LivePage(Page):
             is_following = is_sum or self.panel.level_mode is LevelMode.AUTO
             self.grid.show_planes(
                 planes, names, pixel_mm or 1.0, self.panel.colour_map_name, unit=shown.unit,
-                is_following=is_following, is_left_out=is_left_out,
+                is_following=is_following, is_log=self.panel.is_log, is_left_out=is_left_out,
             )  # fmt: skip
         else:
             self._keep_scale(shown)

@@ -204,6 +204,12 @@ def test_what_is_shown_follows_the_controls(page: LivePage) -> None:
     page.tabs_of_image.setCurrentIndex(1)
     page.refresh()
     assert len(page.grid.views) == 4
+    page.display.flat.setChecked(False)
+    page.display.log.setChecked(True)
+    page.refresh()
+    seen = page.grid._items[3].image
+    assert seen is not None
+    np.testing.assert_allclose(seen, np.log10(np.maximum(counts[-1, 3], 0.5)), rtol=1e-6)
     page.grid.views[2].setRange(QtCore.QRectF(0.5, 0.5, 1, 1), padding=0)
     assert page.grid.views[0].viewRect().center() == page.grid.views[2].viewRect().center()
 
