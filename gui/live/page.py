@@ -386,10 +386,24 @@ class LivePage(Page):
             note = NO_CALIBRATION
         if "nominal" in note:
             note = f'{escape(note)} <a href="Calibrate">Calibrate first</a>'
+        dark = self._why_dark()
+        if dark:
+            note = (
+                f'<b>The beam is off: {escape(dark)}.</b> Stop, and see the page <a href="Instrument">Instrument</a>.'
+            )
         _set(self.note, note)
         self.note.setVisible(bool(note))
         running = self.is_running
         _set(self.start_button, "Stop" if running else "Start")
+
+    def _why_dark(self) -> str:
+        """Return why the frames that come are dark, where the source says so."""
+        source = self.session.rig.snapshot().source
+        if not self.is_running or source is None or source.is_beam_on is not False:
+            return ""
+        if source.fault:
+            return f"the tube tripped ({source.fault})"
+        return "the interlock is open" if source.is_interlock_closed is False else ""
 
     def _tell_pixel(self) -> None:
         at, shown = self.panel.pixel_under_mouse(), self._shown

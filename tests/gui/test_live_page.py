@@ -32,6 +32,7 @@ from gui.page import BEAT_MS
 from gui.session import Session
 from gui.state import Link
 from tests.gui.live_fakes import a_calibration, a_frame
+from tests.rough_calibration import rough_calibration
 
 SHAPE = (4, 32, 24)
 LEFT = QtCore.Qt.MouseButton.LeftButton
@@ -477,7 +478,7 @@ def test_settings_come_back(page: LivePage, session: Session, qtbot: QtBot) -> N
 
 def test_settings_that_cannot_be_are_told(page: LivePage, qtbot: QtBot) -> None:
     page.settings.thresholds[0].setValue(60.0)
-    assert "ascending" in page.settings.problem.text()
+    assert "allowed: above threshold" in page.settings.problem.text()
     page.settings.thresholds[0].setValue(18.0)
     assert page.settings.why_not() == ""
     page.settings.mode.setCurrentText("fine-spm")
@@ -547,3 +548,24 @@ def test_the_simulated_instrument_is_looked_at_and_changed(session: Session, qtb
     until(lambda: (session.beat(), not page.is_running)[1], 30.0)
     assert session.failures == []
     assert page.store.status().n_lost == 0
+
+
+def test_a_tube_that_trips_is_told_while_dark_frames_come(session: Session, qtbot: QtBot) -> None:
+    plan = Plan()
+    fast = msgspec.structs.replace(plan, detector=msgspec.structs.replace(plan.detector, exposure_s=0.01))
+    session.change(plan=fast, calibration=rough_calibration(fast))
+    session.rig.connect("sim:demo?tube_trips_after=20")
+    page = LivePage(session)
+    qtbot.addWidget(page)
+    until(lambda: session.rig.snapshot().link is Link.READY, 30.0)
+    page.refresh()
+    qtbot.mouseClick(page.start_button, LEFT)
+
+    def is_told() -> bool:
+        session.beat()
+        page.refresh()
+        return "The beam is off: the tube tripped" in page.note.text()
+
+    until(is_told, 60.0)
+    assert page.is_running
+    assert 'href="Instrument"' in page.note.text()
