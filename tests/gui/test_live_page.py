@@ -206,6 +206,15 @@ def test_what_is_shown_follows_the_controls(page: LivePage) -> None:
     page.refresh()
     assert len(page.grid.views) == 4
     page.display.flat.setChecked(False)
+    page.refresh()
+    before = page.grid._items[0].levels
+    page.display.source.setCurrentIndex(2)
+    page.refresh()
+    grown = page.grid._items[0].levels
+    assert before is not None
+    assert grown is not None
+    np.testing.assert_allclose(np.divide(grown, before), page.store.status().n_received, err_msg="they stay, a frame")
+    page.display.source.setCurrentIndex(0)
     page.display.log.setChecked(True)
     page.refresh()
     seen = page.grid._items[3].image
