@@ -54,6 +54,7 @@ def allow(control: QtWidgets.QWidget | QtGui.QAction, tip: str, why_not: str = "
 def allow_inside(place: QtWidgets.QScrollArea, why_not: str) -> None:
     """Let all be used that a place holds, or grey it; the mouse then meets the place itself, which says why."""
     body = place.widget()
+    assert body is not None
     body.setEnabled(not why_not)
     body.setAttribute(QtCore.Qt.WidgetAttribute.WA_TransparentForMouseEvents, bool(why_not))
     place.setToolTip(f"Not now: {why_not}" if why_not else "")
