@@ -282,8 +282,8 @@ class StartPanel(QtWidgets.QWidget):
         warmth = f"The tube is {source.warm_up.value}." if source is not None and source.warm_up is not None else ""
         self.warmth.setText(warmth)
         self.warmth.setVisible(bool(warmth))
-        if any(letter in path.stem for letter in '/\\:*?"<>|'):
-            return "The file's name has letters that no file may have."
+        if any(letter in self.name.text() for letter in '/\\:*?"<>|'):
+            return 'A name may have none of / \\ : * ? " < > |. Another folder is chosen by File, Data folder.'
         if self.replace.isChecked():
             return ""
         if path.exists():
