@@ -64,9 +64,8 @@ def keep_log(path: Path) -> LogLines:
 def catch_faults(session: Session) -> None:
     """Show what no part of the window caught, instead of ending, or worse, going on in silence."""
 
-    def on_fault(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            sys.__excepthook__(kind, error, traceback)
+    def on_fault(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):  # Ctrl-C in the terminal: as if the window were closed
             QtWidgets.QApplication.quit()
             return
         session.fail("A fault in the window", error)

@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 def _window(
     folder: Annotated[
-        Path, typer.Argument(help="Where new files go, and where the window looks for those that are there.")
+        Path, typer.Argument(help="Where new files go, and where the window looks for those there; made if need be.")
     ] = Path(),
     device: Annotated[str, typer.Option(help="Instrument to open at once, as usb: or sim:demo.")] = "",
 ) -> None:
@@ -48,12 +48,17 @@ def _window(
 
     Example: mpxct gui data --device sim:demo
     """
+    if folder.exists() and not folder.is_dir():
+        raise WrongUsage(
+            f"{folder} is a file; allowed: a folder", hint="open the window without it, and drop the file on it"
+        )
     try:
         from gui.app import run
     except ImportError as error:
         raise WrongUsage(
             f"the window cannot be opened: {error}", hint="install what it is made of: pip install 'mpxct[gui]'"
         ) from error
+    folder.mkdir(parents=True, exist_ok=True)
     raise typer.Exit(run(folder.absolute(), device))
 
 

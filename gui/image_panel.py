@@ -301,10 +301,7 @@ class ImagePanel(QtWidgets.QWidget):
             self.histogram.setHistogramRange(low, high, padding=_AROUND_SHARE)
 
     def _shown_levels(self, levels: tuple[float, float]) -> tuple[float, float]:
-        low, high = levels
-        if self._is_log:
-            low, high = (float(np.log10(max(level, scales.LOWEST_COUNT))) for level in levels)
-        return scales.apart(low, high)
+        return scales.log_levels(*levels) if self._is_log else scales.apart(*levels)
 
     def _set_bar(self) -> None:
         seen = self.view.viewRect().intersected(self.item.mapRectToParent(self.item.boundingRect()))

@@ -48,6 +48,11 @@ def logarithm(image: NDArray[np.number], lowest: float = LOWEST_COUNT) -> NDArra
     return np.log10(np.maximum(values, np.float32(lowest)))
 
 
+def log_levels(low: float, high: float) -> tuple[float, float]:
+    """Return levels for the logarithm of an image, ascending and apart."""
+    return apart(*(math.log10(max(level, LOWEST_COUNT)) for level in (low, high)))
+
+
 def histogram(image: NDArray[np.number], n_bins: int = 256) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return how often which value is there.
 

@@ -89,6 +89,11 @@ class RigSnapshot:
     hint: str = ""
     unsafe: str = ""
 
+    @property
+    def is_board(self) -> bool:
+        """Whether it is a board that is driven from here, and no Merlin, which has a program of its own."""
+        return not hasattr(self.info, "software_version")
+
 
 class Rig:
     """Owns the instrument in a thread of its own.

@@ -116,10 +116,12 @@ class Session:
 
     def why_not(self, action: Action) -> str:
         """Return why something cannot be done now; empty where it can."""
+        now = self.rig.snapshot()
         return why_not(
             action,
             self.state,
-            self.rig.snapshot().link,
+            now.link,
+            is_board=now.is_board,
             instrument_job=self._title("instrument"),
             compute_job=self._title("compute"),
         )

@@ -72,11 +72,21 @@ class State:
     recording: object | None = None
 
 
-def why_not(action: Action, state: State, link: Link, *, instrument_job: str = "", compute_job: str = "") -> str:
+def why_not(
+    action: Action,
+    state: State,
+    link: Link,
+    *,
+    is_board: bool = True,
+    instrument_job: str = "",
+    compute_job: str = "",
+) -> str:
     """Return why something cannot be done now, and what to do about it; empty where it can.
 
     Parameters
     ----------
+    is_board : bool
+        Whether the detector is a board that is driven from here, and no Merlin with a program of its own.
     instrument_job, compute_job : str
         Titles of what runs on the instrument and in the background; empty: nothing.
     """
@@ -89,6 +99,8 @@ def why_not(action: Action, state: State, link: Link, *, instrument_job: str = "
     if action is Action.MAKE_SAFE:
         return _ABSENT.get(link, "")
     if action in (Action.MOVE, Action.LIVE, Action.CALIBRATE, Action.SCAN):
+        if action in (Action.CALIBRATE, Action.SCAN) and link not in _ABSENT and not is_board:
+            return _OF_ITS_OWN
         return _why_not_measured(action, state, link, instrument_job)
     if action is Action.RECONSTRUCT and state.scan_path is None:
         return "There is no scan yet: make one on the page Scan, or open a scan file."
@@ -106,6 +118,11 @@ _ABSENT = {
     Link.CONNECTING: "The instrument is being opened; wait a moment.",
     Link.LOST: "The instrument does not answer; it is opened as soon as it does. Check cable and power.",
 }
+
+_OF_ITS_OWN = (
+    "A Merlin is calibrated and drives scans by its own program: look at it on the page Live, or disconnect it and "
+    "choose a board."
+)
 
 
 def _why_not_connected(link: Link) -> str:

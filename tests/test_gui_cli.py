@@ -94,6 +94,17 @@ MAKERS = {
 }
 
 
+def test_the_window_opens_on_a_folder_that_is_made_if_need_be_and_on_no_file(tmp_path, monkeypatch):
+    opened: list[Path] = []
+    monkeypatch.setattr("gui.app.run", lambda folder, device: opened.append(folder) or 0)
+    run("gui", tmp_path / "new" / "data")
+    assert opened == [tmp_path / "new" / "data"]
+    assert opened[0].is_dir()
+    with pytest.raises(WrongUsage, match="is a file; allowed: a folder"):
+        run("gui", mib(tmp_path))
+    assert len(opened) == 1
+
+
 @pytest.mark.parametrize("kind", MAKERS)
 def test_the_content_tells_the_kind_not_the_name(tmp_path, kind):
     path = MAKERS[kind](tmp_path)

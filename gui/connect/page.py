@@ -234,7 +234,7 @@ class ConnectPage(Page):
         told = [f"{now.error[:1].upper()}{now.error[1:]}." if now.error else "", _sentence(now.hint)]
         if now.unsafe:
             told.insert(0, f"BEWARE: {now.unsafe}.")
-        self.why.setText("\n".join(filter(None, told)) or _NEXT.get(now.link, ""))
+        self.why.setText("\n".join(filter(None, told)) or _next(now))
         is_there = now.link in (Link.READY, Link.BUSY)
         self.board.show_facts(board_facts(now) or [("Detector", "none is connected")])
         self.source.show_facts(source_facts(now.source, now.gantry_error or ("" if is_there else "none is connected")))
@@ -325,7 +325,15 @@ def _box(name: str, widget: QtWidgets.QWidget) -> QtWidgets.QGroupBox:
     return box
 
 
+def _next(now: RigSnapshot) -> str:
+    return _NEXT_OF_MERLIN if now.link is Link.READY and not now.is_board else _NEXT.get(now.link, "")
+
+
 _URL = QtCore.Qt.ItemDataRole.UserRole
+_NEXT_OF_MERLIN = (
+    "Ready for the page Live. Calibrations and scans are made by its own program. "
+    "Should the link break, it is opened again by itself."
+)
 _NEXT = {
     Link.NONE: "Choose one below. Without a detector, the simulated instrument does all that a real one does.",
     Link.CONNECTING: "It is being opened; the simulated one takes a few seconds.",

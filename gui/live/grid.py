@@ -41,10 +41,12 @@ class GridView(QtWidgets.QWidget):
         colour_map: str,
         *,
         unit: str,
+        n_frames: int,
         is_following: bool,
+        is_log: bool = False,
         is_left_out: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Show planes (n, rows, cols); the first ones set the levels, or each where levels follow."""
+        """Show sums of frames (n, rows, cols); the first set the levels of a frame, or each where levels follow."""
         if planes.shape != self._shape:
             self._lay_out(len(planes))
             self._fit(planes.shape, pixel_mm)
@@ -55,9 +57,12 @@ class GridView(QtWidgets.QWidget):
         table = _table(colour_map)
         for place, plane in enumerate(planes):
             if is_following or place not in self._levels:
-                self._levels[place] = scales.percentile_levels(plane if is_left_out is None else plane[~is_left_out])
-            low, high = self._levels[place]
-            self._items[place].setImage(plane, autoLevels=False, levels=(low, high), lut=table)
+                levels = scales.percentile_levels(plane if is_left_out is None else plane[~is_left_out])
+                self._levels[place] = levels[0] / n_frames, levels[1] / n_frames
+            low, high = (level * n_frames for level in self._levels[place])
+            drawn = scales.log_levels(low, high) if is_log else (low, high)
+            shown = scales.logarithm(plane) if is_log else plane
+            self._items[place].setImage(shown, autoLevels=False, levels=drawn, lut=table)
             self._items[place].setScale(pixel_mm)
             text = f"{names[place]}   {low:.4g} to {high:.4g} {unit}"
             if self._labels[place].text != text:

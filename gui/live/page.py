@@ -25,6 +25,7 @@ from gui.live import measures
 from gui.live.display_bar import DisplayBar
 from gui.live.frames import FrameStore, Picture, Rate, StoreStatus
 from gui.live.grid import GridView
+from gui.live.kept_levels import KeptLevels, frames_in
 from gui.live.measures import Flat
 from gui.live.picture_actions import PictureActions
 from gui.live.pixel_panel import PixelPanel
@@ -82,7 +83,6 @@ class LivePage(Page):
         self._seen: tuple[object, ...] = ()
         self._shown: Shown | None = None
         self._frozen: Picture | None = None
-        self._scale: tuple[object, ...] = ()
         self._measured_s = 0.0
         self._paints = Rate()
         yield from self._build()
@@ -245,7 +245,8 @@ class LivePage(Page):
         view = self.display.view()
         seen = (
             None if self.playback.is_held else status.end, self.playback.again, self._frozen, view,
-            self.display.n_changes, self.flat, self._kept_flat, self.underway, self.tabs_of_image.currentIndex(),
+            self.display.n_changes, self.panel.is_log, self.flat, self._kept_flat, self.underway,
+            self.tabs_of_image.currentIndex(),
         )  # fmt: skip
         if seen == self._seen or status.end == 0:
             return
@@ -259,23 +260,22 @@ class LivePage(Page):
         flats = [] if self.underway is None else self._flats(self.underway)
         shown = self._shown = show(
             picture, view, flats, lost, thresholds_kev=thresholds_kev, tube=self.underway and tube_of(self.underway),
-            colour_counts=self._kept_colours(picture),
+            colour_counts=self._levels.colours(picture),
         )  # fmt: skip
         if shown.colour_counts:
-            self._colours = [(low / picture.n_frames, high / picture.n_frames) for low, high in shown.colour_counts]
+            self._levels.keep_colours(picture, shown.colour_counts)
         pixel_mm = self.underway.readout.pitch_mm if self.underway is not None else None
         self.panel.set_unit(shown.unit)
         if self.tabs_of_image.currentIndex():
             planes, names = self._planes(shown)
             is_left_out = self.pixels.left_out(planes.shape[1:])
-            is_sum = view.source in (Source.LAST, Source.RUNNING)
-            is_following = is_sum or self.panel.level_mode is LevelMode.AUTO
             self.grid.show_planes(
                 planes, names, pixel_mm or 1.0, self.panel.colour_map_name, unit=shown.unit,
-                is_following=is_following, is_left_out=is_left_out,
+                n_frames=frames_in(shown), is_following=self.panel.level_mode is LevelMode.AUTO,
+                is_log=self.panel.is_log, is_left_out=is_left_out,
             )  # fmt: skip
         else:
-            self._keep_scale(shown)
+            self._levels.follow(shown, view)
             is_left_out = self.pixels.left_out(shown.image.shape[:2])
             self.panel.show_image(shown.image, pixel_mm=pixel_mm, is_left_out=is_left_out)
         self.caption.setText(self._caption(shown))
@@ -286,36 +286,6 @@ class LivePage(Page):
         """Return the flats whose thresholds stood as they do now: the one of this page, the calibration's."""
         flats = [flat for flat in (self.flat, self._kept_flat) if flat is not None]
         return [flat for flat in flats if count_alike(flat.calibration, underway.calibration)]
-
-    def _keep_scale(self, shown: Shown) -> None:
-        """Let levels belong to what is shown: another threshold has its own, and a growing sum grows with them."""
-        view = self.display.view()
-        is_flat = shown.unit.startswith("share")
-        key = (view.selection, "flat" if is_flat else view.source, self.panel.is_log, shown.picture.counts.shape)
-        n_frames = 1 if is_flat else max(shown.picture.n_frames, 1)
-        if shown.lost is not None or shown.is_colour:
-            return
-        before, self._scale = self._scale, (key, n_frames)
-        if not before:
-            return
-        before_key, n_before = before
-        if before_key != key:
-            self._kept_levels[before_key] = tuple(level / n_before for level in self.panel.levels)  # pyright: ignore
-            kept = self._kept_levels.get(key)
-            if kept is None:
-                self.panel.forget_levels()
-            else:
-                self.panel.set_levels(kept[0] * n_frames, kept[1] * n_frames)
-        elif n_before != n_frames:
-            low, high = self.panel.levels
-            ratio = n_frames / n_before  # pyright: ignore[reportOperatorIssue]
-            self.panel.set_levels(low * ratio, high * ratio)
-
-    def _kept_colours(self, picture: Picture) -> list[tuple[float, float]]:
-        """Return the levels that bins had in colours before, grown with a sum; empty where they are to be set."""
-        if self.panel.level_mode is LevelMode.AUTO or len(self._colours) != len(picture.counts):
-            return []
-        return [(low * picture.n_frames, high * picture.n_frames) for low, high in self._colours]
 
     def _planes(self, shown: Shown) -> tuple[NDArray[np.number], list[str]]:
         kind = measures.Kind.BIN if self.grid_of.currentIndex() == 1 else measures.Kind.THRESHOLD
@@ -385,10 +355,24 @@ class LivePage(Page):
             note = NO_CALIBRATION
         if "nominal" in note:
             note = f'{escape(note)} <a href="Calibrate">Calibrate first</a>'
+        dark = self._why_dark()
+        if dark:
+            note = (
+                f'<b>The beam is off: {escape(dark)}.</b> Stop, and see the page <a href="Instrument">Instrument</a>.'
+            )
         _set(self.note, note)
         self.note.setVisible(bool(note))
         running = self.is_running
         _set(self.start_button, "Stop" if running else "Start")
+
+    def _why_dark(self) -> str:
+        """Return why the frames that come are dark, where the source says so."""
+        source = self.session.rig.snapshot().source
+        if not self.is_running or source is None or source.is_beam_on is not False:
+            return ""
+        if source.fault:
+            return f"the tube tripped ({source.fault})"
+        return "the interlock is open" if source.is_interlock_closed is False else ""
 
     def _tell_pixel(self) -> None:
         at, shown = self.panel.pixel_under_mouse(), self._shown
@@ -462,10 +446,9 @@ class LivePage(Page):
         self._calibration: Calibration | None = None
         self._kept_flat: Flat | None = None
         self._recording: object | None = None
-        self._kept_levels: dict[object, tuple[float, ...]] = {}
-        self._colours: list[tuple[float, float]] = []
         self.panel = ImagePanel(is_whole=False)
         yield from self.panel.pieces
+        self._levels = KeptLevels(self.panel)
         self.display = DisplayBar(self.panel)
         yield
         self.settings = SettingsPanel(self.session.state.plan, self._settings_changed)
@@ -560,7 +543,7 @@ class LivePage(Page):
 
     def _forget_levels(self) -> None:
         self.grid.set_levels()
-        self._colours = []
+        self._levels.forget_colours()
 
 
 def _set(widget: QtWidgets.QLabel | QtWidgets.QPushButton, text: str) -> None:

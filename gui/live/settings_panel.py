@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import msgspec
 from pyqtgraph.Qt import QtCore, QtWidgets
@@ -125,6 +126,9 @@ class SettingsPanel(QtWidgets.QWidget):
 
     def why_not(self) -> str:
         """Return what is wrong with the settings; empty where nothing is."""
+        for n, (low, high) in enumerate(pairwise(box.value() for box in self._used()), 1):
+            if low >= high:
+                return f"threshold {n + 1} is {high:g} keV; allowed: above threshold {n}, which is {low:g} keV."
         try:
             self.plan()
         except (ValueError, WrongUsage) as error:

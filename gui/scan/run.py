@@ -21,7 +21,6 @@ from gui.scan.watch import Watch
 
 if TYPE_CHECKING:
     from acquisition.instrument import Instrument
-    from acquisition.limits import Limits
     from acquisition.preflight import Check
     from acquisition.runner import RunHealth, ScanSummary
     from calibration.store import Calibration
@@ -59,10 +58,9 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """What the instrument said before the scan: what was looked at, and what it can do."""
+    """What the instrument said before the scan."""
 
     checks: tuple[Check, ...]
-    limits: Limits
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -83,7 +81,7 @@ def look_first(order: Order) -> Callable[[Instrument], Generator[Progress, None,
 
         yield Progress("checks", 0, 1)
         checks = examine(instrument, order.plan, order.calibration, order.path)
-        return Preflight(checks=checks, limits=instrument.gantry.limits())
+        return Preflight(checks=checks)
 
     return work
 

@@ -133,7 +133,6 @@ class StartPanel(QtWidgets.QWidget):
     def show_checks(self, preflight: Preflight) -> None:
         """Show what the instrument said."""
         self.preflight = preflight
-        self._asked = ()  # its limits are known now, and the estimate better
         self._tell_checks(preflight)
         firm = [check.topic for check in preflight.failed if not check.is_forcible]
         why_not = f"{' and '.join(firm)} cannot be overruled." if firm else "" if preflight.failed else NONE_FAILED
@@ -173,7 +172,7 @@ class StartPanel(QtWidgets.QWidget):
 
     def _ask(self) -> None:
         plan = self._document.plan
-        limits = self.preflight.limits if self.preflight is not None else UNKNOWN
+        limits = self.session.rig.snapshot().limits or UNKNOWN  # what the instrument can do makes the estimate better
         asked = (plan, limits, self.session.state.folder, self.sample.value())
         if plan is None or asked == self._asked:
             return
@@ -292,8 +291,8 @@ class StartPanel(QtWidgets.QWidget):
         warmth = f"The tube is {source.warm_up.value}." if source is not None and source.warm_up is not None else ""
         self.warmth.setText(warmth)
         self.warmth.setVisible(bool(warmth))
-        if any(letter in path.stem for letter in '/\\:*?"<>|'):
-            return "The file's name has letters that no file may have."
+        if any(letter in self.name.text() for letter in '/\\:*?"<>|'):
+            return 'A name may have none of / \\ : * ? " < > |. Another folder is chosen by File, Data folder.'
         if self.replace.isChecked():
             return ""
         if path.exists():

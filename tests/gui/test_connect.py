@@ -18,13 +18,14 @@ from acquisition.instrument import Instrument
 from acquisition.live import look
 from acquisition.scan_plan import LivePlan
 from calibration.progress import Progress
+from firmware_iface.merlin_device import MerlinInfo
 from gui import rig as rig_module
 from gui import status_strip
 from gui.connect import discovery
 from gui.connect.discovery import Address, Kind
 from gui.connect.page import ConnectPage
 from gui.connect.panels import as_html
-from gui.rig import Rig
+from gui.rig import Rig, RigSnapshot
 from gui.session import Session
 from gui.state import Action, Link, State, why_not
 from gui.status_strip import StatusStrip
@@ -121,6 +122,17 @@ def test_every_refusal_names_a_next_step_and_nothing_else_is_refused(
         assert why.endswith((".", "!"))
         steps = ("choose", "disconnect", "wait", "stop", "make", "open", "check", "reconstruct", "none to let go")
         assert any(word in why.lower() for word in steps), why
+
+
+@pytest.mark.parametrize("action", [Action.CALIBRATE, Action.SCAN, Action.LIVE])
+def test_a_merlin_is_looked_at_and_neither_calibrated_nor_scanned_with(action: Action) -> None:
+    state = State(folder=Path(), calibration=rough_calibration(PLAN))
+    info = MerlinInfo(serial="M7", software_version="1")
+    assert not RigSnapshot(info=info).is_board
+    why = why_not(action, state, Link.READY, is_board=False)
+    assert ("page Live" in why) is (action is not Action.LIVE)
+    assert "choose one" in why_not(action, state, Link.NONE, is_board=False)
+    assert RigSnapshot().is_board
 
 
 # What is found

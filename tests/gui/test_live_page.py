@@ -32,6 +32,7 @@ from gui.page import BEAT_MS
 from gui.session import Session
 from gui.state import Link
 from tests.gui.live_fakes import a_calibration, a_frame
+from tests.rough_calibration import rough_calibration
 
 SHAPE = (4, 32, 24)
 LEFT = QtCore.Qt.MouseButton.LeftButton
@@ -204,6 +205,21 @@ def test_what_is_shown_follows_the_controls(page: LivePage) -> None:
     page.tabs_of_image.setCurrentIndex(1)
     page.refresh()
     assert len(page.grid.views) == 4
+    page.display.flat.setChecked(False)
+    page.refresh()
+    before = page.grid._items[0].levels
+    page.display.source.setCurrentIndex(2)
+    page.refresh()
+    grown = page.grid._items[0].levels
+    assert before is not None
+    assert grown is not None
+    np.testing.assert_allclose(np.divide(grown, before), page.store.status().n_received, err_msg="they stay, a frame")
+    page.display.source.setCurrentIndex(0)
+    page.display.log.setChecked(True)
+    page.refresh()
+    seen = page.grid._items[3].image
+    assert seen is not None
+    np.testing.assert_allclose(seen, np.log10(np.maximum(counts[-1, 3], 0.5)), rtol=1e-6)
     page.grid.views[2].setRange(QtCore.QRectF(0.5, 0.5, 1, 1), padding=0)
     assert page.grid.views[0].viewRect().center() == page.grid.views[2].viewRect().center()
 
@@ -471,7 +487,7 @@ def test_settings_come_back(page: LivePage, session: Session, qtbot: QtBot) -> N
 
 def test_settings_that_cannot_be_are_told(page: LivePage, qtbot: QtBot) -> None:
     page.settings.thresholds[0].setValue(60.0)
-    assert "ascending" in page.settings.problem.text()
+    assert "allowed: above threshold" in page.settings.problem.text()
     page.settings.thresholds[0].setValue(18.0)
     assert page.settings.why_not() == ""
     page.settings.mode.setCurrentText("fine-spm")
@@ -541,3 +557,24 @@ def test_the_simulated_instrument_is_looked_at_and_changed(session: Session, qtb
     until(lambda: (session.beat(), not page.is_running)[1], 30.0)
     assert session.failures == []
     assert page.store.status().n_lost == 0
+
+
+def test_a_tube_that_trips_is_told_while_dark_frames_come(session: Session, qtbot: QtBot) -> None:
+    plan = Plan()
+    fast = msgspec.structs.replace(plan, detector=msgspec.structs.replace(plan.detector, exposure_s=0.01))
+    session.change(plan=fast, calibration=rough_calibration(fast))
+    session.rig.connect("sim:demo?tube_trips_after=20")
+    page = LivePage(session)
+    qtbot.addWidget(page)
+    until(lambda: session.rig.snapshot().link is Link.READY, 30.0)
+    page.refresh()
+    qtbot.mouseClick(page.start_button, LEFT)
+
+    def is_told() -> bool:
+        session.beat()
+        page.refresh()
+        return "The beam is off: the tube tripped" in page.note.text()
+
+    until(is_told, 60.0)
+    assert page.is_running
+    assert 'href="Instrument"' in page.note.text()

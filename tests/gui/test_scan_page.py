@@ -286,6 +286,15 @@ def test_a_name_that_is_taken_is_never_overwritten_in_silence(qtbot, page_on) ->
     assert taken.read_bytes() == b"what stood there"
 
 
+@pytest.mark.parametrize("name", ["sub/mine", "../mine", "a:b"])
+def test_a_name_is_that_of_a_file_in_the_folder(qtbot, page_on, name: str) -> None:
+    page = page_on(Bench())
+    page.start.name.setText(name)
+    page.start.name.textEdited.emit(name)
+    wait(qtbot, page, lambda: not page.start.start.isEnabled())
+    assert "Data folder" in page.start.told.text()
+
+
 def test_form_and_text_show_each_other_and_the_fault_stands_at_the_field(qtbot, page_on) -> None:
     page = page_on(Bench())
     row = page.plan.form.rows["scan.n_views"]
