@@ -22,6 +22,7 @@ from gui.session import Session
 from gui.status_strip import StatusStrip
 
 if TYPE_CHECKING:
+    from gui.reconstruct.page import ReconstructPage
     from gui.volume.page import VolumePage
 
 MOST_RECENT = 10
@@ -33,7 +34,7 @@ one picture; Python's own 5 ms would hold it up for a tenth of a second."""
 LEAST_PAGE = (720, 440)
 """Without it the widest page would widen the window."""
 ABOUT = "<b>{version}</b><p>Colour X-ray CT with Medipix-family photon-counting detectors.<br>Apache-2.0</p>"
-VOLUME = "Volume"
+RECONSTRUCT, VOLUME = "Reconstruct", "Volume"
 LOOKS = ("system", "light", "dark")
 
 
@@ -122,13 +123,17 @@ class Window(QtWidgets.QMainWindow):
             self._failures.show_failure(self.session.failures.pop(0))
 
     def open_file(self, path: Path) -> None:
-        """Open a file of any kind in the background, after those before it, and show the page that it belongs to."""
+        """Open a file of any kind, or a folder of images, after those before it, and show the page it belongs to."""
 
         def then(opened: Opened) -> None:
             page = open_into(self.session, opened)
             self._recent = [str(path), *(each for each in self._recent if each != str(path))][:MOST_RECENT]
             self.go_to(page)
 
+        if path.is_dir():
+            self.go_to(RECONSTRUCT)
+            cast("ReconstructPage", self.page).open(path)
+            return
         if self.session.why_busy("files"):
             self._to_open.append(path)
             return
@@ -154,7 +159,7 @@ class Window(QtWidgets.QMainWindow):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QtGui.QDropEvent) -> None:
-        """Open the files that were dropped, one after the other."""
+        """Open what was dropped, one after the other."""
         for url in event.mimeData().urls():
             if url.isLocalFile():
                 self.open_file(Path(url.toLocalFile()))
