@@ -171,6 +171,7 @@ class Window(QtWidgets.QMainWindow):
             event.ignore()
             return
         self._beat.stop()
+        self.pages.finish()
         self._save()
         for page in self.pages.built.values():
             page.end()
