@@ -144,6 +144,14 @@ class Pages(Mapping[str, Page]):
             raise
         return True
 
+    def finish(self) -> None:
+        """Build what was begun to its end: parts that have no parent yet would outlive the window."""
+        for title in list(self._begun):
+            try:
+                self[title]
+            except Exception:  # noqa: BLE001 - whatever it is, the window is to close
+                _log.exception("%s could not be built", title)
+
     def _load(self) -> None:
         """Load all pages, one each time that there is time, the one that is wanted then before the others."""
         while len(self._loaded) < len(self._kinds):

@@ -25,6 +25,7 @@ from gui.session import Session
 from gui.status_strip import StatusStrip
 
 if TYPE_CHECKING:
+    from gui.reconstruct.page import ReconstructPage
     from gui.volume.page import VolumePage
 
 MOST_RECENT = 10
@@ -43,7 +44,7 @@ LEAST_PAGE = (720, 440)
 ABOUT = "<b>{version}</b><p>Colour X-ray CT with Medipix-family photon-counting detectors.<br>Apache-2.0</p>"
 OPEN = "Open a scan, a calibration, a volume, a plan, a Merlin file."
 LOG, CONSOLE = "What happened, line by line.", "A Python console that holds the window's objects."
-VOLUME = "Volume"
+RECONSTRUCT, VOLUME = "Reconstruct", "Volume"
 LOOKS = ("system", "light", "dark")
 
 
@@ -140,12 +141,16 @@ class Window(QtWidgets.QMainWindow):
             self._failures.show_failure(self.session.failures.pop(0))
 
     def open_file(self, path: Path) -> None:
-        """Open a file of any kind in the background, after those before it, and show the page that it belongs to."""
+        """Open a file of any kind, or a folder of images, after those before it, and show the page it belongs to."""
 
         def then(opened: Opened) -> None:
             self.go_to(open_into(self.session, opened))
             self._remember(path)
 
+        if path.is_dir():
+            self.go_to(RECONSTRUCT)
+            cast("ReconstructPage", self.page).open(path)
+            return
         if self.session.why_busy("files"):
             self._to_open.append(path)
             return
@@ -182,7 +187,7 @@ class Window(QtWidgets.QMainWindow):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QtGui.QDropEvent) -> None:
-        """Open the files that were dropped, one after the other."""
+        """Open what was dropped, one after the other."""
         for url in event.mimeData().urls():
             if url.isLocalFile():
                 self.open_file(Path(url.toLocalFile()))
@@ -194,6 +199,7 @@ class Window(QtWidgets.QMainWindow):
             event.ignore()
             return
         self._beat.stop()
+        self.pages.finish()
         _write(self._settings, self._kept())
         for page in self.pages.built.values():
             page.end()

@@ -9,8 +9,10 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pyqtgraph as pg
 import pytest
+import tifffile
 from pyqtgraph.console.repl_widget import ReplWidget
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 from pytestqt.qtbot import QtBot
@@ -130,18 +132,39 @@ def test_a_foreign_file_is_told_in_a_sentence(qtbot: QtBot, window: Window, tmp_
     box.close()
 
 
+def drop(window: Window, *urls: QtCore.QUrl) -> None:
+    data = QtCore.QMimeData()
+    data.setUrls(list(urls))
+    at, copy = QtCore.QPointF(5, 5), QtCore.Qt.DropAction.CopyAction
+    button, key = QtCore.Qt.MouseButton.LeftButton, QtCore.Qt.KeyboardModifier.NoModifier
+    enter = QtGui.QDragEnterEvent(at.toPoint(), copy, data, button, key)
+    window.dragEnterEvent(enter)
+    assert enter.isAccepted()
+    window.dropEvent(QtGui.QDropEvent(at, copy, data, button, key))
+
+
 def test_files_that_are_dropped_together_are_opened_one_after_the_other(
     qtbot: QtBot, window: Window, tmp_path: Path
 ) -> None:
     paths = [tmp_path / "first.toml", tmp_path / "second.toml"]
     for path in paths:
         path.write_text("[scan]\n")
-    data = QtCore.QMimeData()
-    data.setUrls([QtCore.QUrl("https://example.org/x.h5"), *(QtCore.QUrl.fromLocalFile(str(path)) for path in paths)])
-    at, copy = QtCore.QPointF(5, 5), QtCore.Qt.DropAction.CopyAction
-    button, key = QtCore.Qt.MouseButton.LeftButton, QtCore.Qt.KeyboardModifier.NoModifier
-    window.dropEvent(QtGui.QDropEvent(at, copy, data, button, key))
+    drop(window, QtCore.QUrl("https://example.org/x.h5"), *(QtCore.QUrl.fromLocalFile(str(path)) for path in paths))
     qtbot.waitUntil(lambda: window._recent[:2] == [str(path) for path in reversed(paths)], timeout=20_000)
+    assert not window.session.failures
+
+
+def test_a_folder_of_images_that_is_dropped_is_taken_for_bins(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    folder = tmp_path / "bins"
+    folder.mkdir()
+    for number in (1, 2):
+        tifffile.imwrite(folder / f"bin{number}.tif", np.full((6, 4, 5), number, np.float32), photometric="minisblack")
+    drop(window, QtCore.QUrl.fromLocalFile(str(folder)))
+    assert window.page.title == "Reconstruct"
+    qtbot.waitUntil(lambda: window.session.state.bins is not None, timeout=20_000)
+    bins = window.session.state.bins
+    assert bins is not None
+    assert bins.channels == ("bin1", "bin2")
     assert not window.session.failures
 
 
