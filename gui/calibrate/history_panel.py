@@ -9,6 +9,7 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from calibration.store import Calibration
 from firmware_iface.errors import MpxctError
+from gui import theme
 from gui.calibrate.archive import Entry, opened, reported, scan_folder, write_note
 from gui.calibrate.comparison import Row, comparison_panels, drift_panels, sentences, table
 from gui.calibrate.dates import when
@@ -18,12 +19,11 @@ from gui.calibrate.panels import Panel
 from gui.calibrate.result_panel import Rows, conditions_words
 from gui.calibrate.run import conditions_now
 from gui.controls import ActionButton
-from gui.theme import BAD, WARN
 
 HEAD = ("When", "File", "Of", "sigma, keV", "gain, DAC/keV", "not used, pixels", "Steps", "Note")
 LOOK_EVERY_MS = 3000
 LOOKING = "Looking for calibrations"
-WIDEST_PX = 250
+WIDEST_PX = 300
 
 
 class HistoryPanel(QtWidgets.QWidget):
@@ -128,7 +128,7 @@ class HistoryPanel(QtWidgets.QWidget):
             self._fill()
 
     def _wanted_list(self) -> object:
-        return (self._entries, self._desk.session.state.calibration_path)
+        return (self._entries, self._desk.session.state.calibration_path, theme.applied())
 
     def _list(self, entries: tuple[Entry, ...]) -> None:
         was = [(entry.path, entry.stamp, entry.note) for entry in self._entries]
@@ -149,11 +149,11 @@ class HistoryPanel(QtWidgets.QWidget):
             foreign = entry.foreign(now)
             if entry.fault:
                 item.setText(2, f"damaged: {entry.fault}")
-                item.setForeground(2, QtGui.QBrush(QtGui.QColor(BAD)))
+                item.setForeground(2, QtGui.QBrush(QtGui.QColor(theme.applied().bad)))
                 item.setToolTip(2, entry.fault)
             elif foreign:
                 item.setText(2, f"! {item.text(2)} (other conditions)")
-                item.setForeground(2, QtGui.QBrush(QtGui.QColor(WARN)))
+                item.setForeground(2, QtGui.QBrush(QtGui.QColor(theme.applied().warn)))
                 item.setToolTip(2, "It does not hold for the instrument and the plan of now: " + "; ".join(foreign))
             if entry.path == state.calibration_path:
                 bold = self.list.font()
@@ -162,7 +162,7 @@ class HistoryPanel(QtWidgets.QWidget):
                     item.setFont(column, bold)
             self.list.addTopLevelItem(item)
             item.setSelected(str(entry.path) in chosen)
-        for column in range(6):
+        for column in range(len(HEAD) - 1):
             self.list.resizeColumnToContents(column)
             self.list.setColumnWidth(column, min(self.list.columnWidth(column), WIDEST_PX))
         if self._entries and not self._selected_numbers():

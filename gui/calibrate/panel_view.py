@@ -52,6 +52,8 @@ class PanelView(QtWidgets.QScrollArea):
         self._nothing.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
         self._grid.addWidget(self._nothing, 0, 0)
         self.setWidget(self._inside)
+        for part in (self.viewport(), self._inside):
+            part.setAutoFillBackground(False)  # it lies on a tab, whose colour is another than the window's
         self._shown: list[_Panel] = []
         self._spare: list[_Panel] = []
         self._panels: tuple[Panel, ...] = ()
@@ -84,6 +86,8 @@ class PanelView(QtWidgets.QScrollArea):
     def restyle(self) -> None:
         """Take the colours of another theme: plots are made again."""
         for view in (*self._shown, *self._spare):
+            self._grid.removeWidget(view)
+            view.hide()  # what is deleted later would be seen until then
             view.deleteLater()
         self._shown, self._spare = [], []
         self.show_panels(self._panels)
@@ -202,6 +206,7 @@ class _Panel(QtWidgets.QWidget):
 
     def _give_room(self) -> None:
         for label in (self._title, self._key, self._note):
+            label.setMinimumHeight(0)  # or it would never ask for less than before
             label.setMinimumHeight(max(label.heightForWidth(max(self.width() - 2 * MARGIN_PX, 100)), 0))
 
 

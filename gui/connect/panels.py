@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from acquisition.doctor import Finding
     from acquisition.instrument import Instrument
 
-_LEVELS = {"fail": ("FAULT", theme.BAD), "warn": ("note", theme.WARN), "ok": ("good", theme.GOOD)}
+_WORDS = {"fail": "FAULT", "warn": "note", "ok": "good"}
 
 
 class Facts(QtWidgets.QWidget):
@@ -145,6 +145,7 @@ class FindingsPanel(QtWidgets.QGroupBox):
         self.text = QtWidgets.QTextBrowser()
         self.text.setToolTip("What is missing or slow on this machine, and how to mend it; as mpxct doctor tells.")
         self.text.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
+        self.text.viewport().setAutoFillBackground(False)  # a page of words, and nothing to write in
         self.text.setOpenExternalLinks(False)
         self.again = QtWidgets.QPushButton("Look again")
         self.again.setToolTip("Check packages, USB, its permissions, graphics and disk; takes some seconds.")
@@ -163,6 +164,11 @@ class FindingsPanel(QtWidgets.QGroupBox):
         self.again.setEnabled(False)
         self.again.setToolTip("It is being looked at already.")
         self._note.setText("Looking at packages, USB, graphics and disk \N{HORIZONTAL ELLIPSIS}")
+
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        if self._told is not None and self._told.snapshot().status is JobStatus.DONE:
+            self.text.setHtml(as_html(self._told.result))
 
     def show_end_of(self, job: Job[tuple[Finding, ...]]) -> None:
         """Show what was found; the same twice does nothing."""
@@ -190,9 +196,10 @@ def _count(n: int, what: str) -> str:
 
 def as_html(findings: Sequence[Finding]) -> str:
     """Return findings as a table: how bad in a word, about what, how it is, and what to do."""
-    rows = []
+    look, rows = theme.applied(), []
+    colours = {"fail": look.bad, "warn": look.warn, "ok": look.good}
     for finding in findings:
-        word, colour = _LEVELS[finding.level.value]
+        word, colour = _WORDS[finding.level.value], colours[finding.level.value]
         remedy = f"<br><i>{escape(finding.remedy)}</i>" if finding.remedy else ""
         rows.append(
             f'<tr><td style="color:{colour}"><b>{word}</b></td><td>{escape(finding.topic)}</td>'

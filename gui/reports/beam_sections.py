@@ -297,7 +297,7 @@ def basis_figure(record: MaterialBasis) -> Figure:
         absolute.set_yscale("log")
     form.axhline(1, color="#b0b0b0", linewidth=0.8, zorder=0)
     legend(absolute)
-    label(absolute, "attenuation", "", "1/mm per g/cm3")
+    label(absolute, "attenuation", "", "1/mm per g/cm³")
     label(form, "form: over its mean", "", "")
     for axes in (absolute, form):
         axes.set_xticks(places, names)

@@ -21,7 +21,8 @@ from gui.session import Session
 from gui.state import Action
 
 LOOK_EVERY_S = 0.5
-LEVELS = {"ok": ("good", theme.GOOD), "warn": ("warning", theme.BAD), "fail": ("NO", theme.BAD)}
+MOST_WIDTH_PX = 520
+WORDS = {"ok": "good", "warn": "warning", "fail": "NO"}
 
 
 class StartPanel(QtWidgets.QWidget):
@@ -80,11 +81,12 @@ class StartPanel(QtWidgets.QWidget):
         buttons.addWidget(self.start, 1)
         self.told = hint()
         whole = QtWidgets.QVBoxLayout(self)
-        whole.setContentsMargins(0, 0, 0, 0)
+        whole.setContentsMargins(0, 6, 0, 0)
         whole.addWidget(scroll, 1)
         whole.addWidget(self.told)
         whole.addLayout(buttons)
         self.setMinimumWidth(360)
+        self.setMaximumWidth(MOST_WIDTH_PX)
         self._propose()
 
     def refresh(self) -> None:
@@ -99,6 +101,11 @@ class StartPanel(QtWidgets.QWidget):
         self.look.refresh()
         why = self.why_not()
         self.told.setText(f"Not now: {why}" if why else "Ready.")
+
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        if self.preflight is not None:
+            self._list_checks(self.preflight)
 
     def order(self) -> Order:
         """Return the scan as it is asked for here."""
@@ -131,13 +138,24 @@ class StartPanel(QtWidgets.QWidget):
         """Show what the instrument said."""
         self.preflight = preflight
         self._asked = ()  # its limits are known now, and the estimate better
+        self._list_checks(preflight)
+        bar = self._scroll.verticalScrollBar()
+        QtCore.QTimer.singleShot(0, bar, lambda: bar.setValue(bar.maximum()))  # they stand last, and have grown
+        self.force.setEnabled(bool(preflight.failed) and preflight.is_forcible)
+        if not self.force.isEnabled():
+            self.force.setChecked(False)
+        self.force.setToolTip(_FORCE + ("" if self.force.isEnabled() else "\n\nNot now: no such check has failed."))
+
+    def _list_checks(self, preflight: Preflight) -> None:
         while self._found.count():
             item = self._found.takeAt(0)
             if item is not None and (widget := item.widget()) is not None:
                 widget.hide()
                 widget.deleteLater()
+        look = theme.applied()
+        colours = {"ok": look.good, "warn": look.warn, "fail": look.bad}
         for check in preflight.checks:
-            word, colour = LEVELS[check.level.value]
+            word, colour = WORDS[check.level.value], colours[check.level.value]
             remedy = f"<br><i>{_plain(check.remedy)}</i>" if check.remedy else ""
             label = QtWidgets.QLabel(
                 f'<b style="color:{colour}">{word}</b> &nbsp;{_plain(check.topic)}: {_plain(check.text)}{remedy}'
@@ -145,12 +163,6 @@ class StartPanel(QtWidgets.QWidget):
             label.setWordWrap(True)
             label.setToolTip(check.remedy or "Nothing to do.")
             self._found.addWidget(label)
-        if preflight.failed:
-            self._scroll.ensureWidgetVisible(self.force)
-        self.force.setEnabled(bool(preflight.failed) and preflight.is_forcible)
-        if not self.force.isEnabled():
-            self.force.setChecked(False)
-        self.force.setToolTip(_FORCE + ("" if self.force.isEnabled() else "\n\nNot now: no such check has failed."))
 
     def _why_no_check(self) -> str:
         if self._document.fault is not None:

@@ -28,6 +28,8 @@ HANDLE_SHARE = 0.38
 """How far from the middle of a pane the handles of a slanted cut stand, of its shorter side."""
 HANDLE_PX = 12
 MARGIN_PX = 10
+SMALL, STRIP_PX = 0.85, 44.0
+"""Of the legend: its letters in shares of the others, and its strips of colour."""
 GRIP_PX = 8
 """Size of the handles of a drawing, and so near to them one takes hold."""
 
@@ -419,33 +421,38 @@ class SlicePane(pg.GraphicsView):
         draw_text(painter, QtCore.QPointF(left, bottom - 8), text, "#ffffff", "lb")
 
     def _draw_legend(self, painter: QtGui.QPainter) -> None:
-        width, _ = self._size()
-        line, bar_px = painter.fontMetrics().height() * 2 + 12, 130.0
-        for n, row in enumerate(self.overlay.legend):
-            top = MARGIN_PX + n * line
-            right = width - MARGIN_PX
-            draw_text(painter, QtCore.QPointF(right, top), row.name, "#ffffff", "rt")
-            bar = QtCore.QRectF(right - bar_px, top + painter.fontMetrics().height() + 1, bar_px, 6)
-            gradient = QtGui.QLinearGradient(bar.topLeft(), bar.topRight())
+        """Write into the lower right corner what the colours mean, each in a line: a strip of it, and its ends."""
+        rows = self.overlay.legend
+        if not rows:
+            return
+        painter.save()
+        font = QtGui.QFont(painter.font())
+        font.setPointSizeF(SMALL * font.pointSizeF())
+        painter.setFont(font)
+        texts = [f"{row.name}  {row.low} to {row.high}" for row in rows]
+        line, gap = 1.35 * painter.fontMetrics().height(), 6.0
+        wide = STRIP_PX + gap + max(painter.fontMetrics().horizontalAdvance(text) for text in texts)
+        width, height = self._size()
+        box = QtCore.QRectF(width - MARGIN_PX - wide, height - MARGIN_PX - len(rows) * line, wide, len(rows) * line)
+        painter.fillRect(box.adjusted(-gap, -gap / 2, gap, gap / 2), QtGui.QColor(0, 0, 0, 150))
+        for n, (row, text) in enumerate(zip(rows, texts, strict=True)):
+            middle = box.top() + (n + 0.5) * line
+            strip = QtCore.QRectF(box.left(), middle - 4, STRIP_PX, 8)
+            gradient = QtGui.QLinearGradient(strip.topLeft(), strip.topRight())
             for share, colour in zip(np.linspace(0, 1, len(row.colours)), row.colours, strict=True):
                 gradient.setColorAt(float(share), QtGui.QColor(*colour))
             painter.setPen(QtGui.QPen(QtGui.QColor("#707880"), 1.0))
             painter.setBrush(gradient)
-            painter.drawRect(bar)
-            painter.setBrush(QtCore.Qt.BrushStyle.NoBrush)
-            draw_text(painter, bar.bottomLeft() + QtCore.QPointF(0, 1), row.low, "#d5dae0", "lt", small=True)
-            draw_text(painter, bar.bottomRight() + QtCore.QPointF(0, 1), row.high, "#d5dae0", "rt", small=True)
+            painter.drawRect(strip)
+            draw_text(painter, QtCore.QPointF(strip.right() + gap, middle), text, "#ffffff", "lm")
+        painter.restore()
 
 
-def draw_text(
-    painter: QtGui.QPainter, at: QtCore.QPointF, text: str, colour: str, anchor: str, *, small: bool = False
-) -> None:
+def draw_text(painter: QtGui.QPainter, at: QtCore.QPointF, text: str, colour: str, anchor: str) -> None:
     """Write with a dark edge, so that it can be read on any picture; anchor: l, c or r, then t, m or b."""
     if not text:
         return
-    font = QtGui.QFont(painter.font())
-    if small:
-        font.setPointSizeF(0.85 * font.pointSizeF())
+    font = painter.font()
     metrics = QtGui.QFontMetricsF(font)
     x = at.x() - {"l": 0.0, "c": 0.5, "r": 1.0}[anchor[0]] * metrics.horizontalAdvance(text)
     y = at.y() + {"t": metrics.ascent(), "m": metrics.capHeight() / 2, "b": -metrics.descent()}[anchor[1]]
