@@ -94,7 +94,7 @@ def apply(app: QtWidgets.QApplication, theme: Theme) -> None:
     bars = QtGui.QPalette(palette)  # else a dark bar is darker than what it slides in
     bars.setColor(role.Base, QtGui.QColor(theme.window))
     bars.setColor(role.Button, QtGui.QColor(theme.window).lighter(220))
-    app.setPalette(bars, b"QScrollBar")
+    app.setPalette(bars, "QScrollBar")  # pyright: ignore[reportArgumentType] - its stub asks for bytes
     QtWidgets.QToolTip.setPalette(palette)
     for widget in app.allWidgets():  # those with a sheet of their own keep the colours in which it was read
         if widget.property(JUDGED) is not None:
