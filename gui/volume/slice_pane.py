@@ -28,7 +28,7 @@ HANDLE_SHARE = 0.38
 """How far from the middle of a pane the handles of a slanted cut stand, of its shorter side."""
 HANDLE_PX = 12
 MARGIN_PX = 10
-SMALL, STRIP_PX = 0.85, 44.0
+SMALL, STRIP_PX = 0.85, 30.0
 """Of the legend: its letters in shares of the others, and its strips of colour."""
 GRIP_PX = 8
 """Size of the handles of a drawing, and so near to them one takes hold."""
@@ -328,10 +328,9 @@ class SlicePane(pg.GraphicsView):
             self._draw_outline(painter, outline)
         if self._drawing is not None and len(self._drawing.points_mm) > 1:
             self._draw_outline(painter, Outline(points_mm=self._pending_mm(), text="", is_chosen=True))
-        self._draw_directions(painter)
+        self._draw_directions(painter, self._draw_legend(painter))
         self._draw_scale(painter)
         draw_text(painter, QtCore.QPointF(MARGIN_PX, MARGIN_PX), self.overlay.title, self.overlay.colour, "lt")
-        self._draw_legend(painter)
         painter.restore()
 
     def _pending_mm(self) -> NDArray[np.float64]:
@@ -397,13 +396,13 @@ class SlicePane(pg.GraphicsView):
         rightmost = max(points, key=lambda point: point.x())
         draw_text(painter, rightmost + QtCore.QPointF(5, 0), outline.text, colour, "lm")
 
-    def _draw_directions(self, painter: QtGui.QPainter) -> None:
+    def _draw_directions(self, painter: QtGui.QPainter, legend_left: float) -> None:
         width, height = self._size()
         left, right, below, above = self.overlay.directions
         edge, below_title = MARGIN_PX, MARGIN_PX + 1.4 * painter.fontMetrics().height()
         for text, x, y, anchor in (
             (left, edge, height / 2, "lm"), (right, width - edge, height / 2, "rm"),
-            (below, width / 2, height - edge, "cb"), (above, width / 2, below_title, "ct"),
+            (below, min(width / 2, legend_left - 2 * edge), height - edge, "cb"), (above, width / 2, below_title, "ct"),
         ):  # fmt: skip
             draw_text(painter, QtCore.QPointF(x, y), text, "#b8c0c8", anchor)
 
@@ -420,11 +419,11 @@ class SlicePane(pg.GraphicsView):
         text = length_text(length_mm) if self.overlay.is_scale_known else f"{length_mm:g} voxels"
         draw_text(painter, QtCore.QPointF(left, bottom - 8), text, "#ffffff", "lb")
 
-    def _draw_legend(self, painter: QtGui.QPainter) -> None:
-        """Write into the lower right corner what the colours mean, each in a line: a strip of it, and its ends."""
+    def _draw_legend(self, painter: QtGui.QPainter) -> float:
+        """Write into the lower right corner what the colours mean, a line for each, and return where it begins."""
         rows = self.overlay.legend
         if not rows:
-            return
+            return self._size()[0]
         painter.save()
         font = QtGui.QFont(painter.font())
         font.setPointSizeF(SMALL * font.pointSizeF())
@@ -446,6 +445,7 @@ class SlicePane(pg.GraphicsView):
             painter.drawRect(strip)
             draw_text(painter, QtCore.QPointF(strip.right() + gap, middle), text, "#ffffff", "lm")
         painter.restore()
+        return box.left()
 
 
 def draw_text(painter: QtGui.QPainter, at: QtCore.QPointF, text: str, colour: str, anchor: str) -> None:
