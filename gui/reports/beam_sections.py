@@ -276,8 +276,9 @@ def basis(calibration: Calibration) -> str:
     condition = float(np.linalg.cond(record.attenuation_per_mm_per_g_cm3))
     return (
         soft(
-            f"Effective attenuation of each material in each bin{kvp}. Condition number {condition:.3g}: "
-            "the more alike the curves are in form, the higher it is, and the more noise there is in the materials."
+            f"Effective attenuation of each material in each bin{kvp}, in 1/mm per g/cm³. Condition number "
+            f"{condition:.3g}: the more alike the curves are in form, the higher it is, and the more noise there is in "
+            "the materials."
         )
         + svg(basis_figure(record), "Attenuation of each material in each bin")
         + table(("material", *_bins(record.thresholds_kev)), rows)
