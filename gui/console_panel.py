@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from pyqtgraph.Qt import QtGui, QtWidgets
 
+LEAST_WIDTH_PX = 420
 WELCOME = "The window's objects are here: {names}. Example: session.state.materials.values.max()\n"
 
 
@@ -21,6 +22,7 @@ class ConsolePanel(QtWidgets.QWidget):
     def __init__(self, names: Mapping[str, object]) -> None:
         super().__init__()
         self._names = dict(names)
+        self.setMinimumWidth(LEAST_WIDTH_PX)  # beside the log it would get the rest
         QtWidgets.QVBoxLayout(self).setContentsMargins(0, 0, 0, 0)
 
     def showEvent(self, event: QtGui.QShowEvent) -> None:

@@ -18,6 +18,7 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 from pyqtgraph.widgets import ColorMapMenu
 
 from gui import levels as scales
+from gui.colour_strip import ColourStrip
 from gui.levels import percentile_levels
 from gui.scale_bar import ScaleBar
 
@@ -55,7 +56,7 @@ class ImagePanel(QtWidgets.QWidget):
         For overlays, regions and links between panels.
     item : pg.ImageItem
     histogram : pg.HistogramLUTItem or None
-        None where the panel has none: it takes longer to make than all the rest.
+        None where the panel has none, but a strip of its colours: it takes longer to make than all the rest.
     clicked : list of callable
         Each is called with (row, col) when a pixel is clicked.
     level_mode : LevelMode
@@ -74,6 +75,10 @@ class ImagePanel(QtWidgets.QWidget):
     def _build(self, unit: str, *, has_histogram: bool) -> Iterator[None]:
         self.graphics = pg.GraphicsLayoutWidget()
         self.view = self.graphics.ci.addViewBox(lockAspect=True)
+        self.view.setBackgroundColor("k")  # as of all pictures, in either look
+        if not has_histogram:
+            grid: Any = self.graphics.ci.layout  # pyqtgraph puts a layout where Qt has a method
+            grid.setContentsMargins(0, 0, 0, 0)
         self.item = _Image()
         self.view.addItem(self.item)
         yield
@@ -81,10 +86,15 @@ class ImagePanel(QtWidgets.QWidget):
         if self.histogram is not None:
             self.histogram.axis.enableAutoSIPrefix(False)
             self.graphics.ci.addItem(self.histogram)
+            self.histogram.setVisible(False)  # until there is an image
         yield
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
         layout.addWidget(self.graphics)
+        self._strip = None if has_histogram else ColourStrip()
+        if self._strip is not None:
+            layout.addWidget(self._strip)
         self.level_mode = LevelMode.KEPT
         self.clicked: list[Callable[[int, int], object]] = []
         self._has_levels = self._is_log = False
@@ -133,6 +143,12 @@ class ImagePanel(QtWidgets.QWidget):
         self._draw(None if levels is None else self._shown_levels(levels))
         if is_new_shape:
             self.fit()
+
+    def clear(self) -> None:
+        """Show nothing."""
+        self.item.clear()
+        if self._strip is not None:
+            self._strip.show_levels(None)
 
     @property
     def image(self) -> NDArray[np.number] | None:
@@ -184,10 +200,14 @@ class ImagePanel(QtWidgets.QWidget):
             self.histogram.gradient.showTicks(False)
         else:
             self._table = colours.getLookupTable(nPts=_TABLE)
+            if self._strip is not None:
+                self._strip.show_colours(self._table)
             self._draw(None)
 
     def set_unit(self, unit: str) -> None:
-        """Name what is shown, at the histogram."""
+        """Name what is shown, at the histogram or the strip."""
+        if self._strip is not None:
+            self._strip.show_unit(unit)
         if self.histogram is not None and self.histogram.axis.labelText != unit:
             self.histogram.axis.setLabel(unit)
 
@@ -294,6 +314,8 @@ class ImagePanel(QtWidgets.QWidget):
         if self.histogram is None:
             self.item.setLevels((low, high))
             self._drawn_levels = low, high
+            if self._strip is not None:
+                self._strip.show_levels(self.levels)
             return
         self.histogram.setLevels(low, high)
         if (low, high) != self._drawn_levels:

@@ -122,7 +122,10 @@ class StatusStrip(QtWidgets.QFrame):
             lambda: session.why_not(Action.MAKE_SAFE),
             session.rig.make_safe,
         )
-        self.safe.setStyleSheet(f"QPushButton:enabled {{ font-weight: 600; border: 2px solid {theme.BAD}; }}")
+        self.safe.setStyleSheet(
+            f"QPushButton:enabled {{ font-weight: 600; border: 2px solid {theme.BAD}; border-radius: 3px; "
+            "padding: 4px 8px; }"
+        )
         for place, reading in enumerate(self._readings()):
             cell = Cell(self.acknowledge if reading.name == "Lost" else None)
             self.cells[_KEYS[place]] = cell

@@ -25,7 +25,7 @@ JUDGED = "judged"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Theme:
-    """Colours of one of the two looks; `field` is what one writes and ticks in, `base` what is drawn on.
+    """Colours of one of the two looks.
 
     `good`, `warn` and `bad` are of words: the colours of marks are too pale to read on one ground or the other. A
     state is never told by its colour alone.
@@ -37,7 +37,7 @@ class Theme:
     base: str
     text: str
     faint: str
-    line: str
+    stripe: str
     accent: str
     good: str
     warn: str
@@ -51,7 +51,7 @@ LIGHT = Theme(
     base="#ffffff",
     text="#1b1f24",
     faint="#5b6470",
-    line="#d0d5dc",
+    stripe="#f3f4f6",
     accent="#0072b2",
     good="#00694d",
     warn="#7a5200",
@@ -64,7 +64,7 @@ DARK = Theme(
     base="#121417",
     text="#e6e8eb",
     faint="#9aa3ad",
-    line="#353b44",
+    stripe="#262b33",
     accent="#56b4e9",
     good="#3fc79a",
     warn="#e69f00",
@@ -80,10 +80,10 @@ def apply(app: QtWidgets.QApplication, theme: Theme) -> None:
     """
     if app.style().name() != STYLE:
         app.setStyle(STYLE)
-    palette = QtGui.QPalette()
+    palette = QtGui.QPalette(QtGui.QColor(theme.window))  # with edges that are lighter and darker than it
     role = QtGui.QPalette.ColorRole
     for which, colour in (
-        (role.Window, theme.window), (role.Base, theme.field), (role.AlternateBase, theme.window),
+        (role.Window, theme.window), (role.Base, theme.field), (role.AlternateBase, theme.stripe),
         (role.Text, theme.text), (role.WindowText, theme.text), (role.ButtonText, theme.text),
         (role.Button, theme.window), (role.ToolTipBase, theme.base), (role.ToolTipText, theme.text),
         (role.PlaceholderText, theme.faint), (role.Highlight, theme.accent), (role.Link, theme.accent),
@@ -93,6 +93,10 @@ def apply(app: QtWidgets.QApplication, theme: Theme) -> None:
     for which in (role.Text, role.WindowText, role.ButtonText):
         palette.setColor(QtGui.QPalette.ColorGroup.Disabled, which, QtGui.QColor(theme.faint))
     app.setPalette(palette)
+    bars = QtGui.QPalette(palette)  # else a dark bar is darker than what it slides in
+    bars.setColor(role.Base, QtGui.QColor(theme.window))
+    bars.setColor(role.Button, QtGui.QColor(theme.window).lighter(220))
+    app.setPalette(bars, "QScrollBar")  # pyright: ignore[reportArgumentType] - its stub asks for bytes
     QtWidgets.QToolTip.setPalette(palette)
     for widget in app.allWidgets():  # those with a sheet of their own keep the colours in which it was read
         if widget.property(JUDGED) is not None:
@@ -113,6 +117,16 @@ def judge(label: QtWidgets.QWidget, *, is_good: bool) -> None:
     colour = now().good if is_good else now().bad
     # Of a text that stands back (`make_faint`) the colour alone would be halved.
     label.setStyleSheet(f"color: {colour}; placeholder-text-color: {colour}; font-weight: 600;")
+
+
+def restyle_plot(plot: pg.PlotWidget) -> None:
+    """Let a plot that is there already take the colours that were applied last."""
+    ink = pg.getConfigOption("foreground")
+    plot.setBackground("default")
+    for side in ("bottom", "left"):
+        axis = plot.getAxis(side)
+        axis.setPen(ink)
+        axis.setTextPen(ink)
 
 
 def say(label: QtWidgets.QWidget, sheet: str) -> None:

@@ -108,7 +108,7 @@ def test_every_section_shows_its_numbers():
         "Scan <of> vials & more", "3 of 400 frames were lost", "0.4 mg/mL worst error",
         "iodine 18 18.00 17.60 0.50 -0.40 321",
         "Cross-talk", "gadolinium 8 995.00 0.40 8.20",
-        "Residuals of all sources: 0.10 keV rms", "Am-241 1 59.50 248.4 +0.10",
+        "Residuals of all sources: 0.100 keV rms", "Am-241 1 59.50 248.4 +0.10",
         "2 of 256 pixels (0.78 %)", "out of trim not used 1 0.391", "2.5 17 lost frames 17 to 19",
         "reconstruct 3.2", "in all 15.2", 'sample = "vials" # <b>', "scan.h5", calibration().identity,
         "simulated <board>",
@@ -186,7 +186,7 @@ def test_the_report_tells_forced_steps():
 
 
 SECTIONS = {
-    "Bias currents": "bias_currents",
+    "Bias voltages": "bias_currents",
     "Energy scale of each pixel": "pixel_scale",
     "End point of the tube's spectrum": "end_point",
     "Count rate": "count_rate",
@@ -225,7 +225,7 @@ def test_a_section_is_there_when_its_record_is():
 @pytest.mark.parametrize(
     ("title", "told"),
     [
-        ("Bias currents", ("1 GND 137 0.650 0.6512 +1.2", "2 FBK 186 0.900 0.9101 +10.1, outside")),
+        ("Bias voltages", ("1 GND 137 0.650 0.6512 +1.2", "2 FBK 186 0.900 0.9101 +10.1, outside")),
         ("Equalisation", ("Method: noise, 4 rounds", "1 0 3 0 3", "3 1 0 0 1", "1.00 0.25 56")),
         ("Energy scale", ("1 10.00 0.20 4.0000 0.0100 0.078 0.157", "Am-241 1 59.50 248.4 +0.10")),
         ("Energy scale of each pixel", ("error at", "0.05 0.05 1.20")),

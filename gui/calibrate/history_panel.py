@@ -23,7 +23,7 @@ from gui.controls import ActionButton, allow
 HEAD = ("When", "File", "Of", "sigma, keV", "gain, DAC/keV", "not used, pixels", "Steps", "Note")
 LOOK_EVERY_MS = 3000
 LOOKING = "Looking for calibrations"
-WIDEST_PX = 250
+WIDEST_PX = 300
 NOTE = "Kept in a text file beside the calibration, which itself stays as it was measured. Enter saves."
 
 
@@ -161,7 +161,7 @@ class HistoryPanel(QtWidgets.QWidget):
                     item.setFont(column, bold)
             self.list.addTopLevelItem(item)
             item.setSelected(str(entry.path) in chosen)
-        for column in range(6):
+        for column in range(len(HEAD) - 1):
             self.list.resizeColumnToContents(column)
             self.list.setColumnWidth(column, min(self.list.columnWidth(column), WIDEST_PX))
         if self._entries and not self._selected_numbers():

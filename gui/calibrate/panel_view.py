@@ -56,6 +56,8 @@ class PanelView(QtWidgets.QScrollArea):
         self._nothing.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
         self._grid.addWidget(self._nothing, 0, 0)
         self.setWidget(self._inside)
+        for part in (self.viewport(), self._inside):
+            part.setAutoFillBackground(False)  # it lies on a tab, whose colour is another than the window's
         self._shown: list[_Panel] = []
         self._spare: list[_Panel] = []
         self._panels: tuple[Panel, ...] = ()
@@ -88,6 +90,8 @@ class PanelView(QtWidgets.QScrollArea):
     def restyle(self) -> None:
         """Take the colours of another theme: plots are made again."""
         for view in (*self._shown, *self._spare):
+            self._grid.removeWidget(view)
+            view.hide()  # what is deleted later would be seen until then
             view.deleteLater()
         self._shown, self._spare = [], []
         self.show_panels(self._panels)
@@ -221,6 +225,7 @@ class _Panel(QtWidgets.QWidget):
 
     def _give_room(self) -> None:
         for label in (self._title, self._note, *(() if self._is_key_beside else (self._key,))):
+            label.setMinimumHeight(0)  # or it would never ask for less than before
             label.setMinimumHeight(max(label.heightForWidth(max(self.width() - 2 * MARGIN_PX, 100)), 0))
 
 
@@ -267,7 +272,7 @@ class _ChartView(_Panel):
         if is_level:
             middle = float(heights.mean())
             half = LEVEL_ROOM * abs(middle) or 1.0
-            self._plot.setYRange(middle - half, middle + half, padding=0)
+            self._plot.getViewBox().setYRange(middle - half, middle + half, padding=0)
         elif self._is_level:
             self._plot.enableAutoRange(axis="y")
         self._is_level = is_level

@@ -40,6 +40,10 @@ class Rows(QtWidgets.QTableWidget):
         header.setDefaultAlignment(QtCore.Qt.AlignmentFlag.AlignLeft | QtCore.Qt.AlignmentFlag.AlignVCenter)
         header.setSectionResizeMode(QtWidgets.QHeaderView.ResizeMode.Stretch)
         header.setSectionResizeMode(0, QtWidgets.QHeaderView.ResizeMode.ResizeToContents)
+        self._fit = QtCore.QTimer(self)
+        self._fit.setSingleShot(True)
+        self._fit.timeout.connect(self.resizeRowsToContents)
+        header.sectionResized.connect(lambda *_: self._fit.start())  # how many lines a text takes is another then
 
     def show_rows(self, rows: Sequence[Row], before: str = "before", after: str = "after") -> None:
         """Show these; `before` and `after` name the two."""
@@ -54,7 +58,7 @@ class Rows(QtWidgets.QTableWidget):
                     font.setBold(True)
                     item.setFont(font)
                 self.setItem(number, column, item)
-        self.resizeRowsToContents()
+        self._fit.start()
 
 
 class ResultPanel(QtWidgets.QWidget):

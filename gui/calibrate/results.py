@@ -261,14 +261,16 @@ def _materials(after: Calibration, before: Calibration | None) -> list[Panel]:
         absolute.append(line(material, np.arange(len(values)), values, series=place))
         absolute.append(line("", np.arange(len(values)), values, style=Style.DOTS, series=place))
         form.append(line(material, np.arange(len(values)), values / values.mean(), series=place))
+        form.append(line("", np.arange(len(values)), values / values.mean(), style=Style.DOTS, series=place))
     condition = float(np.linalg.cond(basis.attenuation_per_mm_per_g_cm3))
     return [
         Chart(
-            title="Attenuation of each material in each bin", x_label="", y_label="1/mm per g/cm3",
+            title="Attenuation of each material", x_label="energy bin", y_label="1/mm per g/cm³",
             lines=tuple(absolute), x_names=names,
         ),
         Chart(
-            title="Its form: over its mean", x_label="", y_label="", lines=tuple(form), x_names=names,
+            title="How alike the materials are", x_label="energy bin", y_label="attenuation over its mean",
+            lines=tuple(form), x_names=names,
             note=f"condition number {condition:.3g}: the more alike the forms, the higher it is, and the noisier "
             "the materials",
         ),

@@ -73,9 +73,8 @@ class StepList(QtWidgets.QTreeWidget):
 
     def refresh(self) -> None:
         """Show how the steps stand now."""
-        steps, plan = self._desk.steps, self._desk.session.state.plan
+        steps, plan, look = self._desk.steps, self._desk.session.state.plan, theme.now()
         times = tuple(self._time(step) for step in steps)
-        look = theme.now()
         if (steps, times, look) == self._shown:
             return
         self._shown = (steps, times, look)

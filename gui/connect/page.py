@@ -161,6 +161,7 @@ class ConnectPage(Page):
         self.found = QtWidgets.QListWidget()
         self.found.setToolTip("Instruments that can be opened here; looked for every few seconds. Double click: open.")
         self.found.setWordWrap(True)
+        self.found.setSpacing(3)
         self.found.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.found.itemClicked.connect(self._choose_item)
         self.found.itemDoubleClicked.connect(self._open_item)
@@ -256,7 +257,6 @@ class ConnectPage(Page):
         self.found.clear()
         for each in found:
             item = QtWidgets.QListWidgetItem(f"{each.url}\n{each.kind.value}: {each.text}")
-            item.setSizeHint(QtCore.QSize(0, 3 * self.fontMetrics().lineSpacing() + 8))
             item.setData(_URL, each.url)
             item.setToolTip(each.problem or "A click takes it, a double click opens it.")
             self.found.addItem(item)

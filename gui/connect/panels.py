@@ -146,6 +146,7 @@ class FindingsPanel(QtWidgets.QGroupBox):
         self.text = QtWidgets.QTextBrowser()
         self.text.setToolTip("What is missing or slow on this machine, and how to mend it; as mpxct doctor tells.")
         self.text.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
+        self.text.viewport().setAutoFillBackground(False)  # a page of words, and nothing to write in
         self.text.setOpenExternalLinks(False)
         self.again = QtWidgets.QPushButton("Look again")
         allow(self.again, CHECK)

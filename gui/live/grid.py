@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from gui import levels as scales
+from gui.scale_bar import ScaleBar
 
 
 class GridView(QtWidgets.QWidget):
@@ -29,6 +28,8 @@ class GridView(QtWidgets.QWidget):
         self.views: list[pg.ViewBox] = []
         self._items: list[pg.ImageItem] = []
         self._labels: list[pg.LabelItem] = []
+        self._bars: list[ScaleBar] = []
+        self._whole = QtCore.QRectF()
         self._levels: dict[int, tuple[float, float]] = {}
         self._shape: tuple[int, ...] = ()
         self._unit = ""
@@ -49,8 +50,9 @@ class GridView(QtWidgets.QWidget):
         """Show sums of frames (n, rows, cols); the first set the levels of a frame, or each where levels follow."""
         if planes.shape != self._shape:
             self._lay_out(len(planes))
-            self._fit(planes.shape, pixel_mm)
             self._shape = planes.shape
+            self._whole = QtCore.QRectF(0, 0, planes.shape[2] * pixel_mm, planes.shape[1] * pixel_mm)
+            self.fit()
             self._levels = {}
         if unit != self._unit:
             self._unit, self._levels = unit, {}
@@ -64,13 +66,20 @@ class GridView(QtWidgets.QWidget):
             shown = scales.logarithm(plane) if is_log else plane
             self._items[place].setImage(shown, autoLevels=False, levels=drawn, lut=table)
             self._items[place].setScale(pixel_mm)
-            text = f"{names[place]}   {low:.4g} to {high:.4g} {unit}"
+            text = f"{names[place]}: {low:.4g} to {high:.4g} {unit}"
             if self._labels[place].text != text:
-                self._labels[place].setText(text)
+                self._labels[place].setText(text, color=pg.getConfigOption("foreground"))
 
     def restyle(self) -> None:
         """Take the colours of another theme."""
         self.graphics.setBackground("default")
+        for label in self._labels:
+            label.setText(label.text, color=pg.getConfigOption("foreground"))
+
+    def fit(self) -> None:
+        """Show the whole planes."""
+        if self.views and not self._whole.isEmpty():
+            self.views[0].setRange(self._whole, padding=0.02)
 
     def set_levels(self) -> None:
         """Let the next planes set the levels."""
@@ -80,26 +89,28 @@ class GridView(QtWidgets.QWidget):
         if n == len(self.views):
             return
         self.graphics.ci.clear()
-        self.views, self._items, self._labels = [], [], []
+        self.views, self._items, self._labels, self._bars = [], [], [], []
         n_cols = 1 if n == 1 else 2 if n <= 4 else 4
         for place in range(n):
             row, col = divmod(place, n_cols)
             self._labels.append(self.graphics.ci.addLabel("", row=2 * row, col=col))
             view = self.graphics.ci.addViewBox(row=2 * row + 1, col=col, lockAspect=True)
+            view.setBackgroundColor("k")
             item = pg.ImageItem(axisOrder="row-major")
             view.addItem(item)
-            if self.views:
-                view.setXLink(self.views[0])
-                view.setYLink(self.views[0])
+            view.disableAutoRange()
+            view.sigRangeChanged.connect(lambda moved, *_: self._follow(moved))
             self.views.append(view)
+            self._bars.append(ScaleBar(view))
             self._items.append(item)
 
-    def _fit(self, shape: tuple[int, ...], pixel_mm: float) -> None:
-        for view in self.views:
-            view.disableAutoRange()
-        if self.views and math.prod(shape):
-            width, height = shape[2] * pixel_mm, shape[1] * pixel_mm
-            self.views[0].setRange(QtCore.QRectF(0, 0, width, height), padding=0.02)
+    def _follow(self, moved: pg.ViewBox) -> None:
+        """Show everywhere what one was moved to; links of pyqtgraph would shrink it when the window grows."""
+        (left, right), (low, high) = wanted = moved.targetRange()
+        for view, bar in zip(self.views, self._bars, strict=True):
+            if view.targetRange() != wanted:
+                view.setRange(xRange=(left, right), yRange=(low, high), padding=0)
+            bar.show_within(view.viewRect().intersected(self._whole).width())
 
 
 def _table(name: str) -> NDArray[np.uint8]:

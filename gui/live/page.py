@@ -508,6 +508,7 @@ class LivePage(Page):
         self.grid_of.setToolTip("What is shown side by side; a zoom in one is a zoom in all.")
         self.grid_of.currentIndexChanged.connect(lambda _: self._anew())
         self.display.auto.clicked.connect(self._forget_levels)
+        self.display.fit.clicked.connect(lambda: self.grid.fit())
         beside = QtWidgets.QWidget()
         column = QtWidgets.QVBoxLayout(beside)
         column.setContentsMargins(0, 0, 0, 0)

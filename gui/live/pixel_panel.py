@@ -91,6 +91,7 @@ class PixelPanel(QtWidgets.QWidget):
     def tell(self, picture: Picture, row: int, col: int, thresholds_kev: tuple[float, ...]) -> None:
         """Tell what is known of a pixel."""
         self.where.setVisible(False)
+        self.table.setVisible(True)
         lines = inspect(picture, row, col, self._frames_calibration).lines(thresholds_kev)
         if self.table.rowCount() != len(lines):
             self.table.setRowCount(len(lines))
@@ -262,7 +263,9 @@ class PixelPanel(QtWidgets.QWidget):
     def _lay_out(self) -> None:
         layout = QtWidgets.QVBoxLayout(self)
         layout.addWidget(self.where)
-        layout.addWidget(self.table, 1)
+        layout.addWidget(self.table, 100)
+        layout.addStretch(1)
+        self.table.setVisible(False)
         box = QtWidgets.QGroupBox("Mark on the image")
         row = QtWidgets.QHBoxLayout(box)
         for check in self.marks.values():

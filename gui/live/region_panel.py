@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui import theme
-from gui.controls import allow
+from gui.controls import allow, hint
 from gui.image_panel import ImagePanel
 from gui.live import measures
 from gui.live.measures import Region, Shape
 from gui.live.shown import Shown
 
 COLUMNS = ("no.", "pixels", "mean", "sd", "sum", "min", "max", "full", "out")
+_WIDTHS_PX = (36, 42, 44, 44, 54, 42, 42, 30, 28)
 _COLOURS = tuple(theme.SERIES[n] for n in (1, 4, 5, 3, 2, 7))
 """Of regions on the image: those that stand out from every colour map."""
 _TIPS = (
@@ -75,9 +76,13 @@ class RegionPanel(QtWidgets.QWidget):
         row.addStretch(1)
         row.addWidget(self.in_bins)
         layout = QtWidgets.QVBoxLayout(self)
+        self._nothing = hint("Put a rectangle or an ellipse on the image: its figures and spectrum will stand here.")
         layout.addLayout(row)
+        layout.addWidget(self._nothing)
         layout.addWidget(self.table, 2)
         layout.addWidget(self.plot, 3)
+        layout.addStretch()
+        self._lay_out_rows()
         self.add_rectangle.clicked.connect(lambda: self.add(Shape.RECTANGLE))
         self.add_ellipse.clicked.connect(lambda: self.add(Shape.ELLIPSE))
         self.remove.clicked.connect(lambda: self.take_away())
@@ -135,7 +140,7 @@ class RegionPanel(QtWidgets.QWidget):
 
     def restyle(self) -> None:
         """Take the colours of another theme."""
-        self.plot.setBackground("default")
+        theme.restyle_plot(self.plot)
 
     def show_values(
         self,
@@ -179,6 +184,9 @@ class RegionPanel(QtWidgets.QWidget):
     def _lay_out_rows(self) -> None:
         self.plot.clear()
         self._curves = []
+        self._nothing.setVisible(not self._drawn)
+        for widget in (self.table, self.plot):
+            widget.setVisible(bool(self._drawn))
         self.table.setRowCount(len(self._drawn))
         for row, drawn in enumerate(self._drawn):
             for column in range(len(COLUMNS)):
@@ -208,7 +216,8 @@ class ProfilePanel(QtWidgets.QWidget):
         self.show_line.setToolTip("Put a line on the image; drag its ends. The plot shows the values along it.")
         self.n_lines = QtWidgets.QSpinBox()
         self.n_lines.setRange(1, 50)
-        self.n_lines.setSuffix(" px wide")
+        self.n_lines.setPrefix("width ")
+        self.n_lines.setSuffix(" px")
         self.n_lines.setToolTip("So many lines side by side are averaged.")
         self.plot = pg.PlotWidget()
         self.plot.setLabel("bottom", "along the line, mm")
@@ -219,9 +228,13 @@ class ProfilePanel(QtWidgets.QWidget):
         row.addWidget(self.n_lines)
         row.addStretch(1)
         layout = QtWidgets.QVBoxLayout(self)
+        self._nothing = hint("Put the line on the image: the values along it will be plotted here.")
         layout.addLayout(row)
+        layout.addWidget(self._nothing)
         layout.addWidget(self.plot, 1)
+        layout.addStretch()
         self.show_line.toggled.connect(self._toggle)
+        self._toggle(is_on=False)
 
     def ends(self) -> tuple[tuple[float, float], tuple[float, float]] | None:
         """Return where the line begins and ends, in pixels; None where there is none."""
@@ -242,7 +255,7 @@ class ProfilePanel(QtWidgets.QWidget):
 
     def restyle(self) -> None:
         """Take the colours of another theme."""
-        self.plot.setBackground("default")
+        theme.restyle_plot(self.plot)
 
     def show_values(self, shown: Shown) -> None:
         """Plot what is shown along the line."""
@@ -258,6 +271,8 @@ class ProfilePanel(QtWidgets.QWidget):
             self._curve.setData(distance_px[is_known] * self._pixel_mm, values[is_known])
 
     def _toggle(self, is_on: bool) -> None:
+        self._nothing.setVisible(not is_on)
+        self.plot.setVisible(is_on)
         if is_on and self._line is None:
             seen = self._panel.view.viewRect()
             y = seen.center().y()
@@ -275,7 +290,7 @@ def short(value: float) -> str:
         return "-"
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value)}"
-    return f"{value:.4g}"
+    return f"{value / 1e6:.4g}M" if abs(value) >= 1e6 else f"{value:.4g}"
 
 
 def _button(text: str, tip: str) -> QtWidgets.QPushButton:

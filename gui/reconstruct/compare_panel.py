@@ -18,8 +18,8 @@ from gui.reconstruct.tries import Picture, Reading, Try, box_of, difference, rea
 from gui.scale_bar import ScaleBar
 
 BEFORE, THIS, LESS = 0, 1, 2
-WIDTH_PX, HISTOGRAM_PX = 300, 130
-LEAST_PX = 44
+WIDTH_PX, HISTOGRAM_PX = 180, 130
+LEAST_PX, ROW_PX = 44, 26
 HEADINGS = ("before", "this", "this less before")
 COLUMNS = ("mean", "noise (sd)", "background", "background noise", "contrast", "contrast / noise")
 EXPLAINED = (
@@ -65,6 +65,7 @@ class ComparePanel(QtWidgets.QWidget):
         self.channel = Choice("Which bin, material or quantity to show.")
         self.channel.chosen.connect(self._show_channel)
         self.beside = Choice("Which other try to show on the left; the one before, unless you choose.")
+        self.beside.setPlaceholderText("no other try")
         self.take_region = QtWidgets.QPushButton("Region from box")
         self.take_region.setToolTip("Reconstruct only what the solid box holds, in x and y; it can be undone.")
         self.take_region.clicked.connect(lambda: self.region_wanted.emit())
@@ -102,6 +103,7 @@ class ComparePanel(QtWidgets.QWidget):
         self.histogram = pg.HistogramLUTItem(self.items[THIS])
         self.histogram.sigLevelsChanged.connect(self._share_levels)
         self.histogram.axis.enableAutoSIPrefix(False)
+        self.histogram.gradient.showTicks(False)
         self.graphics.ci.addItem(self.histogram, row=1, col=3)
         grid: Any = self.graphics.ci.layout  # pyqtgraph puts a layout where Qt has a method
         grid.setColumnStretchFactor(3, 0)
@@ -122,8 +124,7 @@ class ComparePanel(QtWidgets.QWidget):
         self.table.setSelectionMode(QtWidgets.QAbstractItemView.SelectionMode.NoSelection)
         self.table.setFocusPolicy(QtCore.Qt.FocusPolicy.NoFocus)
         self.table.horizontalHeader().setSectionResizeMode(QtWidgets.QHeaderView.ResizeMode.Stretch)
-        self.table.setFixedHeight(self.table.horizontalHeader().sizeHint().height() + 2 * 26 + 4)
-        self.table.verticalHeader().setDefaultSectionSize(26)
+        self.table.verticalHeader().setDefaultSectionSize(ROW_PX)
         top = QtWidgets.QHBoxLayout()
         for widget in (QtWidgets.QLabel("show"), self.channel, QtWidgets.QLabel("beside"), self.beside, self.is_less):
             top.addWidget(widget)
@@ -233,6 +234,7 @@ class ComparePanel(QtWidgets.QWidget):
                 item.setVisible(is_seen)
             grid.setColumnStretchFactor(number, 1 if is_seen else 0)
             grid.setColumnMaximumWidth(number, 100_000 if is_seen else 0)
+            grid.setColumnMinimumWidth(number, WIDTH_PX if is_seen else 0)  # all as wide, whatever their headings are
             grid.setColumnPreferredWidth(number, WIDTH_PX if is_seen else 0)
             if picture is not None:
                 self._show_picture(number, picture)
@@ -259,7 +261,7 @@ class ComparePanel(QtWidgets.QWidget):
         item.setScale(one.pixel_mm)
         unit = f", {picture.unit}" if picture.unit else ""
         name = f"{HEADINGS[number]} ({one.number})" if number != LESS else HEADINGS[number]
-        told = f"{picture.name}{unit}" if number != LESS else picture.unit
+        told = f"{picture.name}{unit}" if number != LESS else f"{levels[0]:.2g} to {levels[1]:.2g} {picture.unit}"
         self._labels[number].setText(f"{name}: {told}")
         if number == THIS:
             said = (f"<span style='color:{colour}'>■</span> {text}" for text, colour in picture.legend)
@@ -318,6 +320,10 @@ class ComparePanel(QtWidgets.QWidget):
         this = self._tries[THIS]
         picture = this.picture(str(self.channel.value())) if this is not None else None
         unit = f" {picture.unit}" if picture is not None else ""
+        has_before = self._tries[BEFORE] is not None
+        self.table.setRowHidden(BEFORE, not has_before)
+        heading_px = self.table.horizontalHeader().sizeHint().height()
+        self.table.setFixedHeight(heading_px + (1 + has_before) * ROW_PX + 4)
         for row, found in enumerate(self.readings()):
             cells: Sequence[str] = [""] * len(COLUMNS)
             if found is not None:

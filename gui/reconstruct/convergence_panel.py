@@ -56,9 +56,10 @@ class ConvergencePanel(QtWidgets.QWidget):
         self.plot.showGrid(x=True, y=True, alpha=0.2)
         self.plot.setMouseEnabled(x=False, y=False)
         self.plot.hideButtons()
-        self.plot.addLegend(offset=(-10, 5), colCount=3)
+        self.key = QtWidgets.QLabel()
         top = QtWidgets.QHBoxLayout()
         top.addWidget(self.words, 1)
+        top.addWidget(self.key)
         top.addWidget(self.what)
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -85,7 +86,7 @@ class ConvergencePanel(QtWidgets.QWidget):
 
     def restyle(self) -> None:
         """Take the colours of another theme."""
-        self.plot.setBackground("default")
+        theme.restyle_plot(self.plot)
         self._draw()
 
     def _draw(self) -> None:
@@ -110,9 +111,12 @@ class ConvergencePanel(QtWidgets.QWidget):
             curves[TOGETHER] = values
         if curves.keys() != self._curves.keys():
             self.plot.clear()
-            self._curves = {each: self.plot.plot(name=each, pen=_pen(number)) for number, each in enumerate(curves)}
-            if TOGETHER in self._curves:
-                self._curves[TOGETHER].setPen(pg.mkPen(theme.SERIES[0], width=3))
+            pens = {each: _pen(number) for number, each in enumerate(curves)}
+            if TOGETHER in pens:
+                pens[TOGETHER] = pg.mkPen(theme.SERIES[0], width=3)
+            self._curves = {each: self.plot.plot(name=each, pen=pen) for each, pen in pens.items()}
+            key = (f'<span style="color:{pen.color().name()}">\N{EM DASH}</span> {each}' for each, pen in pens.items())
+            self.key.setText(" &nbsp; ".join(key))
         for each, curve in curves.items():
             self._curves[each].setData(numbers, curve)
 

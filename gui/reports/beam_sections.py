@@ -276,8 +276,9 @@ def basis(calibration: Calibration) -> str:
     condition = float(np.linalg.cond(record.attenuation_per_mm_per_g_cm3))
     return (
         soft(
-            f"Effective attenuation of each material in each bin{kvp}. Condition number {condition:.3g}: "
-            "the more alike the curves are in form, the higher it is, and the more noise there is in the materials."
+            f"Effective attenuation of each material in each bin{kvp}, in 1/mm per g/cm³. Condition number "
+            f"{condition:.3g}: the more alike the curves are in form, the higher it is, and the more noise there is in "
+            "the materials."
         )
         + svg(basis_figure(record), "Attenuation of each material in each bin")
         + table(("material", *_bins(record.thresholds_kev)), rows)
@@ -297,7 +298,7 @@ def basis_figure(record: MaterialBasis) -> Figure:
         absolute.set_yscale("log")
     form.axhline(1, color="#b0b0b0", linewidth=0.8, zorder=0)
     legend(absolute)
-    label(absolute, "attenuation", "", "1/mm per g/cm3")
+    label(absolute, "attenuation", "", "1/mm per g/cm³")
     label(form, "form: over its mean", "", "")
     for axes in (absolute, form):
         axes.set_xticks(places, names)

@@ -13,7 +13,7 @@ from calibration.store import Calibration
 from gui.picture import write_whole
 from gui.reports import beam_sections, chip_sections
 from gui.reports.alignment_section import alignment
-from gui.reports.page import cards, figure_of, note, page, table
+from gui.reports.page import cards, figure_of, moment, note, page, table
 
 _ZERO_C_K = 273.15
 
@@ -27,7 +27,7 @@ def calibration_html(calibration: Calibration) -> str:
     """Return the report as one HTML text."""
     c = calibration
     told = (
-        f"{c.created}, {c.conditions.mode}, {c.gain}, {c.bias_v:g} V{_warmth(c.temperature_k)}; "
+        f"{moment(c.created)}, {c.conditions.mode}, {c.gain}, {c.bias_v:g} V{_warmth(c.temperature_k)}; "
         f"{c.device}, mpxct {c.software}, identity {c.identity}"
     )
     head = (
@@ -73,7 +73,7 @@ def _history(calibration: Calibration) -> str:
     rows = (
         (
             record.step,
-            record.created,
+            moment(record.created),
             f"{record.mode}, {record.gain}, {record.bias_v:g} V{_warmth(record.temperature_k)}",
             "forced, under other conditions" if record.is_forced else "",
         )
@@ -83,7 +83,7 @@ def _history(calibration: Calibration) -> str:
 
 
 _SECTIONS: Sequence[tuple[str, Callable[[Calibration], str]]] = (
-    ("Bias currents", chip_sections.bias_currents),
+    ("Bias voltages", chip_sections.bias_currents),
     ("Equalisation", chip_sections.equalisation),
     ("Energy scale", chip_sections.energy_scale),
     ("Energy scale of each pixel", chip_sections.pixel_scale),

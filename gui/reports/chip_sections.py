@@ -67,9 +67,10 @@ def equalisation(calibration: Calibration) -> str:
     text = "Spread (sigma) of the edges over the pixels, before and after the trims were chosen."
     if record is not None:
         at = f" at {record.energy_kev:.1f} keV" if record.energy_kev else ""
+        rounds = "1 round" if record.n_rounds == 1 else f"{record.n_rounds} rounds"
         text += (
-            f" Method: {record.method}{at}, {record.n_rounds} rounds. The limit is what the trims' own steps leave "
-            "if every pixel gets its best code."
+            f" Method: {record.method}{at}, {rounds}. The limit is what the trims' own steps leave if every pixel gets "
+            "its best code."
         )
     parts = [
         soft(text), svg(equalisation_figure(calibration), "Edges before and after equalisation"),
@@ -153,7 +154,7 @@ def energy_scale(calibration: Calibration) -> str:
     rows = (
         (
             line.source, str(line.threshold), f"{line.energy_kev:.2f}", figure_of(line.position_dac, ".1f"),
-            figure_of(line.residual_kev, "+z.2f"),
+            figure_of(line.residual_kev, "+z.3f"),
         )
         for line in calibration.lines
     )  # fmt: skip
@@ -161,7 +162,7 @@ def energy_scale(calibration: Calibration) -> str:
     left_out = ", ".join(calibration.sources_without_edge)
     return (
         soft(
-            f"Residuals of all sources: {calibration.residual_rms_kev:.2f} keV rms. They tell how well the sources "
+            f"Residuals of all sources: {calibration.residual_rms_kev:.3f} keV rms. They tell how well the sources "
             "agree with one another; what moves all edges alike does not show in them."
         )
         + svg(energy_figure(calibration), "Energy scale and its residuals")

@@ -28,7 +28,7 @@ def pose_in_words(a: Assessment) -> str:
 def sets_of_figures(a: Assessment) -> Sequence[tuple[str, Figures]]:
     """Name the two sets of figures, for tables that show both."""
     sets = [("as they are", a.as_it_is)]
-    return sets if a.matched is None else [*sets, (f"at MTF50 {a.mtf50_per_mm:.2f} /mm", a.matched)]
+    return sets if a.matched is None else [*sets, (f"at MTF50 {a.mtf50_per_mm:.2f} 1/mm", a.matched)]
 
 
 def quality_figures(a: Assessment) -> dict[str, object]:
@@ -66,7 +66,7 @@ def material_text(a: Assessment) -> str:
             ("7.3f", f.confusion.specificity[k]),
         ]  # fmt: skip
         lines.append(f"{name:<16}" + "".join(figure_of(value, form).rjust(int(form[0])) for form, value in cells))
-    at = f"at an MTF50 of {a.mtf50_per_mm:.3f} /mm" if a.matched else "not at one sharpness"
+    at = f"at an MTF50 of {a.mtf50_per_mm:.3f} 1/mm" if a.matched else "not at one sharpness"
     lines.append(f"mg/mL, {at}; {pose_in_words(a)}")
     return "\n".join([*lines, *a.remarks])
 

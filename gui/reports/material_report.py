@@ -43,7 +43,7 @@ def material_html(
     a = assessment
     name = title or f"Quality of {', '.join(a.materials)}"
     told = (
-        f"{a.phantom.name}: {len(a.phantom.vials)} vials, {a.n_slices} slices, voxels of {1000 * a.voxel_mm:.0f} um; "
+        f"{a.phantom.name}: {len(a.phantom.vials)} vials, {a.n_slices} slices, voxels of {1000 * a.voxel_mm:.0f} µm; "
         f"{pose_in_words(a)}"
     )
     overlay = png_bytes(material_plots.overlay_figure(a, volume), dpi=OVERLAY_DPI)
@@ -78,11 +78,11 @@ def _key_figures(a: Assessment) -> dict[str, str]:
     figures["cross-talk, rms"] = f"{figure_of(f.total_cross_talk_mg_ml, '.2f')} mg/mL"
     if f.limits:
         figures["detection limits, CNR 5"] = (
-            f"{min(x.cnr_mg_ml for x in f.limits.values()):.2g} to "
-            f"{max(x.cnr_mg_ml for x in f.limits.values()):.2g} mg/mL"
+            f"{_two_digits(min(x.cnr_mg_ml for x in f.limits.values()))} to "
+            f"{_two_digits(max(x.cnr_mg_ml for x in f.limits.values()))} mg/mL"
         )
     if np.isfinite(a.mtf50_per_mm):
-        figures["all at an MTF50 of"] = f"{a.mtf50_per_mm:.2f} /mm"
+        figures["all at an MTF50 of"] = f"{a.mtf50_per_mm:.2f} 1/mm"
     return figures
 
 
@@ -220,7 +220,7 @@ def _limits(a: Assessment) -> str:
         if name in figures.limits
     )  # fmt: skip
     head = ("material", "maps", "blank, mg/mL", "contrast 5 times the noise, mg/mL", "3 sigma of the blank, mg/mL")
-    return soft(f"For one voxel of {1000 * a.voxel_mm:.0f} um.") + table(head, rows, n_text=2)
+    return soft(f"For one voxel of {1000 * a.voxel_mm:.0f} µm.") + table(head, rows, n_text=2)
 
 
 # Identification.
@@ -286,7 +286,7 @@ def _noise(a: Assessment) -> str:
     return (
         soft(
             f"From {f.noise.n_squares} squares of {len(f.noise.frequency_per_mm)} voxels a side, a plane taken off "
-            "each. A negative cross-power: what one map has too much of, the other has too little. NEQ: quanta per mm2 "
+            "each. A negative cross-power: what one map has too much of, the other has too little. NEQ: quanta per mm² "
             f"of a slice that tell {material_plots.NEQ_MG_ML:g} mg/mL as well."
         )
         + svg(material_plots.noise_figure(a, f), "Noise power, cross-power and noise-equivalent quanta")
@@ -318,3 +318,7 @@ def _provenance(a: Assessment, volume: Volume) -> str:
         "steps": "; ".join(p.steps) or "-",
     }
     return table(("what", "which"), rows.items(), n_text=2)
+
+
+def _two_digits(value: float) -> str:
+    return f"{float(f'{value:.2g}'):g}"

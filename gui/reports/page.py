@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from gui.picture import INK, SMALL_PT, SOFT_INK, robust_levels
 
 STYLE = """
+:root { color-scheme: light }
 body { margin: 0; background: #f4f4f2; color: #1a1a1a; font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif }
 main { max-width: 1080px; margin: 0 auto; padding: 24px }
 header, section { background: #fff; border: 1px solid #e3e3e0; border-radius: 8px;
@@ -29,10 +30,12 @@ figure { margin: 12px 0 } img { max-width: 100%; height: auto; display: block }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8px 0 }
 th, td { padding: 4px 14px 4px 0; text-align: left; border-bottom: 1px solid #e8e8e5; vertical-align: top }
-td.n, th.n { text-align: right } th { font-weight: 600; color: #5a5a5a; font-size: 14px }
+td.n, th.n { text-align: right } td.n { white-space: nowrap } th { font-weight: 600; color: #5a5a5a; font-size: 14px }
 td.own { background: #fff3d6 }
 pre { background: #f4f4f2; border-radius: 6px; padding: 12px; overflow-x: auto; font-size: 13px; line-height: 1.4 }
-@media print { body { background: #fff } header, section { border: none; break-inside: avoid } }
+h2, h3, .soft { break-after: avoid } figure, tr { break-inside: avoid }
+@media print { body { background: #fff } header, section { border: none; break-inside: avoid; padding: 0 }
+  table, th { font-size: 11px } th, td { padding-right: 8px } pre { white-space: pre-wrap; font-size: 10px } }
 """
 
 SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7f7f7f", "#1a1a1a")
@@ -61,6 +64,11 @@ def cards(figures: Mapping[str, str]) -> str:
 def note(text: str) -> str:
     """Say in a line that there is nothing to show."""
     return f'<p class="none">{escape(text)}</p>'
+
+
+def moment(created: str) -> str:
+    """Return the date and time of a file as people write it: 2026-05-01 09:30:00 UTC."""
+    return created.replace("T", " ").replace("+00:00", " UTC")
 
 
 def soft(text: str) -> str:

@@ -12,7 +12,7 @@ from gui.scan.document import Document
 from gui.scan.fields import Field, FieldKind, groups, shown
 from gui.scan.words import KINDS
 
-LABEL_WIDTH_PX, UNIT_WIDTH_PX = 130, 34
+LABEL_WIDTH_PX, UNIT_WIDTH_PX, MOST_WIDTH_PX = 130, 34, 520
 
 
 class FieldRow:
@@ -97,6 +97,7 @@ class PlanForm(QtWidgets.QScrollArea):
         self.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
         self.setMinimumWidth(360)
+        self.setMaximumWidth(MOST_WIDTH_PX)
 
     def refresh(self) -> None:
         """Show the document as it is now."""

@@ -95,9 +95,10 @@ class ScanPage(Page):
             self.run.refresh()
 
     def restyle(self) -> None:
-        """Write plan and checks in the colours of another theme."""
+        """Take the colours of another theme."""
         self.plan.text.restyle()
         self.start.restyle()
+        self.run.restyle()
 
     def save(self) -> dict[str, object]:
         """Return what is asked for again at the next start."""

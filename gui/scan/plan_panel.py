@@ -43,7 +43,7 @@ class PlanPanel(QtWidgets.QWidget):
         split.setSizes([400, 400])
         split.setChildrenCollapsible(False)
         column = QtWidgets.QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
+        column.setContentsMargins(0, 6, 0, 0)
         column.addLayout(self._bar())
         column.addWidget(split, 1)
 

@@ -73,7 +73,7 @@ class RunPanel(QtWidgets.QWidget):
         self.place.currentIndexChanged.connect(self._choose_place)
         self.place_name = QtWidgets.QLabel("Shown")
         column = QtWidgets.QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
+        column.setContentsMargins(0, 6, 0, 0)
         top = QtWidgets.QHBoxLayout()
         top.addWidget(self.heading)
         top.addWidget(self.bar, 1)
@@ -114,9 +114,9 @@ class RunPanel(QtWidgets.QWidget):
         for widget in (self.place, self.place_name):
             widget.setVisible(len(places) > 1)
         for panel in (self.picture, self.sinogram, self.slice):
-            panel.item.clear()
-        for caption, text in zip((self.picture_told, self.sinogram_told, self.slice_told), _CAPTIONS, strict=True):
-            caption.setText(text)
+            panel.clear()
+        for told in (self.picture_told, self.sinogram_told, self.slice_told):
+            told.setText("")
 
     def ended(self, summary: ScanSummary) -> None:
         """Tell how it ended, whole."""
@@ -144,6 +144,11 @@ class RunPanel(QtWidgets.QWidget):
         self.told.setText(f"The scan {how}. {rest}")
         theme.judge(self.told, is_good=status is JobStatus.STOPPED)
         self._over()
+
+    def restyle(self) -> None:
+        """Take the colours of another theme."""
+        for panel in (self.picture, self.sinogram, self.slice):
+            panel.restyle()
 
     def refresh(self) -> None:
         """Show what is new."""
@@ -220,7 +225,7 @@ class RunPanel(QtWidgets.QWidget):
             parts.append(f"PAUSED {where}, beam {'off' if run.pause.is_beam_off else 'still on'}")
         elif pace.left_s is not None:
             ends = time.strftime("%H:%M", time.localtime(time.time() + pace.left_s))
-            parts.append(f"{pace.rate_per_s:.3g} frames/s, about {clock(pace.left_s)} left, until {ends}")
+            parts.append(f"{pace.rate_per_s:.3g} frames/s, until {ends}")
         elif pace.n_frames < pace.n_planned:
             parts.append("No frame yet" if not pace.n_frames else "Pace not known yet")
         parts.append(f"{pace.n_lost} LOST" if pace.n_lost else "none lost")
@@ -244,8 +249,8 @@ class RunPanel(QtWidgets.QWidget):
         frame, step, number = newest
         counts = frame.counts[min(place, len(frame.counts) - 1)]
         angle = np.degrees(step.pose_of(number).angle_rad)
-        grey = _show(self.picture, counts, "counts")
-        self.picture_told.setText(f"Newest frame: {step.kind.value} at {angle:.1f}°. {grey}")
+        _show(self.picture, counts, pixel_mm=run.watch.geometry.pitch_mm)
+        self.picture_told.setText(f"{step.kind.value.capitalize()} at {angle:.1f}°.")
 
     def _show_preview(self, preview: Preview) -> None:
         if preview is self._preview:
@@ -263,45 +268,53 @@ class RunPanel(QtWidgets.QWidget):
             self._name_thresholds(rows.place.pass_index)
         if rows is not None and np.isfinite(rows.line_integrals).any():
             image = rows.line_integrals
-            grey = _show(self.sinogram, np.nan_to_num(image, nan=float(np.nanmax(image))), "line integral")
+            _show(self.sinogram, np.nan_to_num(image, nan=float(np.nanmax(image))))
             n_lost = int(rows.is_lost.sum())
             lost = f", {n_lost} LOST: bright lines" if n_lost else ""
-            self.sinogram_told.setText(f"Sinogram: {len(image)} views, the newest on top{lost}. {grey}")
+            self.sinogram_told.setText(f"{len(image)} views, the newest on top{lost}.")
         if preview.slice_per_mm is not None:
-            grey = _show(self.slice, preview.slice_per_mm, "1/mm", pixel_mm=preview.voxel_mm)
+            _show(self.slice, preview.slice_per_mm, pixel_mm=preview.voxel_mm)
             wide_mm = preview.voxel_mm * preview.slice_per_mm.shape[1]
-            self.slice_told.setText(f"{preview.told} {wide_mm:.3g} mm wide. {grey}")
+            self.slice_told.setText(f"{preview.told} {wide_mm:.3g} mm wide.")
 
     def _pictures(self) -> QtWidgets.QGridLayout:
         grid = QtWidgets.QGridLayout()
-        self.picture, self.sinogram, self.slice = (ImagePanel(has_histogram=False) for _ in range(3))
+        self.picture, self.sinogram, self.slice = (
+            ImagePanel(unit, has_histogram=False) for unit in ("counts", "(line integral)", "1/mm")
+        )
         self.sinogram.view.setAspectLocked(False)
         for panel in (self.picture, self.sinogram, self.slice):
             panel.setMinimumHeight(200)
-        self.picture_told, self.sinogram_told, self.slice_told = (QtWidgets.QLabel(text) for text in _CAPTIONS)
+        self.picture_told, self.sinogram_told, self.slice_told = hint(), hint(), hint()
         parts = (
-            (self.picture, self.picture_told, "The newest frame as it comes; row 0, the lowest, is at the bottom."),
-            (self.sinogram, self.sinogram_told, "Line integrals of the middle rows, a line for each view."),
-            (self.slice, self.slice_told, "A quick slice of the views so far; the real one comes by Reconstruct."),
+            (
+                "Newest frame",
+                self.picture,
+                self.picture_told,
+                "The newest frame as it comes; row 0, the lowest, is at the bottom.",
+            ),
+            ("Sinogram", self.sinogram, self.sinogram_told, "Line integrals of the middle rows, a line for each view."),
+            (
+                "Slice",
+                self.slice,
+                self.slice_told,
+                "A quick slice of the views so far; the real one comes by Reconstruct.",
+            ),
         )
-        for number, (panel, caption, tip) in enumerate(parts):
-            caption.setWordWrap(True)
-            caption.setAlignment(QtCore.Qt.AlignmentFlag.AlignTop)
-            caption.setMinimumHeight(48)
-            panel.setToolTip(tip)
-            caption.setToolTip(tip)
-            grid.addWidget(caption, 0, number)
-            grid.addWidget(panel, 1, number)
+        for number, (name, panel, told, tip) in enumerate(parts):
+            heading = QtWidgets.QLabel(name)
+            heading.setStyleSheet("font-weight: 600;")
+            told.setAlignment(QtCore.Qt.AlignmentFlag.AlignTop)
+            told.setMinimumHeight(2 * self.fontMetrics().lineSpacing())
+            for row, widget in enumerate((heading, told, panel)):
+                widget.setToolTip(tip)
+                grid.addWidget(widget, row, number)
             grid.setColumnStretch(number, 1)
-        grid.setRowStretch(1, 1)
+        grid.setHorizontalSpacing(12)
+        grid.setRowStretch(2, 1)
         return grid
 
 
-def _show(panel: ImagePanel, image: NDArray[np.number], unit: str, pixel_mm: float | None = None) -> str:
-    """Show an image, all of it, and return what its grey levels mean."""
-    low, high = percentile_levels(image)
-    panel.show_image(image, levels=(low, high), pixel_mm=pixel_mm)
-    return f"Dark to bright: {low:.4g} to {high:.4g} {unit}."
-
-
-_CAPTIONS = ("Newest frame", "Sinogram", "Slice")
+def _show(panel: ImagePanel, image: NDArray[np.number], pixel_mm: float | None = None) -> None:
+    """Show an image, all of it, between the levels that its values ask for."""
+    panel.show_image(image, levels=percentile_levels(image), pixel_mm=pixel_mm)

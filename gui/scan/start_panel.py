@@ -21,6 +21,7 @@ from gui.session import Session
 from gui.state import Action
 
 LOOK_EVERY_S = 0.5
+MOST_WIDTH_PX = 520
 WORDS = {"ok": "good", "warn": "warning", "fail": "NO"}
 
 
@@ -83,11 +84,12 @@ class StartPanel(QtWidgets.QWidget):
         buttons.addWidget(self.start, 1)
         self.told = hint()
         whole = QtWidgets.QVBoxLayout(self)
-        whole.setContentsMargins(0, 0, 0, 0)
+        whole.setContentsMargins(0, 6, 0, 0)
         whole.addWidget(scroll, 1)
         whole.addWidget(self.told)
         whole.addLayout(buttons)
         self.setMinimumWidth(360)
+        self.setMaximumWidth(MOST_WIDTH_PX)
         self._propose()
 
     def refresh(self) -> None:

@@ -18,14 +18,14 @@ class SpectrumPlot(pg.PlotWidget):
         super().__init__()
         self.setToolTip(tip)
         self.setMinimumHeight(120)
-        self.setLabel("bottom", "energy (keV)")
-        self.setLabel("left", "attenuation (1/mm)")
+        self.setLabel("bottom", "energy, keV")
+        self.setLabel("left", "attenuation, 1/mm")
         for side in ("bottom", "left"):
             self.getAxis(side).enableAutoSIPrefix(False)
-        self.addLegend(offset=(-5, 5))
-        self._measured = self.plot(pen=pg.mkPen(theme.SERIES[0], width=2), stepMode="center", name="measured")
+        self._show_key()
+        self._measured = self.plot(pen=pg.mkPen(theme.SERIES[0], width=2), stepMode="center")
         pen = pg.mkPen(theme.SERIES[1], width=2, style=QtCore.Qt.PenStyle.DashLine)
-        self._fitted = self.plot(pen=pen, stepMode="center", name="of the materials")
+        self._fitted = self.plot(pen=pen, stepMode="center")
 
     def show_spectrum(self, spectrum: Spectrum) -> None:
         """Show this one."""
@@ -35,11 +35,16 @@ class SpectrumPlot(pg.PlotWidget):
 
     def restyle(self) -> None:
         """Take the colours of another theme."""
-        self.setBackground(pg.getConfigOption("background"))
-        for side in ("bottom", "left"):
-            axis = self.getAxis(side)
-            axis.setPen(pg.getConfigOption("foreground"))
-            axis.setTextPen(pg.getConfigOption("foreground"))
+        theme.restyle_plot(self)
+        self._show_key()
+
+    def _show_key(self) -> None:
+        """Say above the plot what its lines are: within it they would lie over each other."""
+        key = (
+            f'<span style="color:{colour}">{sign}</span> {name}'
+            for colour, sign, name in zip(theme.SERIES, ("—", "- -"), ("measured", "of the materials"), strict=False)
+        )
+        self.setTitle(" &nbsp; ".join(key), size="9pt", color=pg.getConfigOption("foreground"))
 
 
 class CursorPanel(QtWidgets.QWidget):

@@ -242,7 +242,7 @@ class MaterialRow(QtWidgets.QFrame):
         self.opacity.setMinimumWidth(60)
         self.opacity.setToolTip("Opacity: how much of its colour is added, 0 to 100 %.")
         self._percent = QtWidgets.QLabel()
-        self._percent.setMinimumWidth(self.fontMetrics().horizontalAdvance("100 %"))
+        self._percent.setMinimumWidth(self.fontMetrics().horizontalAdvance("opacity 100 %"))
         self._percent.setToolTip(self.opacity.toolTip())
         tip = "Where the colour begins, and where it is full, in mg/mL."
         self.window_slider = RangeSlider(tip)
@@ -276,7 +276,7 @@ class MaterialRow(QtWidgets.QFrame):
         low, high = look.low_g_cm3 * MG_ML_PER_G_CM3, look.high_g_cm3 * MG_ML_PER_G_CM3
         self.visible.setChecked(look.is_visible)
         self.opacity.setValue(round(100 * look.opacity))
-        self._percent.setText(f"{round(100 * look.opacity)} %")
+        self._percent.setText(f"opacity {round(100 * look.opacity)} %")
         self.window_slider.show_range(low, high, self._span_mg_ml)
         self.window_slider.show_colours(((0, 0, 0), rgb(look.colour)))
         for spin, value in ((self.low, low), (self.high, high)):

@@ -141,7 +141,7 @@ class MeasurePanel(QtWidgets.QWidget):
         self._map.setVisible(isinstance(found, Joint))
         if isinstance(found, Histogram):
             self._curve.setData(found.edges, found.counts)
-            self.plot.setLabel("bottom", f"{found.channel} ({found.unit})")
+            self.plot.setLabel("bottom", f"{found.channel}, {found.unit}")
             self.plot.setLabel("left", "voxels")
             self.plot.setTitle(where)
             self.plot.autoRange()
@@ -150,8 +150,8 @@ class MeasurePanel(QtWidgets.QWidget):
             low, high = found.edges_upwards[[0, -1]]
             self._map.setImage(np.log1p(found.counts), autoLevels=True)
             self._map.setRect(QtCore.QRectF(left, low, right - left, high - low))
-            self.plot.setLabel("bottom", "{} ({})".format(*found.across))
-            self.plot.setLabel("left", "{} ({})".format(*found.upwards))
+            self.plot.setLabel("bottom", "{}, {}".format(*found.across))
+            self.plot.setLabel("left", "{}, {}".format(*found.upwards))
             self.plot.setTitle(f"{where}, voxels (log)")
             self.plot.autoRange()
 
@@ -165,11 +165,7 @@ class MeasurePanel(QtWidgets.QWidget):
     def restyle(self) -> None:
         """Take the colours of another theme."""
         self.spectrum.restyle()
-        self.plot.setBackground(pg.getConfigOption("background"))
-        for side in ("bottom", "left"):
-            axis = self.plot.getAxis(side)
-            axis.setPen(pg.getConfigOption("foreground"))
-            axis.setTextPen(pg.getConfigOption("foreground"))
+        theme.restyle_plot(self.plot)
 
     def _tools(self) -> QtWidgets.QLayout:
         grid = QtWidgets.QGridLayout()

@@ -28,8 +28,8 @@ HANDLE_SHARE = 0.38
 """How far from the middle of a pane the handles of a slanted cut stand, of its shorter side."""
 HANDLE_PX = 12
 MARGIN_PX = 10
-BAR_PX = 130
-"""Length of a bar of the legend."""
+SMALL, STRIP_PX = 0.85, 30.0
+"""Of the legend: its letters in shares of the others, and its strips of colour."""
 GRIP_PX = 8
 """Size of the handles of a drawing, and so near to them one takes hold."""
 
@@ -328,10 +328,9 @@ class SlicePane(pg.GraphicsView):
             self._draw_outline(painter, outline)
         if self._drawing is not None and len(self._drawing.points_mm) > 1:
             self._draw_outline(painter, Outline(points_mm=self._pending_mm(), text="", is_chosen=True))
-        self._draw_directions(painter)
+        self._draw_directions(painter, self._draw_legend(painter))
         self._draw_scale(painter)
         draw_text(painter, QtCore.QPointF(MARGIN_PX, MARGIN_PX), self.overlay.title, self.overlay.colour, "lt")
-        self._draw_legend(painter)
         painter.restore()
 
     def _pending_mm(self) -> NDArray[np.float64]:
@@ -397,13 +396,13 @@ class SlicePane(pg.GraphicsView):
         rightmost = max(points, key=lambda point: point.x())
         draw_text(painter, rightmost + QtCore.QPointF(5, 0), outline.text, colour, "lm")
 
-    def _draw_directions(self, painter: QtGui.QPainter) -> None:
+    def _draw_directions(self, painter: QtGui.QPainter, legend_left: float) -> None:
         width, height = self._size()
         left, right, below, above = self.overlay.directions
         edge, below_title = MARGIN_PX, MARGIN_PX + 1.4 * painter.fontMetrics().height()
         for text, x, y, anchor in (
             (left, edge, height / 2, "lm"), (right, width - edge, height / 2, "rm"),
-            (below, width / 2, height - edge, "cb"), (above, width / 2, below_title, "ct"),
+            (below, min(width / 2, legend_left - 2 * edge), height - edge, "cb"), (above, width / 2, below_title, "ct"),
         ):  # fmt: skip
             draw_text(painter, QtCore.QPointF(x, y), text, "#b8c0c8", anchor)
 
@@ -420,39 +419,41 @@ class SlicePane(pg.GraphicsView):
         text = length_text(length_mm) if self.overlay.is_scale_known else f"{length_mm:g} voxels"
         draw_text(painter, QtCore.QPointF(left, bottom - 8), text, "#ffffff", "lb")
 
-    def _draw_legend(self, painter: QtGui.QPainter) -> None:
-        """Draw a bar for each row, with its ends under it; of many rows, in a low pane, beside its name."""
-        width, height = self._size()
-        letters, right = painter.fontMetrics().height(), width - MARGIN_PX
-        full, tight = 2 * letters + 12, letters + 10
-        is_tight = full * len(self.overlay.legend) > height - 3 * MARGIN_PX - letters
-        for n, row in enumerate(self.overlay.legend):
-            top = MARGIN_PX + n * (tight if is_tight else full)
-            name = painter.fontMetrics().elidedText(row.name, QtCore.Qt.TextElideMode.ElideMiddle, int(width / 2))
-            text = f"{name}  {row.low} to {row.high}" if is_tight else name
-            draw_text(painter, QtCore.QPointF(right, top), text, "#ffffff", "rt", small=is_tight)
-            bar = QtCore.QRectF(right - BAR_PX, top + letters + 1, BAR_PX, 6)
-            gradient = QtGui.QLinearGradient(bar.topLeft(), bar.topRight())
+    def _draw_legend(self, painter: QtGui.QPainter) -> float:
+        """Write into the lower right corner what the colours mean, a line for each, and return where it begins."""
+        rows = self.overlay.legend
+        if not rows:
+            return self._size()[0]
+        painter.save()
+        font = QtGui.QFont(painter.font())
+        font.setPointSizeF(SMALL * font.pointSizeF())
+        painter.setFont(font)
+        letters, (width, height) = painter.fontMetrics(), self._size()
+        names = [letters.elidedText(row.name, QtCore.Qt.TextElideMode.ElideMiddle, int(width / 4)) for row in rows]
+        texts = [f"{name}  {row.low} to {row.high}" for name, row in zip(names, rows, strict=True)]
+        line, gap = 1.35 * letters.height(), 6.0
+        wide = STRIP_PX + gap + max(letters.horizontalAdvance(text) for text in texts)
+        box = QtCore.QRectF(width - MARGIN_PX - wide, height - MARGIN_PX - len(rows) * line, wide, len(rows) * line)
+        painter.fillRect(box.adjusted(-gap, -gap / 2, gap, gap / 2), QtGui.QColor(0, 0, 0, 150))
+        for n, (row, text) in enumerate(zip(rows, texts, strict=True)):
+            middle = box.top() + (n + 0.5) * line
+            strip = QtCore.QRectF(box.left(), middle - 4, STRIP_PX, 8)
+            gradient = QtGui.QLinearGradient(strip.topLeft(), strip.topRight())
             for share, colour in zip(np.linspace(0, 1, len(row.colours)), row.colours, strict=True):
                 gradient.setColorAt(float(share), QtGui.QColor(*colour))
             painter.setPen(QtGui.QPen(QtGui.QColor("#707880"), 1.0))
             painter.setBrush(gradient)
-            painter.drawRect(bar)
-            painter.setBrush(QtCore.Qt.BrushStyle.NoBrush)
-            if not is_tight:
-                draw_text(painter, bar.bottomLeft() + QtCore.QPointF(0, 1), row.low, "#d5dae0", "lt", small=True)
-                draw_text(painter, bar.bottomRight() + QtCore.QPointF(0, 1), row.high, "#d5dae0", "rt", small=True)
+            painter.drawRect(strip)
+            draw_text(painter, QtCore.QPointF(strip.right() + gap, middle), text, "#ffffff", "lm")
+        painter.restore()
+        return box.left()
 
 
-def draw_text(
-    painter: QtGui.QPainter, at: QtCore.QPointF, text: str, colour: str, anchor: str, *, small: bool = False
-) -> None:
+def draw_text(painter: QtGui.QPainter, at: QtCore.QPointF, text: str, colour: str, anchor: str) -> None:
     """Write with a dark edge, so that it can be read on any picture; anchor: l, c or r, then t, m or b."""
     if not text:
         return
-    font = QtGui.QFont(painter.font())
-    if small:
-        font.setPointSizeF(0.85 * font.pointSizeF())
+    font = painter.font()
     metrics = QtGui.QFontMetricsF(font)
     x = at.x() - {"l": 0.0, "c": 0.5, "r": 1.0}[anchor[0]] * metrics.horizontalAdvance(text)
     y = at.y() + {"t": metrics.ascent(), "m": metrics.capHeight() / 2, "b": -metrics.descent()}[anchor[1]]

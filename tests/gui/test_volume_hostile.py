@@ -130,7 +130,7 @@ def test_a_surface_of_odd_numbers_is_found() -> None:
 def test_a_legend_fits_into_its_pane_however_many_materials_and_long_their_names(
     qtbot: QtBot, n_materials: int
 ) -> None:
-    """Neither below the pane nor over its left half, where the title stands."""
+    """Not out of the pane, nor over its left edge, where the scale stands."""
     rows = tuple(
         LegendRow(name="w" * 80, low="0", high="10 mg/mL", colours=((0, 0, 0), (255, 0, 0))) for _ in range(n_materials)
     )
@@ -146,7 +146,7 @@ def test_a_legend_fits_into_its_pane_however_many_materials_and_long_their_names
     colours = [[image.pixelColor(x, y) for x in range(320)] for y in range(300)]
     is_red = np.array([[each.red() > 200 and each.green() < 60 for each in line] for line in colours])
     is_lit = np.array([[each.value() > 60 for each in line] for line in colours])
-    ends = is_red[:, 290:306].any(axis=1).astype(int)
+    ends = is_red.any(axis=1).astype(int)
     assert (np.diff(ends) == 1).sum() == n_materials
     assert not is_lit[:250, :30].any()
 
