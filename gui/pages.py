@@ -101,12 +101,15 @@ class Pages(Mapping[str, Page]):
         self._loaded: set[str] = set()
         self._broken: set[str] = set()
         self._wanted = ""
-        self._has_time = False
+        self._has_time = self._is_closed = False
         self._may_load = threading.Event()
+        self._loading = threading.Lock()
+        """One thread at a time prepares: where two read a plan for the first time, the program ends."""
         self._loader: threading.Thread | None = None
 
     def __getitem__(self, title: str) -> Page:
         if title not in self.built:
+            self._load(title)
             for _ in self._pieces(self._kinds[title]):
                 pass
         return self.built[title]
@@ -133,7 +136,7 @@ class Pages(Mapping[str, Page]):
         if others or title not in self._loaded:
             self._may_load.set()
         if missing and self._loader is None:
-            self._loader = threading.Thread(target=self._load, name="pages", daemon=True)
+            self._loader = threading.Thread(target=self._load_all, name="pages", daemon=True)
             self._loader.start()
         if not missing or missing[0] not in self._loaded:
             return False
@@ -144,14 +147,26 @@ class Pages(Mapping[str, Page]):
             raise
         return True
 
-    def _load(self) -> None:
+    def close(self) -> None:
+        """Load nothing any more."""
+        self._is_closed = True
+        self._may_load.set()
+
+    def _load_all(self) -> None:
         """Load all pages, one each time that there is time, the one that is wanted then before the others."""
         while len(self._loaded) < len(self._kinds):
             self._may_load.wait()
+            if self._is_closed:
+                return
             self._may_load.clear()
-            if self._wanted in self._loaded and not self._has_time:
-                continue
-            title = next(each for each in (self._wanted, *self._kinds) if each not in self._loaded)
+            if self._wanted not in self._loaded or self._has_time:
+                missing = (each for each in (self._wanted, *self._kinds) if each not in self._loaded)
+                self._load(next(missing, self._wanted))
+
+    def _load(self, title: str) -> None:
+        with self._loading:
+            if title in self._loaded:
+                return
             try:
                 self._kinds[title].load().prepare()
             except Exception as error:  # noqa: BLE001 - whoever builds the page meets it too, and tells

@@ -169,6 +169,7 @@ class Window(QtWidgets.QMainWindow):
             return
         self._beat.stop()
         self._save()
+        self.pages.close()
         for page in self.pages.built.values():
             page.end()
         self.session.close()

@@ -116,6 +116,17 @@ def test_others_are_neither_loaded_nor_built_before_there_is_time(
     assert asked == ["Broken"]
 
 
+def test_nothing_is_loaded_any_more_once_the_window_is_closed(session: Session, loads: threading.Event) -> None:
+    pages = Pages(session, lambda _: None, kinds("Slow", "Broken"))
+    before = set(threading.enumerate())
+    pages.build_on("Slow")
+    (loader,) = set(threading.enumerate()) - before
+    pages.close()
+    loads.set()
+    loader.join(5.0)
+    assert not loader.is_alive()
+
+
 def test_a_page_that_cannot_be_built_is_told_once(qtbot: QtBot, session: Session, loads: threading.Event) -> None:
     loads.set()
     pages = Pages(session, lambda _: None, kinds("Broken", "Slow"))
