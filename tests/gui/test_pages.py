@@ -116,6 +116,24 @@ def test_others_are_neither_loaded_nor_built_before_there_is_time(
     assert asked == ["Broken"]
 
 
+def test_a_page_that_is_being_prepared_is_waited_for_and_not_prepared_twice(
+    qtbot: QtBot, session: Session, loads: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def prepare() -> None:
+        threads.append(threading.current_thread())
+        loads.wait(10.0)
+
+    monkeypatch.setattr(Slow, "prepare", staticmethod(prepare))
+    pages = Pages(session, lambda _: None, kinds("Slow"))
+    pages.build_on("Slow")
+    qtbot.waitUntil(lambda: bool(threads))
+    threading.Timer(0.1, loads.set).start()
+    assert isinstance(pages["Slow"], Slow)
+    assert len(threads) == 1
+
+
 def test_nothing_is_loaded_any_more_once_the_window_is_closed(session: Session, loads: threading.Event) -> None:
     pages = Pages(session, lambda _: None, kinds("Slow", "Broken"))
     before = set(threading.enumerate())
