@@ -108,11 +108,16 @@ class Pages(Mapping[str, Page]):
         self._loader: threading.Thread | None = None
 
     def __getitem__(self, title: str) -> Page:
+        kind = self._kinds[title]
         if title not in self.built:
             self._load(title)
-            for _ in self._pieces(self._kinds[title]):
+            for _ in self._pieces(kind):
                 pass
         return self.built[title]
+
+    def __contains__(self, title: object) -> bool:
+        """Whether there is such a page, which need not be built to tell."""
+        return title in self._kinds
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._kinds)

@@ -134,6 +134,28 @@ def test_a_page_that_is_being_prepared_is_waited_for_and_not_prepared_twice(
     assert len(threads) == 1
 
 
+def test_to_ask_whether_there_is_a_page_builds_none(session: Session, loads: threading.Event) -> None:
+    loads.set()
+    pages = Pages(session, lambda _: None, kinds("Slow"))
+    assert "Slow" in pages
+    assert None not in pages
+    assert pages.built == {}
+    with pytest.raises(KeyError):
+        pages["Other"]
+    assert isinstance(pages["Slow"], Slow)
+
+
+def test_every_page_is_built_in_time_also_where_one_was_asked_for_first(
+    qtbot: QtBot, session: Session, loads: threading.Event
+) -> None:
+    loads.set()
+    pages = Pages(session, lambda _: None, kinds("Slow", "Broken"))
+    asked_for = pages["Slow"]
+    assert pages.get("Other") is None
+    qtbot.waitUntil(lambda: pages.build_on("Slow"))  # a piece of the other one
+    assert pages.built == {"Slow": asked_for}
+
+
 def test_nothing_is_loaded_any_more_once_the_window_is_closed(session: Session, loads: threading.Event) -> None:
     pages = Pages(session, lambda _: None, kinds("Slow", "Broken"))
     before = set(threading.enumerate())
