@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 
-MOST = 20_000
+MOST = 12_000
 """So many objects are new, or were kept, at most when all are looked through: a thousand take up to a millisecond."""
 OLDEST = 2
 

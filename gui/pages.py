@@ -101,15 +101,23 @@ class Pages(Mapping[str, Page]):
         self._loaded: set[str] = set()
         self._broken: set[str] = set()
         self._wanted = ""
-        self._has_time = False
+        self._has_time = self._is_closed = False
         self._may_load = threading.Event()
+        self._loading = threading.Lock()
+        """One thread at a time prepares: where two read a plan for the first time, the program ends."""
         self._loader: threading.Thread | None = None
 
     def __getitem__(self, title: str) -> Page:
+        kind = self._kinds[title]
         if title not in self.built:
-            for _ in self._pieces(self._kinds[title]):
+            self._load(title)
+            for _ in self._pieces(kind):
                 pass
         return self.built[title]
+
+    def __contains__(self, title: object) -> bool:
+        """Whether there is such a page, which need not be built to tell."""
+        return title in self._kinds
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._kinds)
@@ -133,7 +141,7 @@ class Pages(Mapping[str, Page]):
         if others or title not in self._loaded:
             self._may_load.set()
         if missing and self._loader is None:
-            self._loader = threading.Thread(target=self._load, name="pages", daemon=True)
+            self._loader = threading.Thread(target=self._load_all, name="pages", daemon=True)
             self._loader.start()
         if not missing or missing[0] not in self._loaded:
             return False
@@ -144,22 +152,31 @@ class Pages(Mapping[str, Page]):
             raise
         return True
 
-    def finish(self) -> None:
-        """Build what was begun to its end: parts that have no parent yet would outlive the window."""
+    def close(self) -> None:
+        """Load nothing any more, and build what was begun to its end: parts without a parent would outlive the window."""
         for title in list(self._begun):
             try:
                 self[title]
             except Exception:  # noqa: BLE001 - whatever it is, the window is to close
                 _log.exception("%s could not be built", title)
+        self._is_closed = True
+        self._may_load.set()
 
-    def _load(self) -> None:
+    def _load_all(self) -> None:
         """Load all pages, one each time that there is time, the one that is wanted then before the others."""
         while len(self._loaded) < len(self._kinds):
             self._may_load.wait()
+            if self._is_closed:
+                return
             self._may_load.clear()
-            if self._wanted in self._loaded and not self._has_time:
-                continue
-            title = next(each for each in (self._wanted, *self._kinds) if each not in self._loaded)
+            if self._wanted not in self._loaded or self._has_time:
+                missing = (each for each in (self._wanted, *self._kinds) if each not in self._loaded)
+                self._load(next(missing, self._wanted))
+
+    def _load(self, title: str) -> None:
+        with self._loading:
+            if title in self._loaded:
+                return
             try:
                 self._kinds[title].load().prepare()
             except Exception as error:  # noqa: BLE001 - whoever builds the page meets it too, and tells

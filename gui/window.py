@@ -199,7 +199,7 @@ class Window(QtWidgets.QMainWindow):
             event.ignore()
             return
         self._beat.stop()
-        self.pages.finish()
+        self.pages.close()
         _write(self._settings, self._kept())
         for page in self.pages.built.values():
             page.end()

@@ -105,9 +105,16 @@ class Job(Generic[T]):
         self._error: BaseException | None = None
         self._result: T | None = None
 
-    def start(self) -> Self:
-        """Run it in a thread of its own, which lets the window go first."""
-        threading.Thread(target=self._run_behind, name=self.title, daemon=True).start()
+    def start(self, *, stands_back: bool = True) -> Self:
+        """Run it in a thread of its own.
+
+        Parameters
+        ----------
+        stands_back : bool
+            Let the window go first; without, it is short and somebody waits for it.
+        """
+        run = self._run_behind if stands_back else self.run
+        threading.Thread(target=run, name=self.title, daemon=True).start()
         return self
 
     def run(self) -> None:

@@ -57,7 +57,8 @@ class Warming:
             surface = QtGui.QOffscreenSurface()
             surface.create()
             work = _remembered(surface, _tiny(grains), optics, quality, small_size)
-            self._job = needs, Job("Compiling for the graphics card", work).start(), surface
+            job = Job("Compiling for the graphics card", work)
+            self._job = needs, job.start(stands_back=False), surface
         return False
 
 

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -95,7 +96,7 @@ class TimedApplication(QtWidgets.QApplication):
 
     def notify(self, receiver: QtCore.QObject, event: QtCore.QEvent) -> bool:
         """Deliver an event, and keep how long that took."""
-        if self._depth:
+        if self._depth or threading.current_thread() is not threading.main_thread():
             return super().notify(receiver, event)
         self._depth += 1
         what = f"{event.type().name} to {type(receiver).__name__} {receiver.objectName()}".strip()

@@ -116,6 +116,57 @@ def test_others_are_neither_loaded_nor_built_before_there_is_time(
     assert asked == ["Broken"]
 
 
+def test_a_page_that_is_being_prepared_is_waited_for_and_not_prepared_twice(
+    qtbot: QtBot, session: Session, loads: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def prepare() -> None:
+        threads.append(threading.current_thread())
+        loads.wait(10.0)
+
+    monkeypatch.setattr(Slow, "prepare", staticmethod(prepare))
+    pages = Pages(session, lambda _: None, kinds("Slow"))
+    pages.build_on("Slow")
+    qtbot.waitUntil(lambda: bool(threads))
+    threading.Timer(0.1, loads.set).start()
+    assert isinstance(pages["Slow"], Slow)
+    assert len(threads) == 1
+
+
+def test_to_ask_whether_there_is_a_page_builds_none(session: Session, loads: threading.Event) -> None:
+    loads.set()
+    pages = Pages(session, lambda _: None, kinds("Slow"))
+    assert "Slow" in pages
+    assert None not in pages
+    assert pages.built == {}
+    with pytest.raises(KeyError):
+        pages["Other"]
+    assert isinstance(pages["Slow"], Slow)
+
+
+def test_every_page_is_built_in_time_also_where_one_was_asked_for_first(
+    qtbot: QtBot, session: Session, loads: threading.Event
+) -> None:
+    loads.set()
+    pages = Pages(session, lambda _: None, kinds("Slow", "Broken"))
+    asked_for = pages["Slow"]
+    assert pages.get("Other") is None
+    qtbot.waitUntil(lambda: pages.build_on("Slow"))  # a piece of the other one
+    assert pages.built == {"Slow": asked_for}
+
+
+def test_nothing_is_loaded_any_more_once_the_window_is_closed(session: Session, loads: threading.Event) -> None:
+    pages = Pages(session, lambda _: None, kinds("Slow", "Broken"))
+    before = set(threading.enumerate())
+    pages.build_on("Slow")
+    (loader,) = set(threading.enumerate()) - before
+    pages.close()
+    loads.set()
+    loader.join(5.0)
+    assert not loader.is_alive()
+
+
 def test_a_page_that_cannot_be_built_is_told_once(qtbot: QtBot, session: Session, loads: threading.Event) -> None:
     loads.set()
     pages = Pages(session, lambda _: None, kinds("Broken", "Slow"))

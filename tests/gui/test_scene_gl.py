@@ -97,11 +97,11 @@ def test_bytes_follow_the_window(pictures: dict[str, Any]) -> None:
 
 
 def test_first_picture_of_all_does_not_hold_the_window_up(pictures: dict[str, Any]) -> None:
-    """With nothing in the driver's cache; each of the two shaders that it needs takes a quarter of a second."""
+    """With nothing in the driver's cache; compiling takes longer with light than without."""
     first = pictures["first"]
     assert first["is_complete"]
     assert first["has_warmed"]
-    assert first["longest_s"] < 0.15
+    assert first["longest_s"] < pictures["compiling_s"]
 
 
 def test_perspective_is_that_of_the_processor(pictures: dict[str, Any]) -> None:
