@@ -32,7 +32,7 @@ def calibrated(**parts: Any) -> Any:
 def source(**parts: Any) -> Any:
     plan = SimpleNamespace(source=SimpleNamespace(kvp=KVP), scan=None)
     own = {"plan": plan, "thresholds_kev": (20.2, 33.0, 45.0, 59.9), "scan": None, "geometry": None, "pass_index": 0}
-    return SimpleNamespace(**own | {"count_rate": None} | parts)
+    return SimpleNamespace(**own | {"count_rate": None, "flat": None} | parts)
 
 
 def at_once(measured: LineIntegrals) -> Generator[Progress, None, LineIntegrals]:

@@ -272,7 +272,7 @@ class _ChartView(_Panel):
         if is_level:
             middle = float(heights.mean())
             half = LEVEL_ROOM * abs(middle) or 1.0
-            self._plot.getViewBox().setYRange(middle - half, middle + half, padding=0)
+            self._plot.getViewBox().setRange(yRange=(middle - half, middle + half), padding=0)
         elif self._is_level:
             self._plot.enableAutoRange(axis="y")
         self._is_level = is_level
