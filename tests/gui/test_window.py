@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON_S = sys.getswitchinterval()
 LEAST_CONTRAST = 4.5
 """Of words: WCAG 2.2, success criterion 1.4.3."""
+LEAST_CONTRAST_OF_MARKS = 3.0
+"""As 1.4.11 asks."""
 
 
 def test_the_window_shows_every_page(window: Window) -> None:
@@ -275,6 +277,11 @@ def test_words_stand_off_their_ground_as_wcag_asks(look: theme.Theme) -> None:
     for words in (look.text, look.faint, look.good, look.warn, look.bad, look.accent):
         for ground in (look.window, look.base if words == look.accent else look.field, look.base):
             assert contrast(words, ground) >= LEAST_CONTRAST, (words, ground)
+
+
+@pytest.mark.parametrize("ground", ["#000000", "#ffffff"])
+def test_the_ring_round_a_picture_is_seen_on_any_ground(ground: str) -> None:
+    assert contrast(theme.RING, ground) >= LEAST_CONTRAST_OF_MARKS
 
 
 @pytest.mark.parametrize("sheet", [sheet for sheet in status_strip.MOODS.values() if sheet])
