@@ -233,9 +233,9 @@ class SlicePane(pg.GraphicsView):
                 self._finish()
             self.viewport().update()
 
-    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
+    def paintEvent(self, ev: QtGui.QPaintEvent) -> None:
         """Show which pane the keys go to."""
-        super().paintEvent(event)
+        super().paintEvent(ev)
         theme.ring(self, self.viewport())
 
     def focusInEvent(self, event: QtGui.QFocusEvent) -> None:
