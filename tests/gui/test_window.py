@@ -70,7 +70,7 @@ def test_layout_and_plan_survive_a_crash(
     assert (again.width(), again.height()) == (760, 730)
     assert again.page.title == "Scan"
     assert again.page.plan.document.text == "[scan]\nn_views = 17\n"  # pyright: ignore[reportAttributeAccessIssue]
-    again.session.close()
+    again.close()
 
 
 def test_files_that_pages_open_and_write_are_recent(window: Window, tmp_path: Path) -> None:
