@@ -66,11 +66,11 @@ def test_layout_and_plan_survive_a_crash(
     qtbot.waitUntil(lambda: written.exists() and "n_views = 17" in written.read_text())  # and nothing was closed
     left = QtCore.QSettings(str(shutil.copy(written, tmp_path / "left.ini")), QtCore.QSettings.Format.IniFormat)
     again = Window(Session(tmp_path), LogLines(), left)
-    qtbot.addWidget(again)
     assert (again.width(), again.height()) == (760, 730)
     assert again.page.title == "Scan"
     assert again.page.plan.document.text == "[scan]\nn_views = 17\n"  # pyright: ignore[reportAttributeAccessIssue]
-    again.close()
+    again.close()  # before the first one: each gives back what it has found
+    again.deleteLater()
 
 
 def test_files_that_pages_open_and_write_are_recent(window: Window, tmp_path: Path) -> None:
