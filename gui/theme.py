@@ -19,6 +19,8 @@ ALARM = "#a84300"
 
 STYLE = "fusion"
 TITLE_PT = 15.0
+RING, RING_PX = "#0072b2", 2
+"""Round the picture that keys go to; it stands off black and off white."""
 JUDGED = "judged"
 """Property of a widget whose words are coloured by what they say."""
 
@@ -133,6 +135,16 @@ def say(label: QtWidgets.QWidget, sheet: str) -> None:
     """Give a text a sheet of its own, whatever it was judged before."""
     label.setProperty(JUDGED, None)
     label.setStyleSheet(sheet)
+
+
+def ring(picture: QtWidgets.QWidget, surface: QtWidgets.QWidget) -> None:
+    """Frame what a picture was painted on where the keyboard is at the picture: the style frames only its own."""
+    if not picture.hasFocus():
+        return
+    painter = QtGui.QPainter(surface)
+    painter.setPen(QtGui.QPen(QtGui.QColor(RING), RING_PX))
+    painter.drawRect(surface.rect().adjusted(1, 1, -1, -1))
+    painter.end()
 
 
 def make_faint(label: QtWidgets.QLabel) -> None:

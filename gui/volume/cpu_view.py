@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from calibration.progress import Progress
+from gui import theme
 from gui.volume.camera import Camera
 from gui.volume.hand import Hand
 from gui.volume.optics import Cut, Grains, Optics
@@ -169,6 +170,7 @@ class CpuView(QtWidgets.QWidget):
         painter = QtGui.QPainter(self)
         self._paint(painter, self.width(), self.height(), self.hand.camera, self._image)
         painter.end()
+        theme.ring(self, self)
 
     def resizeEvent(self, _event: QtGui.QResizeEvent) -> None:
         """Draw for another size."""

@@ -5,9 +5,8 @@ Everything slow is asked of `Questions` and taken over in `beat`; so the page ne
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from typing import Any
 from gui.questions import Questions
 from gui.session import Session
 from gui.state import State
-from gui.undo import History
 from gui.volume import annotations, files
 from gui.volume.annotations import Annotation, Tool
 from gui.volume.cursor import Reading, reading
+from gui.volume.edits import Edited
 from gui.volume.looks import GreyLook, Levels, applied, as_plain, presets_from_plain
 from gui.volume.marks import Overlay, legend_of, overlay_of
 from gui.volume.painting import Looks, Painted, Painter, Suggestion
@@ -43,27 +42,10 @@ from reconstruction.volume import Grid, Volume
 
 SLANTED = "slanted"
 PANES = (*(orientation.label for orientation in Orientation), SLANTED)
-SETTLED_S = 0.6
-"""Looks that stay for so long are one edit, however many steps a slider took to them."""
 FIRST_SLANT_RAD = (0.6, 0.7)
 _MATERIALS_KEY = Shown.MATERIALS.name
 Flat = tuple[float, float]
 """A place in the picture of a pane, in mm."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Edits:
-    """What can be undone.
-
-    Attributes
-    ----------
-    greys : tuple of (key, GreyLook)
-        Of every grey view that was looked at.
-    """
-
-    looks: Looks = ()
-    greys: tuple[tuple[str, GreyLook], ...] = ()
-    drawings: tuple[Annotation, ...] = ()
 
 
 class Desk:
@@ -99,8 +81,7 @@ class Desk:
         self.has_new_reading = self.has_new_histogram = False
         self.presets: dict[str, Looks] = {}
         self._state: State | None = None
-        self._history: History[Edits] = History(Edits())
-        self._edits, self._edited_s = Edits(), 0.0
+        self._edited = Edited()
         self._suggested: dict[str, Suggestion] = {}
         self._recipe: Recipe | None = None
         self._shown = self.view  # of the recipe; `view` is what was asked for last
@@ -138,13 +119,13 @@ class Desk:
             return None
         if self._shown.shown is Shown.MATERIALS:
             return self.material_looks or None
-        chosen = dict(self._edits.greys).get(self._key)
+        chosen = dict(self._edited.now.greys).get(self._key)
         return chosen if chosen is not None or self._key not in self._suggested else self._suggested[self._key].grey
 
     @property
     def material_looks(self) -> Looks:
         """How the materials look, whatever is shown; empty until that is known."""
-        return self._edits.looks or self._suggested.get(_MATERIALS_KEY, Suggestion()).looks
+        return self._edited.now.looks or self._suggested.get(_MATERIALS_KEY, Suggestion()).looks
 
     @property
     def spans(self) -> tuple[Levels, ...]:
@@ -164,17 +145,17 @@ class Desk:
     @property
     def drawings(self) -> tuple[Annotation, ...]:
         """What was drawn."""
-        return self._edits.drawings
+        return self._edited.now.drawings
 
     @property
     def can_undo(self) -> bool:
         """Whether there is an edit to take back."""
-        return self._history.can_undo or self._edits != self._history.now
+        return self._edited.can_undo
 
     @property
     def can_redo(self) -> bool:
         """Whether there is an edit to make again."""
-        return self._history.can_redo and self._edits == self._history.now
+        return self._edited.can_redo
 
     @property
     def is_idle(self) -> bool:
@@ -218,8 +199,7 @@ class Desk:
 
     def choose_look(self, look: Looks | GreyLook) -> None:
         """Show it otherwise; many small changes in a row are one edit."""
-        self._edited_s = time.monotonic()
-        self._edits = self._with_look(look)
+        self._edited.change(**self._of_look(look))
 
     def ask_auto(self) -> None:
         """Choose colours and windows by the values."""
@@ -228,9 +208,7 @@ class Desk:
 
     def edit_drawings(self, drawings: tuple[Annotation, ...]) -> None:
         """Have these drawings from now on."""
-        self._settle()
-        self._edits = replace(self._edits, drawings=drawings)
-        self._settle()
+        self._edited.edit(drawings=drawings)
         self._drawings_changed()
 
     def draw(self, tool: Tool, points_mm: Sequence[tuple[float, float]], cut: Cut, thickness_mm: float) -> Annotation:
@@ -254,7 +232,7 @@ class Desk:
             self._dragged = next(drawing for drawing in self.drawings if drawing.name == name)
         now = dragged(self._dragged, self.cut_of(pane), handle, start_mm, at_mm)
         self.chosen = name
-        self._edits = replace(self._edits, drawings=tuple(now if d.name == name else d for d in self.drawings))
+        self._edited.change(drawings=tuple(now if d.name == name else d for d in self.drawings))
         if is_finish:
             self._dragged = None
             self._settle()
@@ -267,13 +245,11 @@ class Desk:
 
     def undo(self) -> None:
         """Take the last edit back."""
-        self._settle()
-        self._go_to(self._history.undo())
+        self._step(self._edited.undo)
 
     def redo(self) -> None:
         """Make it again."""
-        self._settle()
-        self._go_to(self._history.redo())
+        self._step(self._edited.redo)
 
     def go_to(self, point: Point) -> None:
         """Take the crosshair to a point, held inside the volume."""
@@ -353,9 +329,8 @@ class Desk:
 
     def use_preset(self, name: str) -> None:
         """Take the looks that were kept, for the materials there are."""
-        self._settle()
-        self._edits = replace(self._edits, looks=applied(self.presets[name], self.material_looks))
-        self._settle()
+        self._edited.edit(looks=applied(self.presets[name], self.material_looks))
+        self.version += 1
 
     def forget_preset(self, name: str) -> None:
         """Delete a preset."""
@@ -408,7 +383,7 @@ class Desk:
             self._take(self.session.state)
         self._slow.beat()
         self._quick.beat()
-        if self._dragged is None and self._edits != self._history.now and time.monotonic() - self._edited_s > SETTLED_S:
+        if self._dragged is None and self._edited.is_still:
             self._settle()
         self._ask_pictures()
 
@@ -427,9 +402,8 @@ class Desk:
         had_grid = self.grid
         if before is None or before.materials is not state.materials:
             self.sigma = None
-            self._edits = replace(self._edits, looks=())
-        self._edits = replace(self._edits, greys=())
-        self._history = History(self._edits)
+            self._edited.change(looks=())
+        self._edited.begin_anew(greys=())
         self.bins, self.materials = state.bins, state.materials
         self._recipe, self._suggested = None, {}
         self._asked.clear()
@@ -519,18 +493,14 @@ class Desk:
         key, suggestion = found
         self._take_suggestion(found)
         if key == self._key:
-            self._settle()
-            self._edits = self._with_look(suggestion.grey or suggestion.looks)
-            self._settle()
+            self._edited.edit(**self._of_look(suggestion.grey or suggestion.looks))
 
     def _take_sigma(self, sigma: Volume | None) -> None:
         self.sigma = sigma
         self.ask_reading(self.point_mm)
 
     def _take_drawings(self, drawings: tuple[Annotation, ...]) -> None:
-        self._settle()
-        self._edits = replace(self._edits, drawings=drawings)
-        self._history = History(self._edits)
+        self._edited.begin_anew(drawings=drawings)
         self._drawings_changed(is_to_be_saved=False)
 
     def _take_figures(self, found: dict[Annotation, RegionFigures]) -> None:
@@ -543,21 +513,22 @@ class Desk:
     def _take_histogram(self, found: tuple[Histogram | Joint | None, str]) -> None:
         self.histogram, self.has_new_histogram = found, True
 
-    def _with_look(self, look: Looks | GreyLook) -> Edits:
-        if isinstance(look, GreyLook):
-            return replace(self._edits, greys=tuple((dict(self._edits.greys) | {self._key: look}).items()))
-        return replace(self._edits, looks=look)
+    def _of_look(self, look: Looks | GreyLook) -> dict[str, Any]:
+        """Return the part of the edits that a look of the present view is."""
+        if not isinstance(look, GreyLook):
+            return {"looks": look}
+        return {"greys": tuple((dict(self._edited.now.greys) | {self._key: look}).items())}
 
     def _settle(self) -> None:
         """Make what was changed an edit."""
-        if self._edits != self._history.now:
-            self._history.edit(self._edits)
+        if self._edited.settle():
             self.version += 1
 
-    def _go_to(self, edits: Edits) -> None:
-        has_other_drawings = edits.drawings != self._edits.drawings
-        self._edits = edits
-        if has_other_drawings:
+    def _step(self, step: Callable[[], None]) -> None:
+        """Go to other edits."""
+        drawings = self.drawings
+        step()
+        if self.drawings != drawings:
             self._drawings_changed()
         self.version += 1
 

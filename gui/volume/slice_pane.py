@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyqtgraph.GraphicsScene.mouseEvents import MouseClickEvent, MouseDragEvent
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
+from gui import theme
 from gui.scale import bar_mm, length_text
 from gui.volume.annotations import Annotation, Tool
 from gui.volume.marks import Outline, Overlay
@@ -231,6 +232,21 @@ class SlicePane(pg.GraphicsView):
             if len(self._drawing.points_mm) == Tool.ANGLE.n_points:
                 self._finish()
             self.viewport().update()
+
+    def paintEvent(self, ev: QtGui.QPaintEvent) -> None:
+        """Show which pane the keys go to."""
+        super().paintEvent(ev)
+        theme.ring(self, self.viewport())
+
+    def focusInEvent(self, event: QtGui.QFocusEvent) -> None:
+        """Show it."""
+        super().focusInEvent(event)
+        self.viewport().update()
+
+    def focusOutEvent(self, event: QtGui.QFocusEvent) -> None:
+        """Show that they go elsewhere."""
+        super().focusOutEvent(event)
+        self.viewport().update()
 
     def keyPressEvent(self, ev: QtGui.QKeyEvent) -> None:
         """Step through the slices; what is no key of the pane is the page's."""

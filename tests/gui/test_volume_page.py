@@ -10,6 +10,7 @@ import pytest
 from pyqtgraph.Qt import QtCore, QtWidgets
 from pytestqt.qtbot import QtBot
 
+from gui import theme
 from gui.session import Session
 from gui.volume.annotations import Tool, load, side_file
 from gui.volume.page import VolumePage
@@ -439,3 +440,15 @@ def test_without_materials_there_are_words_instead_of_three_dimensions(empty: Vo
     empty.refresh()
     assert empty.solid.scene is None
     assert "need a volume of materials" in empty.solid._words.text()
+
+
+def test_the_pane_that_the_keys_go_to_is_framed_and_pictures_are_not(qtbot: QtBot, page: VolumePage) -> None:
+    page.activateWindow()
+    axial, coronal = (page.panes.panes[name] for name in ("axial", "coronal"))
+    framed = []
+    for each in (axial, coronal):
+        each.setFocus()
+        qtbot.waitUntil(each.hasFocus)
+        framed.append([pane.grab().toImage().pixelColor(1, 40).name() == theme.RING for pane in (axial, coronal)])
+    assert framed == [[True, False], [False, True]]
+    assert page.panes.image("coronal", 1).pixelColor(1, 40).name() != theme.RING

@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON_S = sys.getswitchinterval()
 LEAST_CONTRAST = 4.5
 """Of words: WCAG 2.2, success criterion 1.4.3."""
+LEAST_CONTRAST_OF_MARKS = 3.0
+"""As 1.4.11 asks."""
 
 
 def test_the_window_shows_every_page(window: Window) -> None:
@@ -67,11 +69,11 @@ def test_layout_and_plan_survive_a_crash(
     qtbot.waitUntil(lambda: written.exists() and "n_views = 17" in written.read_text())  # and nothing was closed
     left = QtCore.QSettings(str(shutil.copy(written, tmp_path / "left.ini")), QtCore.QSettings.Format.IniFormat)
     again = Window(Session(tmp_path), LogLines(), left)
-    qtbot.addWidget(again)
     assert (again.width(), again.height()) == (760, 730)
     assert again.page.title == "Scan"
     assert again.page.plan.document.text == "[scan]\nn_views = 17\n"  # pyright: ignore[reportAttributeAccessIssue]
-    again.session.close()
+    again.close()  # before the first one: each gives back what it has found
+    again.deleteLater()
 
 
 def test_files_that_pages_open_and_write_are_recent(window: Window, tmp_path: Path) -> None:
@@ -315,6 +317,11 @@ def test_words_stand_off_their_ground_as_wcag_asks(look: theme.Theme) -> None:
     for words in (look.text, look.faint, look.good, look.warn, look.bad, look.accent):
         for ground in (look.window, look.base if words == look.accent else look.field, look.base):
             assert contrast(words, ground) >= LEAST_CONTRAST, (words, ground)
+
+
+@pytest.mark.parametrize("ground", ["#000000", "#ffffff"])
+def test_the_ring_round_a_picture_is_seen_on_any_ground(ground: str) -> None:
+    assert contrast(theme.RING, ground) >= LEAST_CONTRAST_OF_MARKS
 
 
 @pytest.mark.parametrize("sheet", [sheet for sheet in status_strip.MOODS.values() if sheet])
