@@ -159,7 +159,7 @@ def _await_lamp(state: Callable[[], SourceState], *, is_lit: bool) -> SourceStat
 
 def _what_to_do(state: SourceState) -> str:
     if state.is_interlock_closed is False:
-        return "close the doors and the interlock, and scan again with --resume"
+        return "close the doors and the interlock"
     if state.fault:
-        return "find out why it tripped, clear the fault at its panel, and scan again with --resume"
+        return "find out why it tripped, and clear the fault at its panel"
     return "warm it up as its maker says, and scan again"

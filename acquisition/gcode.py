@@ -33,7 +33,7 @@ ALARMS: Mapping[str, str] = {
     "6": "homing was reset", "7": "the door opened during homing",
     "8": "homing did not come off the limit switch", "9": "homing found no limit switch",
 }  # fmt: skip
-_HOME_IT = "look why, home it (home=1 in the URL does so), and scan again with --resume"
+_HOME_IT = "look why, and home it (home=1 in the URL does so)"
 
 
 class Controller(Protocol):

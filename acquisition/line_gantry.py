@@ -31,7 +31,7 @@ from firmware_iface.errors import (
 FORMS = {"line:": "stage, tube and sample changer behind the detector's auxiliary line (default)"}
 WARM_UP_S = 3600.0
 """How long a warm-up may take."""
-_CLEAR_IT = "clear its alarm, home it, and scan again with --resume"
+_CLEAR_IT = "clear its alarm, and home it"
 _AXES = (("ROT", "angle_rad"), ("LIFT", "lift_mm"), ("SHIFT", "shift_mm"))
 
 

@@ -85,7 +85,7 @@ def await_stand(is_moving: Callable[[], bool], within_s: float, place: Callable[
             if here is None or here == last:
                 raise StageStuck(
                     f"the stage says after {now_s - began_s:.0f} s that it still moves, and does not arrive",
-                    hint="look whether something is in its way, home it, and scan again with --resume",
+                    hint="look whether something is in its way, and home it",
                 )
             deadline_s, last = now_s + MARGIN_S, here
         time.sleep(pause_s)
@@ -106,5 +106,5 @@ def expect_arrival(asked: Pose, stands: Pose) -> None:
             raise StageStuck(
                 f"the stage was sent to {axis} {wanted:.6g} {unit} and stands at {found:.6g}; "
                 f"allowed: {tolerance:.2g} {unit} off",
-                hint="look whether something is in its way, home it, and scan again with --resume",
+                hint="look whether something is in its way, and home it",
             )

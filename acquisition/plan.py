@@ -462,3 +462,8 @@ def _explain(message: str, tree: object) -> str:
     if missing:
         return f"{key} has no {missing[1]}; allowed: a whole section, or none"
     return f"in [{key}]: {reason}" if key else reason
+
+
+# What msgspec learns of these classes it learns at the first conversion, and two threads that make it at once crash the
+# interpreter (msgspec 0.22): it is made here, where the import's lock lets one thread in.
+msgspec.convert({}, Plan)

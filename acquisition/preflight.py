@@ -110,7 +110,7 @@ def _calibration(instrument: Instrument, plan: Plan, calibration: Calibration) -
             level=Level.FAIL,
             topic="calibration",
             text=f"the calibration {calibration.identity} does not hold here: {'; '.join(told)}",
-            remedy="calibrate again (mpxct calibrate all --plan PLAN.toml), or use it all the same with --force",
+            remedy="calibrate again: on the page Calibrate, or with mpxct calibrate all --plan PLAN.toml",
             refusal=CalibrationMissing,
             is_forcible=True,
         )

@@ -199,6 +199,38 @@ MOST_PX = 100_000
 """No screen is wider."""
 
 
+def put_in_turn(late: QtWidgets.QWidget, place: QtWidgets.QWidget) -> None:
+    """Let Tab reach what was made later than all else after its place, or what stands before that."""
+    if (at := _stop_before(place)) is None:
+        return
+    for each in _tab_stops(late):
+        QtWidgets.QWidget.setTabOrder(at, each)
+        at = each
+
+
+def _stop_before(place: QtWidgets.QWidget) -> QtWidgets.QWidget | None:
+    """Return where Tab stops last before it comes into a place; parts of a panel are reached as they were put in."""
+    if _stops_tab(place):
+        return place
+    parent = place.parentWidget()
+    if parent is None or place.isWindow():
+        return None
+    before = parent.children()[: parent.children().index(place)]
+    for sibling in (each for each in reversed(before) if isinstance(each, QtWidgets.QWidget)):
+        if stops := _tab_stops(sibling):
+            return stops[-1]
+    return _stop_before(parent)
+
+
+def _tab_stops(widget: QtWidgets.QWidget) -> list[QtWidgets.QWidget]:
+    inside = (each for each in widget.findChildren(QtWidgets.QWidget) if each.window() is widget.window())
+    return [each for each in (widget, *inside) if _stops_tab(each)]
+
+
+def _stops_tab(widget: QtWidgets.QWidget) -> bool:
+    return bool(widget.focusPolicy() & QtCore.Qt.FocusPolicy.TabFocus) and widget.focusProxy() is None
+
+
 def labelled(rows: list[tuple[str, QtWidgets.QWidget]]) -> QtWidgets.QFormLayout:
     """Return widgets under each other, each with its name before it."""
     form = QtWidgets.QFormLayout()

@@ -19,7 +19,7 @@ class Collector:
 
     def __init__(self) -> None:
         self._n_modules = len(sys.modules)
-        self._n_new = 0
+        self._n_new = self._n_kept = 0
 
     def begin(self) -> None:
         """Take over; what is there already, modules above all, is never looked through again."""
@@ -28,7 +28,7 @@ class Collector:
 
     def settle(self) -> None:
         """Take what there is for lasting: to look through all of a window and its modules takes a tenth of a second."""
-        self._n_modules, self._n_new = len(sys.modules), 0
+        self._n_modules, self._n_new, self._n_kept = len(sys.modules), 0, 0
         gc.freeze()
 
     def end(self) -> None:
@@ -51,9 +51,12 @@ class Collector:
             return None
         self._n_new += counts[0]
         generation = OLDEST if self._n_new > MOST else due[-1]
-        gc.collect(generation)
+        n_freed = gc.collect(generation)
         if generation == OLDEST:
+            # reckoned, for to list them would break tuples that other threads are making (python/cpython#59313)
+            self._n_kept += self._n_new - n_freed
             self._n_new = 0
-            if len(gc.get_objects(OLDEST)) > MOST:
+            if self._n_kept > MOST:
                 gc.freeze()
+                self._n_kept = 0
         return generation

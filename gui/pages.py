@@ -101,6 +101,8 @@ class Pages(Mapping[str, Page]):
         self._loaded: set[str] = set()
         self._broken: set[str] = set()
         self._wanted = ""
+        self._has_time = False
+        self._may_load = threading.Event()
         self._loader: threading.Thread | None = None
 
     def __getitem__(self, title: str) -> Page:
@@ -119,10 +121,17 @@ class Pages(Mapping[str, Page]):
         """Build one more piece, of this page or where it is whole of another; return whether something was built.
 
         Whatever goes wrong is raised once, and the page is not tried again before somebody asks for it.
+
+        Parameters
+        ----------
+        others : bool
+            Whether there is time for pages other than this one; loading them holds the window up a little, too.
         """
         wanted = [title, *self._kinds] if others else [title]
         missing = [each for each in wanted if each not in self.built and each not in self._broken]
-        self._wanted = title
+        self._wanted, self._has_time = title, others
+        if others or title not in self._loaded:
+            self._may_load.set()
         if missing and self._loader is None:
             self._loader = threading.Thread(target=self._load, name="pages", daemon=True)
             self._loader.start()
@@ -135,10 +144,22 @@ class Pages(Mapping[str, Page]):
             raise
         return True
 
+    def finish(self) -> None:
+        """Build what was begun to its end: parts that have no parent yet would outlive the window."""
+        for title in list(self._begun):
+            try:
+                self[title]
+            except Exception:  # noqa: BLE001 - whatever it is, the window is to close
+                _log.exception("%s could not be built", title)
+
     def _load(self) -> None:
-        """Load all pages, at each turn the one that is wanted then."""
-        while missing := [each for each in (self._wanted, *self._kinds) if each not in self._loaded]:
-            title = missing[0]
+        """Load all pages, one each time that there is time, the one that is wanted then before the others."""
+        while len(self._loaded) < len(self._kinds):
+            self._may_load.wait()
+            self._may_load.clear()
+            if self._wanted in self._loaded and not self._has_time:
+                continue
+            title = next(each for each in (self._wanted, *self._kinds) if each not in self._loaded)
             try:
                 self._kinds[title].load().prepare()
             except Exception as error:  # noqa: BLE001 - whoever builds the page meets it too, and tells

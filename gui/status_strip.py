@@ -20,10 +20,10 @@ REFRESH_EVERY_S = 0.1
 MOST_CELL_PX = 130
 LANES_BESIDE = ("compute", "files")
 """What is computed beside the instrument; the first that runs is shown."""
-_MOODS = {
+MOODS = {
     Mood.CALM: "",
     Mood.WARN: f"color: #000000; background: {theme.WARN}; border-radius: 3px;",
-    Mood.BAD: f"color: #ffffff; background: {theme.BAD}; border-radius: 3px;",
+    Mood.BAD: f"color: #ffffff; background: {theme.ALARM}; border-radius: 3px;",
     Mood.BEAM: "color: #000000; background: #f7e017; border: 2px solid #000000; border-radius: 3px;",
 }
 
@@ -73,7 +73,7 @@ class Cell(QtWidgets.QFrame):
             if reading.mood is Mood.GOOD:
                 theme.judge(self._text, is_good=True)
             else:
-                theme.say(self._text, _MOODS[reading.mood])
+                theme.say(self._text, MOODS[reading.mood])
         can_be_clicked = self._acknowledge is not None and reading.mood is Mood.BAD
         self.setFocusPolicy(QtCore.Qt.FocusPolicy.StrongFocus if can_be_clicked else QtCore.Qt.FocusPolicy.NoFocus)
         shape = QtCore.Qt.CursorShape

@@ -12,8 +12,10 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c", "#b2a300")
 """Of the lines of a plot, in their order: thresholds from low to high, materials, before and after."""
-GOOD, WARN, BAD = "#009e73", "#e69f00", "#d55e00"
-"""A state is never told by its colour alone: a word stands beside it."""
+WARN, BAD = "#e69f00", "#d55e00"
+"""Of frames and marks; words have the colours of their theme."""
+ALARM = "#a84300"
+"""White words stand on it."""
 
 STYLE = "fusion"
 TITLE_PT = 15.0
@@ -25,7 +27,8 @@ JUDGED = "judged"
 class Theme:
     """Colours of one of the two looks; `field` is what one writes and ticks in, `base` what is drawn on.
 
-    `good` and `bad` are of words: the colours of marks are too pale to read on one ground or the other.
+    `good`, `warn` and `bad` are of words: the colours of marks are too pale to read on one ground or the other. A
+    state is never told by its colour alone.
     """
 
     is_dark: bool
@@ -37,6 +40,7 @@ class Theme:
     line: str
     accent: str
     good: str
+    warn: str
     bad: str
 
 
@@ -50,6 +54,7 @@ LIGHT = Theme(
     line="#d0d5dc",
     accent="#0072b2",
     good="#00694d",
+    warn="#7a5200",
     bad="#a84300",
 )
 DARK = Theme(
@@ -62,6 +67,7 @@ DARK = Theme(
     line="#353b44",
     accent="#56b4e9",
     good="#3fc79a",
+    warn="#e69f00",
     bad="#ff8c4d",
 )
 
@@ -96,13 +102,15 @@ def apply(app: QtWidgets.QApplication, theme: Theme) -> None:
     pg.setConfigOptions(imageAxisOrder="row-major", background=theme.base, foreground=theme.text, antialias=False)
 
 
+def now() -> Theme:
+    """Return the look that was applied last."""
+    return DARK if QtWidgets.QApplication.palette().window().color().lightness() < 128 else LIGHT
+
+
 def judge(label: QtWidgets.QWidget, *, is_good: bool) -> None:
     """Let a text that tells whether something is well be read as that, whatever the look and the next."""
-    app = QtWidgets.QApplication.instance()
-    assert isinstance(app, QtWidgets.QApplication)
-    theme = DARK if app.palette().window().color().lightness() < 128 else LIGHT
     label.setProperty(JUDGED, is_good)
-    colour = theme.good if is_good else theme.bad
+    colour = now().good if is_good else now().bad
     # Of a text that stands back (`make_faint`) the colour alone would be halved.
     label.setStyleSheet(f"color: {colour}; placeholder-text-color: {colour}; font-weight: 600;")
 

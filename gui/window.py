@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,11 +25,17 @@ from gui.session import Session
 from gui.status_strip import StatusStrip
 
 if TYPE_CHECKING:
+    from gui.reconstruct.page import ReconstructPage
     from gui.volume.page import VolumePage
 
 MOST_RECENT = 10
 QUIET_BEATS = 6
 """After so many the window is there, and pages that nobody has wanted yet are built, one piece a beat."""
+SLOW_BEATS = 30
+"""One piece in so many beats is built while the page that is seen shows something as fast as the screen does."""
+
+KEEP_EVERY_S = 30.0
+"""What was laid out and typed before is there again after a crash."""
 TURN_S = 0.0005
 """How long another thread may keep Python's lock while the window's waits for it, which it does dozens of times to draw
 one picture; Python's own 5 ms would hold it up for a tenth of a second."""
@@ -36,7 +44,7 @@ LEAST_PAGE = (720, 440)
 ABOUT = "<b>{version}</b><p>Colour X-ray CT with Medipix-family photon-counting detectors.<br>Apache-2.0</p>"
 OPEN = "Open a scan, a calibration, a volume, a plan, a Merlin file."
 LOG, CONSOLE = "What happened, line by line.", "A Python console that holds the window's objects."
-VOLUME = "Volume"
+RECONSTRUCT, VOLUME = "Reconstruct", "Volume"
 LOOKS = ("system", "light", "dark")
 
 
@@ -80,6 +88,9 @@ class Window(QtWidgets.QMainWindow):
         self._docks = [self._dock("Log", self._log), self._dock("Console", self._console)]
         self._failures = FailureBox(self, lines)
         self._to_open: list[Path] = []
+        self._had: set[Path] = set()
+        self._kept_s = time.monotonic()
+        self._last_kept: dict[str, object] = {}
         self._n_beats = 0
         self._recent = [str(path) for path in _list(settings.value("recent"))]
         self._look = str(settings.value("look", LOOKS[0]))
@@ -111,9 +122,14 @@ class Window(QtWidgets.QMainWindow):
         if self.session.page_wanted:
             self.go_to(self.session.page_wanted)
             self.session.page_wanted = ""
+        for path in self._paths() - self._had:  # whichever page opened or wrote them
+            self._remember(path)
+        self._had = self._paths()
+        if time.monotonic() - self._kept_s > KEEP_EVERY_S:
+            self._keep()
         self._n_beats += 1
         seen = PAGES[self.tabs.currentIndex()].title
-        if self.pages.build_on(seen, others=self._n_beats > QUIET_BEATS):
+        if self.pages.build_on(seen, others=self._has_time()):
             self._garbage.settle()
         if seen in self.pages.built:
             self.pages.built[seen].refresh()
@@ -125,17 +141,31 @@ class Window(QtWidgets.QMainWindow):
             self._failures.show_failure(self.session.failures.pop(0))
 
     def open_file(self, path: Path) -> None:
-        """Open a file of any kind in the background, after those before it, and show the page that it belongs to."""
+        """Open a file of any kind, or a folder of images, after those before it, and show the page it belongs to."""
 
         def then(opened: Opened) -> None:
-            page = open_into(self.session, opened)
-            self._recent = [str(path), *(each for each in self._recent if each != str(path))][:MOST_RECENT]
-            self.go_to(page)
+            self.go_to(open_into(self.session, opened))
+            self._remember(path)
 
+        if path.is_dir():
+            self.go_to(RECONSTRUCT)
+            cast("ReconstructPage", self.page).open(path)
+            return
         if self.session.why_busy("files"):
             self._to_open.append(path)
             return
         self.session.compute(f"Opening {path.name}", opened_file(path), then, lane="files")
+
+    def _paths(self) -> set[Path]:
+        """Return the files that the session has."""
+        state = self.session.state
+        paths = (state.plan_path, state.calibration_path, state.scan_path, state.bins_path, state.materials_path)
+        return {path for path in paths if path is not None}
+
+    def _remember(self, path: Path) -> None:
+        """Put a file first in the list of recent ones."""
+        name = str(path.absolute())
+        self._recent = [name, *(each for each in self._recent if each != name)][:MOST_RECENT]
 
     def set_look(self, name: str) -> None:
         """Make everything light or dark, or as the desktop is."""
@@ -157,7 +187,7 @@ class Window(QtWidgets.QMainWindow):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QtGui.QDropEvent) -> None:
-        """Open the files that were dropped, one after the other."""
+        """Open what was dropped, one after the other."""
         for url in event.mimeData().urls():
             if url.isLocalFile():
                 self.open_file(Path(url.toLocalFile()))
@@ -169,13 +199,19 @@ class Window(QtWidgets.QMainWindow):
             event.ignore()
             return
         self._beat.stop()
-        self._save()
+        self.pages.finish()
+        _write(self._settings, self._kept())
         for page in self.pages.built.values():
             page.end()
         self.session.close()
         self._garbage.end()
         sys.setswitchinterval(self._turn_s)
         event.accept()
+
+    def _has_time(self) -> bool:
+        """Whether a piece of a page that nobody has wanted yet may be built at this beat."""
+        is_fast = self._beat.interval() < BEAT_MS
+        return self._n_beats > QUIET_BEATS and (not is_fast or self._n_beats % SLOW_BEATS == 0)
 
     def _house(self, page: Page) -> None:
         """Give a page its room, as an earlier window left it."""
@@ -252,7 +288,7 @@ class Window(QtWidgets.QMainWindow):
     def _fill_recent(self) -> None:
         self._recent_menu.clear()
         for name in self._recent:
-            _add(self._recent_menu, name, lambda name=name: self.open_file(Path(name)))
+            _add(self._recent_menu, name.replace("&", "&&"), lambda name=name: self.open_file(Path(name)))
         if not self._recent:
             allow(self._recent_menu.addAction("none"), "Files that were opened lately.", "nothing was opened yet.")
 
@@ -309,17 +345,24 @@ class Window(QtWidgets.QMainWindow):
 
         QtWidgets.QMessageBox.about(self, "About mpxct", ABOUT.format(version=software_version()))
 
-    def _save(self) -> None:
-        keep = self._settings
-        keep.setValue("geometry", self.saveGeometry())
-        keep.setValue("docks", self.saveState())
-        keep.setValue("look", self._look)
-        keep.setValue("recent", self._recent)
-        keep.setValue("folder", str(self.session.state.folder))
-        keep.setValue("page", self.page.title)
-        for name, page in self.pages.built.items():
-            keep.setValue(f"page/{name}", json.dumps(page.save()))
-        keep.sync()
+    def _kept(self) -> dict[str, object]:
+        """Return layout and settings for the next start."""
+        pages = {f"page/{name}": json.dumps(page.save()) for name, page in self.pages.built.items()}
+        return {
+            "geometry": self.saveGeometry(),
+            "docks": self.saveState(),
+            "look": self._look,
+            "recent": list(self._recent),
+            "folder": str(self.session.state.folder),
+            "page": PAGES[self.tabs.currentIndex()].title,
+            **pages,
+        }
+
+    def _keep(self) -> None:
+        """Write what has changed, beside the window: it may be broken off, and a disk takes its time."""
+        before, self._last_kept, self._kept_s = self._last_kept, self._kept(), time.monotonic()
+        if self._last_kept != before:
+            threading.Thread(target=_write, args=(self._settings, self._last_kept), name="settings").start()
 
     def _restore(self) -> None:
         """Take up what an earlier window left; whatever is odd in it is left alone."""
@@ -356,6 +399,14 @@ def _add(
         menu.aboutToShow.connect(lambda: allow(action, tip, why_not()))
         menu.aboutToHide.connect(lambda: allow(action, tip))
     return action
+
+
+def _write(settings: QtCore.QSettings, kept: dict[str, object]) -> None:
+    """Write settings, from any thread: an object of its own for the same file."""
+    own = QtCore.QSettings(settings.fileName(), settings.format())
+    for name, value in kept.items():
+        own.setValue(name, value)
+    own.sync()
 
 
 def _list(value: Any) -> list[Any]:

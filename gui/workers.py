@@ -198,7 +198,7 @@ class Job(Generic[T]):
                 self._end(JobStatus.STOPPED if is_cut_short else JobStatus.DONE)
                 return
             if progress.stage != self._progress.stage:
-                self._stage_began_s, self._n_before = time.monotonic(), max(progress.done - 1, 0)
+                self._stage_began_s, self._n_before = time.monotonic(), progress.done
             self._progress = progress
         self._work.close()
         self._end(JobStatus.STOPPED)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
@@ -31,6 +33,8 @@ from acquisition.scan_plan import AnyScan, Kind, ThresholdScanPlan, Turning
 from acquisition.steps import Pose, Step, StepKind, check, cost, expand
 from firmware_iface.errors import WrongUsage
 from tests.scan_kinds import all_scans, plan_of
+
+ROOT = Path(__file__).resolve().parents[1]
 
 DEMO = Path(plans.__file__).parent / "plans" / "demo.toml"
 EXAMPLES = sorted(DEMO.parent.glob("*.toml"))
@@ -253,3 +257,17 @@ def test_a_solute_needs_a_concentration() -> None:
         Cell(name="cell", material="iodine")
     with pytest.raises(ValueError, match="each solute once"):
         CalibrationPlan(cells=(Cell(name="a", material="water"), Cell(name="b", material="water")))
+
+
+def test_threads_may_read_their_first_plans_at_once() -> None:
+    """It crashed half of all processes in which two threads did: a window reads one while a file is opened."""
+    code = (
+        "import sys, threading; sys.setswitchinterval(1e-6); from acquisition.plan import plan_from_toml;"
+        "go = threading.Barrier(4); n = [];"
+        "read = lambda: (go.wait(), n.append(plan_from_toml('[scan]\\nn_views = 12').scan.views));"
+        "threads = [threading.Thread(target=read) for _ in range(4)];"
+        "[one.start() for one in threads]; [one.join() for one in threads]; print(n)"
+    )
+    for _ in range(4):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert done.stdout.strip() == "[12, 12, 12, 12]"

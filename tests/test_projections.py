@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from acquisition.scan import ImageKey
 from calibration.correction import line_integrals
 from calibration.count_rate import CountRate
+from calibration.flat_field import FlatField
 from calibration.geometry import Geometry
 from calibration.pixels import fill, fill_reach
 from calibration.progress import finished
 from calibration.thickness import HIGHEST_DEGREE, EquivalentThickness
-from firmware_iface.errors import BadFile
+from firmware_iface.errors import BadFile, CalibrationMissing
 from reconstruction import projections
 from reconstruction.projections import LineIntegralReader, measure_line_integrals
 
@@ -140,6 +141,30 @@ def test_the_whole_is_what_the_correction_makes_of_all_frames(monkeypatch):
     np.testing.assert_array_equal(measured.values, values)
     np.testing.assert_array_equal(measured.is_estimated, is_estimated)
     assert measured.lifts_mm == pytest.approx(measured.angles_rad / 7)
+
+
+@pytest.mark.parametrize("corrections", CORRECTIONS)
+def test_a_flat_field_stands_in_for_flats_that_count_the_same(monkeypatch, corrections):
+    monkeypatch.setattr(projections, "FLAT_BYTES", 2000)
+    scan = a_scan()
+    flats, n_frames = np.flatnonzero(scan.image_key == ImageKey.FLAT), 5
+    seen = scan.counts(flats[:1], rows=np.s_[:])[0]
+    scan.exposures_s[flats] = 0.7
+    counts = scan.counts(np.arange(len(scan.image_key)), rows=np.s_[:]).copy()
+    counts[flats] = seen
+    scan.counts = lambda indices, *, rows: counts[indices][:, :, rows]
+    own = finished(measure_line_integrals(scan, GEOMETRY, **CORRECTIONS[corrections]))
+    flat = FlatField(
+        rates_per_s=(seen / 0.7).astype(np.float32), thresholds=(0, 2, 4), thresholds_kev=(18.0, 33.0, 50.0),
+        n_frames=n_frames, exposure_s=n_frames * 0.7, tube_kvp=118.0, current_ma=0.1,
+    )  # fmt: skip
+    scan.image_key[flats] = ImageKey.INVALID
+    with pytest.raises(CalibrationMissing, match="no flats"):
+        LineIntegralReader(scan, GEOMETRY)
+    stood_in = finished(measure_line_integrals(scan, GEOMETRY, flat=flat, **CORRECTIONS[corrections]))
+    np.testing.assert_allclose(stood_in.values, own.values, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(stood_in.is_estimated, own.is_estimated)
+    np.testing.assert_allclose(stood_in.open_counts, own.open_counts, rtol=1e-5)
 
 
 def test_frames_at_one_angle_and_two_heights_are_two_views():

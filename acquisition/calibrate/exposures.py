@@ -109,7 +109,8 @@ def refuse_foreign(calibration: Calibration, wanted: Conditions) -> None:
     if told:
         raise CalibrationMissing(
             f"the calibration {calibration.identity} does not hold here: {'; '.join(told)}",
-            hint="calibrate again (mpxct calibrate all --plan PLAN.toml), or use it all the same with --force",
+            hint="calibrate again (mpxct calibrate all --plan PLAN.toml), or use it all the same: --force, or “even "
+            "under other conditions” on the page Calibrate",
         )
 
 

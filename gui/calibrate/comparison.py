@@ -16,6 +16,7 @@ from calibration.store import Calibration
 from gui.calibrate.dates import when
 from gui.calibrate.panels import Chart, Line, Panel, Picture, Style, ends_for, histogram, line
 from gui.calibrate.results import TRIM_ENDS, geometry_rows, used_thresholds
+from gui.calibrate.sequence import TITLES
 
 ZERO_C_K = 273.15
 MASK_WORDS = ("good in both", "bad in both", "bad only before", "bad only after")
@@ -80,7 +81,7 @@ def table(before: Calibration | None, after: Calibration) -> list[Row]:
         _texts("mode, gain", before and _mode(before), _mode(after)),
         _numbers("bias", before and before.bias_v, after.bias_v, ".0f", "V"),
         _numbers("sensor", _celsius(before), _celsius(after), ".1f", "\N{DEGREE SIGN}C"),
-        _texts("steps", before and _steps(before), _steps(after)),
+        _texts("steps", before and ", ".join(_steps(before)), ", ".join(_steps(after))),
         _numbers("spread of the thresholds (sigma)", before and sigma_kev(before), sigma_kev(after), ".3f", "keV"),
         _numbers("target of the equalisation", before and before.target_dac, after.target_dac, ".0f", "DAC code"),
         _numbers("gain", before and mean_gain(before), mean_gain(after), ".4f", "DAC code/keV"),
@@ -108,8 +109,9 @@ def _mode(calibration: Calibration) -> str:
     return f"{calibration.conditions.mode}, {calibration.gain}"
 
 
-def _steps(calibration: Calibration) -> str:
-    return ", ".join(dict.fromkeys(record.step for record in calibration.history))
+def _steps(calibration: Calibration) -> list[str]:
+    """Return the titles of the steps that were done, in their order; of a step of another version, its name."""
+    return [TITLES.get(name, name) for name in dict.fromkeys(record.step for record in calibration.history)]
 
 
 def _celsius(calibration: Calibration | None) -> float | None:
@@ -177,12 +179,11 @@ def sentences(before: Calibration | None, after: Calibration) -> list[str]:
             f"The lines of the sources agree to {after.residual_rms_kev:.3f} keV rms, "
             f"before to {before.residual_rms_kev:.3f} keV."
         )
-    steps_was = {record.step for record in before.history}
-    steps_now = {record.step for record in after.history}
-    if more := steps_now - steps_was:
-        told.append(f"It has in addition: {', '.join(sorted(more))}.")
-    if gone := steps_was - steps_now:
-        told.append(f"It lacks what the one before has: {', '.join(sorted(gone))}.")
+    steps_was, steps_now = _steps(before), _steps(after)
+    if more := [step for step in steps_now if step not in steps_was]:
+        told.append(f"It has in addition: {', '.join(more)}.")
+    if gone := [step for step in steps_was if step not in steps_now]:
+        told.append(f"It lacks what the one before has: {', '.join(gone)}.")
     return told or ["Both say the same."]
 
 

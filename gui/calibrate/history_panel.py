@@ -9,6 +9,7 @@ from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from calibration.store import Calibration
 from firmware_iface.errors import MpxctError
+from gui import theme
 from gui.calibrate.archive import Entry, opened, reported, scan_folder, write_note
 from gui.calibrate.comparison import Row, comparison_panels, drift_panels, sentences, table
 from gui.calibrate.dates import when
@@ -18,7 +19,6 @@ from gui.calibrate.panels import Panel
 from gui.calibrate.result_panel import Rows, conditions_words
 from gui.calibrate.run import conditions_now
 from gui.controls import ActionButton, allow
-from gui.theme import BAD, WARN
 
 HEAD = ("When", "File", "Of", "sigma, keV", "gain, DAC/keV", "not used, pixels", "Steps", "Note")
 LOOK_EVERY_MS = 3000
@@ -127,7 +127,7 @@ class HistoryPanel(QtWidgets.QWidget):
             self._fill()
 
     def _wanted_list(self) -> object:
-        return (self._entries, self._desk.session.state.calibration_path)
+        return (self._entries, self._desk.session.state.calibration_path, theme.now())
 
     def _list(self, entries: tuple[Entry, ...]) -> None:
         was = [(entry.path, entry.stamp, entry.note) for entry in self._entries]
@@ -148,11 +148,11 @@ class HistoryPanel(QtWidgets.QWidget):
             foreign = entry.foreign(now)
             if entry.fault:
                 item.setText(2, f"damaged: {entry.fault}")
-                item.setForeground(2, QtGui.QBrush(QtGui.QColor(BAD)))
+                item.setForeground(2, QtGui.QBrush(QtGui.QColor(theme.now().bad)))
                 item.setToolTip(2, entry.fault)
             elif foreign:
                 item.setText(2, f"! {item.text(2)} (other conditions)")
-                item.setForeground(2, QtGui.QBrush(QtGui.QColor(WARN)))
+                item.setForeground(2, QtGui.QBrush(QtGui.QColor(theme.now().warn)))
                 item.setToolTip(2, "It does not hold for the instrument and the plan of now: " + "; ".join(foreign))
             if entry.path == state.calibration_path:
                 bold = self.list.font()

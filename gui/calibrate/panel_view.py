@@ -19,6 +19,8 @@ MOST_LETTERS = 48
 LEAST_WIDTH_PX, PANEL_HEIGHT_PX = 330, 270
 SCALE_WIDTH_PX = 64
 """Of numbers and unit beside a picture's scale."""
+LEVEL_SHARE, LEVEL_ROOM = 1e-9, 0.1
+"""Values that differ by less of themselves are the same, and are shown with so much room above and below."""
 KEY_WIDTH_PX = 150
 """Of what a picture's colours mean, beside it."""
 MARGIN_PX = 9
@@ -177,15 +179,16 @@ class _Panel(QtWidgets.QWidget):
         self._is_key_beside = is_key_beside
         # Plots ask for more room than a page of them has.
         plot.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Ignored)
-        seen = QtWidgets.QBoxLayout(
-            QtWidgets.QBoxLayout.Direction.LeftToRight if is_key_beside else QtWidgets.QBoxLayout.Direction.TopToBottom
-        )
+        self._rows.addWidget(self._title)
         if is_key_beside:
             self._key.setFixedWidth(KEY_WIDTH_PX)
-        seen.addWidget(plot, 1)
-        seen.addWidget(self._key)
-        self._rows.addWidget(self._title)
-        self._rows.addLayout(seen, 1)
+            seen = QtWidgets.QHBoxLayout()
+            seen.addWidget(plot, 1)
+            seen.addWidget(self._key)
+            self._rows.addLayout(seen, 1)
+        else:
+            self._rows.addWidget(plot, 1)
+            self._rows.addWidget(self._key)
         self._rows.addWidget(self._note)
 
     @property
@@ -231,6 +234,7 @@ class _ChartView(_Panel):
             self._plot.getAxis(side).enableAutoSIPrefix(False)  # units stand in the labels, and are not scaled
         self._curves: list[pg.PlotDataItem] = []
         self._looks: list[tuple[str, Style, int]] = []
+        self._is_level = False
 
     def draw(self, panel: Panel) -> None:
         assert isinstance(panel, Chart)
@@ -253,6 +257,20 @@ class _ChartView(_Panel):
         for curve, line in zip(self._curves, panel.lines, strict=True):
             x, y = _points(line)
             curve.setData(*((y, x) if is_lying else (x, y)))
+        if not is_lying:
+            self._give_height(panel.lines)
+
+    def _give_height(self, lines: Sequence[Line]) -> None:
+        """Let lines that all lie at one height lie in the middle, with a scale that they can be read by."""
+        heights = np.concatenate([line.y[np.isfinite(line.y)] for line in lines] or [np.zeros(0)])
+        is_level = heights.size > 0 and bool(np.ptp(heights) <= LEVEL_SHARE * np.abs(heights).max())
+        if is_level:
+            middle = float(heights.mean())
+            half = LEVEL_ROOM * abs(middle) or 1.0
+            self._plot.setYRange(middle - half, middle + half, padding=0)
+        elif self._is_level:
+            self._plot.enableAutoRange(axis="y")
+        self._is_level = is_level
 
     def _rebuild(self, lines: Sequence[Line]) -> None:
         self._plot.clear()

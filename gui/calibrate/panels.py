@@ -140,7 +140,7 @@ def levels_of(values: NDArray[np.number], *, share: float = 0.005) -> tuple[floa
     if not finite.size:
         return 0.0, 1.0
     low, high = (float(level) for level in np.quantile(finite, (share, 1 - share)))
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    return (low, high) if high > low else (low, low + 1.0)
 
 
 def picture(title: str, image: NDArray[np.number], unit: str, note: str = "") -> Picture:

@@ -7,26 +7,26 @@ from html import escape
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from firmware_iface.errors import WrongUsage
+from gui import theme
 from gui.calibrate.dates import time_words
 from gui.calibrate.desk import Desk
 from gui.calibrate.options import OPTIONS, Option, text_of, value_of
 from gui.calibrate.sequence import DOES, IN_BEAM, TITLES, Standing, StepView, estimate, needs_words
-from gui.controls import ActionButton, hint
-from gui.theme import BAD, GOOD, WARN
+from gui.controls import ActionButton, hint, put_in_turn
 
 SIGNS = {
     Standing.NOT_DONE: ("\N{WHITE CIRCLE}", ""),
     Standing.WAITS: ("\N{WHITE CIRCLE}", ""),
     Standing.COMING: ("\N{HORIZONTAL ELLIPSIS}", ""),
-    Standing.LEFT_OUT: ("\N{EN DASH}", WARN),
-    Standing.DONE: ("\N{CHECK MARK}", GOOD),
+    Standing.LEFT_OUT: ("\N{EN DASH}", "warn"),
+    Standing.DONE: ("\N{CHECK MARK}", "good"),
     Standing.NEW: ("\N{CHECK MARK}", ""),
-    Standing.OLD: ("!", WARN),
-    Standing.RUNNING: ("\N{BLACK RIGHT-POINTING TRIANGLE}", GOOD),
-    Standing.FAILED: ("\N{BALLOT X}", BAD),
-    Standing.STOPPED: ("\N{BALLOT X}", WARN),
+    Standing.OLD: ("!", "warn"),
+    Standing.RUNNING: ("\N{BLACK RIGHT-POINTING TRIANGLE}", "good"),
+    Standing.FAILED: ("\N{BALLOT X}", "bad"),
+    Standing.STOPPED: ("\N{BALLOT X}", "warn"),
 }
-"""Of each standing, a sign and a colour; the word stands beside."""
+"""Of each standing, a sign and a colour of the theme's words; the word stands beside."""
 UNIT_WIDTH_PX = 76
 MOST_LETTERS = 24
 """Longer values do not fit into their fields, and stand in the tooltip too."""
@@ -75,16 +75,17 @@ class StepList(QtWidgets.QTreeWidget):
         """Show how the steps stand now."""
         steps, plan = self._desk.steps, self._desk.session.state.plan
         times = tuple(self._time(step) for step in steps)
-        if (steps, times) == self._shown:
+        look = theme.now()
+        if (steps, times, look) == self._shown:
             return
-        self._shown = (steps, times)
+        self._shown = (steps, times, look)
         for number, (step, (told, tip)) in enumerate(zip(steps, times, strict=True)):
             item = self.topLevelItem(number)
             assert item is not None
             sign, colour = SIGNS[step.standing]
             item.setText(1, f"{sign} {step.standing.value}")
             item.setText(2, told)
-            brush = QtGui.QBrush(QtGui.QColor(colour)) if colour else QtGui.QBrush()
+            brush = QtGui.QBrush(QtGui.QColor(getattr(look, colour))) if colour else QtGui.QBrush()
             item.setForeground(1, brush)
             bold = QtGui.QFont(self.font())
             bold.setBold(step.name in plan.calibration.steps)
@@ -190,6 +191,7 @@ class StepDetails(QtWidgets.QWidget):
         layout = self.layout()
         assert isinstance(layout, QtWidgets.QVBoxLayout)
         layout.replaceWidget(old, self._options)
+        put_in_turn(self._options, self)
         old.hide()
         old.deleteLater()
 
@@ -224,7 +226,7 @@ class OptionField(QtWidgets.QWidget):
         self.box: QtWidgets.QComboBox | None = None
         self.line = QtWidgets.QLineEdit()
         self._says = hint()
-        self._says.setStyleSheet(f"color: {BAD};")
+        theme.judge(self._says, is_good=False)
         self._says.hide()
         row = QtWidgets.QHBoxLayout()
         row.setContentsMargins(0, 0, 0, 0)

@@ -70,6 +70,10 @@ class ConnectPage(Page):
         self.move_.refresh(now, self.session.why_not(Action.MOVE))
         self._look_at_machine()
 
+    def restyle(self) -> None:
+        """Write what was found in the colours of another theme."""
+        self.machine.restyle()
+
     def save(self) -> dict[str, object]:
         """Return what was used before, and whether the addresses of stage and tube are shown."""
         return {"recent": discovery.as_saved(self._recent), "advanced": self.advanced.isChecked()}

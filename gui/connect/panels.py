@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from acquisition.doctor import Finding
     from acquisition.instrument import Instrument
 
-_LEVELS = {"fail": ("FAULT", theme.BAD), "warn": ("note", theme.WARN), "ok": ("good", theme.GOOD)}
+_WORDS = {"fail": "FAULT", "warn": "note", "ok": "good"}
 CHECK = "Check packages, USB, its permissions, graphics and disk; takes some seconds."
 
 
@@ -152,6 +152,7 @@ class FindingsPanel(QtWidgets.QGroupBox):
         self.again.clicked.connect(lambda: look_again())
         self._note = hint("Not looked at yet.")
         self._told: Job | None = None
+        self._findings: Sequence[Finding] = ()
         row = QtWidgets.QHBoxLayout()
         row.addWidget(self._note, 1)
         row.addWidget(self.again)
@@ -180,7 +181,12 @@ class FindingsPanel(QtWidgets.QGroupBox):
             self._note.setText(f"{_count(n_faults, 'fault')}, {_count(n_notes, 'note')}; each with what to do.")
         else:
             self._note.setText("All is well.")
-        self.text.setHtml(as_html(job.result))
+        self._findings = job.result
+        self.restyle()
+
+    def restyle(self) -> None:
+        """Write it in the colours of the theme."""
+        self.text.setHtml(as_html(self._findings))
 
 
 def _count(n: int, what: str) -> str:
@@ -189,12 +195,13 @@ def _count(n: int, what: str) -> str:
 
 def as_html(findings: Sequence[Finding]) -> str:
     """Return findings as a table: how bad in a word, about what, how it is, and what to do."""
-    rows = []
+    look, rows = theme.now(), []
+    colours = {"fail": look.bad, "warn": look.warn, "ok": look.good}
     for finding in findings:
-        word, colour = _LEVELS[finding.level.value]
+        level = finding.level.value
         remedy = f"<br><i>{escape(finding.remedy)}</i>" if finding.remedy else ""
         rows.append(
-            f'<tr><td style="color:{colour}"><b>{word}</b></td><td>{escape(finding.topic)}</td>'
+            f'<tr><td style="color:{colours[level]}"><b>{_WORDS[level]}</b></td><td>{escape(finding.topic)}</td>'
             f"<td>{escape(finding.text)}{remedy}</td></tr>"
         )
     return f'<table cellpadding="3">{"".join(rows)}</table>'

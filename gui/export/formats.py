@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import math
 from collections.abc import Generator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -232,6 +233,8 @@ def export(
 ) -> Generator[Progress, None, list[Path]]:
     """Write a volume in a format of others; returns the files, or folders, that it wrote.
 
+    Closed before its end, or failed, it has written nothing.
+
     Raises
     ------
     WrongUsage
@@ -250,7 +253,7 @@ def export(
             yield from writer.write(content, folder, options)
         return [target]
     refuse_existing([part.path for part in parts], is_overwriting=options.is_overwriting)
-    for part in parts:
-        with whole_file(part.path) as partial:
-            yield from writer.write(part.content, partial, options)
+    with ExitStack() as together:  # all, or none
+        for part in parts:
+            yield from writer.write(part.content, together.enter_context(whole_file(part.path)), options)
     return [part.path for part in parts]

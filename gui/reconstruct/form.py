@@ -9,7 +9,7 @@ from pathlib import Path
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from firmware_iface.errors import WrongUsage
-from gui.controls import allow
+from gui.controls import allow, put_in_turn
 from gui.reconstruct.options import Row, meant
 
 LABEL_PX = 104
@@ -51,6 +51,7 @@ class OptionForm(QtWidgets.QWidget):
             label.setAlignment(QtCore.Qt.AlignmentFlag.AlignRight | QtCore.Qt.AlignmentFlag.AlignVCenter)
             self._form.addRow(label, widget)
             self._rows[row.name] = (row, widget)
+        put_in_turn(self, self)
         self.setVisible(bool(self._rows))
 
     def values(self) -> dict[str, object]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
+from pyqtgraph.Qt import QtCore, QtWidgets
 
 from calibration.progress import Progress
 from firmware_iface.errors import MpxctError
@@ -75,7 +75,6 @@ class ReconstructPage(Page):
         yield
         self.run_bar = JobBar("Cancel", CANCEL)
         self._build()
-        self.setAcceptDrops(True)
         self.source.opened.connect(lambda path: self.open(Path(path)))
         self.source.told.connect(self._read_again)
         self.recipe_form.changed.connect(self._take_form)
@@ -194,20 +193,6 @@ class ReconstructPage(Page):
         if one.settings != self.settings:
             self.history.edit(one.settings)
             self._show_settings(one.settings)
-
-    def dragEnterEvent(self, event: QtGui.QDragEnterEvent) -> None:
-        """Take a folder of images; files go on to the window."""
-        if _dropped(event.mimeData()) is not None:
-            event.acceptProposedAction()
-        else:
-            event.ignore()
-
-    def dropEvent(self, event: QtGui.QDropEvent) -> None:
-        """Open the folder that was dropped."""
-        path = _dropped(event.mimeData())
-        if path is not None:
-            self.open(path)
-            event.acceptProposedAction()
 
     def _build(self) -> None:
         self.steps = QtWidgets.QTabWidget()
@@ -592,9 +577,3 @@ def _scrolled(widget: QtWidgets.QWidget) -> QtWidgets.QScrollArea:
     area.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
     area.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     return area
-
-
-def _dropped(data: QtCore.QMimeData) -> Path | None:
-    """Return the folder that was dropped; files are the window's to open."""
-    paths = [Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()]
-    return paths[0] if len(paths) == 1 and paths[0].is_dir() else None

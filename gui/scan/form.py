@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pyqtgraph.Qt import QtCore, QtWidgets
 
 from gui import theme
-from gui.controls import allow_inside
+from gui.controls import allow_inside, put_in_turn
 from gui.scan.document import Document
 from gui.scan.fields import Field, FieldKind, groups, shown
 from gui.scan.words import KINDS
@@ -144,6 +144,7 @@ class PlanForm(QtWidgets.QScrollArea):
             column.addWidget(box)
         column.addStretch(1)
         self.setWidget(body)
+        put_in_turn(body, self)
 
     def _typed(self, field: Field, text: str) -> None:
         self._document.set(field, text)

@@ -95,8 +95,9 @@ class ScanPage(Page):
             self.run.refresh()
 
     def restyle(self) -> None:
-        """Draw the text in the colours of another theme."""
+        """Write plan and checks in the colours of another theme."""
         self.plan.text.restyle()
+        self.start.restyle()
 
     def save(self) -> dict[str, object]:
         """Return what is asked for again at the next start."""

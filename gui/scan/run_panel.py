@@ -61,6 +61,7 @@ class RunPanel(QtWidgets.QWidget):
         self.reconstruct.clicked.connect(lambda: reconstruct())
         self.reconstruct.hide()
         self.threshold = QtWidgets.QComboBox()
+        self.threshold.setSizeAdjustPolicy(QtWidgets.QComboBox.SizeAdjustPolicy.AdjustToContents)
         self.threshold.setToolTip("Which threshold picture, sinogram and slice are of; all of them are written.")
         self.threshold.currentIndexChanged.connect(self._choose)
         self.place = QtWidgets.QComboBox()

@@ -21,7 +21,7 @@ from gui.session import Session
 from gui.state import Action
 
 LOOK_EVERY_S = 0.5
-LEVELS = {"ok": ("good", theme.GOOD), "warn": ("warning", theme.BAD), "fail": ("NO", theme.BAD)}
+WORDS = {"ok": "good", "warn": "warning", "fail": "NO"}
 
 
 class StartPanel(QtWidgets.QWidget):
@@ -50,14 +50,14 @@ class StartPanel(QtWidgets.QWidget):
         for title, part in (
             ("Estimate", self._estimate()),
             ("File", self._file()),
-            ("If something goes wrong", self._endurance()),
             ("Checks before the start", self._checks()),
+            ("If something goes wrong", self._endurance()),
         ):
             box = QtWidgets.QGroupBox(title)
             box.setLayout(part)
             column.addWidget(box)
         column.addStretch(1)
-        scroll = self._scroll = QtWidgets.QScrollArea()
+        scroll = QtWidgets.QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setFrameShape(QtWidgets.QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -75,8 +75,11 @@ class StartPanel(QtWidgets.QWidget):
             lambda: start(self.order()),
         )
         self.start.setStyleSheet("font-weight: 600;")
+        self.force = QtWidgets.QCheckBox("Scan all the same")
+        allow(self.force, _FORCE, NONE_FAILED)
         buttons = QtWidgets.QHBoxLayout()
         buttons.addWidget(self.look)
+        buttons.addWidget(self.force)
         buttons.addWidget(self.start, 1)
         self.told = hint()
         whole = QtWidgets.QVBoxLayout(self)
@@ -130,26 +133,35 @@ class StartPanel(QtWidgets.QWidget):
     def show_checks(self, preflight: Preflight) -> None:
         """Show what the instrument said."""
         self.preflight = preflight
+        self._tell_checks(preflight)
+        firm = [check.topic for check in preflight.failed if not check.is_forcible]
+        why_not = f"{' and '.join(firm)} cannot be overruled." if firm else "" if preflight.failed else NONE_FAILED
+        allow(self.force, _FORCE, why_not)
+        if why_not:
+            self.force.setChecked(False)
+
+    def restyle(self) -> None:
+        """Write the checks in the colours of another theme."""
+        if self.preflight is not None:
+            self._tell_checks(self.preflight)
+
+    def _tell_checks(self, preflight: Preflight) -> None:
+        look = theme.now()
+        colours = {"ok": look.good, "warn": look.warn, "fail": look.bad}
         while self._found.count():
             item = self._found.takeAt(0)
             if item is not None and (widget := item.widget()) is not None:
                 widget.hide()
                 widget.deleteLater()
-        for check in preflight.checks:
-            word, colour = LEVELS[check.level.value]
+        worst_first = sorted(preflight.checks, key=lambda check: list(WORDS).index(check.level.value), reverse=True)
+        for check in worst_first:
+            level = check.level.value
             remedy = f"<br><i>{_plain(check.remedy)}</i>" if check.remedy else ""
-            label = QtWidgets.QLabel(
-                f'<b style="color:{colour}">{word}</b> &nbsp;{_plain(check.topic)}: {_plain(check.text)}{remedy}'
-            )
+            word = f'<b style="color:{colours[level]}">{WORDS[level]}</b>'
+            label = QtWidgets.QLabel(f"{word} &nbsp;{_plain(check.topic)}: {_plain(check.text)}{remedy}")
             label.setWordWrap(True)
             label.setToolTip(check.remedy or "Nothing to do.")
             self._found.addWidget(label)
-        if preflight.failed:
-            self._scroll.ensureWidgetVisible(self.force)
-        can_force = bool(preflight.failed) and preflight.is_forcible
-        allow(self.force, _FORCE, "" if can_force else _NOTHING_TO_FORCE)
-        if not can_force:
-            self.force.setChecked(False)
 
     def _why_no_check(self) -> str:
         if self._document.fault is not None:
@@ -251,9 +263,6 @@ class StartPanel(QtWidgets.QWidget):
         self._found = QtWidgets.QVBoxLayout()
         self._found.addWidget(hint("Not looked yet. They are made when the scan starts, or by Check only."))
         column.addLayout(self._found)
-        self.force = QtWidgets.QCheckBox("Scan all the same")
-        allow(self.force, _FORCE, _NOTHING_TO_FORCE)
-        column.addWidget(self.force)
         return column
 
     def _named(self) -> None:
@@ -293,8 +302,8 @@ class StartPanel(QtWidgets.QWidget):
         return ""
 
 
+NONE_FAILED = "no such check has failed."
 _FORCE = "Scan although a check failed that may be overruled; the file's events say which."
-_NOTHING_TO_FORCE = "no such check has failed."
 
 
 def _number(value: float, low: float, high: float, suffix: str, tip: str) -> QtWidgets.QDoubleSpinBox:

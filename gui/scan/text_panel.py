@@ -95,6 +95,7 @@ class _Editor(QtWidgets.QPlainTextEdit):
         super().__init__()
         self._ways = ((QtGui.QKeySequence.StandardKey.Undo, undo), (QtGui.QKeySequence.StandardKey.Redo, redo))
         self.setUndoRedoEnabled(False)
+        self.setTabChangesFocus(True)  # no plan needs a tab, and the keyboard must get out
 
     def keyPressEvent(self, event: QtGui.QKeyEvent) -> None:
         for key, does in self._ways:

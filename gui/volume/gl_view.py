@@ -64,7 +64,9 @@ class GlView(gl.GLViewWidget):
             self.addItem(item)
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(_Writing(self))
+        self._writing = _Writing(self)
+        self._writing.hide()
+        layout.addWidget(self._writing)
 
     @property
     def fault(self) -> str:
@@ -165,6 +167,9 @@ class GlView(gl.GLViewWidget):
         self._rays.is_moving = self.hand.is_moving
         self._draw_box()
         super().paintGL()
+        if self._labels is not None and self._writing.isHidden():
+            # Qt compiles for what is over a picture, too, which shall be another beat's.
+            QtCore.QTimer.singleShot(0, self._writing.show)
 
     def write(self, painter: QtGui.QPainter) -> None:
         """Write over what is drawn."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from calibration.attenuation import MG_ML_PER_G_CM3
-from gui.controls import allow, hint
+from gui.controls import allow, hint, put_in_turn
 from gui.volume.looks import MAPS, GreyLook, Levels, MaterialLook, colour_choices, map_table
 from gui.volume.marks import rgb
 from gui.volume.painting import Looks, with_window
@@ -212,6 +213,7 @@ class _MaterialRows(QtWidgets.QScrollArea):
             self.rows = [MaterialRow(look, self._tell) for look in looks]
             for n, row in enumerate(self.rows):
                 self._layout.insertWidget(n, row)
+            put_in_turn(self._inside, self)
         for n, (row, look) in enumerate(zip(self.rows, looks, strict=True)):
             row.show_look(look, spans[n] if n < len(spans) else (look.low_g_cm3, look.high_g_cm3))
 
@@ -342,7 +344,8 @@ class _GreyRow(QtWidgets.QGroupBox):
         self.map_name.setCurrentText(look.map_name)
         self.window_slider.show_range(*look.levels, span)
         self.window_slider.show_colours([(int(r), int(g), int(b)) for r, g, b in map_table(look.map_name)[::32]])
-        decimals = 1 if span[1] - span[0] > 50 else 4
+        wide = max(span[1] - span[0], 1e-9)
+        decimals = min(max(3 - math.floor(math.log10(wide)), 1), 9)  # a thousandth of the span can be typed
         for spin, value in zip((self.low, self.high), look.levels, strict=True):
             spin.setDecimals(decimals)
             spin.setSingleStep((span[1] - span[0]) / 100 or 1.0)

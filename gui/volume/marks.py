@@ -94,7 +94,7 @@ def rgb(colour: Sequence[float]) -> tuple[int, int, int]:
 
 
 def title_of(cut: Cut, grid: Grid) -> str:
-    """Return which cut it is, and where it stands: "axial   z = 1.25 mm   (slice 12 of 200)"."""
+    """Return which cut it is, and where it stands: "axial   z = 1.25 mm   slice 12 of 200", from 1."""
     orientation, unit = axis_of(cut), "mm" if grid.is_scale_known else "voxels"
     n_slices = 2 * reach_of(cut.thickness_mm, grid.voxel_mm) + 1
     slab = f"   {cut.slab.value} of {rounded(n_slices * grid.voxel_mm, 2)} {unit}" if n_slices > 1 else ""
@@ -102,7 +102,7 @@ def title_of(cut: Cut, grid: Grid) -> str:
         x, y, z = cut.normal
         return f"slanted   normal ({x:.2f}, {y:.2f}, {z:.2f}){slab}"
     axis = orientation.axis
-    number = int(np.floor(index_of(grid, cut.centre_mm)[axis] + 0.5))
+    number = int(np.floor(index_of(grid, cut.centre_mm)[axis] + 0.5)) + 1
     at_mm = cut.centre_mm[2 - axis]
     return (
         f"{orientation.label}   {orientation.letter} = {at_mm:.2f} {unit}   slice {number} of {grid.shape[axis]}{slab}"

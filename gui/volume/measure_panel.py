@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -45,6 +45,8 @@ class MeasurePanel(QtWidgets.QWidget):
     histogram_asked : Signal()
     copy_asked : Signal()
         The table as CSV to the clipboard.
+    pieces : iterator
+        Of its making, which takes long: it is to be used when somebody has walked through them.
     """
 
     tool_chosen = QtCore.Signal(object)
@@ -55,6 +57,9 @@ class MeasurePanel(QtWidgets.QWidget):
 
     def __init__(self) -> None:
         super().__init__()
+        self.pieces = self._build()
+
+    def _build(self) -> Iterator[None]:
         self.drawings: tuple[Annotation, ...] = ()
         self._figures: Mapping[str, RegionFigures] = {}
         self._is_silent = False
@@ -68,7 +73,9 @@ class MeasurePanel(QtWidgets.QWidget):
         layout.addLayout(self._buttons())
         self.below = QtWidgets.QTabWidget()
         self.below.addTab(self._detail(), "Figures")
+        yield
         self.below.addTab(self._histogram(), "Histogram")
+        yield
         self.below.addTab(self._spectrum(), "Spectrum")
         self.below.setTabToolTip(2, "Mean attenuation of the chosen region over the energy bins.")
         self.below.setTabToolTip(0, "Mean, spread and extremes of the chosen region.")
@@ -77,6 +84,7 @@ class MeasurePanel(QtWidgets.QWidget):
         policy = QtWidgets.QSizePolicy.Policy
         for widget in (self.table, self.detail, self.plot, self.spectrum):
             widget.setSizePolicy(policy.Expanding, policy.Ignored)  # what they would like is more than a low window has
+        yield
 
     @property
     def chosen_name(self) -> str:

@@ -55,10 +55,11 @@ class VolumePage(Page):
         self.panes = Panes(self.desk)
         yield
         self.looks = LooksPanel()
+        yield
         self.readout = CursorPanel()
         yield
         self.measure = MeasurePanel()
-        yield
+        yield from self.measure.pieces
         self.presets = PresetButton(self.desk)
         self.solid = Solid(self.desk)
         yield

@@ -80,7 +80,7 @@ class RayCastItem(GLGraphicsItem):
         self.moving_s = 0.0
         self.shot: Shot | None = None
         self._camera = camera
-        self.is_warming = False
+        self._is_begun = self.is_warming = False
         self._warming = Warming()
         self._rough: Canvas | None = None
         self._fine: Canvas | None = None
@@ -108,6 +108,7 @@ class RayCastItem(GLGraphicsItem):
         """Begin in the context of the view."""
         self._rough = self._fine = self._seen = None
         self._depth = 0
+        self._is_begun = False
         self._refining = QtCore.QTimer(self.view())  # with which it ends
         self._refining.setSingleShot(True)
         self._refining.timeout.connect(self._refine)
@@ -119,7 +120,10 @@ class RayCastItem(GLGraphicsItem):
         if caster.fault or caster.grains is None or caster.optics is None:
             return
         _, _, width, height = (int(n) for n in GL.glGetIntegerv(GL.GL_VIEWPORT))
-        if not caster.is_ready:
+        if not self._is_begun and self.shot is None:
+            self._is_begun = True  # the first beat has enough to do without
+            self.update()
+        elif not caster.is_ready:
             caster.upload()
             self.update()
         elif (shot := self.shot) is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
 from gui.colour import Colour
+from gui.controls import put_in_turn
 
 STEPS = 200
 """Of a slider, from end to end."""
@@ -110,6 +111,7 @@ class SolidityList(QtWidgets.QWidget):
             )
             self._sliders[name] = slider
             self._form.addRow(_swatch(name, colour), slider)
+        put_in_turn(self, self)
 
     def tell(self, notes: Mapping[str, str]) -> None:
         """Add what is known of a material to the tip of its slider."""

@@ -28,6 +28,8 @@ HANDLE_SHARE = 0.38
 """How far from the middle of a pane the handles of a slanted cut stand, of its shorter side."""
 HANDLE_PX = 12
 MARGIN_PX = 10
+BAR_PX = 130
+"""Length of a bar of the legend."""
 GRIP_PX = 8
 """Size of the handles of a drawing, and so near to them one takes hold."""
 
@@ -419,13 +421,17 @@ class SlicePane(pg.GraphicsView):
         draw_text(painter, QtCore.QPointF(left, bottom - 8), text, "#ffffff", "lb")
 
     def _draw_legend(self, painter: QtGui.QPainter) -> None:
-        width, _ = self._size()
-        line, bar_px = painter.fontMetrics().height() * 2 + 12, 130.0
+        """Draw a bar for each row, with its ends under it; of many rows, in a low pane, beside its name."""
+        width, height = self._size()
+        letters, right = painter.fontMetrics().height(), width - MARGIN_PX
+        full, tight = 2 * letters + 12, letters + 10
+        is_tight = full * len(self.overlay.legend) > height - 3 * MARGIN_PX - letters
         for n, row in enumerate(self.overlay.legend):
-            top = MARGIN_PX + n * line
-            right = width - MARGIN_PX
-            draw_text(painter, QtCore.QPointF(right, top), row.name, "#ffffff", "rt")
-            bar = QtCore.QRectF(right - bar_px, top + painter.fontMetrics().height() + 1, bar_px, 6)
+            top = MARGIN_PX + n * (tight if is_tight else full)
+            name = painter.fontMetrics().elidedText(row.name, QtCore.Qt.TextElideMode.ElideMiddle, int(width / 2))
+            text = f"{name}  {row.low} to {row.high}" if is_tight else name
+            draw_text(painter, QtCore.QPointF(right, top), text, "#ffffff", "rt", small=is_tight)
+            bar = QtCore.QRectF(right - BAR_PX, top + letters + 1, BAR_PX, 6)
             gradient = QtGui.QLinearGradient(bar.topLeft(), bar.topRight())
             for share, colour in zip(np.linspace(0, 1, len(row.colours)), row.colours, strict=True):
                 gradient.setColorAt(float(share), QtGui.QColor(*colour))
@@ -433,8 +439,9 @@ class SlicePane(pg.GraphicsView):
             painter.setBrush(gradient)
             painter.drawRect(bar)
             painter.setBrush(QtCore.Qt.BrushStyle.NoBrush)
-            draw_text(painter, bar.bottomLeft() + QtCore.QPointF(0, 1), row.low, "#d5dae0", "lt", small=True)
-            draw_text(painter, bar.bottomRight() + QtCore.QPointF(0, 1), row.high, "#d5dae0", "rt", small=True)
+            if not is_tight:
+                draw_text(painter, bar.bottomLeft() + QtCore.QPointF(0, 1), row.low, "#d5dae0", "lt", small=True)
+                draw_text(painter, bar.bottomRight() + QtCore.QPointF(0, 1), row.high, "#d5dae0", "rt", small=True)
 
 
 def draw_text(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyqtgraph as pg
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 
-from gui.controls import hint
+from gui.controls import hint, put_in_turn
 from gui.volume.desk import Desk
 from gui.volume.painting import Looks
 from reconstruction.volume import Volume
@@ -112,6 +112,8 @@ class Solid(QtWidgets.QWidget):
         layout = self.layout()
         assert layout is not None
         layout.addWidget(scene)
+        put_in_turn(self, self)
+        put_in_turn(scene.panel, self.controls)
         self.scene = scene
 
 

@@ -26,8 +26,8 @@ Needs = tuple[object, ...]
 """All that a driver may compile anew for; the software driver does for edges that are powers of two."""
 QUICK_S = 0.08
 """Of the processor's time: what takes longer was compiled, and not found in the driver's cache."""
-FIRST_WAIT_S = 0.1
-MOST_TRIES = 5
+WAITS_S = (0.0, 0.1, 0.2, 0.4, 0.8)
+"""Before each try; where a driver keeps no cache, no more would help."""
 
 
 class Warming:
@@ -56,12 +56,12 @@ class Warming:
         if self._job is None:
             surface = QtGui.QOffscreenSurface()
             surface.create()
-            work = remembered(surface, _tiny(grains), optics, quality, small_size)
+            work = _remembered(surface, _tiny(grains), optics, quality, small_size)
             self._job = needs, Job("Compiling for the graphics card", work).start(), surface
         return False
 
 
-def remembered(
+def _remembered(
     surface: QtGui.QOffscreenSurface, grains: Grains, optics: Optics, quality: Quality, size: tuple[int, ...]
 ) -> Generator[Progress, None, str]:
     """Draw a tiny picture at rest and one while it moves until the driver has them in its cache; runs in a thread.
@@ -78,13 +78,13 @@ def remembered(
     if not context.create() or not context.makeCurrent(surface):
         return ""
     try:
-        for number in range(MOST_TRIES):
+        for wait_s in WAITS_S:
+            time.sleep(wait_s)
             caster = RayCaster()
             began_s = time.thread_time()
             yield from _draw(caster, grains, optics, quality, size)
             if caster.fault or time.thread_time() - began_s < QUICK_S:
                 return caster.fault
-            time.sleep(FIRST_WAIT_S * 2**number)
         return ""
     finally:
         context.doneCurrent()

@@ -1,7 +1,8 @@
 """How the window feels: how soon it is there, how fast it paints while frames come, and whether it ever stands still.
 
 The live view gets 256 x 256 frames of 12 bits at a Medipix3's full rate through the stream of acquisition, counted on
-both ends, while a job computes in the background. Run it under a screen, or `xvfb-run`; offscreen there is no OpenGL
+both ends, while a job computes in the background; and once more from the window's first moment on, while its other
+pages are being built. Run it under a screen, or `xvfb-run`; offscreen there is no OpenGL
 and `volume_fps` is null. `--hour` watches the memory for an hour of live view.
 """
 
@@ -38,6 +39,8 @@ def main() -> None:
         start(options.began_s)
     elif options.child == "live":
         print(json.dumps(live(options.seconds, options.rate, is_busy=True)))
+    elif options.child == "early":
+        print(json.dumps(live(options.seconds, options.rate, is_busy=False, is_early=True)))
     elif options.child == "memory":
         print(json.dumps(memory(options.seconds, options.rate)))
     else:
@@ -49,7 +52,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="ends within 45 s on 2 cores")
     parser.add_argument("--hour", action="store_true", help="an hour of live view, for its memory, and nothing else")
-    parser.add_argument("--child", choices=("start", "live", "memory"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("start", "live", "early", "memory"), help=argparse.SUPPRESS)
     parser.add_argument("--began-s", type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=10.0, help="of live view")
     parser.add_argument("--rate", type=int, default=FULL_RATE_PER_S, help="frames per second")
@@ -66,14 +69,16 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     seconds = "4" if options.quick else str(options.seconds)
     at_rate = child("live", "--seconds", seconds)
     pushed = child("live", "--seconds", seconds, "--rate", str(PUSHED_PER_S))
+    early = child("early", "--seconds", seconds)
     return {
         "startup_s": round(statistics.median(starts), 2),
         "live_fps": at_rate["live_fps"],
-        "lost": at_rate["lost"] + pushed["lost"],
-        "longest_block_ms": max(at_rate["longest_block_ms"], pushed["longest_block_ms"]),
+        "lost": sum(each["lost"] for each in (at_rate, pushed, early)),
+        "longest_block_ms": max(each["longest_block_ms"] for each in (at_rate, pushed, early)),
         "volume_fps": volume_fps(is_quick=options.quick),
         "at_full_rate": at_rate,
         "pushed": pushed,
+        "while_pages_are_built": early,
     }
 
 
@@ -127,8 +132,14 @@ def open_window():
     return app, window
 
 
-def live(seconds: float, rate_per_s: int, *, is_busy: bool) -> dict[str, object]:
-    """Look at frames that come at a rate; tell what was painted and lost, and the longest block of Qt's thread."""
+def live(seconds: float, rate_per_s: int, *, is_busy: bool, is_early: bool = False) -> dict[str, object]:
+    """Look at frames that come at a rate; tell what was painted and lost, and the longest block of Qt's thread.
+
+    Parameters
+    ----------
+    is_early : bool
+        Begin at once, rather than when all pages are built.
+    """
     from pyqtgraph.Qt import QtCore
 
     from acquisition.stream import FrameStream
@@ -158,7 +169,8 @@ def live(seconds: float, rate_per_s: int, *, is_busy: bool) -> dict[str, object]
         is_over.set()
 
     until_quiet = QtCore.QEventLoop()
-    while len(window.pages.built) < len(window.pages):
+    n_before = len(window.pages.built)
+    while not is_early and (n_before := len(window.pages.built)) < len(window.pages):
         QtCore.QTimer.singleShot(SETTLES_MS, until_quiet.quit)
         until_quiet.exec()
     if is_busy:
@@ -171,7 +183,7 @@ def live(seconds: float, rate_per_s: int, *, is_busy: bool) -> dict[str, object]
     watch.start(50)
     app.exec()
     took_s = time.monotonic() - began_s
-    status = page.store.status()
+    status, n_built = page.store.status(), len(window.pages.built)
     window.close()
     return {
         "live_fps": round(painted[0] / took_s, 1),
@@ -179,7 +191,9 @@ def live(seconds: float, rate_per_s: int, *, is_busy: bool) -> dict[str, object]
         "sent": n_sent,
         "lost": n_sent - status.n_received + status.n_lost,
         "longest_block_ms": round(1e3 * block.longest_s, 1),
+        "of_which_queued_ms": round(1e3 * block.queued_s, 1),
         "longest_thread_ms": round(1e3 * block.longest_thread_s, 1),
+        "pages_built_meanwhile": n_built - n_before,
     }
 
 
@@ -259,26 +273,39 @@ def count_paints(page) -> list[int]:
 
 
 class LongestBlock:
-    """The longest time for which Qt's thread did not come back to its events, and the most it worked meanwhile."""
+    """The longest time for which Qt's thread did not come back to its events, and the most it ever worked meanwhile.
+
+    Attributes
+    ----------
+    queued_s : float
+        For how long of the longest time the thread waited for a processor; Linux tells.
+    """
 
     def __init__(self) -> None:
         from pyqtgraph.Qt import QtCore
 
-        self.longest_s = self.longest_thread_s = 0.0
-        self._last_s = self._last_thread_s = 0.0
+        self.longest_s = self.longest_thread_s = self.queued_s = 0.0
+        self._last_s = self._last_thread_s = self._last_queued_s = 0.0
         self._timer = QtCore.QTimer()
         self._timer.setTimerType(QtCore.Qt.TimerType.PreciseTimer)
         self._timer.timeout.connect(self._tick)
 
     def begin(self) -> None:
-        self._last_s, self._last_thread_s = time.monotonic(), time.thread_time()
+        self._last_s, self._last_thread_s, self._last_queued_s = time.monotonic(), time.thread_time(), queued_s()
         self._timer.start(TICK_MS)
 
     def _tick(self) -> None:
-        now_s, thread_s = time.monotonic(), time.thread_time()
-        self.longest_s = max(self.longest_s, now_s - self._last_s - TICK_MS / 1e3)
+        now_s, thread_s, waited_s = time.monotonic(), time.thread_time(), queued_s()
+        if (took_s := now_s - self._last_s - TICK_MS / 1e3) > self.longest_s:
+            self.longest_s, self.queued_s = took_s, waited_s - self._last_queued_s
         self.longest_thread_s = max(self.longest_thread_s, thread_s - self._last_thread_s)
-        self._last_s, self._last_thread_s = now_s, thread_s
+        self._last_s, self._last_thread_s, self._last_queued_s = now_s, thread_s, waited_s
+
+
+def queued_s() -> float:
+    """Return for how long the main thread has waited for a processor so far; 0 where nobody tells."""
+    told = Path("/proc/self/schedstat")  # of the main thread, though it says "self"
+    return int(told.read_text().split()[1]) / 1e9 if told.exists() else 0.0
 
 
 def volume_fps(*, is_quick: bool) -> float | None:

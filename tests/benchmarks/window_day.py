@@ -1,14 +1,16 @@
 """What takes the window's thread longest over a day: each event of `tests/gui/full_run.py`, in time of the thread.
 
-`python tests/benchmarks/window_day.py` needs a screen, or `xvfb-run`. Time of the thread is the processor's, so that
-what else runs on the machine hardly matters; what the thread waits for is not in it. Each piece is named by the page
-that was seen, what Qt delivered, to what, and where of our own code the thread was seen in it.
+`python tests/benchmarks/window_day.py` needs a screen, or `xvfb-run`. The graphics driver (Mesa) has nothing in its
+cache, as on the first day. Time of the thread is the processor's, so that what else runs on the machine hardly matters;
+what the thread waits for is not in it. Each piece is named by the page that was seen, what Qt delivered, to what, and
+where of our own code the thread was seen in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -26,6 +28,8 @@ from pyqtgraph.Qt import QtCore, QtWidgets
 MOST = 25
 """So many are told."""
 AIM_MS = 50.0
+PLACED_MS = 25.0
+"""It is told where the thread was seen in what takes longer."""
 LOOK_S = 0.004
 """Of the processor's time: so often it is looked where the thread is."""
 PACKAGES = ("acquisition", "calibration", "firmware_iface", "gui", "reconstruction")
@@ -134,6 +138,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mpxct-day-") as folder:
+        cache = Path(folder) / "driver"
+        cache.mkdir()
+        os.environ["MESA_SHADER_CACHE_DIR"] = str(cache)
         pieces, made = day(Path(folder))
     if options.json:
         print(json.dumps(figures(pieces)))
@@ -141,7 +148,7 @@ def main() -> None:
     print(f"{'thread ms':>10}{'wall ms':>10}  ")
     for piece in pieces[:MOST]:
         print(f"{piece.thread_ms:10.1f}{piece.wall_ms:10.1f}  {piece.stage}: {piece.what}")
-        if piece.thread_ms > AIM_MS:
+        if piece.thread_ms > PLACED_MS:
             print(f"{'':22}{piece.places}")
     print(figures(pieces), made)
 

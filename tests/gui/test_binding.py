@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -32,18 +33,26 @@ def test_void_methods_cost_no_reference_of_none(qapp: QtWidgets.QApplication) ->
     assert lost < CALLS // 10, f"{lost} references of None were lost in {4 * CALLS} calls; see the pin of PySide6"
 
 
+@pytest.mark.parametrize("n_pages", [len(PAGES), 1])
 def test_a_closed_window_leaves_no_widget(
-    qtbot: QtBot, session: Session, settings: QtCore.QSettings, tmp_path: Path
+    qtbot: QtBot, session: Session, settings: QtCore.QSettings, tmp_path: Path, n_pages: int
 ) -> None:
+    """Also one that is closed while a page is being built."""
     before = set(QtWidgets.QApplication.allWidgets())
     window = Window(Session(tmp_path), LogLines(), settings)
     window.show()
-    for place in range(len(PAGES)):
+    for place in range(n_pages):
         window.tabs.setCurrentIndex(place)
         assert window.page.isVisible()
         window.beat()
+    while n_pages == 1 and not any(type(each).__name__ == "PlanPanel" for each in QtWidgets.QApplication.allWidgets()):
+        window.beat()
+        time.sleep(0.001)
+    assert ("Scan" in window.pages.built) == (n_pages > 1)
     assert len(QtWidgets.QApplication.allWidgets()) > len(before) + 100
     window.close()
+    if window.pages._loader is not None:
+        window.pages._loader.join()
     window.deleteLater()
     del window
     QtCore.QCoreApplication.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete.value)

@@ -82,6 +82,18 @@ def test_what_came_to_its_end_is_done_though_it_was_cancelled_too_late() -> None
     assert (job.snapshot().status, job.result) == (JobStatus.DONE, "written")
 
 
+def test_what_is_left_is_told_of_what_moves_and_not_of_a_pause() -> None:
+    def walk() -> Generator[Progress, None, None]:
+        for stage, done in (("paused", 22), ("paused", 22), ("scan", 22), ("scan", 23)):
+            yield Progress(stage, done, 69)
+            left_s.append((stage, job.snapshot().left_s is not None))
+
+    left_s: list[tuple[str, bool]] = []
+    job = Job("a scan", walk())
+    job.run()
+    assert left_s == [("paused", False), ("paused", False), ("scan", False), ("scan", True)]
+
+
 def test_the_bar_is_painted_with_the_window_and_not_by_itself(qtbot: QtBot, bar: JobBar) -> None:
     """By itself it would be painted at once, and all else that waits for it, in the middle of whatever goes on."""
     go_on = threading.Event()

@@ -5,6 +5,7 @@ One law for all formats: the first value is the voxel of the smallest x, y and z
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import h5py
@@ -14,6 +15,7 @@ import pytest
 from firmware_iface.errors import WrongUsage
 from gui.export import content as content_module
 from gui.export.content import content_of
+from gui.export.formats import Options, export, format_for
 from gui.volume.looks import MaterialLook
 from reconstruction.volume import Grid, read_bin_images
 from tests.gui.export_volumes import ORIGIN_MM, SHAPE, VOXEL_MM, bins, exported, materials
@@ -167,6 +169,23 @@ def test_imagej_reads_channels_in_mm(tmp_path: Path) -> None:
     assert told["Labels"][:3] == ["water (mg/mL)", "iodine (mg/mL)", "Gold µ/ü (mg/mL)"]
     assert len(told["LUTs"]) == 3
     assert "864f28b4" in told["Info"]
+
+
+@pytest.mark.parametrize("ending", ["nrrd", "nii.gz", "mha", "tif", "nxs", "ome.zarr"])
+def test_broken_off_at_any_step_it_leaves_what_was_there_and_nothing_else(tmp_path: Path, ending: str) -> None:
+    target = tmp_path / f"a.{ending}"
+    exported(materials(), target)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = content_of(materials(), unit="g/cm3")
+    n_steps = len(list(export(other, target.with_name(f"b.{ending}"), format_for(target))))
+    for path in tmp_path.glob("b*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for n in range(1, n_steps + 1):
+        work = export(other, target, format_for(target), Options(is_overwriting=True))
+        for _ in range(n):
+            next(work)
+        work.close()
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_our_own_reader_takes_a_stack_back(tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import time
 import weakref
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 
 from gui.garbage import MOST, OLDEST, Collector
+from gui.window import TURN_S
 
 
 class Cycle:
@@ -85,3 +88,48 @@ def test_what_was_loaded_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) 
     finally:
         collector.end()
         gc.disable()
+
+
+def test_tuples_that_other_threads_are_making_are_left_alone() -> None:
+    """To list all objects gives each another owner, and a tuple with two cannot grow to its size: a SystemError."""
+
+    def slow() -> Iterator[int]:
+        for n in range(40):
+            [None for _ in range(200)]
+            yield n
+
+    def make() -> None:
+        while not is_over.is_set():
+            try:
+                tuple(slow())
+            except SystemError as error:
+                broken.append(error)
+
+    broken: list[SystemError] = []
+    generations: set[int | None] = set()
+    is_over = threading.Event()
+    turn_s = sys.getswitchinterval()
+    sys.setswitchinterval(TURN_S)
+    collector = Collector()
+    collector.begin()
+    lasting = [[n] for n in range(MOST // 2)]
+    threads = [threading.Thread(target=make) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        end_s = time.monotonic() + 3.0
+        while time.monotonic() < end_s:
+            for _ in range(MOST):
+                cycle: list[object] = []
+                cycle.append(cycle)
+            generations.add(collector.collect())
+        assert lasting
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+        collector.end()
+        gc.disable()
+        sys.setswitchinterval(turn_s)
+    assert OLDEST in generations
+    assert not broken

@@ -97,6 +97,25 @@ def test_the_page_that_is_seen_is_built_first(qtbot: QtBot, session: Session, lo
     assert list(pages.built) == ["Slow"]
 
 
+def test_others_are_neither_loaded_nor_built_before_there_is_time(
+    qtbot: QtBot, session: Session, loads: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Broken, "prepare", staticmethod(lambda: asked.append("Broken")))
+    loads.set()
+    pages = Pages(session, lambda _: None, kinds("Slow", "Broken"))
+
+    def step() -> bool:
+        pages.build_on("Slow", others=False)
+        return "Slow" in pages.built
+
+    qtbot.waitUntil(step)
+    assert [pages.build_on("Slow", others=False) for _ in range(20)] == [False] * 20
+    assert asked == []
+    qtbot.waitUntil(lambda: pages.build_on("Slow"))
+    assert asked == ["Broken"]
+
+
 def test_a_page_that_cannot_be_built_is_told_once(qtbot: QtBot, session: Session, loads: threading.Event) -> None:
     loads.set()
     pages = Pages(session, lambda _: None, kinds("Broken", "Slow"))

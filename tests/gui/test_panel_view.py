@@ -73,3 +73,18 @@ def test_nothing_is_told_where_there_is_nothing(view: PanelView, qtbot: QtBot) -
     assert view.titles == []
     assert view._nothing.isVisible()
     assert view._nothing.text() == "nothing any more"
+
+
+@pytest.mark.parametrize("height", [0.201, 63.67, 0.0, -3.0])
+def test_values_that_are_all_the_same_can_be_read(view: PanelView, qtbot: QtBot, height: float) -> None:
+    def of(*heights: float) -> Chart:
+        return Chart(title="a", x_label="x", y_label="y", lines=(line("a", range(len(heights)), heights),))
+
+    view.show_panels([of(height, height * (1 + 1e-15))])
+    (plot,) = shown(view, qtbot)
+    low, high = plot._plot.getViewBox().viewRange()[1]
+    assert low < height < high
+    assert high - low <= max(abs(height), 2.0)
+    view.show_panels([of(height, height + 50)])
+    shown(view, qtbot)
+    qtbot.waitUntil(lambda: plot._plot.getViewBox().viewRange()[1][1] >= height + 50)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
+from pyqtgraph.Qt import QtCore, QtWidgets
 from pytestqt.qtbot import QtBot
 
 from firmware_iface.errors import WrongUsage
@@ -221,7 +221,7 @@ def test_images_of_another_program_are_decomposed(qtbot: QtBot, page: Reconstruc
         for name, row in zip(BASIS.materials, matrix.T, strict=True)
     ]
     table.write_text("\n".join(["material,bin1,bin2,bin3,bin4", *rows]))
-    drop(page, folder)
+    page.open(folder)
     wait(qtbot, page)
     assert page.facts is not None
     assert page.facts.kind is SourceKind.IMAGES
@@ -236,17 +236,6 @@ def test_images_of_another_program_are_decomposed(qtbot: QtBot, page: Reconstruc
     found = page.session.state.materials
     assert found is not None
     np.testing.assert_allclose(found.values, concentrations, atol=1e-4)
-
-
-def drop(page: ReconstructPage, path: Path) -> None:
-    data = QtCore.QMimeData()
-    data.setUrls([QtCore.QUrl.fromLocalFile(str(path))])
-    keys = QtCore.Qt.KeyboardModifier.NoModifier
-    copy = QtCore.Qt.DropAction.CopyAction
-    enter = QtGui.QDragEnterEvent(QtCore.QPoint(5, 5), copy, data, LEFT, keys)
-    page.dragEnterEvent(enter)
-    assert enter.isAccepted()
-    page.dropEvent(QtGui.QDropEvent(QtCore.QPointF(5, 5), copy, data, LEFT, keys))
 
 
 def test_a_broken_file_is_told_and_leaves_the_page(qtbot: QtBot, page: ReconstructPage, tmp_path: Path) -> None:

@@ -260,6 +260,18 @@ def test_what_a_check_refuses_is_told_with_its_remedy_and_nothing_runs(qtbot, pa
     assert page.session.state.scan_path is not None
 
 
+def test_what_was_checked_is_seen_without_scrolling_the_worst_first(qtbot, page_on) -> None:
+    page = page_on(Bench())
+    page.session.change(calibration=rough_calibration(BENCH_PLAN, chip_id="W2"))
+    wait(qtbot, page, page.start.look.isEnabled)
+    press(qtbot, page, page.start.look)
+    wait(qtbot, page, lambda: page.start.preflight is not None)
+    labels = [label for label in page.start.findChildren(QtWidgets.QLabel) if "<b style" in label.text()]
+    refused = next(label for label in labels if "calibrate again" in label.text())
+    qtbot.waitUntil(lambda: all(not each.visibleRegion().isEmpty() for each in (refused, page.start.force)))
+    assert refused.y() < min(label.y() for label in labels if ">good<" in label.text())
+
+
 def test_a_name_that_is_taken_is_never_overwritten_in_silence(qtbot, page_on) -> None:
     page = page_on(Bench())
     taken = page.session.state.folder / "mine.h5"

@@ -15,9 +15,13 @@ from gui.session import Session
 from gui.volume.annotations import Tool
 from gui.volume.desk import PANES, Desk
 from gui.volume.looks import GreyLook
+from gui.volume.looks_panel import LooksPanel
+from gui.volume.marks import LegendRow, Overlay
 from gui.volume.noise import above_noise
 from gui.volume.optics import leaps, optics_of
-from gui.volume.slicing import trilinear
+from gui.volume.painting import Painted
+from gui.volume.slice_pane import SlicePane, pixmap_of
+from gui.volume.slicing import Orientation, along, trilinear
 from gui.volume.surfaces import isosurface
 from gui.workers import Job
 from reconstruction.volume import LINEAR_ATTENUATION, MASS_CONCENTRATION, Grid, Volume
@@ -120,3 +124,41 @@ def test_a_surface_of_odd_numbers_is_found() -> None:
     job.run()
     assert job.snapshot().error is None
     assert job.result.area_mm2 > 0
+
+
+@pytest.mark.parametrize("n_materials", [2, 8])
+def test_a_legend_fits_into_its_pane_however_many_materials_and_long_their_names(
+    qtbot: QtBot, n_materials: int
+) -> None:
+    """Neither below the pane nor over its left half, where the title stands."""
+    rows = tuple(
+        LegendRow(name="w" * 80, low="0", high="10 mg/mL", colours=((0, 0, 0), (255, 0, 0))) for _ in range(n_materials)
+    )
+    pane = SlicePane("axial", "")
+    qtbot.addWidget(pane)
+    pane.resize(320, 300)
+    pane.show()
+    black = np.zeros((4, 4, 3), np.uint8)
+    cut = along(Orientation.AXIAL, (0.0, 0.0, 0.0))
+    pane.show_picture(Painted(cut=cut, picture=black, left_mm=0, bottom_mm=0, step_mm=1))
+    pane.show_overlay(Overlay(legend=rows))
+    image = pixmap_of(pane, 1.0)
+    colours = [[image.pixelColor(x, y) for x in range(320)] for y in range(300)]
+    is_red = np.array([[each.red() > 200 and each.green() < 60 for each in line] for line in colours])
+    is_lit = np.array([[each.value() > 60 for each in line] for line in colours])
+    ends = is_red[:, 290:306].any(axis=1).astype(int)
+    assert (np.diff(ends) == 1).sum() == n_materials
+    assert not is_lit[:250, :30].any()
+
+
+@pytest.mark.parametrize("span", [1e-4, 0.04, 3.0, 2000.0])
+def test_ends_of_grey_levels_can_be_typed_to_a_thousandth_of_their_span(qtbot: QtBot, span: float) -> None:
+    """To type one end must not move the other."""
+    panel = LooksPanel()
+    qtbot.addWidget(panel)
+    levels = 0.12345 * span, 0.98765 * span
+    panel.show_looks(GreyLook(levels=levels), ((0.0, span),), "1/mm")
+    told: list[GreyLook] = []
+    panel.looks_changed.connect(told.append)
+    panel.grey.high.setValue(0.5 * span)
+    assert told[-1].levels == pytest.approx((levels[0], 0.5 * span), abs=1e-3 * span)

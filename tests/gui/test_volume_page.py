@@ -13,6 +13,7 @@ from pytestqt.qtbot import QtBot
 from gui.session import Session
 from gui.volume.annotations import Tool, load, side_file
 from gui.volume.page import VolumePage
+from gui.volume.slice_pane import MARGIN_PX, bar_mm
 from gui.volume.slicing import Slab, point_of
 from gui.volume.views import Shown, View
 from tests.gui.volume_samples import GRID, materials, saved
@@ -368,6 +369,30 @@ def test_a_picture_shows_the_volume_its_scale_and_its_legend(page: VolumePage) -
     bar = pixels[-16:-9, 12:60]
     assert (bar.min(axis=-1) > 240).any()  # the scale bar
     assert orange[:200, -150:].any()  # the legend
+
+
+@pytest.mark.parametrize("factor", [1, 3])
+def test_a_scale_bar_is_as_long_as_it_says_beside_a_body_of_known_size(
+    qtbot: QtBot, page: VolumePage, factor: int
+) -> None:
+    """The rod of iodine is 2.5 mm wide, whatever the zoom and the size of the picture."""
+    page.desk.show_crosshair(False)
+    page.panes.lines.setChecked(False)
+    page.desk.go_to(point_of(GRID, (5, 5, 12)))
+    settled(qtbot, page)
+    axial = page.panes.panes["axial"]
+    image = page.panes.image("axial", factor)
+    pixels = [[image.pixelColor(x, y) for x in range(image.width())] for y in range(image.height())]
+    is_rod = [each.red() - each.blue() > 100 for each in pixels[scene_point(page, "axial", 3.25, -3.0).y() * factor]]
+    first, end = is_rod.index(True), len(is_rod) - is_rod[::-1].index(True)
+    mm_per_px = 2.5 / (end - first)
+    foot = pixels[image.height() - (MARGIN_PX + 2) * factor]
+    bar = [min(each.red(), each.green(), each.blue()) > 200 for each in foot]
+    length_px = len(bar) - bar[::-1].index(True) - bar.index(True)
+    told_mm = bar_mm(axial.mm_per_px(), axial.width())
+    edge_mm = factor * mm_per_px  # its dark edge is as wide as a pixel of the screen
+    read_mm = told_mm / (end - first)  # and the rod's width is read to a pixel
+    assert length_px * mm_per_px == pytest.approx(told_mm, abs=2 * edge_mm + read_mm)
 
 
 def test_one_pane_can_be_large(qtbot: QtBot, page: VolumePage) -> None:

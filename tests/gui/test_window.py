@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pyqtgraph as pg
 import pytest
+import tifffile
 from pyqtgraph.console.repl_widget import ReplWidget
 from pyqtgraph.Qt import QtCore, QtGui, QtWidgets
 from pytestqt.qtbot import QtBot
 
+from acquisition.doctor import Finding, Level
 from acquisition.plan import Plan, plan_to_toml
-from gui import menus, theme
+from gui import menus, status_strip, theme
 from gui.controls import hint
 from gui.log_panel import LogLines
 from gui.scan.page import ScanPage
@@ -23,6 +28,8 @@ from gui.window import PAGES, TURN_S, Window
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON_S = sys.getswitchinterval()
+LEAST_CONTRAST = 4.5
+"""Of words: WCAG 2.2, success criterion 1.4.3."""
 
 
 def test_the_window_shows_every_page(window: Window) -> None:
@@ -46,6 +53,35 @@ def test_layout_and_page_are_there_again_at_the_next_start(
     assert again.page.title == "Volume"
     assert again._docks[0].isVisibleTo(again)
     again.session.close()
+
+
+def test_layout_and_plan_survive_a_crash(
+    qtbot: QtBot, window: Window, settings: QtCore.QSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gui.window.KEEP_EVERY_S", 0.0)
+    window.go_to("Scan")
+    window.page.plan.begin_with("[scan]\nn_views = 17\n")  # pyright: ignore[reportAttributeAccessIssue]
+    window.resize(760, 730)
+    window.beat()
+    written = Path(settings.fileName())
+    qtbot.waitUntil(lambda: written.exists() and "n_views = 17" in written.read_text())  # and nothing was closed
+    left = QtCore.QSettings(str(shutil.copy(written, tmp_path / "left.ini")), QtCore.QSettings.Format.IniFormat)
+    again = Window(Session(tmp_path), LogLines(), left)
+    qtbot.addWidget(again)
+    assert (again.width(), again.height()) == (760, 730)
+    assert again.page.title == "Scan"
+    assert again.page.plan.document.text == "[scan]\nn_views = 17\n"  # pyright: ignore[reportAttributeAccessIssue]
+    again.session.close()
+
+
+def test_files_that_pages_open_and_write_are_recent(window: Window, tmp_path: Path) -> None:
+    window.session.change(scan_path=tmp_path / "a & b.h5")
+    window.beat()
+    window.session.change(materials_path=tmp_path / "m.h5")
+    window.beat()
+    window._fill_recent()
+    names = [action.text() for action in window._recent_menu.actions()]
+    assert names == [str(tmp_path / "m.h5"), str(tmp_path / "a && b.h5")]
 
 
 def test_odd_settings_do_not_keep_the_window_from_opening(
@@ -96,18 +132,39 @@ def test_a_foreign_file_is_told_in_a_sentence(qtbot: QtBot, window: Window, tmp_
     box.close()
 
 
+def drop(window: Window, *urls: QtCore.QUrl) -> None:
+    data = QtCore.QMimeData()
+    data.setUrls(list(urls))
+    at, copy = QtCore.QPointF(5, 5), QtCore.Qt.DropAction.CopyAction
+    button, key = QtCore.Qt.MouseButton.LeftButton, QtCore.Qt.KeyboardModifier.NoModifier
+    enter = QtGui.QDragEnterEvent(at.toPoint(), copy, data, button, key)
+    window.dragEnterEvent(enter)
+    assert enter.isAccepted()
+    window.dropEvent(QtGui.QDropEvent(at, copy, data, button, key))
+
+
 def test_files_that_are_dropped_together_are_opened_one_after_the_other(
     qtbot: QtBot, window: Window, tmp_path: Path
 ) -> None:
     paths = [tmp_path / "first.toml", tmp_path / "second.toml"]
     for path in paths:
         path.write_text("[scan]\n")
-    data = QtCore.QMimeData()
-    data.setUrls([QtCore.QUrl("https://example.org/x.h5"), *(QtCore.QUrl.fromLocalFile(str(path)) for path in paths)])
-    at, copy = QtCore.QPointF(5, 5), QtCore.Qt.DropAction.CopyAction
-    button, key = QtCore.Qt.MouseButton.LeftButton, QtCore.Qt.KeyboardModifier.NoModifier
-    window.dropEvent(QtGui.QDropEvent(at, copy, data, button, key))
+    drop(window, QtCore.QUrl("https://example.org/x.h5"), *(QtCore.QUrl.fromLocalFile(str(path)) for path in paths))
     qtbot.waitUntil(lambda: window._recent[:2] == [str(path) for path in reversed(paths)], timeout=20_000)
+    assert not window.session.failures
+
+
+def test_a_folder_of_images_that_is_dropped_is_taken_for_bins(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    folder = tmp_path / "bins"
+    folder.mkdir()
+    for number in (1, 2):
+        tifffile.imwrite(folder / f"bin{number}.tif", np.full((6, 4, 5), number, np.float32), photometric="minisblack")
+    drop(window, QtCore.QUrl.fromLocalFile(str(folder)))
+    assert window.page.title == "Reconstruct"
+    qtbot.waitUntil(lambda: window.session.state.bins is not None, timeout=20_000)
+    bins = window.session.state.bins
+    assert bins is not None
+    assert bins.channels == ("bin1", "bin2")
     assert not window.session.failures
 
 
@@ -255,20 +312,53 @@ def test_every_control_of_every_page_is_reached_by_the_keyboard(window: Window) 
 
 @pytest.mark.parametrize("look", [theme.LIGHT, theme.DARK], ids=["light", "dark"])
 def test_words_stand_off_their_ground_as_wcag_asks(look: theme.Theme) -> None:
-    """Contrast of at least 4.5: WCAG 2.2, success criterion 1.4.3; relative luminance by its definition."""
+    for words in (look.text, look.faint, look.good, look.warn, look.bad, look.accent):
+        for ground in (look.window, look.base if words == look.accent else look.field, look.base):
+            assert contrast(words, ground) >= LEAST_CONTRAST, (words, ground)
 
-    def luminance(name: str) -> float:
-        colour = QtGui.QColor(name)
-        parts = [
-            each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4
-            for each in (colour.redF(), colour.greenF(), colour.blueF())
-        ]
-        return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
 
-    for words in (look.text, look.faint, look.good, look.bad):
-        for ground in (look.window, look.field, look.base):
-            low, high = sorted((luminance(words), luminance(ground)))
-            assert (high + 0.05) / (low + 0.05) >= 4.5, (words, ground)
+@pytest.mark.parametrize("sheet", [sheet for sheet in status_strip.MOODS.values() if sheet])
+def test_words_of_the_strip_stand_off_their_own_ground(sheet: str) -> None:
+    words, ground = re.findall(r"#[0-9a-f]{6}", sheet)[:2]
+    assert contrast(words, ground) >= LEAST_CONTRAST
+
+
+def test_colours_of_marks_are_never_those_of_words() -> None:
+    """They may frame and mark; on one ground or the other they are too pale to be read."""
+    lines = [
+        line
+        for path in (ROOT / "gui").rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"theme\.(WARN|BAD)\b|import .*\b(WARN|BAD)\b", line)
+    ]
+    marks = ("border", "background: {theme", "pixels in which", "colour = QtGui.QColor(theme.BAD)")
+    assert [line for line in lines if not any(mark in line.lower() or mark in line for mark in marks)] == []
+
+
+def test_findings_checks_and_steps_follow_the_look(window: Window) -> None:
+    """What was written in colours is written anew."""
+    connect, steps = window.pages["Instrument"], window.pages["Calibrate"].steps  # pyright: ignore[reportAttributeAccessIssue]
+    connect.machine._findings = (Finding(level=Level.OK, topic="packages", text="all there"),)  # pyright: ignore[reportAttributeAccessIssue]
+    for name, look in (("dark", theme.DARK), ("light", theme.LIGHT)):
+        window.set_look(name)
+        assert look.good in connect.machine.text.toHtml()  # pyright: ignore[reportAttributeAccessIssue]
+        steps.refresh()
+        assert steps._shown[-1] is look
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the ratio of WCAG 2.2, success criterion 1.4.3, with relative luminance by its definition."""
+    low, high = sorted(map(_luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(name: str) -> float:
+    colour = QtGui.QColor(name)
+    parts = [
+        each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4
+        for each in (colour.redF(), colour.greenF(), colour.blueF())
+    ]
+    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
 
 
 def test_judged_words_follow_the_look(window: Window) -> None:
