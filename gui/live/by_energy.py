@@ -32,10 +32,12 @@ def look_by_energy(
     plan: Plan,
     on_item: Callable[[Frame | Lost], object],
     on_health: Callable[[RunHealth], object] = lambda _: None,
+    on_set: Callable[[tuple[float, ...]], object] = lambda _: None,
 ) -> Generator[Progress, None, None]:
     """Set the detector up as the plan says, and hand over frames until there are no more or it is closed.
 
-    `on_health` gets how the run stands, at every loss and now and then.
+    `on_health` gets how the run stands, at every loss and now and then; `on_set` gets the thresholds in keV as the
+    detector has them, which may be others than were asked for.
 
     Raises
     ------
@@ -60,7 +62,8 @@ def look_by_energy(
         )
     )  # fmt: skip
     thresholds = dict(zip(wanted.thresholds, wanted.thresholds_kev, strict=True))
-    detector.set_thresholds_kev({**({0: wanted.arbitration_kev} if wanted.is_csm else {}), **thresholds})
+    got = detector.set_thresholds_kev({**({0: wanted.arbitration_kev} if wanted.is_csm else {}), **thresholds})
+    on_set(tuple(got[number] for number in wanted.thresholds))
     n_frames = scan.n_flats if isinstance(scan, FlatsPlan) else scan.n_frames if isinstance(scan, FramesPlan) else 0
     n_seen, n_lost, told_s = 0, 0, -math.inf
     yield Progress(scan.kind, n_seen, n_frames)

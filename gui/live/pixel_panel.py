@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MARKS = (
     ("masked", theme.SERIES[3], "Pixels that are switched off, those of your edits included"),
     ("bad", theme.SERIES[6], "Pixels that the calibration says are not to be used: dead, unsteady, off, and others"),
-    ("full", theme.BAD, "Pixels with a full counter in the frame that is shown; of sums, in the newest frame"),
+    ("full", theme.BAD, "Pixels in which a counter is full: in the frame that is shown, of sums in the newest"),
     ("noisy", theme.SERIES[4], "A guess: pixels far above those around them"),
 )
 """Name, colour and meaning of each overlay."""

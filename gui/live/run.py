@@ -168,6 +168,7 @@ class LiveRun:
         self._is_told = threading.Event()
         self._is_stopping = False
         self._known = {} if known is None else known
+        self._set_kev: tuple[float, ...] = ()
 
     def change(self, plan: Plan, calibration: Calibration | None) -> None:
         """Go on with other settings, as soon as the present frame is over."""
@@ -253,7 +254,7 @@ class LiveRun:
 
         if calibration is None:
             tell = self._on_health or (lambda _: None)
-            looking = look_by_energy(instrument.detector, plan, store.push, tell)
+            looking = look_by_energy(instrument.detector, plan, store.push, tell, self._note_thresholds)
         else:
             looking = look(
                 instrument, plan, calibration, is_forced=True, stop=self._is_told, on_health=self._on_health,
@@ -266,6 +267,12 @@ class LiveRun:
                     return
         finally:
             looking.close()
+
+    def _note_thresholds(self, set_kev: tuple[float, ...]) -> None:
+        """Let what is shown be called by the thresholds that a detector with its own calibration has."""
+        self._set_kev = set_kev
+        if set_kev != self.underway.thresholds_kev:
+            self.underway = replace(self.underway, readout=replace(self.underway.readout, thresholds_kev=set_kev))
 
     def _take_flat(
         self, instrument: Instrument, plan: Plan, calibration: Calibration | None, n_frames: int
@@ -281,7 +288,7 @@ class LiveRun:
         self.flat = Flat(
             rates_per_s=picture.counts.astype(np.float64) / picture.exposure_s,
             thresholds=picture.thresholds,
-            thresholds_kev=plan.detector.thresholds_kev,
+            thresholds_kev=self._set_kev or plan.detector.thresholds_kev,
             n_frames=picture.n_frames,
             calibration=calibration,
             tube_kvp=None if calibration is None else plan.source.kvp,

@@ -44,11 +44,14 @@ def test_a_merlin_is_looked_at_with_the_thresholds_that_are_asked_for() -> None:
         assert np.ptp(newest.counts) > 0
         for number, energy_kev in zip(DETECTOR.thresholds, DETECTOR.thresholds_kev, strict=True):
             assert float(merlin.answer(f"GET,THRESHOLD{number}").split(",")[2]) == pytest.approx(energy_kev, abs=0.5)
+        has_kev = [float(merlin.answer(f"GET,THRESHOLD{number}").split(",")[2]) for number in DETECTOR.thresholds]
+        assert run.underway.thresholds_kev == pytest.approx(has_kev), "as the Merlin has them"
         n_begun = run.n_begun
         run.take_flat(1)
         while run.flat is None:
             next(looking)
         assert run.flat.n_frames == 1
+        assert run.flat.thresholds_kev == run.underway.thresholds_kev
         while run.n_begun == n_begun or not run.store.status().n_received:
             next(looking)  # and on it goes
         run.stop()
@@ -56,15 +59,17 @@ def test_a_merlin_is_looked_at_with_the_thresholds_that_are_asked_for() -> None:
         assert list(detector.frames(1, 0.001)), "it is idle, and can be asked for more"
 
 
-def test_what_a_merlin_loses_is_told_at_once() -> None:
+def test_what_a_merlin_loses_and_what_thresholds_it_has_is_told() -> None:
     lost = Lost(run_id=1, first_sequence=1, n_frames=3, reason="gone")
     detector = SimpleNamespace(
         configure=lambda _: None,
-        set_thresholds_kev=lambda _: None,
+        set_thresholds_kev=lambda asked: {number: energy_kev - 0.25 for number, energy_kev in asked.items()},
         frames=lambda *_: (each for each in (a_frame(0), lost)),
     )
     told: list[RunHealth] = []
-    list(look_by_energy(detector, live_plan(Plan(), DETECTOR), lambda _: None, told.append))
+    has_kev: list[tuple[float, ...]] = []
+    list(look_by_energy(detector, live_plan(Plan(), DETECTOR), lambda _: None, told.append, has_kev.append))
+    assert has_kev == [tuple(energy_kev - 0.25 for energy_kev in DETECTOR.thresholds_kev)], "whatever was asked for"
     assert [(health.n_frames, health.n_lost) for health in told] == [(1, 0), (4, 3)]
 
 
