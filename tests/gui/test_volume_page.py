@@ -12,6 +12,7 @@ from pytestqt.qtbot import QtBot
 
 from gui.session import Session
 from gui.volume.annotations import Tool, load, side_file
+from gui.volume.desk import PANES
 from gui.volume.page import VolumePage
 from gui.volume.slicing import Slab, point_of
 from gui.volume.views import Shown, View
@@ -370,13 +371,16 @@ def test_a_picture_shows_the_volume_its_scale_and_its_legend(page: VolumePage) -
     assert orange[:200, -150:].any()  # the legend
 
 
-def test_one_pane_can_be_large(qtbot: QtBot, page: VolumePage) -> None:
-    page.panes.enlarge("coronal")
-    assert not page.panes.panes["axial"].isVisible()
-    assert page.panes.panes["coronal"].isVisible()
+@pytest.mark.parametrize("name", PANES)
+def test_one_pane_can_be_large(qtbot: QtBot, page: VolumePage, name: str) -> None:
+    page.panes.enlarge(name)
+    assert [each for each in PANES if page.panes.panes[each].isVisible()] == [name]
     settled(qtbot, page)
-    assert page.desk.seen == {"coronal"}
-    page.panes.enlarge("coronal")
+    assert page.desk.seen == {name}
+    page._reset()
+    settled(qtbot, page)
+    assert page.panes.panes[name].painted is not None
+    page.panes.enlarge(name)
     assert page.panes.panes["axial"].isVisible()
     qtbot.wait(20)
 
