@@ -122,6 +122,18 @@ class Recipe:
         return self.method != FDK
 
     @property
+    def needs_whole(self) -> tuple[str, ...]:
+        """What of it looks at the whole scan at once, and so cannot be had slab by slab."""
+        asked = {
+            "method": self.is_iterative,
+            "preview": self.is_preview,
+            "rings": self.rings != "none",
+            "scatter": self.scatter is not None,
+            "metal-per-mm": self.metal_per_mm is not None,
+        }
+        return tuple(name for name, is_asked in asked.items() if is_asked)
+
+    @property
     def of_rays(self) -> Recipe:
         """The same without the method that makes bins' volumes, for tiers that make none."""
         return replace(

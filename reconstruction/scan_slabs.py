@@ -17,7 +17,6 @@ from calibration.progress import Progress
 from calibration.store import Calibration
 from firmware_iface.errors import WrongUsage
 from reconstruction import backend
-from reconstruction.artefacts import rings
 from reconstruction.pipeline import chosen_bins, grid_of
 from reconstruction.projections import LineIntegralReader
 from reconstruction.recipe import Recipe
@@ -156,20 +155,9 @@ def _reader(source: ScanSource) -> LineIntegralReader:
     )
 
 
-def needs_all(recipe: Recipe) -> list[str]:
-    """Return the options of a recipe that look at the whole scan at once, by their names on the command line."""
-    asked = {
-        "--method": recipe.is_iterative,
-        "--preview": recipe.is_preview,
-        "--rings": recipe.rings != rings.NONE,
-        "--scatter": recipe.scatter is not None,
-        "--metal-per-mm": recipe.metal_per_mm is not None,
-    }
-    return [option for option, is_asked in asked.items() if is_asked]
-
-
 def _refuse_what_needs_all(recipe: Recipe) -> None:
-    if named := needs_all(recipe):
+    if recipe.needs_whole:
+        named = [f"--{name}" for name in recipe.needs_whole]
         raise WrongUsage(
             f"{', '.join(named)} cannot be had slab by slab: the whole scan must be in memory for it; "
             "allowed with --memory and --cluster: fdk without corrections of the views",

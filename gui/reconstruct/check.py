@@ -31,17 +31,18 @@ def _why_not_recipe(settings: Settings, facts: Facts, catalogue: Catalogue) -> s
         )
     if recipe.linearise and not facts.has_wedge:
         return "Beam hardening cannot be taken out: the scan's calibration holds no step wedge."
+    if settings.memory and recipe.needs_whole:
+        named = " and ".join(name.replace("-", " ") for name in recipe.needs_whole)
+        return f"The {named} cannot be had slab by slab: leave the memory limit empty, or take fdk alone."
     if recipe.is_iterative:
-        return _why_not_iterated(recipe, settings, catalogue)
+        return _why_not_iterated(recipe, catalogue)
     return ""
 
 
-def _why_not_iterated(recipe: Recipe, settings: Settings, catalogue: Catalogue) -> str:
+def _why_not_iterated(recipe: Recipe, catalogue: Catalogue) -> str:
     method = catalogue.methods.get(recipe.method)
     if method is None:
         return f"No method is called {recipe.method!r}."
-    if settings.memory:
-        return "An iterative method cannot go slab by slab: leave the memory limit empty, or choose fdk."
     if method.has_prior and recipe.prior is None:
         return f"{method.name} needs a prior: choose one."
     if not method.has_prior and recipe.prior is not None:

@@ -102,7 +102,7 @@ def predict(facts: Facts, settings: Settings, last: Try | None = None) -> Predic
     from calibration.levelling import upright
     from reconstruction.orbits import plan_orbit
     from reconstruction.pipeline import PREVIEW, grid_of
-    from reconstruction.scan_slabs import DATUM_BYTES, FREE_SHARE, ITERATED_VOXEL_BYTES, VOXEL_BYTES, needs_all
+    from reconstruction.scan_slabs import DATUM_BYTES, FREE_SHARE, ITERATED_VOXEL_BYTES, VOXEL_BYTES
     from reconstruction.size.budget import BASE_BYTES, NOMINAL, Problem, available_bytes, cut, predict_s
 
     orbit, recipe = facts.orbit, settings.recipe
@@ -139,7 +139,7 @@ def predict(facts: Facts, settings: Settings, last: Try | None = None) -> Predic
         peak_bytes=BASE_BYTES + DATUM_BYTES * n_data + per_voxel * n_bins * n_voxels,
         slice_bytes=per_voxel * n_bins * math.prod(grid.shape[1:]),
         free_bytes=int(FREE_SHARE * available_bytes()),
-        is_in_slabs=not needs_all(recipe),
+        is_in_slabs=not recipe.needs_whole,
         shape=grid.shape,
         voxel_mm=grid.voxel_mm,
         by=by,

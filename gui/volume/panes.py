@@ -98,6 +98,8 @@ class Panes(QtWidgets.QWidget):
         self._is_fit = True
         z, y, x = (n * grid.voxel_mm for n in grid.shape)
         spans = {"axial": (x, y), "coronal": (x, z), "sagittal": (y, z)}
+        if self._large == SLANTED:  # which may lie as it likes
+            spans = {SLANTED: (max(x, y), max(y, z))}
         mm_per_px = max(
             max(width / max(self.panes[name].width(), 1), height / max(self.panes[name].height(), 1)) / FIT_SHARE
             for name, (width, height) in spans.items()

@@ -304,6 +304,15 @@ def test_a_basis_of_other_thresholds_is_told_before_it_begins(tmp_path: Path, ca
     assert "90 kVp" in why(bins)
 
 
+def test_what_looks_at_the_whole_scan_goes_with_no_memory_limit(facts: Facts, catalogue: options.Catalogue) -> None:
+    def why(recipe: Recipe) -> str:
+        return check.why_not_bins(Settings(recipe=recipe, memory="8GB"), facts, catalogue)
+
+    assert why(Recipe()) == ""
+    assert "The method cannot be had slab by slab" in why(Recipe(method="sirt"))
+    assert "rings and metal per mm" in why(Recipe(rings="auto", metal_per_mm=0.2))
+
+
 def test_more_work_is_predicted_to_take_longer(facts: Facts) -> None:
     by_fdk, iterated, coarse = (
         prediction.predict(facts, Settings(recipe=recipe))

@@ -13,6 +13,7 @@ from pytestqt.qtbot import QtBot
 from gui import theme
 from gui.session import Session
 from gui.volume.annotations import Tool, load, side_file
+from gui.volume.desk import PANES
 from gui.volume.page import VolumePage
 from gui.volume.slice_pane import MARGIN_PX, bar_mm
 from gui.volume.slicing import Slab, point_of
@@ -396,13 +397,16 @@ def test_a_scale_bar_is_as_long_as_it_says_beside_a_body_of_known_size(
     assert length_px * mm_per_px == pytest.approx(told_mm, abs=2 * edge_mm + read_mm)
 
 
-def test_one_pane_can_be_large(qtbot: QtBot, page: VolumePage) -> None:
-    page.panes.enlarge("coronal")
-    assert not page.panes.panes["axial"].isVisible()
-    assert page.panes.panes["coronal"].isVisible()
+@pytest.mark.parametrize("name", PANES)
+def test_one_pane_can_be_large(qtbot: QtBot, page: VolumePage, name: str) -> None:
+    page.panes.enlarge(name)
+    assert [each for each in PANES if page.panes.panes[each].isVisible()] == [name]
     settled(qtbot, page)
-    assert page.desk.seen == {"coronal"}
-    page.panes.enlarge("coronal")
+    assert page.desk.seen == {name}
+    page._reset()
+    settled(qtbot, page)
+    assert page.panes.panes[name].painted is not None
+    page.panes.enlarge(name)
     assert page.panes.panes["axial"].isVisible()
     qtbot.wait(20)
 
