@@ -150,7 +150,7 @@ class FindingsPanel(QtWidgets.QGroupBox):
         self.again = QtWidgets.QPushButton("Look again")
         self.again.setToolTip("Check packages, USB, its permissions, graphics and disk; takes some seconds.")
         self.again.clicked.connect(lambda: look_again())
-        self._note = hint("Not looked at yet.")
+        self._note = hint("Packages, USB, graphics and disk are looked at in a moment.")
         self._told: Job | None = None
         row = QtWidgets.QHBoxLayout()
         row.addWidget(self._note, 1)
