@@ -16,7 +16,8 @@ TURN_MS = 10
 """From one plot to the next: the window paints each before the other is there."""
 MOST_LETTERS = 48
 """Names that have more in all do not fit under a plot, and stand beside it."""
-LEAST_WIDTH_PX, PANEL_HEIGHT_PX = 330, 270
+LEAST_WIDTH_PX, PANEL_HEIGHT_PX, MOST_HEIGHT_PX = 330, 270, 640
+"""Of a panel; on a large screen it would grow much taller than wide."""
 SCALE_WIDTH_PX = 64
 """Of numbers and unit beside a picture's scale."""
 LEVEL_SHARE, LEVEL_ROOM = 1e-9, 0.1
@@ -148,8 +149,9 @@ class PanelView(QtWidgets.QScrollArea):
         n_rows = -(-len(self._panels) // self._n_cols)
         for number in range(max(self._grid.columnCount(), self._n_cols)):
             self._grid.setColumnStretch(number, int(number < self._n_cols))
-        for number in range(max(self._grid.rowCount(), n_rows)):
-            self._grid.setRowStretch(number, int(number < n_rows))
+        for number in range(max(self._grid.rowCount(), n_rows + 1)):
+            # What the panels do not take is left below them.
+            self._grid.setRowStretch(number, 100 if number < n_rows else int(number == n_rows))
             self._grid.setRowMinimumHeight(number, PANEL_HEIGHT_PX if number < n_rows else 0)
         for place in range(len(self._shown)):
             self._place(place)
@@ -175,6 +177,7 @@ class _Panel(QtWidgets.QWidget):
         self._note = hint()
         self._note.setTextInteractionFlags(QtCore.Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setMinimumHeight(PANEL_HEIGHT_PX)
+        self.setMaximumHeight(MOST_HEIGHT_PX)
         self._rows = QtWidgets.QVBoxLayout(self)
         self._rows.setContentsMargins(MARGIN_PX, MARGIN_PX, MARGIN_PX, MARGIN_PX)
         self._rows.setSpacing(4)

@@ -162,6 +162,8 @@ class ConnectPage(Page):
         self.found.setToolTip("Instruments that can be opened here; looked for every few seconds. Double click: open.")
         self.found.setWordWrap(True)
         self.found.setSpacing(3)
+        looking = QtWidgets.QListWidgetItem("Looking for instruments \N{HORIZONTAL ELLIPSIS}", self.found)
+        looking.setFlags(QtCore.Qt.ItemFlag.NoItemFlags)
         self.found.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.found.itemClicked.connect(self._choose_item)
         self.found.itemDoubleClicked.connect(self._open_item)

@@ -151,7 +151,7 @@ class FindingsPanel(QtWidgets.QGroupBox):
         self.again = QtWidgets.QPushButton("Look again")
         allow(self.again, CHECK)
         self.again.clicked.connect(lambda: look_again())
-        self._note = hint("Not looked at yet.")
+        self._note = hint("Packages, USB, graphics and disk are looked at in a moment.")
         self._told: Job | None = None
         self._findings: Sequence[Finding] = ()
         row = QtWidgets.QHBoxLayout()

@@ -166,8 +166,8 @@ class ComparePanel(QtWidgets.QWidget):
         """Take the colours of another theme."""
         self.graphics.setBackground("default")
         colour = pg.getConfigOption("foreground")
-        for label in self._labels:
-            label.setText(label.text, color=colour)
+        for number, label in enumerate(self._labels):
+            self._write_heading(number, label.text)
         self.histogram.axis.setPen(colour)
         self.histogram.axis.setTextPen(colour)
 
@@ -234,13 +234,12 @@ class ComparePanel(QtWidgets.QWidget):
                 item.setVisible(is_seen)
             grid.setColumnStretchFactor(number, 1 if is_seen else 0)
             grid.setColumnMaximumWidth(number, 100_000 if is_seen else 0)
-            grid.setColumnMinimumWidth(number, WIDTH_PX if is_seen else 0)  # all as wide, whatever their headings are
             grid.setColumnPreferredWidth(number, WIDTH_PX if is_seen else 0)
             if picture is not None:
                 self._show_picture(number, picture)
             else:
                 self.items[number].clear()
-                self._labels[number].setText("" if number != THIS else HEADINGS[THIS])  # a text takes room, seen or not
+                self._write_heading(number, "" if number != THIS else HEADINGS[THIS])
         before, this = pictures[:2]
         can_subtract = before is not None and this is not None and difference(before, this) is not None
         why = "" if can_subtract else "a difference needs two tries of the same kind and size, and no colours."
@@ -262,13 +261,19 @@ class ComparePanel(QtWidgets.QWidget):
         unit = f", {picture.unit}" if picture.unit else ""
         name = f"{HEADINGS[number]} ({one.number})" if number != LESS else HEADINGS[number]
         told = f"{picture.name}{unit}" if number != LESS else f"{levels[0]:.2g} to {levels[1]:.2g} {picture.unit}"
-        self._labels[number].setText(f"{name}: {told}")
+        self._write_heading(number, f"{name}: {told}")
         if number == THIS:
             said = (f"<span style='color:{colour}'>■</span> {text}" for text, colour in picture.legend)
             self._legend.setText(" &nbsp; ".join(said))
             self._legend.setVisible(bool(picture.legend))
             self.histogram.axis.setLabel(picture.unit or "colour")
             self.histogram.setVisible(picture.values.ndim == 2)
+
+    def _write_heading(self, number: int, text: str) -> None:
+        label = self._labels[number]
+        label.setText(text, color=pg.getConfigOption("foreground"))
+        label.setMinimumWidth(0)  # else the longest heading would take room from the other pictures
+        label.setPreferredWidth(0)
 
     def _share_levels(self) -> None:
         image = self.items[BEFORE].image
@@ -320,11 +325,13 @@ class ComparePanel(QtWidgets.QWidget):
         this = self._tries[THIS]
         picture = this.picture(str(self.channel.value())) if this is not None else None
         unit = f" {picture.unit}" if picture is not None else ""
+        found_now = self.readings()
+        self.table.setVisible(this is None or found_now[THIS] is not None)  # of colours there are none
         has_before = self._tries[BEFORE] is not None
         self.table.setRowHidden(BEFORE, not has_before)
         heading_px = self.table.horizontalHeader().sizeHint().height()
         self.table.setFixedHeight(heading_px + (1 + has_before) * ROW_PX + 4)
-        for row, found in enumerate(self.readings()):
+        for row, found in enumerate(found_now):
             cells: Sequence[str] = [""] * len(COLUMNS)
             if found is not None:
                 figures = (found.mean, found.sd, found.background, found.background_sd, found.contrast)

@@ -84,17 +84,26 @@ class RunPanel(QtWidgets.QWidget):
         below.addWidget(self.reconstruct)
         below.addWidget(self.place_name)
         below.addWidget(self.place)
-        below.addWidget(QtWidgets.QLabel("Threshold"))
+        threshold_name = QtWidgets.QLabel("Threshold")
+        below.addWidget(threshold_name)
         below.addWidget(self.threshold)
         column.addLayout(below)
         column.addWidget(self.lost)
-        column.addLayout(self._pictures(), 1)
+        pictures = QtWidgets.QWidget()
+        pictures.setLayout(self._pictures())
+        column.addWidget(pictures, 1)
         column.addWidget(self.axis)
         column.addWidget(self.health)
+        column.addStretch()
+        self._of_a_run = (self.place_name, self.place, threshold_name, self.threshold, pictures, self.pause)
+        for widget in self._of_a_run:
+            widget.hide()
         self._show_pause()
 
     def watch(self, run: ScanRun, job: Job) -> None:
         """Show this run from now on."""
+        for widget in self._of_a_run:
+            widget.show()
         self._run, self._job, self._shown, self._preview = run, job, (-1, -1), None
         self._is_paused = None
         self.heading.setText(run.order.path.stem)
@@ -279,6 +288,7 @@ class RunPanel(QtWidgets.QWidget):
 
     def _pictures(self) -> QtWidgets.QGridLayout:
         grid = QtWidgets.QGridLayout()
+        grid.setContentsMargins(0, 0, 0, 0)
         self.picture, self.sinogram, self.slice = (
             ImagePanel(unit, has_histogram=False) for unit in ("counts", "(line integral)", "1/mm")
         )

@@ -204,6 +204,8 @@ class _MaterialRows(QtWidgets.QScrollArea):
         self._layout.setContentsMargins(0, 0, 0, 0)
         self._layout.addStretch(1)
         self.setWidget(self._inside)
+        for part in (self.viewport(), self._inside):
+            part.setAutoFillBackground(False)  # it lies on a tab, whose colour is another than the window's
 
     def show_looks(self, looks: Looks, spans: tuple[Levels, ...]) -> None:
         if [row.look.material for row in self.rows] != [look.material for look in looks]:

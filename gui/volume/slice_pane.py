@@ -333,11 +333,11 @@ class SlicePane(pg.GraphicsView):
     def drawForeground(self, painter: QtGui.QPainter, rect: QtCore.QRectF | QtCore.QRect) -> None:
         """Paint all that stands over the picture, on the screen and in a screenshot."""
         super().drawForeground(painter, rect)
+        painter.setRenderHint(QtGui.QPainter.RenderHint.Antialiasing)
         if self.painted is None:
             self._draw_note(painter)
             return
         painter.save()
-        painter.setRenderHint(QtGui.QPainter.RenderHint.Antialiasing)
         self._draw_cross(painter)
         self._draw_slant(painter)
         for outline in self.overlay.outlines:

@@ -123,7 +123,7 @@ class Day:
 def run(window: Window, pictures: Path) -> dict[str, object]:
     """Go through the day and return what there is at its end."""
     day, session = Day(window, pictures), window.session
-    day.pause(1.0)
+    day.wait(lambda: window.page.machine.text.toPlainText())
     day.shoot("1-start")
     day.press("Use the simulated instrument")
     day.wait(lambda: session.rig.snapshot().link is Link.READY)
@@ -178,6 +178,12 @@ def run(window: Window, pictures: Path) -> dict[str, object]:
     day.turn_to("Materials")
     day.press("Decompose")
     day.wait(lambda: session.state.materials is not None)
+    day.press("Try on one slice")
+    day.pause(0.5)
+    day.wait(lambda: day.is_idle("compute"))
+    shown = window.page.compare.channel
+    shown.setCurrentIndex(shown.count() - 1)  # all materials in colour
+    shown.chosen.emit()
     day.pause(2.0)
     day.shoot("10-decomposed")
 
