@@ -153,7 +153,7 @@ class Pages(Mapping[str, Page]):
         return True
 
     def close(self) -> None:
-        """Load nothing any more, and build what was begun to its end: parts without parents would outlive the window."""
+        """Load nothing any more, and build what was begun to its end: its parts would outlive the window."""
         for title in list(self._begun):
             try:
                 self[title]
