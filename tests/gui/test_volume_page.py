@@ -388,9 +388,10 @@ def test_a_scale_bar_is_as_long_as_it_says_beside_a_body_of_known_size(
     is_rod = [each.red() - each.blue() > 100 for each in pixels[scene_point(page, "axial", 3.25, -3.0).y() * factor]]
     first, end = is_rod.index(True), len(is_rod) - is_rod[::-1].index(True)
     mm_per_px = 2.5 / (end - first)
-    foot = pixels[image.height() - (MARGIN_PX + 2) * factor][: image.width() // 2]  # the legend stands in the other
-    bar = [min(each.red(), each.green(), each.blue()) > 200 for each in foot]
-    length_px = len(bar) - bar[::-1].index(True) - bar.index(True)
+    foot = pixels[image.height() - (MARGIN_PX + 2) * factor]
+    is_white = [min(each.red(), each.green(), each.blue()) > 200 for each in foot]
+    bar = is_white[is_white.index(True) :]  # from the left; a direction and the legend stand in the same row
+    length_px = bar.index(False)
     told_mm = bar_mm(axial.mm_per_px(), axial.width())
     edge_mm = factor * mm_per_px  # its dark edge is as wide as a pixel of the screen
     read_mm = told_mm / (end - first)  # and the rod's width is read to a pixel

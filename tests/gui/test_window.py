@@ -338,7 +338,7 @@ def test_colours_of_marks_are_never_those_of_words() -> None:
         for line in path.read_text(encoding="utf-8").splitlines()
         if re.search(r"theme\.(WARN|BAD)\b|import .*\b(WARN|BAD)\b", line)
     ]
-    marks = ("border", "background: {theme", "pixels with", "colour = QtGui.QColor(theme.BAD)")
+    marks = ("border", "background: {theme", "pixels in", "colour = QtGui.QColor(theme.BAD)")
     assert [line for line in lines if not any(mark in line.lower() or mark in line for mark in marks)] == []
 
 
