@@ -233,7 +233,7 @@ def _disk(path: Path, plan: Plan, steps: Iterable[Step]) -> Iterator[Check]:
         yield Check(level=Level.FAIL, topic="disk", text=text, remedy="choose another folder", refusal=WrongUsage)
         return
     wanted_bytes = costs.size_bytes + 4 * SPARE_BYTES
-    text = f"{free_bytes / 1e6:.0f} MB free in {folder}, and the scan takes up to {wanted_bytes / 1e6:.0f} MB"
+    text = f"{_size_words(free_bytes)} free in {folder}, and the scan takes up to {_size_words(wanted_bytes)}"
     if free_bytes < wanted_bytes:
         yield Check(
             level=Level.FAIL,
@@ -263,6 +263,10 @@ def _disk(path: Path, plan: Plan, steps: Iterable[Step]) -> Iterator[Check]:
             text=text,
             remedy="the board will wait for the disk, and the scan take longer; a faster disk helps",
         )
+
+
+def _size_words(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.3g} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
 
 
 def write_speed_bytes_per_s(folder: Path) -> float:

@@ -166,8 +166,9 @@ def sentences(before: Calibration | None, after: Calibration) -> list[str]:
         told.append(f"The thresholds of the pixels stand {_closer(now < was)}: sigma {now:.2f} keV, was {was:.2f} keV.")
     bad_was, bad_now = n_bad(before), n_bad(after)
     if bad_was != bad_now:
-        more = "more" if bad_now > bad_was else "fewer"
-        told.append(f"{abs(bad_now - bad_was)} pixels {more} are not used: {bad_now}, were {bad_was}.")
+        apart, more = abs(bad_now - bad_was), "more" if bad_now > bad_was else "fewer"
+        pixels_are = "pixel is" if apart == 1 else "pixels are"
+        told.append(f"{apart} {more} {pixels_are} not used: {bad_now}, before {bad_was}.")
     gain_was, gain_now = mean_gain(before), mean_gain(after)
     if math.isfinite(gain_was) and math.isfinite(gain_now) and gain_was != gain_now:
         told.append(f"The gain changed by {100 * (gain_now / gain_was - 1):+.2f} % to {gain_now:.3f} codes a keV.")

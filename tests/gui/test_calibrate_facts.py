@@ -349,7 +349,7 @@ def test_differences_are_told_in_words() -> None:
         before, pixel_class=classes, gain_dac_per_kev=1.01 * before.gain_dac_per_kev, gain="LGM", basis=None
     )
     told = " ".join(comparison.sentences(before, after))
-    assert "5 pixels more are not used" in told
+    assert "5 more pixels are not used" in told
     assert "The gain changed by +1.00 %" in told
     assert f"gain {before.gain}, now LGM" in told
 
