@@ -33,7 +33,6 @@ QUIET_BEATS = 6
 """After so many the window is there, and pages that nobody has wanted yet are built, one piece a beat."""
 SLOW_BEATS = 30
 """One piece in so many beats is built while the page that is seen shows something as fast as the screen does."""
-
 KEEP_EVERY_S = 30.0
 """What was laid out and typed before is there again after a crash."""
 TURN_S = 0.0005
