@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pyqtgraph.Qt import QtCore, QtWidgets
 
@@ -27,7 +27,6 @@ class FieldRow:
         theme.make_faint(self.unit)
         self.fault = QtWidgets.QLabel()
         self.fault.setWordWrap(True)
-        theme.judge(self.fault, is_good=False)
         self.fault.hide()
         self.editor: QtWidgets.QComboBox | QtWidgets.QLineEdit
         if field.kind is FieldKind.CHOICE:
@@ -63,8 +62,7 @@ class FieldRow:
         """Tell what is wrong with it; nothing takes the sentence away."""
         if self.fault.text() == sentence:
             return
-        self.fault.setText(sentence)
-        self.fault.setVisible(bool(sentence))
+        _tell(self.fault, sentence)
         self.editor.setStyleSheet(f"border: 1px solid {theme.BAD};" if sentence else "")
 
 
@@ -103,7 +101,8 @@ class PlanForm(QtWidgets.QScrollArea):
         """Show the document as it is now."""
         document = self._document
         if document.kind != self._kind:
-            self._build(document.kind)
+            for _ in self.pieces():
+                pass
         is_toml = document.judgement.tree is not None
         allow_inside(self, "" if is_toml else "the text beside has an error; mend it there first, or undo.")
         fault = document.fault
@@ -113,12 +112,11 @@ class PlanForm(QtWidgets.QScrollArea):
             row.show_fault(fault.sentence if fault is not None and fault.key == key else "")
         for section, label in self._section_faults.items():
             is_here = fault is not None and fault.key not in self.rows and fault.key.split(".")[0] == section
-            label.setText(fault.sentence if is_here and fault is not None else "")
-            label.setVisible(is_here)
+            _tell(label, fault.sentence if is_here and fault is not None else "")
 
-    def _build(self, kind: str) -> None:
-        """Make the widgets of a kind of scan."""
-        self._kind = kind
+    def pieces(self) -> Iterator[None]:
+        """Make the widgets of the document's kind of scan, in pieces."""
+        kind = self._document.kind
         self.rows.clear()
         self._section_faults.clear()
         body = QtWidgets.QWidget()
@@ -133,7 +131,6 @@ class PlanForm(QtWidgets.QScrollArea):
             if section not in self._section_faults:
                 label = QtWidgets.QLabel()
                 label.setWordWrap(True)
-                theme.judge(label, is_good=False)
                 grid.addWidget(label, 0, 0, 1, 3)
                 self._section_faults[section] = label
             for number, field in enumerate(group.fields):
@@ -143,10 +140,20 @@ class PlanForm(QtWidgets.QScrollArea):
                 grid.addWidget(row.unit, 2 * number + 1, 2)
                 grid.addWidget(row.fault, 2 * number + 2, 0, 1, 3)
             column.addWidget(box)
+            yield
         column.addStretch(1)
         self.setWidget(body)
         put_in_turn(body, self)
+        self._kind = kind
 
     def _typed(self, field: Field, text: str) -> None:
         self._document.set(field, text)
         self._changed()
+
+
+def _tell(label: QtWidgets.QLabel, fault: str) -> None:
+    """Tell a fault, or nothing; it is styled when there is one, for that takes longer than all else of a row."""
+    label.setText(fault)
+    label.setVisible(bool(fault))
+    if fault:
+        theme.judge(label, is_good=False)

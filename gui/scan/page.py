@@ -44,6 +44,7 @@ class ScanPage(Page):
         session = self.session
         self.plan = PlanPanel(session)
         yield
+        yield from self.plan.form.pieces()
         self.plan.show_document()
         yield
         self.start = StartPanel(session, self.plan.document, self.begin, self.look)

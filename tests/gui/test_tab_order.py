@@ -96,7 +96,7 @@ def test_tab_walks_as_one_reads(qtbot: QtBot, window: Window, title: str) -> Non
             tabs.setCurrentIndex(n)
             look_on(qtbot, window)
             stops = walked(qtbot, window)
-            assert 4 < len(stops) < MOST_STOPS
+            assert 2 <= len(stops) < MOST_STOPS  # on Run, before a scan, there is nothing but the tabs
             assert (tabs.tabText(n), out_of_turn(stops, window), forgotten(stops, window)) == (tabs.tabText(n), [], [])
         tabs.setCurrentIndex(0)
 
