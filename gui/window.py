@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 MOST_RECENT = 10
 QUIET_BEATS = 6
 """After so many the window is there, and pages that nobody has wanted yet are built, one piece a beat."""
-SLOW_BEATS = 30
-"""One piece in so many beats is built while the page that is seen shows something as fast as the screen does."""
 KEEP_EVERY_S = 30.0
 """What was laid out and typed before is there again after a crash."""
 TURN_S = 0.0005
@@ -208,9 +206,8 @@ class Window(QtWidgets.QMainWindow):
         event.accept()
 
     def _has_time(self) -> bool:
-        """Whether a piece of a page that nobody has wanted yet may be built at this beat."""
-        is_fast = self._beat.interval() < BEAT_MS
-        return self._n_beats > QUIET_BEATS and (not is_fast or self._n_beats % SLOW_BEATS == 0)
+        """Whether pages that nobody has wanted yet may be built: not while one shows what comes live."""
+        return self._n_beats > QUIET_BEATS and self._beat.interval() >= BEAT_MS
 
     def _house(self, page: Page) -> None:
         """Give a page its room, as an earlier window left it."""
