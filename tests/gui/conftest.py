@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pyqtgraph.Qt import QtCore
+from pyqtgraph.Qt import QtCore, QtWidgets
 from pytestqt.qtbot import QtBot
 
 from gui.log_panel import LogLines
@@ -30,6 +30,16 @@ def garbage_in_this_thread() -> Iterator[None]:
     if gc.get_count()[0] > MOST_GARBAGE:
         gc.collect()
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def no_question_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test fail that leaves a question to nobody, as when its window closes while work goes on."""
+
+    def ask(_: QtWidgets.QWidget, title: str, text: str, *buttons: object) -> None:  # noqa: ARG001
+        raise AssertionError(f"nobody answers: {title} {text}")
+
+    monkeypatch.setattr(QtWidgets.QMessageBox, "question", ask)
 
 
 @pytest.fixture

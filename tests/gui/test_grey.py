@@ -188,6 +188,7 @@ def test_while_the_instrument_is_measuring_and_told_to_end(at_instrument: Callab
     job.stop()
     assert person.unexplained() == []
     go_on.set()
+    person.wait(lambda: person.session.job("instrument") is None)
 
 
 def test_while_it_is_calibrated(at_instrument: Callable[[Rig], Person], tmp_path: Path) -> None:
