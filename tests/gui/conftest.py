@@ -36,7 +36,7 @@ def garbage_in_this_thread() -> Iterator[None]:
 def no_question_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test fail that leaves a question to nobody, as when its window closes while work goes on."""
 
-    def ask(_: QtWidgets.QWidget, title: str, text: str, *buttons: object) -> None:  # noqa: ARG001
+    def ask(_: QtWidgets.QWidget, title: str, text: str, *buttons: object) -> None:
         raise AssertionError(f"nobody answers: {title} {text}")
 
     monkeypatch.setattr(QtWidgets.QMessageBox, "question", ask)
